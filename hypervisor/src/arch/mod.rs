@@ -1,0 +1,155 @@
+//! The two back ends, AMD-V ([`svm`]) and VT-x ([`vmx`]), behind one interface that ends at the vCPU.
+//!
+//! A vCPU is a value that runs: [`GuestCpu::run`] enters the guest and returns an [`Exit`] to match on. Nothing here
+//! knows of domains or hypercalls. The hot loop is generic over [`GuestCpu`] (static dispatch); everything else takes
+//! `&mut dyn GuestCpu`.
+
+pub mod exit;
+pub mod regs;
+
+pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
+pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
+
+use crate::types::Hpa;
+
+/// What the vector of an [`Event`] means (SDM 3C 25.8.3 "interruption type", APM vol. 2, 15.20 `TYPE`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// An interrupt from a (virtual) interrupt controller.
+    ExternalInterrupt,
+    /// Non-maskable interrupt, vector 2.
+    Nmi,
+    /// A fault or trap that the CPU itself raises; may carry an error code.
+    HardwareException,
+    /// `INT n`.
+    SoftwareInterrupt,
+    /// `INT3` and `INTO`.
+    SoftwareException,
+    /// `INT1` (ICEBP).
+    PrivilegedSoftwareException,
+}
+
+/// An interrupt or exception to deliver to a guest at its next entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// What kind of event.
+    pub kind: EventKind,
+    /// IDT vector.
+    pub vector: u8,
+    /// Error code to push, for the exceptions that have one.
+    pub error_code: Option<u32>,
+    /// Length of the instruction that raised it, for the software kinds (0 otherwise).
+    pub instruction_len: u8,
+}
+
+impl Event {
+    /// An external interrupt of `vector`.
+    pub const fn interrupt(vector: u8) -> Event {
+        Event { kind: EventKind::ExternalInterrupt, vector, error_code: None, instruction_len: 0 }
+    }
+    /// A non-maskable interrupt.
+    pub const fn nmi() -> Event {
+        Event { kind: EventKind::Nmi, vector: 2, error_code: None, instruction_len: 0 }
+    }
+    /// A hardware exception; `error_code` as the vector demands.
+    pub const fn exception(vector: u8, error_code: Option<u32>) -> Event {
+        Event { kind: EventKind::HardwareException, vector, error_code, instruction_len: 0 }
+    }
+    /// #UD, invalid opcode.
+    pub const UD: Event = Event::exception(6, None);
+    /// #GP(0), general protection.
+    pub const GP0: Event = Event::exception(13, Some(0));
+}
+
+/// Format of the nested page tables: a closed set, so a value and not a type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NestedFormat {
+    /// Intel's extended page tables (SDM 3C 29.3).
+    Ept,
+    /// AMD's nested page tables (APM vol. 2, 15.25).
+    Npt,
+}
+
+/// What a guest's translations are flushed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flush {
+    /// Nested mappings changed: drop everything cached for this guest on this CPU.
+    Nested,
+}
+
+/// What a back end needs to make a vCPU's control block.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuConfig {
+    /// Root of the nested page tables.
+    pub nested_root: Hpa,
+    /// 12 KiB, page-aligned, physically contiguous: one bit a port, 1 = exits (SDM 3C 25.6.4, APM vol. 2, 15.10.1). The last 4 KiB
+    /// are all ones. Both vendors read the same bytes (VMX takes pages 0 and 1).
+    pub io_bitmap: Hpa,
+}
+
+/// One guest CPU in the hardware's terms. All of it is touched only by the physical CPU that runs it, or by one that
+/// holds it while it is not running.
+///
+/// Contract of `run`: called with interrupts disabled (on SVM with GIF set); returns with interrupts disabled. An event
+/// whose delivery was interrupted by the exit (IDT-vectoring information, EXITINTINFO) is kept by the back end and delivered at the next
+/// entry by itself, combined with a newly injected exception to #DF as the manuals say (SDM 3A table 6-5).
+pub trait GuestCpu: Send {
+    /// Enter the guest, return why it left.
+    fn run(&mut self) -> Exit;
+
+    /// General registers other than RSP. Valid between runs, `rax` included.
+    fn gprs(&mut self) -> &mut Gprs;
+    /// Instruction pointer.
+    fn rip(&self) -> u64;
+    /// Set the instruction pointer.
+    fn set_rip(&mut self, rip: u64);
+    /// Length of the instruction that caused the last exit, where the hardware told (VM-exit instruction length, NRIPS, EXITINFO2 of
+    /// port I/O); `None`: the exit loop has to fetch and decode it.
+    fn instruction_len(&self) -> Option<u8>;
+    /// Move RIP past an instruction of `len` bytes (truncated to the mode's width) and end the interrupt shadow.
+    fn skip(&mut self, len: u8);
+    /// Current privilege level.
+    fn cpl(&self) -> u8;
+    /// Operating mode.
+    fn mode(&self) -> CpuMode;
+
+    /// Read a system register.
+    fn read(&self, reg: SysReg) -> u64;
+    /// Write a system register as the guest would see it. The caller has checked architectural validity; the back end adds what hardware
+    /// wants on top (CR0.NE and CR4.VMXE on VMX, EFER.SVME on SVM, the CR0.PG/EFER.LMA/entry-control interplay).
+    fn write(&mut self, reg: SysReg, value: u64);
+    /// Read a segment register with its hidden part.
+    fn segment(&self, reg: SegmentReg) -> Segment;
+    /// Write a segment register with its hidden part.
+    fn set_segment(&mut self, reg: SegmentReg, segment: Segment);
+
+    /// Deliver `event` at the next entry. For interrupts and NMIs the caller has asked [`GuestCpu::interruptible`] or
+    /// [`GuestCpu::nmi_allowed`] before.
+    fn inject(&mut self, event: Event);
+    /// Would the guest take an external interrupt at its next entry: RFLAGS.IF, no interrupt shadow, and no event queued already.
+    fn interruptible(&self) -> bool;
+    /// Would the guest take an NMI at its next entry.
+    fn nmi_allowed(&self) -> bool;
+    /// Exit with [`Exit::InterruptWindow`] as soon as the guest could take an interrupt.
+    fn request_interrupt_window(&mut self, on: bool);
+    /// Exit with [`Exit::NmiWindow`] as soon as the guest could take an NMI.
+    fn request_nmi_window(&mut self, on: bool);
+
+    /// Added to the host's TSC to give the guest's.
+    fn set_tsc_offset(&mut self, offset: u64);
+    /// Exit with [`Exit::PreemptionTimer`] after about this many host TSC ticks spent in the guest (`None`: never), where the hardware can.
+    /// A backstop beside the host timer's interrupt, not a clock.
+    fn set_preemption_timer(&mut self, ticks: Option<u64>);
+    /// Nested translations of this guest changed (an entry was removed or narrowed): flush before the next entry, on whichever CPU.
+    fn flush(&mut self, what: Flush);
+
+    /// Put the state that `run` leaves in registers (KERNEL_GS_BASE, STAR.., DR0-3, DR6, TSC_AUX, XCR0, extended state) onto this CPU.
+    /// Called when this CPU begins to run the vCPU.
+    fn load(&mut self);
+    /// Take that state back into memory, and detach the control block from this CPU (VMCLEAR), so that another may load it.
+    fn unload(&mut self);
+
+    /// Where an NMI, or a fault while handling one, should say it was: a one-line summary of the control block for logs.
+    fn describe(&self, out: &mut dyn core::fmt::Write);
+}
+

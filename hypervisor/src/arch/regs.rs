@@ -1,0 +1,140 @@
+//! Registers in the architecture's terms, common to both back ends.
+
+use bitflags::bitflags;
+
+/// General registers but RSP (a [`SysReg`]), in the order of their encoding, so that a decoded register number is an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Gprs {
+    /// RAX.
+    pub rax: u64,
+    /// RCX.
+    pub rcx: u64,
+    /// RDX.
+    pub rdx: u64,
+    /// RBX.
+    pub rbx: u64,
+    /// RBP. (RSP, encoding 4, is not here.)
+    pub rbp: u64,
+    /// RSI.
+    pub rsi: u64,
+    /// RDI.
+    pub rdi: u64,
+    /// R8.
+    pub r8: u64,
+    /// R9.
+    pub r9: u64,
+    /// R10.
+    pub r10: u64,
+    /// R11.
+    pub r11: u64,
+    /// R12.
+    pub r12: u64,
+    /// R13.
+    pub r13: u64,
+    /// R14.
+    pub r14: u64,
+    /// R15.
+    pub r15: u64,
+}
+
+/// A register that lives in the control block or is switched with the vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the architecture's own names")]
+pub enum SysReg {
+    Rsp,
+    Rflags,
+    Cr0,
+    Cr2,
+    Cr3,
+    Cr4,
+    Xcr0,
+    Dr0,
+    Dr1,
+    Dr2,
+    Dr3,
+    Dr6,
+    Dr7,
+    Efer,
+    Star,
+    Lstar,
+    Cstar,
+    Sfmask,
+    KernelGsBase,
+    SysenterCs,
+    SysenterEsp,
+    SysenterEip,
+    Pat,
+    TscAux,
+    SpecCtrl,
+    GdtrBase,
+    GdtrLimit,
+    IdtrBase,
+    IdtrLimit,
+}
+
+/// A segment register. FS and GS bases are the hidden parts of their segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the architecture's own names")]
+pub enum SegmentReg {
+    Es,
+    Cs,
+    Ss,
+    Ds,
+    Fs,
+    Gs,
+    Ldtr,
+    Tr,
+}
+
+bitflags! {
+    /// Segment attributes as in bits 8..16 and 20..24 of a descriptor's high half, closed up to 12 bits (the VMCB's format, APM vol. 2,
+    /// 15.5.1 and Xen's save records; VMX's access rights are these with a gap, SDM 3C 25.4.1).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct SegmentAttr: u16 {
+        /// Type field, 4 bits.
+        const TYPE = 0x00f;
+        /// Code or data (not system).
+        const NON_SYSTEM = 0x010;
+        /// Descriptor privilege level, 2 bits.
+        const DPL = 0x060;
+        /// Present.
+        const PRESENT = 0x080;
+        /// Available to software.
+        const AVL = 0x100;
+        /// 64-bit code.
+        const LONG = 0x200;
+        /// 32-bit default size.
+        const DEFAULT_BIG = 0x400;
+        /// Limit counts 4 KiB units.
+        const GRANULARITY = 0x800;
+    }
+}
+
+/// A segment register with its hidden part. A null or unusable segment has no `PRESENT`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Attributes.
+    pub attr: SegmentAttr,
+    /// Limit in bytes, granularity applied.
+    pub limit: u32,
+    /// Base address.
+    pub base: u64,
+}
+
+/// What kind of code a CPU executes now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuMode {
+    /// CR0.PE clear.
+    Real,
+    /// RFLAGS.VM set.
+    Virtual8086,
+    /// Protected or compatibility mode with a 16-bit code segment.
+    Protected16,
+    /// Protected or compatibility mode with a 32-bit code segment.
+    Protected32,
+    /// 64-bit mode.
+    Long,
+}
