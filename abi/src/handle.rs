@@ -115,3 +115,17 @@ plain! {
         pub pad: u32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_of_a_union_keeps_the_rest() {
+        let mut union = Union([u64::MAX; 3]);
+        union.set(&0x1122_3344_u32);
+        assert_eq!(union.0, [0xffff_ffff_1122_3344, u64::MAX, u64::MAX]);
+        assert_eq!(union.get::<[u16; 2]>(), [0x3344, 0x1122]);
+        assert_eq!(Union::<1>::of(&7_u8).0, [7]);
+    }
+}

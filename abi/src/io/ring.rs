@@ -29,3 +29,17 @@ pub const fn ring_entries(ring_bytes: usize, entry_size: usize) -> u32 {
         Some(fit) => 1 << fit.ilog2(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_the_power_of_two_that_fits() {
+        assert_eq!(ring_entries(4096, 112), 32); // blkif
+        assert_eq!(ring_entries(4096, 12), 256); // netif TX
+        assert_eq!(ring_entries(4096, 8), 256); // netif RX
+        assert_eq!(ring_entries(63, 8), 0);
+        assert_eq!(ring_entries(4096, 0), 0);
+    }
+}
