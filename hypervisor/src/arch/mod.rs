@@ -4,13 +4,41 @@
 //! knows of domains or hypercalls. The hot loop is generic over [`GuestCpu`] (static dispatch); everything else takes
 //! `&mut dyn GuestCpu`.
 
+pub mod debug_regs;
 pub mod exit;
+pub mod fpu;
+pub mod msr_policy;
+pub mod msr_switch;
 pub mod regs;
+pub mod svm;
 
 pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
 
 use crate::types::Hpa;
+
+/// No frame or heap memory left for a control block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory;
+
+/// Why this machine cannot run guests: a sentence for the log, naming what is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unsupported(pub &'static str);
+
+/// Why a CPU could not switch virtualization on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EnableError {
+    /// No memory for the CPU's own structures.
+    OutOfMemory,
+    /// The CPU refused, or is unlike the one that was probed: a sentence for the log.
+    Refused(&'static str),
+}
+
+impl From<OutOfMemory> for EnableError {
+    fn from(_: OutOfMemory) -> Self {
+        EnableError::OutOfMemory
+    }
+}
 
 /// What the vector of an [`Event`] means (SDM 3C 25.8.3 "interruption type", APM vol. 2, 15.20 `TYPE`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,15 +73,30 @@ pub struct Event {
 impl Event {
     /// An external interrupt of `vector`.
     pub const fn interrupt(vector: u8) -> Event {
-        Event { kind: EventKind::ExternalInterrupt, vector, error_code: None, instruction_len: 0 }
+        Event {
+            kind: EventKind::ExternalInterrupt,
+            vector,
+            error_code: None,
+            instruction_len: 0,
+        }
     }
     /// A non-maskable interrupt.
     pub const fn nmi() -> Event {
-        Event { kind: EventKind::Nmi, vector: 2, error_code: None, instruction_len: 0 }
+        Event {
+            kind: EventKind::Nmi,
+            vector: 2,
+            error_code: None,
+            instruction_len: 0,
+        }
     }
     /// A hardware exception; `error_code` as the vector demands.
     pub const fn exception(vector: u8, error_code: Option<u32>) -> Event {
-        Event { kind: EventKind::HardwareException, vector, error_code, instruction_len: 0 }
+        Event {
+            kind: EventKind::HardwareException,
+            vector,
+            error_code,
+            instruction_len: 0,
+        }
     }
     /// #UD, invalid opcode.
     pub const UD: Event = Event::exception(6, None);
@@ -152,4 +195,3 @@ pub trait GuestCpu: Send {
     /// Where an NMI, or a fault while handling one, should say it was: a one-line summary of the control block for logs.
     fn describe(&self, out: &mut dyn core::fmt::Write);
 }
-

@@ -48,6 +48,8 @@ pub enum SysReg {
     Cr2,
     Cr3,
     Cr4,
+    /// The task priority, 0 to 15: V_TPR on AMD-V, the virtual-APIC page or a copy on VT-x.
+    Cr8,
     Xcr0,
     Dr0,
     Dr1,
