@@ -1,0 +1,333 @@
+//! A virtual CPU: a value that runs.
+//!
+//! Two halves with different owners. [`Private`] is what the guest's registers and devices of its own are: only the physical CPU that runs the
+//! vCPU, or one that has made sure that nobody does, holds its lock, for a whole period of running. Everything else is for all CPUs:
+//! atomics that say why the vCPU may not run ([`Hold`]) and what it must look at before it enters the guest again ([`Request`]).
+//!
+//! A wake-up cannot be lost: who has news for a vCPU first sets the [`Request`] and then looks at the [`Hold`]; a vCPU that blocks first sets the
+//! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent).
+
+use alloc::sync::{Arc, Weak};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use bitflags::bitflags;
+
+use super::Domain;
+use crate::arch::{self, VcpuConfig};
+use crate::event::VcpuEvents;
+use crate::mm::guest::WalkCache;
+use crate::sched::{self, Entity};
+use crate::sync::Mutex;
+use crate::types::{DomId, Port, VcpuId};
+use crate::virt::lapic::{Lapic, SharedLapic};
+
+bitflags! {
+    /// What a vCPU must look at before it enters the guest again.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Request: u32 {
+        /// The local APIC may have an interrupt to deliver, or its priorities changed.
+        const INTERRUPT = 1 << 0;
+        /// Event channels want the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ of type vector).
+        const CALLBACK = 1 << 1;
+        /// A non-maskable interrupt.
+        const NMI = 1 << 2;
+        /// INIT or start-up IPI.
+        const STARTUP = 1 << 3;
+        /// Stop running: a [`Hold`] was set, or the scheduler has a better use for the CPU.
+        const LEAVE = 1 << 4;
+        /// A timer of this vCPU has expired.
+        const TIMER = 1 << 5;
+    }
+}
+
+impl Request {
+    /// Requests that end `SCHEDOP_block` and HLT. (A timer's expiry becomes one of these, if the guest is to see it.)
+    const WAKES: Request = Request::INTERRUPT
+        .union(Request::CALLBACK)
+        .union(Request::NMI)
+        .union(Request::STARTUP)
+        .union(Request::TIMER);
+}
+
+bitflags! {
+    /// Why a vCPU may not run; it may when there is none. The bits above [`Hold::COUNT_SHIFT`] count pauses.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Hold: u32 {
+        /// Waits for an event (HLT, SCHEDOP_block).
+        const BLOCKED = 1 << 0;
+        /// Not started yet, or stopped by VCPUOP_down or HLT with interrupts off.
+        const DOWN = 1 << 1;
+        /// In SCHEDOP_poll.
+        const POLLING = 1 << 2;
+    }
+}
+
+impl Hold {
+    const COUNT_SHIFT: u32 = 8;
+    const ONE_PAUSE: u32 = 1 << Self::COUNT_SHIFT;
+}
+
+/// The half that belongs to whoever runs the vCPU.
+pub struct Private {
+    /// Registers and control block.
+    pub cpu: Cpu,
+    /// Local APIC state that only its own CPU touches.
+    pub lapic: Lapic,
+    /// Recent walks of the guest's page tables, each checked again when used.
+    pub walks: WalkCache,
+}
+
+/// A control block of the vendor that this machine has: a closed set, matched once per period of running.
+#[expect(missing_docs, reason = "the vendors' names")]
+pub enum Cpu {
+    Svm(arch::svm::Vcpu),
+    Vmx(arch::vmx::Vcpu),
+    #[cfg(test)]
+    Fake(arch::fake::Vcpu),
+}
+
+impl Cpu {
+    /// The vendor-neutral view.
+    pub fn as_dyn(&mut self) -> &mut dyn arch::GuestCpu {
+        match self {
+            Cpu::Svm(cpu) => cpu,
+            Cpu::Vmx(cpu) => cpu,
+            #[cfg(test)]
+            Cpu::Fake(cpu) => cpu,
+        }
+    }
+}
+
+/// A virtual CPU. See the module's head for who may touch what.
+pub struct Vcpu {
+    /// Number within the domain.
+    pub id: VcpuId,
+    /// Number of the domain.
+    pub domid: DomId,
+    domain: Weak<Domain>,
+    requests: AtomicU32,
+    holds: AtomicU32,
+    /// [`Port`] waited for in SCHEDOP_poll; 0: not polling, `u32::MAX`: several.
+    polled: AtomicU32,
+    /// Local APIC state that others write: pending interrupts.
+    pub apic: SharedLapic,
+    /// Where events for this vCPU are signalled.
+    pub events: VcpuEvents,
+    /// The vCPU as its scheduler sees it.
+    pub entity: Entity,
+    /// Timers, in system time (nanoseconds since boot).
+    pub timers: VcpuTimers,
+    /// Vector of HVMOP_set_evtchn_upcall_vector; 0: not set.
+    pub upcall_vector: AtomicU8,
+    private: Mutex<Private>,
+}
+
+/// Deadlines in nanoseconds of system time; `u64::MAX`: not set. Written by the vCPU itself, read on expiry.
+#[derive(Debug)]
+pub struct VcpuTimers {
+    /// VCPUOP_set_singleshot_timer and HYPERVISOR_set_timer_op.
+    pub singleshot: AtomicU64,
+    /// Next tick of VCPUOP_set_periodic_timer.
+    pub periodic: AtomicU64,
+    /// Period of the periodic timer; 0: off.
+    pub period: AtomicU64,
+    /// Local APIC timer.
+    pub lapic: AtomicU64,
+    /// End of SCHEDOP_poll.
+    pub poll: AtomicU64,
+}
+
+/// A deadline that never comes.
+pub const NEVER: u64 = u64::MAX;
+
+impl VcpuTimers {
+    fn new() -> Self {
+        let never = || AtomicU64::new(NEVER);
+        Self { singleshot: never(), periodic: never(), period: AtomicU64::new(0), lapic: never(), poll: never() }
+    }
+
+    /// The earliest deadline, or [`NEVER`].
+    pub fn next(&self) -> u64 {
+        [&self.singleshot, &self.periodic, &self.lapic, &self.poll]
+            .into_iter()
+            .map(|deadline| deadline.load(SeqCst))
+            .fold(NEVER, u64::min)
+    }
+}
+
+impl Vcpu {
+    /// A new vCPU of `domain`, down and not yet known to any scheduler.
+    ///
+    /// # Errors
+    /// No memory for its control block.
+    pub fn new(
+        domain: Weak<Domain>,
+        domid: DomId,
+        id: VcpuId,
+        config: &VcpuConfig,
+    ) -> Result<Arc<Vcpu>, arch::OutOfMemory> {
+        let cpu = arch::new_vcpu(config)?;
+        Ok(Arc::new(Vcpu {
+            id,
+            domid,
+            domain,
+            requests: AtomicU32::new(0),
+            holds: AtomicU32::new(Hold::DOWN.bits()),
+            polled: AtomicU32::new(0),
+            apic: SharedLapic::new(),
+            events: VcpuEvents::new(),
+            entity: Entity::new(),
+            timers: VcpuTimers::new(),
+            upcall_vector: AtomicU8::new(0),
+            private: Mutex::new(Private { cpu, lapic: Lapic::new(id), walks: WalkCache::new() }),
+        }))
+    }
+
+    /// The domain, unless it is being freed.
+    pub fn domain(&self) -> Option<Arc<Domain>> {
+        self.domain.upgrade()
+    }
+
+    /// Work on the private half of a vCPU that is not running, or of the caller's own. Its state is in memory while `work` runs.
+    pub fn with_private<R>(&self, work: impl FnOnce(&mut Private) -> R) -> R {
+        sched::evict(self);
+        work(&mut self.private.lock())
+    }
+
+    /// The private half, for the run loop.
+    pub(crate) fn private(&self) -> &Mutex<Private> {
+        &self.private
+    }
+
+    // ---- requests ----
+
+    /// Is there anything to look at before the guest is entered?
+    #[inline]
+    pub fn has_requests(&self) -> bool {
+        self.requests.load(SeqCst) != 0
+    }
+
+    /// Take all requests.
+    pub fn take_requests(&self) -> Request {
+        Request::from_bits_retain(self.requests.swap(0, SeqCst))
+    }
+
+    /// Ask the vCPU to look at `what`, wherever it is: it is woken if it waits and made to exit if it runs elsewhere.
+    pub fn request(self: &Arc<Self>, what: Request) {
+        self.requests.fetch_or(what.bits(), SeqCst);
+        if what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED) {
+            self.release(Hold::BLOCKED);
+        }
+        self.entity.interrupt_elsewhere();
+    }
+
+    /// An event channel has something for this vCPU: `evtchn_upcall_pending` was just set.
+    ///
+    /// With a vector of its own the upcall is an edge interrupt of the local APIC; else the domain's callback vector is injected.
+    pub fn raise_upcall(self: &Arc<Self>) {
+        match self.upcall_vector.load(SeqCst) {
+            0 => self.request(Request::CALLBACK),
+            vector => {
+                self.apic.raise(vector);
+                self.request(Request::INTERRUPT);
+            }
+        }
+    }
+
+    // ---- holds ----
+
+    /// May it run?
+    pub fn runnable(&self) -> bool {
+        self.holds.load(SeqCst) == 0
+    }
+
+    /// Is any of `hold` set?
+    pub fn held_by(&self, hold: Hold) -> bool {
+        self.holds.load(SeqCst) & hold.bits() != 0
+    }
+
+    /// Is it paused?
+    pub fn paused(&self) -> bool {
+        self.holds.load(SeqCst) >= Hold::ONE_PAUSE
+    }
+
+    /// Set a reason not to run. A vCPU that is running leaves the guest soon; see [`Vcpu::wait_until_stopped`].
+    pub fn hold(self: &Arc<Self>, why: Hold) {
+        self.holds.fetch_or(why.bits(), SeqCst);
+        self.request(Request::LEAVE);
+    }
+
+    /// Take back a reason not to run.
+    pub fn release(self: &Arc<Self>, why: Hold) {
+        let before = self.holds.fetch_and(!why.bits(), SeqCst);
+        if before & why.bits() != 0 && before & !why.bits() == 0 {
+            sched::wake(self);
+        }
+    }
+
+    /// Pause; pauses add up.
+    pub fn pause(self: &Arc<Self>) {
+        self.holds.fetch_add(Hold::ONE_PAUSE, SeqCst);
+        self.request(Request::LEAVE);
+    }
+
+    /// Undo one [`Vcpu::pause`].
+    pub fn unpause(self: &Arc<Self>) {
+        let before = self.holds.fetch_sub(Hold::ONE_PAUSE, SeqCst);
+        debug_assert!(before >= Hold::ONE_PAUSE, "unpaused more often than paused");
+        if before == Hold::ONE_PAUSE {
+            sched::wake(self);
+        }
+    }
+
+    /// Wait until no other CPU runs it. The caller has set a hold or paused it; on the vCPU's own CPU this returns at once.
+    pub fn wait_until_stopped(&self) {
+        while self.entity.runs_elsewhere() {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// The guest has nothing to do until an event (HLT, SCHEDOP_block). Called by the vCPU itself; it stays runnable if something came first.
+    pub fn block(&self) {
+        self.holds.fetch_or(Hold::BLOCKED.bits(), SeqCst);
+        if self.requests.load(SeqCst) & Request::WAKES.bits() != 0 {
+            self.holds.fetch_and(!Hold::BLOCKED.bits(), SeqCst);
+        } else {
+            self.requests.fetch_or(Request::LEAVE.bits(), SeqCst);
+        }
+    }
+
+    // ---- SCHEDOP_poll ----
+
+    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`. The caller then looks whether one is pending already and, if so,
+    /// calls [`Vcpu::end_poll`].
+    pub fn begin_poll(self: &Arc<Self>, port: Option<Port>, deadline: u64) {
+        self.timers.poll.store(deadline, SeqCst);
+        self.polled.store(port.map_or(u32::MAX, |port| port.0), SeqCst);
+        self.hold(Hold::POLLING);
+        sched::timers_changed(self);
+    }
+
+    /// Stop waiting.
+    pub fn end_poll(self: &Arc<Self>) {
+        if self.polled.swap(0, SeqCst) != 0 {
+            self.timers.poll.store(NEVER, SeqCst);
+            self.release(Hold::POLLING);
+        }
+    }
+
+    /// `port` became pending (masked or not): wakes a vCPU that polls for it.
+    pub fn wake_poller(self: &Arc<Self>, port: Port) {
+        let polled = self.polled.load(SeqCst);
+        if polled != 0 && (polled == port.0 || polled == u32::MAX) {
+            self.end_poll();
+        }
+    }
+
+    /// The poll's time is over at `now`, if it polls.
+    pub fn end_poll_at(self: &Arc<Self>, now: u64) {
+        if self.timers.poll.load(SeqCst) <= now {
+            self.end_poll();
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What to do about each exit: one match.
+
+use abi::Errno;
+use abi::sched::SHUTDOWN_REBOOT;
+
+use super::{Running, cpuid, decode, lapic, mmio, msr, ports};
+use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg};
+use crate::domain::vcpu::{Hold, Request};
+use crate::hw;
+use crate::hypercall::{self, Caller, Stop};
+
+/// RFLAGS.IF.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// VMCALL or VMMCALL. Separate from [`handle`], since this one is hot.
+#[inline]
+pub(super) fn hypercall<C: GuestCpu>(running: &mut Running<'_, C>) {
+    let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(&mut running.erase())) else {
+        return; // The guest changed its mapping under us: let it fetch again.
+    };
+    let regs = running.cpu.gprs();
+    let nr = regs.rax;
+    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+    let result = if running.cpu.cpl() != 0 {
+        Err(Stop::Errno(Errno::EPERM))
+    } else if running.cpu.mode() != CpuMode::Long {
+        Err(Stop::Errno(Errno::ENOSYS))
+    } else {
+        let caller =
+            &mut Caller { domain: running.domain, vcpu: running.vcpu, cpu: running.cpu, walks: running.walks };
+        hypercall::dispatch(caller, nr, args)
+    };
+    let rax = match result {
+        Ok(value) => value,
+        Err(Stop::Errno(errno)) => errno.to_rax(),
+        // Progress is in the argument registers; the guest executes the instruction again.
+        Err(Stop::Continue) => return,
+    };
+    running.cpu.gprs().rax = rax;
+    running.cpu.skip(len);
+}
+
+/// Every other exit.
+pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
+    match exit {
+        Exit::Cpuid => complete(running, cpuid::execute),
+        Exit::Rdmsr => complete(running, msr::read),
+        Exit::Wrmsr => complete(running, msr::write),
+        Exit::Io(access) => complete(running, |running| ports::access(running, access)),
+        Exit::NestedFault(fault) => mmio::nested_fault(running, fault),
+        Exit::Halt => complete(running, halt),
+        Exit::Pause => running.vcpu.request(Request::LEAVE),
+        Exit::CrWrite { cr, value } => complete(running, |running| msr::write_control_register(running, cr, value)),
+        Exit::Xsetbv => complete(running, msr::xsetbv),
+        Exit::CacheFlush => complete(running, |_| Ok(())),
+        Exit::UndefinedInstruction => running.cpu.inject(Event::UD),
+        Exit::ForbiddenInstruction => running.cpu.inject(Event::GP0),
+        Exit::Exception { vector, error_code, debug_bits } => exception(running, vector, error_code, debug_bits),
+        Exit::InterruptWindow => {
+            running.cpu.request_interrupt_window(false);
+            lapic::deliver(running);
+            running.vcpu.request(Request::INTERRUPT);
+        }
+        Exit::NmiWindow => {
+            running.cpu.request_nmi_window(false);
+            running.vcpu.request(Request::NMI);
+        }
+        Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),
+        Exit::HostInterrupt(None) => hw::irq::take_pending(),
+        Exit::HostNmi | Exit::HostInit => {}
+        Exit::PreemptionTimer => crate::sched::on_timer(),
+        Exit::TripleFault => triple_fault(running),
+        Exit::TaskSwitch { .. } | Exit::EntryFailed(_) | Exit::Unknown { .. } => {
+            running.domain.crash(running.vcpu, running.cpu, format_args!("cannot go on after {exit:?}"));
+        }
+    }
+}
+
+/// Carry out an instruction, then go past it; or deliver the fault that it raises.
+fn complete(
+    running: &mut Running<'_, dyn GuestCpu>,
+    execute: impl FnOnce(&mut Running<'_, dyn GuestCpu>) -> Result<(), Event>,
+) {
+    let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(running)) else { return };
+    match execute(running) {
+        Ok(()) => running.cpu.skip(len),
+        Err(fault) => running.cpu.inject(fault),
+    }
+}
+
+/// HLT: wait for an interrupt; with interrupts off there will be none, so the vCPU is down, as on Xen. The last one down powers the domain off.
+fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    if running.cpu.read(SysReg::Rflags) & INTERRUPT_FLAG != 0 {
+        if !lapic::has_deliverable(running) {
+            running.vcpu.block();
+        }
+    } else {
+        running.vcpu.hold(Hold::DOWN);
+        running.domain.vcpu_went_down();
+    }
+    Ok(())
+}
+
+fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>, debug_bits: u64) {
+    const MACHINE_CHECK: u8 = 18;
+    if vector == MACHINE_CHECK {
+        hw::traps::machine_check();
+    }
+    if debug_bits != 0 {
+        let dr6 = running.cpu.read(SysReg::Dr6);
+        running.cpu.write(SysReg::Dr6, dr6 | debug_bits);
+    }
+    running.cpu.inject(Event { kind: EventKind::HardwareException, vector, error_code, instruction_len: 0 });
+}
+
+/// HVM_PARAM_TRIPLE_FAULT_REASON decides what it means; a reboot by default.
+fn triple_fault(running: &mut Running<'_, dyn GuestCpu>) {
+    let reason = u32::try_from(running.domain.param(abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON)).unwrap_or(SHUTDOWN_REBOOT);
+    log::warn!("{}v{} triple fault: {}", running.vcpu.domid, running.vcpu.id.0, super::Described(running.cpu));
+    running.domain.shutdown(reason);
+}
+
+/// Inject the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ, type vector): past the local APIC, whenever the guest can take it.
+pub(super) fn deliver_callback(running: &mut Running<'_, dyn GuestCpu>) {
+    let Some(vector) = running.domain.callback_vector() else { return };
+    if !running.vcpu.events.upcall_pending() {
+        return;
+    }
+    if running.cpu.interruptible() {
+        running.cpu.inject(Event::interrupt(vector));
+    } else {
+        running.cpu.request_interrupt_window(true);
+        running.vcpu.defer(Request::CALLBACK);
+    }
+}

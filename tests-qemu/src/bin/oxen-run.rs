@@ -1,0 +1,122 @@
+//! Boot Oxen in an emulator, on the terminal this was started from.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use tests_qemu::machine::kvm_usable;
+use tests_qemu::{Door, Machine, Module, Vehicle, outputs};
+
+/// Boots Oxen with dom0-shim and a Debian Linux as domU. Ctrl-A x ends the emulator.
+#[derive(Parser)]
+#[command(name = "scripts/run", version)]
+struct Options {
+    /// VT-x, emulated by Bochs
+    #[arg(long, group = "vehicle")]
+    vmx: bool,
+    /// AMD-V, emulated by QEMU (the default without nested KVM)
+    #[arg(long, group = "vehicle")]
+    svm: bool,
+    /// AMD-V, emulated by Bochs: a second opinion
+    #[arg(long, group = "vehicle")]
+    svm_bochs: bool,
+    /// This machine's own virtualization, nested by KVM (the default where usable)
+    #[arg(long, group = "vehicle")]
+    kvm: bool,
+    /// Boot through GRUB from a BIOS CD
+    #[arg(long, group = "door")]
+    iso: bool,
+    /// Boot through GRUB on UEFI (OVMF)
+    #[arg(long, group = "door")]
+    uefi: bool,
+    /// Boot our own UEFI application (OVMF)
+    #[arg(long, group = "door")]
+    efi_app: bool,
+    /// Wait for gdb on localhost:1234; `target remote :1234` with the symbols of out/oxen.elf
+    #[arg(long)]
+    gdb: bool,
+    /// CPUs of the machine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    smp: u32,
+    /// Memory of the machine, in MiB
+    #[arg(long, value_name = "M", default_value_t = 1024)]
+    mem: u32,
+    /// CPU model of the emulator
+    #[arg(long)]
+    cpu: Option<String>,
+    /// The kernel of dom0 instead of dom0-shim: any PVH ELF or bzImage
+    #[arg(long, value_name = "FILE")]
+    dom0: Option<std::path::PathBuf>,
+    /// The initial ramdisk or boot archive of dom0
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<std::path::PathBuf>,
+    /// Command line of dom0
+    #[arg(long, value_name = "ARGS", default_value = "autostart=debian console=debian")]
+    dom0_args: String,
+    /// More options for Oxen's own command line
+    #[arg(value_name = "OPTION")]
+    options: Vec<String>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let vehicle = match &options {
+        Options { vmx: true, .. } => Vehicle::Vmx,
+        Options { svm: true, .. } => Vehicle::Svm,
+        Options { svm_bochs: true, .. } => Vehicle::SvmBochs,
+        Options { kvm: true, .. } if !kvm_usable() => {
+            bail!(
+                "--kvm: this machine has no nested virtualization (no svm or vmx in /proc/cpuinfo, or kvm's `nested` is off)"
+            )
+        }
+        Options { kvm: true, .. } => Vehicle::Kvm,
+        _ if kvm_usable() => Vehicle::Kvm,
+        _ => Vehicle::Svm,
+    };
+    let mut machine = Machine::new(vehicle)?;
+    if options.iso {
+        machine.door = Door::Multiboot2;
+    } else if options.uefi {
+        machine.door = Door::UefiGrub;
+    } else if options.efi_app {
+        machine.door = Door::UefiApp;
+    }
+    machine.cpu = options.cpu;
+    machine.cpus = options.smp;
+    machine.memory = options.mem;
+    machine.gdb = options.gdb;
+    machine.command_line += " dom0_mem=384M";
+    for option in &options.options {
+        machine.command_line += " ";
+        machine.command_line += option;
+    }
+    let archive = match (&options.initrd, &options.dom0) {
+        (Some(file), _) => Some(file.clone()),
+        (None, Some(_)) => None,
+        (None, None) => Some(outputs::output("boot-archive.cpio")?),
+    };
+    let kernel = match options.dom0 {
+        Some(file) => file,
+        None => outputs::output("dom0-shim")?,
+    };
+    let kernel = kernel
+        .canonicalize()
+        .with_context(|| kernel.display().to_string())?;
+    machine.modules.push(Module {
+        path: kernel,
+        args: options.dom0_args,
+    });
+    if let Some(archive) = archive {
+        let path = archive
+            .canonicalize()
+            .with_context(|| archive.display().to_string())?;
+        machine.modules.push(Module {
+            path,
+            args: String::new(),
+        });
+    }
+    let scratch = tempfile::tempdir()?;
+    eprintln!(
+        "oxen-run: {vehicle}, {}, {} MiB, {} CPU(s); Ctrl-A x ends it",
+        machine.door, machine.memory, machine.cpus
+    );
+    machine.start(scratch.path())?.attach()
+}

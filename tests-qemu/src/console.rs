@@ -1,0 +1,223 @@
+//! The serial line of a running machine: for expectations in tests, or for a person's terminal.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+/// A new pseudo terminal, raw: our end, and the path of the emulator's.
+pub(crate) fn open_pty() -> Result<(OwnedFd, PathBuf)> {
+    let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("no pseudo terminal to be had")?;
+    grantpt(&pty)?;
+    unlockpt(&pty)?;
+    let path = PathBuf::from(ptsname(&pty, Vec::new())?.into_string()?);
+    let terminal = File::options().read(true).write(true).open(&path)?;
+    let mut mode = tcgetattr(&terminal)?;
+    mode.make_raw();
+    tcsetattr(&terminal, OptionalActions::Now, &mode)?;
+    // Keep one open descriptor of the other end for as long as the process lives: without any, reading ours fails with EIO
+    // until the emulator has opened it.
+    std::mem::forget(terminal);
+    Ok((pty, path))
+}
+
+/// A running machine and its serial line.
+pub struct Console {
+    child: Child,
+    line: File,
+    /// Everything that came over the line.
+    log: Vec<u8>,
+    /// How much of it earlier expectations have used up.
+    seen: usize,
+    started: Instant,
+}
+
+impl Console {
+    pub(crate) fn new(child: Child, pty: OwnedFd) -> Console {
+        Console {
+            child,
+            line: File::from(pty),
+            log: Vec::new(),
+            seen: 0,
+            started: Instant::now(),
+        }
+    }
+
+    /// Seconds since the machine was started.
+    pub fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// All output so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&self.log).replace('\r', "")
+    }
+
+    /// Wait until `text` is printed after what the last expectation found; returns what came before it.
+    ///
+    /// # Errors
+    /// It did not come in time, or the machine stopped.
+    pub fn expect(&mut self, text: &str, limit: Duration) -> Result<String> {
+        self.expect_any(&[text], limit).map(|(_, before)| before)
+    }
+
+    /// Wait until one of `texts` is printed; returns which, and what came before it.
+    ///
+    /// # Errors
+    /// None came in time, or the machine stopped.
+    pub fn expect_any(&mut self, texts: &[&str], limit: Duration) -> Result<(usize, String)> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let fresh = &self.log[self.seen..];
+            let found = texts
+                .iter()
+                .enumerate()
+                .filter_map(|(which, text)| Some((find(fresh, text.as_bytes())?, which)))
+                .min();
+            if let Some((at, which)) = found {
+                let before = String::from_utf8_lossy(&fresh[..at]).replace('\r', "");
+                self.seen += at + texts[which].len();
+                return Ok((which, before));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("{texts:?} did not come within {} s", limit.as_secs());
+            }
+            if !self.receive(left)? {
+                bail!("the machine stopped before {texts:?} came");
+            }
+        }
+    }
+
+    /// Type `text`.
+    ///
+    /// # Errors
+    /// The line is gone.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.line.write_all(text.as_bytes())?;
+        Ok(self.line.flush()?)
+    }
+
+    /// Wait until the machine has stopped by itself.
+    ///
+    /// # Errors
+    /// It did not in time.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.receive(Duration::from_millis(50))?;
+            if let Some(status) = self.child.try_wait()? {
+                while self.receive(Duration::ZERO)? {}
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("the machine did not stop within {} s", limit.as_secs());
+            }
+        }
+    }
+
+    /// Take in what has arrived, waiting up to `limit` for something. `false`: nothing more will come.
+    fn receive(&mut self, limit: Duration) -> Result<bool> {
+        let slice = limit.min(Duration::from_millis(200));
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: slice.subsec_nanos().into(),
+        };
+        let mut ready = [PollFd::new(&self.line, PollFlags::IN)];
+        let nothing = poll(&mut ready, Some(&timeout))? == 0;
+        if nothing {
+            return Ok(self.child.try_wait()?.is_none());
+        }
+        let mut buffer = [0; 4096];
+        match self.line.read(&mut buffer) {
+            Ok(0) => Ok(false),
+            Ok(count) => {
+                self.log.extend_from_slice(&buffer[..count]);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Attach the terminal that we were started from, until the machine stops or the person types Ctrl-A x.
+    ///
+    /// # Errors
+    /// The terminal or the line is gone.
+    pub fn attach(&mut self) -> Result<()> {
+        let stdin = rustix::stdio::stdin();
+        let before = tcgetattr(stdin).ok();
+        if let Some(before) = &before {
+            let mut raw = before.clone();
+            raw.make_raw();
+            tcsetattr(stdin, OptionalActions::Now, &raw)?;
+        }
+        let result = self.copy_both_ways();
+        if let Some(before) = &before {
+            tcsetattr(stdin, OptionalActions::Now, before)?;
+        }
+        result
+    }
+
+    fn copy_both_ways(&mut self) -> Result<()> {
+        const CTRL_A: u8 = 1;
+        let mut stdin_open = true;
+        let mut escape = false;
+        loop {
+            let stdin = rustix::stdio::stdin();
+            let mut ready = vec![PollFd::new(&self.line, PollFlags::IN)];
+            if stdin_open {
+                ready.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
+            }
+            let tick = Timespec {
+                tv_sec: 0,
+                tv_nsec: 200_000_000,
+            };
+            poll(&mut ready, Some(&tick))?;
+            let typed = ready.get(1).is_some_and(|fd| !fd.revents().is_empty());
+            let printed = !ready[0].revents().is_empty();
+            let mut buffer = [0; 4096];
+            if typed {
+                let count = rustix::io::read(stdin, &mut buffer)?;
+                stdin_open = count > 0;
+                for &byte in &buffer[..count] {
+                    match (escape, byte) {
+                        (true, b'x') => return Ok(()),
+                        (false, CTRL_A) => escape = true,
+                        _ => {
+                            escape = false;
+                            self.line.write_all(&[byte])?;
+                        }
+                    }
+                }
+            }
+            if printed {
+                let count = self.line.read(&mut buffer)?;
+                let mut stdout = std::io::stdout();
+                stdout.write_all(&buffer[..count])?;
+                stdout.flush()?;
+            } else if self.child.try_wait()?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // It may have stopped by itself already; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

@@ -1,0 +1,288 @@
+//! An emulated machine: which emulator, how Oxen is loaded, with what.
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::console::{Console, open_pty};
+use crate::{media, outputs};
+
+/// An emulator with the virtualization extensions of one vendor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, clap::ValueEnum)]
+pub enum Vehicle {
+    /// QEMU's TCG: AMD-V with nested paging and nothing more.
+    Svm,
+    /// Bochs: VT-x with EPT, VPID and unrestricted guests.
+    Vmx,
+    /// Bochs as an AMD machine: a second opinion on AMD-V, with next-RIP saving and more.
+    SvmBochs,
+    /// QEMU on KVM with nested virtualization: the host's own vendor.
+    Kvm,
+}
+
+impl fmt::Display for Vehicle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Vehicle::Svm => "svm",
+            Vehicle::Vmx => "vmx",
+            Vehicle::SvmBochs => "svm-bochs",
+            Vehicle::Kvm => "kvm",
+        })
+    }
+}
+
+impl Vehicle {
+    fn is_bochs(self) -> bool {
+        matches!(self, Vehicle::Vmx | Vehicle::SvmBochs)
+    }
+
+    fn default_cpu(self) -> &'static str {
+        match self {
+            Vehicle::Svm => "EPYC-Milan-v2",
+            Vehicle::Vmx => "corei7_skylake_x",
+            Vehicle::SvmBochs => "ryzen",
+            Vehicle::Kvm => "host",
+        }
+    }
+}
+
+/// Does the host offer nested virtualization by KVM? `/dev/kvm` alone does not say so: the CPU has to list `svm` or `vmx`, and the module to allow nesting.
+pub fn kvm_usable() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |flag: &str| {
+        flags
+            .lines()
+            .any(|l| l.starts_with("flags") && l.split_whitespace().any(|f| f == flag))
+    };
+    let nested = ["kvm_amd", "kvm_intel"].iter().any(|module| {
+        std::fs::read_to_string(format!("/sys/module/{module}/parameters/nested"))
+            .is_ok_and(|value| matches!(value.trim(), "1" | "Y"))
+    });
+    (has("svm") || has("vmx")) && nested && File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// How Oxen is loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Door {
+    /// By the emulator itself (`qemu -kernel`, multiboot 1). Bochs has no such thing and takes [`Door::Multiboot1`].
+    Kernel,
+    /// GRUB on a BIOS CD, `multiboot`.
+    Multiboot1,
+    /// GRUB on a BIOS CD, `multiboot2`.
+    Multiboot2,
+    /// GRUB on UEFI, `multiboot2`.
+    UefiGrub,
+    /// Our own UEFI application.
+    UefiApp,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Door::Kernel => "kernel",
+            Door::Multiboot1 => "multiboot1",
+            Door::Multiboot2 => "multiboot2",
+            Door::UefiGrub => "uefi-grub",
+            Door::UefiApp => "uefi-app",
+        })
+    }
+}
+
+/// A file for the boot loader to put into memory beside Oxen: first the kernel of dom0, then its initial ramdisk.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The file.
+    pub path: PathBuf,
+    /// Its command line.
+    pub args: String,
+}
+
+/// What to boot, and where.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The emulator.
+    pub vehicle: Vehicle,
+    /// The CPU model, if not the vehicle's default.
+    pub cpu: Option<String>,
+    /// The way in.
+    pub door: Door,
+    /// The image that is booted; another hypervisor's for comparisons.
+    pub image: PathBuf,
+    /// Oxen's command line.
+    pub command_line: String,
+    /// Modules in Xen's order.
+    pub modules: Vec<Module>,
+    /// RAM in MiB.
+    pub memory: u32,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
+    pub icount: bool,
+    /// Wait for gdb on port 1234 (QEMU).
+    pub gdb: bool,
+}
+
+impl Machine {
+    /// Oxen as `scripts/build` left it, with one CPU and 1 GiB.
+    ///
+    /// # Errors
+    /// Nothing is built yet.
+    pub fn new(vehicle: Vehicle) -> Result<Machine> {
+        Ok(Machine {
+            vehicle,
+            cpu: None,
+            door: if vehicle.is_bochs() {
+                Door::Multiboot1
+            } else {
+                Door::Kernel
+            },
+            image: outputs::output("oxen")?,
+            command_line: "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot".into(),
+            modules: Vec::new(),
+            memory: 1024,
+            cpus: 1,
+            icount: false,
+            gdb: false,
+        })
+    }
+
+    /// Start it; files that it needs while it runs are made in `scratch`.
+    ///
+    /// # Errors
+    /// The emulator or a tool that makes its media is missing or fails, or the vehicle cannot do what is asked.
+    pub fn start(&self, scratch: &Path) -> Result<Console> {
+        let (pty, terminal) = open_pty()?;
+        let child = if self.vehicle.is_bochs() {
+            self.bochs(scratch, &terminal)?
+        } else {
+            self.qemu(scratch, &terminal)?
+        };
+        Ok(Console::new(child, pty))
+    }
+
+    fn qemu(&self, scratch: &Path, terminal: &Path) -> Result<Child> {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        let accel = match self.vehicle {
+            Vehicle::Kvm => "kvm",
+            _ if self.icount => "tcg,thread=single",
+            _ => "tcg",
+        };
+        qemu.args([
+            "-accel",
+            accel,
+            "-machine",
+            "q35",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-net",
+            "none",
+            "-vga",
+            "none",
+        ])
+        .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
+        .args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()])
+        .arg("-serial")
+        .arg(terminal);
+        if self.icount {
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
+        if self.gdb {
+            qemu.args(["-s", "-S"]);
+        }
+        match self.door {
+            Door::Kernel => {
+                qemu.arg("-kernel")
+                    .arg(&self.image)
+                    .arg("-append")
+                    .arg(&self.command_line);
+                if !self.modules.is_empty() {
+                    qemu.arg("-initrd").arg(self.initrd_list()?);
+                }
+            }
+            Door::Multiboot1 | Door::Multiboot2 => {
+                qemu.arg("-cdrom").arg(media::grub_iso(self, scratch)?);
+            }
+            Door::UefiGrub => {
+                media::firmware(&mut qemu, scratch)?;
+                qemu.arg("-cdrom").arg(media::grub_iso(self, scratch)?);
+            }
+            Door::UefiApp => {
+                media::firmware(&mut qemu, scratch)?;
+                let disk = media::esp(self, scratch)?;
+                qemu.arg("-drive")
+                    .arg(format!("format=raw,file={}", disk.display()));
+            }
+        }
+        spawn(qemu, scratch, "qemu-system-x86")
+    }
+
+    /// `-initrd FILE args,FILE args`: QEMU splits at commas and doubles those that are meant.
+    fn initrd_list(&self) -> Result<String> {
+        let mut list = Vec::new();
+        for module in &self.modules {
+            let path = module.path.to_str().context("module path is not UTF-8")?;
+            ensure!(
+                !path.contains([',', ' ']),
+                "{path}: qemu -kernel cannot take a module path with commas or spaces"
+            );
+            list.push(
+                format!("{path} {}", module.args.replace(',', ",,"))
+                    .trim_end()
+                    .to_owned(),
+            );
+        }
+        Ok(list.join(","))
+    }
+
+    fn bochs(&self, scratch: &Path, terminal: &Path) -> Result<Child> {
+        if !matches!(self.door, Door::Multiboot1 | Door::Multiboot2) {
+            bail!("Bochs boots from a BIOS CD only: {} is not possible", self.door);
+        }
+        let iso = media::grub_iso(self, scratch)?;
+        let config = scratch.join("bochsrc");
+        std::fs::write(
+            &config,
+            format!(
+                "display_library: rfb, options=\"timeout=0\"\n\
+                 cpu: model={cpu}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
+                 clock: sync=none, time0=946684800\n\
+                 megs: {memory}\n\
+                 romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+                 vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
+                 ata0-master: type=cdrom, path={iso}, status=inserted\n\
+                 boot: cdrom\n\
+                 com1: enabled=1, mode=term, dev={terminal}\n\
+                 port_e9_hack: enabled=0\n\
+                 panic: action=fatal\n\
+                 log: {log}\n",
+                cpu = self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu()),
+                cpus = self.cpus,
+                memory = self.memory,
+                iso = iso.display(),
+                terminal = terminal.display(),
+                log = scratch.join("bochs.log").display(),
+            ),
+        )?;
+        // Debian's build contains the debugger, which waits for `continue`.
+        let commands = scratch.join("bochs.rc");
+        std::fs::write(&commands, "c\n")?;
+        let mut bochs = Command::new("bochs-bin");
+        bochs.arg("-q").arg("-f").arg(config).arg("-rc").arg(commands);
+        spawn(bochs, scratch, "bochs")
+    }
+}
+
+fn spawn(mut command: Command, scratch: &Path, package: &str) -> Result<Child> {
+    let log = File::create(scratch.join("emulator.log"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| {
+        format!(
+            "{} does not start; it is in the package {package}",
+            command.get_program().display()
+        )
+    })
+}

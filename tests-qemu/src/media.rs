@@ -1,0 +1,97 @@
+//! Boot media: CDs with GRUB, EFI system partitions, firmware.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::machine::{Door, Machine};
+use crate::outputs;
+
+/// A CD that boots by BIOS and by UEFI: GRUB with one entry, in the words that Xen's users know.
+pub(crate) fn grub_iso(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
+    let tree = scratch.join("iso");
+    let boot = tree.join("boot");
+    fs::create_dir_all(boot.join("grub"))?;
+    let (load, module) = if machine.door == Door::Multiboot1 {
+        ("multiboot", "module")
+    } else {
+        ("multiboot2", "module2")
+    };
+    fs::copy(&machine.image, boot.join("oxen"))?;
+    let mut config = format!(
+        "set timeout=0\nterminal_output console\nmenuentry oxen {{\n  {load} /boot/oxen {}\n",
+        machine.command_line
+    );
+    for (index, file) in machine.modules.iter().enumerate() {
+        fs::copy(&file.path, boot.join(format!("module{index}")))
+            .with_context(|| format!("module {}", file.path.display()))?;
+        config += &format!("  {module} /boot/module{index} {}\n", file.args);
+    }
+    config += "}\n";
+    fs::write(boot.join("grub/grub.cfg"), config)?;
+    let iso = scratch.join("oxen.iso");
+    run(Command::new("grub-mkrescue").arg("-o").arg(&iso).arg(&tree))?;
+    Ok(iso)
+}
+
+/// A disk whose EFI system partition holds our UEFI application, its configuration and the modules.
+pub(crate) fn esp(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
+    let tree = scratch.join("esp");
+    let boot = tree.join("EFI/BOOT");
+    fs::create_dir_all(&boot)?;
+    fs::copy(outputs::output("oxen.efi")?, boot.join("BOOTX64.EFI"))?;
+    let mut config = format!(
+        "[global]\ndefault=oxen\n\n[oxen]\noptions={}\n",
+        machine.command_line
+    );
+    for (index, file) in machine.modules.iter().enumerate() {
+        let key = match index {
+            0 => "kernel",
+            1 => "ramdisk",
+            _ => "module",
+        };
+        config += &format!("{key}=module{index} {}\n", file.args);
+        fs::copy(&file.path, boot.join(format!("module{index}")))?;
+    }
+    fs::write(boot.join("oxen.cfg"), config)?;
+    let bytes: u64 = fs::read_dir(&boot)?
+        .map(|entry| entry.and_then(|e| e.metadata()).map_or(0, |m| m.len()))
+        .sum();
+    let disk = scratch.join("esp.img");
+    fs::File::create(&disk)?.set_len(bytes + bytes / 8 + (40 << 20))?;
+    run(Command::new("mformat").args(["-i"]).arg(&disk).args(["-F", "::"]))?;
+    run(Command::new("mcopy")
+        .args(["-s", "-i"])
+        .arg(&disk)
+        .arg(tree.join("EFI"))
+        .arg("::"))?;
+    Ok(disk)
+}
+
+/// UEFI for a QEMU machine: Debian's OVMF, with variables of its own.
+pub(crate) fn firmware(qemu: &mut Command, scratch: &Path) -> Result<()> {
+    const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+    const VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+    let vars = scratch.join("vars.fd");
+    fs::copy(VARS, &vars).with_context(|| format!("{VARS}: it is in the package ovmf"))?;
+    qemu.arg("-drive")
+        .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={CODE}"));
+    qemu.arg("-drive")
+        .arg(format!("if=pflash,format=raw,unit=1,file={}", vars.display()));
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("{} does not start", command.get_program().display()))?;
+    ensure!(
+        output.status.success(),
+        "{} failed:\n{}",
+        command.get_program().display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
