@@ -20,4 +20,7 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod start;
 pub mod types;
+
+pub use start::{kernel_main, panic};

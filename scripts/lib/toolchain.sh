@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# Which Rust compiles bare-metal code. Sourced; `use_toolchain` decides, `build_bare` and `build_uefi` build.
+#
+# Either rustup's stable with the targets' prebuilt `core`, or (where rustup cannot provide them) Debian's rustc-web,
+# which builds `core` from its sources. Each route has a target directory of its own.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+OUT=$ROOT/out
+# shellcheck source=scripts/lib/packages.sh
+source "$ROOT/scripts/lib/packages.sh"
+
+BARE_TARGET=x86_64-unknown-none
+UEFI_TARGET=x86_64-unknown-uefi
+
+# Whether rustup has a target, or gets it within seconds.
+rustup_has() {
+    command -v rustup >/dev/null || return 1
+    (cd "$ROOT" && rustup target list --installed 2>/dev/null | grep -qx "$1") ||
+        (cd "$ROOT" && timeout 60 rustup target add "$1") >/dev/null 2>&1
+}
+
+# Sets CARGO (a command) and BUILD_FLAGS. The decision is kept in target/, so that only the first build asks rustup.
+use_toolchain() {
+    local memory=$ROOT/target/toolchain-route
+    mkdir -p "$ROOT/target"
+    if [[ ! -s $memory ]]; then
+        if rustup_has "$BARE_TARGET" && rustup_has "$UEFI_TARGET"; then
+            echo rustup >"$memory"
+        else
+            echo debian >"$memory"
+        fi
+    fi
+    if [[ $(<"$memory") == rustup ]]; then
+        CARGO=(cargo)
+        BUILD_FLAGS=(--target-dir "$ROOT/target")
+        return
+    fi
+    need_packages rustc-web cargo-web rust-web-src lld
+    CARGO=(env "PATH=/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
+        CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER=ld.lld CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER=lld-link
+        /usr/bin/cargo)
+    BUILD_FLAGS=(--target-dir "$ROOT/target/debian" -Zbuild-std=core,alloc,compiler_builtins
+        -Zbuild-std-features=compiler-builtins-mem)
+}
+
+# The directory below the target directory that cargo uses for PROFILE (release or dev).
+profile_directory() {
+    if [[ $1 == dev ]]; then echo debug; else echo "$1"; fi
+}
+
+# build_target TARGET PACKAGE BIN: prints the path of the built file. PROFILE (release) may be set by the caller.
+build_target() {
+    local target=$1 package=$2 bin=$3 profile=${PROFILE:-release}
+    (cd "$ROOT" && "${CARGO[@]}" build --quiet --profile "$profile" --target "$target" "${BUILD_FLAGS[@]}" \
+        --package "$package" --bin "$bin") || return
+    echo "${BUILD_FLAGS[1]}/$target/$(profile_directory "$profile")/$bin"
+}
+
+# build_bare PACKAGE BIN: builds a bare-metal program (x86_64-unknown-none); prints its path. The linker script comes
+# from the package's build.rs.
+build_bare() {
+    build_target "$BARE_TARGET" "$1" "$2"
+}
+
+# build_uefi PACKAGE BIN: builds a UEFI application; prints its path (without checking that one was made).
+build_uefi() {
+    echo "$(build_target "$UEFI_TARGET" "$1" "$2").efi"
+}
+
+# host_tool PACKAGE ARGUMENTS...: runs a tool of this workspace on the build machine.
+host_tool() {
+    local package=$1
+    shift
+    (cd "$ROOT" && cargo_on_host run --quiet --package "$package" -- "$@")
+}
+
+# Cargo for the build machine: rustup's, else Debian's.
+cargo_on_host() {
+    if command -v cargo >/dev/null; then
+        cargo "$@"
+    else
+        need_packages rustc-web cargo-web gcc libc6-dev
+        cargo "$@"
+    fi
+}
