@@ -9,8 +9,10 @@ pub mod exit;
 pub mod fpu;
 pub mod msr_policy;
 pub mod msr_switch;
+pub mod pending;
 pub mod regs;
 pub mod svm;
+pub mod vmx;
 
 pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
