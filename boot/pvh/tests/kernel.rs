@@ -1,0 +1,214 @@
+//! Kernel images of every kind, good and bad.
+
+use abi::start_info::{HvmStartInfo, XEN_HVM_START_MAGIC_VALUE};
+use proptest::prelude::*;
+use pvh::kernel::{self, Error};
+use pvh::layout::{self, Guest};
+use zerocopy::FromBytes;
+
+const ELF: &[u8] = include_bytes!("tiny.elf");
+const XZ: &[u8] = include_bytes!("tiny.elf.xz");
+const LIMIT: usize = 1 << 20;
+
+/// `payload` in a bzImage with one setup sector, followed by the unpacked length as Linux's build does.
+fn bzimage(payload: &[u8], unpacked: usize) -> Vec<u8> {
+    let mut image = vec![0; 1024];
+    image[0x1f1] = 1;
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&(payload.len() as u32 + 4).to_le_bytes());
+    image.extend_from_slice(payload);
+    image.extend_from_slice(&(unpacked as u32).to_le_bytes());
+    image
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3];
+    out.extend_from_slice(b"vmlinux\0");
+    out.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
+    out.extend_from_slice(&[0; 8]);
+    out
+}
+
+fn lz4(data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x02, 0x21, 0x4c, 0x18];
+    for block in data.chunks(8 << 20) {
+        let packed = lz4_flex::block::compress(block);
+        out.extend_from_slice(&(packed.len() as u32).to_le_bytes());
+        out.extend(packed);
+    }
+    out
+}
+
+fn zstd(data: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+#[test]
+fn every_wrapping_gives_the_same_kernel() {
+    let wrapped = [
+        ("elf", ELF.to_vec()),
+        ("gzipped elf", gzip(ELF)),
+        ("bzImage, plain", bzimage(ELF, ELF.len())),
+        ("bzImage, gzip", bzimage(&gzip(ELF), ELF.len())),
+        ("bzImage, xz", bzimage(XZ, ELF.len())),
+        ("bzImage, lz4", bzimage(&lz4(ELF), ELF.len())),
+        ("bzImage, zstd", bzimage(&zstd(ELF), ELF.len())),
+    ];
+    for (what, image) in wrapped {
+        let kernel = kernel::open(&image, LIMIT).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(kernel.entry, 0x10_0100, "{what}");
+        assert_eq!(kernel.guest_os, "tiny", "{what}");
+        assert!(kernel.takes_rsdp_anywhere(), "{what}");
+        assert_eq!(kernel.extent(), 0x10_0000..0x10_4000, "{what}");
+        assert_eq!(kernel.bytes(&kernel.segments[0]), ELF, "{what}");
+    }
+}
+
+#[test]
+fn bombs_are_stopped() {
+    let zeros = vec![0; 4 << 20];
+    for payload in [gzip(&zeros), lz4(&zeros), zstd(&zeros)] {
+        assert_eq!(
+            kernel::open(&bzimage(&payload, 100), LIMIT).unwrap_err(),
+            Error::TooBig { limit: LIMIT }
+        );
+    }
+}
+
+#[test]
+fn unknown_files_and_formats_are_named() {
+    assert_eq!(kernel::open(b"", LIMIT).unwrap_err(), Error::NotAKernel);
+    assert_eq!(kernel::open(&[7; 4096], LIMIT).unwrap_err(), Error::NotAKernel);
+    let bzip2 = kernel::open(&bzimage(b"BZh91AY", 100), LIMIT).unwrap_err();
+    assert_eq!(bzip2, Error::UnsupportedCompression("bzip2"));
+    assert!(bzip2.to_string().contains("bzip2"));
+    assert_eq!(
+        kernel::open(&bzimage(&gzip(b"no elf"), 6), LIMIT).unwrap_err(),
+        Error::NotAKernel
+    );
+    let mut corrupt = XZ.to_vec();
+    corrupt[40] ^= 0x55;
+    assert_eq!(
+        kernel::open(&bzimage(&corrupt, ELF.len()), LIMIT).unwrap_err(),
+        Error::CorruptPayload("xz")
+    );
+}
+
+#[test]
+fn bad_elf_files_are_refused() {
+    let patched = |at: usize, bytes: &[u8]| {
+        let mut elf = ELF.to_vec();
+        elf[at..at + bytes.len()].copy_from_slice(bytes);
+        kernel::open(&elf, LIMIT).map(|_| ()).unwrap_err()
+    };
+    const PHDR: usize = 52;
+    const NOTE: usize = 52 + 64;
+    assert_eq!(patched(NOTE + 8, &[19]), Error::NoPvhNote);
+    assert_eq!(
+        patched(NOTE + 16, &[0, 0, 0, 0]),
+        Error::EntryOutsideSegments { entry: 0 }
+    );
+    assert_eq!(
+        patched(PHDR + 4, &[0xff; 4]),
+        Error::SegmentOutsideFile { gpa: 0x10_0000 }
+    );
+    assert_eq!(patched(PHDR, &[2]), Error::NoSegments);
+    assert_eq!(kernel::open(&ELF[..60], LIMIT).unwrap_err(), Error::Truncated);
+}
+
+#[test]
+fn plan_puts_everything_into_ram() {
+    let kernel = kernel::open(ELF, LIMIT).unwrap();
+    let memory_map = layout::domu_memory_map(64 << 20);
+    let ramdisk = vec![7; 5000];
+    let guest = Guest {
+        kernel: &kernel,
+        ramdisk: Some(&ramdisk),
+        command_line: "console=hvc0",
+        memory_map: &memory_map,
+        rsdp: 0xfc00_1000,
+        flags: 0,
+    };
+    let plan = guest.plan().unwrap();
+    assert_eq!(plan.entry, 0x10_0100);
+    let (at, bytes) = plan.writes.last().unwrap();
+    assert_eq!(*at, u64::from(plan.start_info));
+    let (head, _) = HvmStartInfo::read_from_prefix(bytes).unwrap();
+    assert_eq!(
+        (head.magic, head.version, head.nr_modules),
+        (XEN_HVM_START_MAGIC_VALUE, 1, 1)
+    );
+    let cmdline = (head.cmdline_paddr - at) as usize;
+    assert_eq!(&bytes[cmdline..], b"console=hvc0\0");
+    let module = (head.modlist_paddr - at) as usize;
+    let place = u64::from_le_bytes(bytes[module..module + 8].try_into().unwrap());
+    assert!(
+        plan.writes
+            .iter()
+            .any(|(gpa, bytes)| *gpa == place && **bytes == *ramdisk)
+    );
+    assert_eq!(head.memmap_entries as usize, memory_map.len());
+    for pair in plan.writes.windows(2) {
+        assert!(pair[0].0 + pair[0].1.len() as u64 <= pair[1].0, "overlap");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let kernel = kernel::open(ELF, LIMIT).unwrap();
+    let plan = |mib: u64, ramdisk: &[u8]| {
+        let memory_map = layout::domu_memory_map(mib << 20);
+        let guest = Guest {
+            kernel: &kernel,
+            ramdisk: Some(ramdisk),
+            command_line: "",
+            memory_map: &memory_map,
+            rsdp: 0,
+            flags: 0,
+        };
+        guest.plan().map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(
+        plan(1, &[]),
+        layout::Error::KernelOutsideRam { start: 0x10_0000, .. }
+    ));
+    assert!(matches!(
+        plan(2, &[0; 4 << 20]),
+        layout::Error::NoRoom { what: "ramdisk", .. }
+    ));
+}
+
+#[test]
+fn big_guests_go_on_above_the_hole() {
+    let map = layout::domu_memory_map(8 << 30);
+    let ram: u64 = map
+        .iter()
+        .filter(|entry| entry.type_ == 1)
+        .map(|entry| entry.size)
+        .sum();
+    assert_eq!(ram, 8 << 30);
+    assert_eq!(map.last().unwrap().addr, 1 << 32);
+}
+
+proptest! {
+    /// No damage makes the loader panic, or produce segments that are not in the file.
+    #[test]
+    fn damage_is_survived(which in 0usize..4, cut in 0usize..2000, at in 0usize..1500, value: u8) {
+        let mut image = match which {
+            0 => ELF.to_vec(),
+            1 => bzimage(&gzip(ELF), ELF.len()),
+            2 => bzimage(XZ, ELF.len()),
+            _ => bzimage(&lz4(ELF), ELF.len()),
+        };
+        image.truncate(image.len().saturating_sub(cut / 4));
+        if let Some(byte) = image.get_mut(at) {
+            *byte = value;
+        }
+        if let Ok(kernel) = kernel::open(&image, LIMIT) {
+            for segment in &kernel.segments {
+                prop_assert!(kernel.bytes(segment).len() as u64 <= segment.mem_size);
+            }
+        }
+    }
+}
