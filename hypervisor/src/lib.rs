@@ -20,7 +20,10 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod hw;
+pub mod mm;
 pub mod start;
+pub mod sync;
 pub mod types;
 
 pub use start::{kernel_main, panic};

@@ -1,0 +1,3 @@
+//! The machine: UART, ACPI, interrupt controllers, time, exceptions, power.
+
+pub mod percpu;

@@ -1,0 +1,84 @@
+//! What each physical CPU has for itself, reached through its GS base.
+//!
+//! On the host there is one CPU, number 0.
+// UNSAFETY: reads the GS base.
+#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "reads the GS base"))]
+
+#[cfg(target_os = "none")]
+use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicPtr, AtomicU32};
+
+/// Most CPUs that a machine may have.
+pub const MAX_CPUS: usize = 512;
+
+/// One CPU's own data. Others may read it, and set its soft interrupts.
+#[derive(Debug)]
+#[repr(C)]
+pub struct PerCpu {
+    /// The block's own address, for the load through GS.
+    this: AtomicPtr<PerCpu>,
+    id: u32,
+    apic_id: u32,
+    softirqs: AtomicU32,
+}
+
+impl PerCpu {
+    /// The block of CPU `id`, whose local APIC has number `apic_id`.
+    pub const fn new(id: u32, apic_id: u32) -> Self {
+        Self {
+            this: AtomicPtr::new(core::ptr::null_mut()),
+            id,
+            apic_id,
+            softirqs: AtomicU32::new(0),
+        }
+    }
+
+    /// The CPU's number, from 0 (the one that booted) on.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The number of its local APIC.
+    pub fn apic_id(&self) -> u32 {
+        self.apic_id
+    }
+
+    /// Work that waits for the run loop: see [`super::irq`].
+    pub fn softirqs(&self) -> &AtomicU32 {
+        &self.softirqs
+    }
+}
+
+/// Make `block` this CPU's own.
+#[cfg(target_os = "none")]
+pub fn install(block: &'static PerCpu) {
+    block
+        .this
+        .store(core::ptr::from_ref(block).cast_mut(), Ordering::Relaxed);
+    x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::from_ptr(block));
+}
+
+/// This CPU's block.
+#[cfg(target_os = "none")]
+#[inline]
+pub fn this() -> &'static PerCpu {
+    let block: *const PerCpu;
+    // SAFETY: [`install`] ran on this CPU before anything that asks; the first word of the block is its own address, and blocks are never freed.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[0]", out(reg) block, options(nostack, preserves_flags, readonly, pure));
+        &*block
+    }
+}
+
+/// This CPU's block: the only one.
+#[cfg(not(target_os = "none"))]
+pub fn this() -> &'static PerCpu {
+    static HOST: PerCpu = PerCpu::new(0, 0);
+    &HOST
+}
+
+/// This CPU's number.
+#[inline]
+pub fn id() -> u32 {
+    this().id
+}

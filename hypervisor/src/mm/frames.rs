@@ -1,0 +1,251 @@
+//! The machine's free frames.
+//!
+//! A list of zones, contiguous spans of RAM, each with its own [`Buddy`]; holes between zones cost nothing. A frame that was allocated belongs
+//! to whoever got it until he frees it with the same or smaller orders. Contents are whatever they were: who frees a guest's memory
+//! scrubs it first. On the host, the zone is [`super::phys`]'s arena.
+// UNSAFETY: the allocator's books lie in frames of their own.
+#![expect(unsafe_code, reason = "the allocator's books lie in frames of their own")]
+
+use core::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use super::buddy::{Buddy, NotFree};
+use super::phys;
+use crate::sync::Mutex;
+use crate::types::{Mfn, PAGE_SIZE};
+
+pub use super::buddy::MAX_ORDER;
+
+/// More zones than machines have; RAM beyond is not used.
+pub const MAX_ZONES: usize = 32;
+/// Frames in the largest block; zones are aligned to it.
+const ALIGN: u64 = 1 << MAX_ORDER;
+
+#[derive(Debug)]
+struct Zone {
+    /// First frame, aligned to [`ALIGN`]; what the buddy allocator counts from.
+    base: u64,
+    buddy: Buddy<'static>,
+}
+
+impl Zone {
+    fn local(&self, frame: Mfn) -> Option<usize> {
+        let at = frame.0.checked_sub(self.base)? as usize;
+        (at < self.buddy.frames()).then_some(at)
+    }
+}
+
+#[derive(Debug)]
+struct Frames {
+    /// Ascending.
+    zones: ArrayVec<Zone, MAX_ZONES>,
+    total: u64,
+}
+
+static FRAMES: Mutex<Frames> = Mutex::new(Frames {
+    zones: ArrayVec::new_const(),
+    total: 0,
+});
+
+impl Frames {
+    /// Add the zone of `runs`, all within reach of one set of books. The books are taken from the end of the largest run.
+    fn add_zone(&mut self, runs: &[Range<Mfn>]) {
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
+            return;
+        };
+        let base = first.start.0 / ALIGN * ALIGN;
+        let span = (last.end.0 - base) as usize;
+        let words = Buddy::words_for(span);
+        let pages = (words as u64 * 8).div_ceil(PAGE_SIZE);
+        let Some(largest) = runs.iter().map(length).max() else {
+            return;
+        };
+        if self.zones.is_full() || largest <= pages {
+            return;
+        }
+        let Some(home) = runs.iter().find(|run| length(run) == largest) else {
+            return;
+        };
+        let books = phys::ptr(Mfn(home.end.0 - pages).addr()).cast::<u64>();
+        // SAFETY: page-aligned RAM that nobody has (the promise of `init`'s caller) and nobody else gets: it is not given to the buddy
+        // below. Any bytes are valid u64s, and `Buddy::new` clears them.
+        let books = unsafe { core::slice::from_raw_parts_mut(books, words) };
+        let mut buddy = Buddy::new(books, span);
+        for run in runs {
+            let end = if run == home { run.end.0 - pages } else { run.end.0 };
+            let given = buddy.free_range((run.start.0 - base) as usize, (end - base) as usize);
+            debug_assert_eq!(given, Ok(()), "runs overlap");
+        }
+        self.total += buddy.free_count() as u64;
+        self.zones.push(Zone { base, buddy });
+    }
+
+    /// On the host, the arena becomes the machine's memory at the first use.
+    fn ready(&mut self) -> &mut Self {
+        #[cfg(not(target_os = "none"))]
+        if self.zones.is_empty() {
+            self.add_zone(core::slice::from_ref(
+                &(Mfn(1)..Mfn(phys::ARENA_SIZE / PAGE_SIZE)),
+            ));
+        }
+        self
+    }
+
+    fn zone_of(&mut self, frame: Mfn) -> Option<(&mut Zone, usize)> {
+        let zone = self.zones.iter_mut().rev().find(|zone| zone.base <= frame.0)?;
+        let at = zone.local(frame)?;
+        Some((zone, at))
+    }
+}
+
+fn length(run: &Range<Mfn>) -> u64 {
+    run.end.0.saturating_sub(run.start.0)
+}
+
+/// Give the machine's free RAM to the allocator, as ascending runs of frames. Called once, at boot.
+///
+/// # Safety
+/// The runs are RAM, do not overlap, are reached through [`phys::ptr`], and nobody uses them.
+pub unsafe fn init(runs: &[Range<Mfn>]) {
+    let mut frames = FRAMES.lock();
+    // Runs within the same aligned GiB cannot have separate books.
+    for zone in runs.chunk_by(|a, b| b.start.0 / ALIGN <= a.end.0.saturating_sub(1) / ALIGN) {
+        frames.add_zone(zone);
+    }
+}
+
+/// Take `1 << order` frames, aligned to their size: high memory first. Their contents are anything.
+pub fn alloc(order: u32) -> Option<Mfn> {
+    let mut frames = FRAMES.lock();
+    let mut zones = frames.ready().zones.iter_mut().rev();
+    zones.find_map(|zone| Some(Mfn(zone.base + zone.buddy.alloc(order)? as u64)))
+}
+
+/// The same, filled with zeroes.
+pub fn alloc_zeroed(order: u32) -> Option<Mfn> {
+    let first = alloc(order)?;
+    for frame in 0..1 << order {
+        // SAFETY: just allocated, so RAM, and nobody else has it.
+        unsafe { phys::zero(first.offset(frame)) };
+    }
+    Some(first)
+}
+
+/// Take the lowest block of `1 << order` frames, if it ends not after `limit`.
+pub fn alloc_below(order: u32, limit: Mfn) -> Option<Mfn> {
+    FRAMES.lock().ready().zones.iter_mut().find_map(|zone| {
+        let limit = limit.0.saturating_sub(zone.base);
+        Some(Mfn(zone.base
+            + zone.buddy.alloc_below(order, usize::try_from(limit).ok()?)?
+                as u64))
+    })
+}
+
+/// Take exactly the `count` frames from `start` on. All of them are free, or nothing happens and it is an error.
+///
+/// # Errors
+/// If one of them is not free.
+pub fn take_range(start: Mfn, count: u64) -> Result<(), NotFree> {
+    let mut frames = FRAMES.lock();
+    let (zone, at) = frames.ready().zone_of(start).ok_or(NotFree)?;
+    let end = at
+        .checked_add(count as usize)
+        .filter(|&end| end <= zone.buddy.frames())
+        .ok_or(NotFree)?;
+    zone.buddy.take_range(at, end)
+}
+
+/// The first run of free frames at or after `from`, for who builds a domain out of the lowest memory.
+pub fn next_free_run(from: Mfn) -> Option<Range<Mfn>> {
+    FRAMES.lock().ready().zones.iter().find_map(|zone| {
+        let from = from.0.saturating_sub(zone.base) as usize;
+        let (start, end) = (from < zone.buddy.frames()).then(|| zone.buddy.next_run(from))??;
+        Some(Mfn(zone.base + start as u64)..Mfn(zone.base + end as u64))
+    })
+}
+
+/// Give frames back.
+///
+/// # Panics
+/// If they were not allocated: the hypervisor's books are wrong then, and going on would give memory to two owners.
+pub fn free(first: Mfn, order: u32) {
+    let mut frames = FRAMES.lock();
+    let freed = frames
+        .ready()
+        .zone_of(first)
+        .ok_or(NotFree)
+        .and_then(|(zone, at)| zone.buddy.free(at, order));
+    assert!(
+        freed.is_ok(),
+        "frame {first} (order {order}) was freed, but not allocated"
+    );
+}
+
+/// Give back any run of frames, such as one of [`take_range`].
+///
+/// # Panics
+/// As [`free`].
+pub fn free_range(start: Mfn, count: u64) {
+    let mut frames = FRAMES.lock();
+    let freed = frames
+        .ready()
+        .zone_of(start)
+        .ok_or(NotFree)
+        .and_then(|(zone, at)| zone.buddy.free_range(at, at.saturating_add(count as usize)));
+    assert!(
+        freed.is_ok(),
+        "{count} frames from {start} were freed, but not allocated"
+    );
+}
+
+/// Frames that are free now.
+pub fn free_count() -> u64 {
+    FRAMES
+        .lock()
+        .ready()
+        .zones
+        .iter()
+        .map(|zone| zone.buddy.free_count() as u64)
+        .sum()
+}
+
+/// Frames that the allocator was given at boot.
+pub fn total_count() -> u64 {
+    FRAMES.lock().ready().total
+}
+
+/// One past the highest frame that the allocator can give.
+pub fn highest() -> Mfn {
+    FRAMES
+        .lock()
+        .ready()
+        .zones
+        .last()
+        .map_or(Mfn(0), |zone| Mfn(zone.base + zone.buddy.frames() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_and_go() {
+        let a = alloc(0).unwrap();
+        let b = alloc_zeroed(3).unwrap();
+        assert!(b.0.is_multiple_of(8) && !(b.0..b.0 + 8).contains(&a.0));
+        assert!(take_range(b, 8).is_err());
+        assert!(take_range(Mfn(phys::ARENA_SIZE / PAGE_SIZE - 1), 5).is_err());
+        assert_eq!(alloc(MAX_ORDER), None);
+        assert!(free_count() < total_count() && total_count() < phys::ARENA_SIZE / PAGE_SIZE);
+        free(a, 0);
+        free(b, 3);
+        assert_eq!(alloc_below(0, Mfn(1)), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "not allocated")]
+    fn frames_outside_of_ram_cannot_be_freed() {
+        free(Mfn(1 << 30), 0);
+    }
+}

@@ -1,0 +1,6 @@
+//! Locks: spinning, because the hypervisor never sleeps while it holds one.
+//!
+//! Interrupts are off in the hypervisor except at marked points, where no lock is held; so a lock needs no care about interrupt handlers
+//! on its own CPU. NMI and exception handlers take no lock except the console's, by force.
+
+pub use spin::{Mutex, MutexGuard, Once, RwLock, RwLockReadGuard, RwLockWriteGuard};
