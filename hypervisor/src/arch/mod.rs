@@ -6,9 +6,11 @@
 
 pub mod debug_regs;
 pub mod exit;
+pub mod floor;
 pub mod fpu;
 pub mod msr_policy;
 pub mod msr_switch;
+pub mod owned;
 pub mod pending;
 pub mod regs;
 pub mod svm;

@@ -1,1 +1,28 @@
-//! AMD-V.
+//! AMD-V (APM vol. 2, chapter 15).
+//!
+//! | module    | what it is                                                             | may be unsafe |
+//! |-----------|------------------------------------------------------------------------|---------------|
+//! | [`vmcb`]  | the control block's layout, and the rules by which VMRUN judges it     | no            |
+//! | [`exit`]  | exit codes to [`Exit`](crate::arch::Exit)                              | no            |
+//! | [`inject`]| events in their raw form                                               | no            |
+//! | [`asid`]  | address-space identifiers of one CPU                                   | no            |
+//! | [`msrpm`] | the MSR permission map                                                 | no            |
+//! | [`cpu`]   | [`probe`] and [`enable`]: what the machine and each CPU have           | yes           |
+//! | [`entry`] | the world switch                                                       | yes           |
+//! | [`vcpu`]  | [`Vcpu`], the [`GuestCpu`](crate::arch::GuestCpu) of this back end     | yes           |
+//!
+//! Works with nested paging alone, as QEMU's TCG offers it; uses next-RIP saving, flush by ASID, VMCB clean bits, the
+//! pause filter and virtualized SPEC_CTRL where they exist.
+
+pub mod asid;
+pub mod cpu;
+pub mod entry;
+pub mod exit;
+pub mod inject;
+pub mod msrpm;
+pub mod vcpu;
+pub mod vmcb;
+
+pub use cpu::{Caps, enable, probe};
+pub use entry::take_host_interrupts;
+pub use vcpu::Vcpu;

@@ -1,0 +1,261 @@
+//! What the machine's AMD-V offers, and switching it on for a CPU.
+// UNSAFETY: MSRs that put a CPU into another mode, and the pages that it then writes by itself.
+#![expect(unsafe_code, reason = "EFER, VM_HSAVE_PA, VMSAVE")]
+
+use core::arch::asm;
+use core::ptr::NonNull;
+
+use spin::Once;
+use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
+use zerocopy::FromZeros;
+
+use super::asid::AsidPool;
+use super::msrpm::Msrpm;
+use crate::arch::msr_policy::{Direct, msr};
+use crate::arch::owned::Owned;
+use crate::arch::{EnableError, Unsupported, fpu};
+use crate::mm::phys;
+use crate::types::Hpa;
+
+/// VM_HSAVE_PA: where VMRUN saves the host.
+const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// AMD-V's features (CPUID 8000_000Ah) and others that the back end asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// ASIDs, the host's own included.
+    pub asids: u32,
+    /// Next-RIP saving.
+    pub next_rip: bool,
+    /// TLB_CONTROL can flush a single ASID.
+    pub flush_by_asid: bool,
+    /// VMCB clean bits.
+    pub clean_bits: bool,
+    /// PAUSE is intercepted after a number of them only.
+    pub pause_filter: bool,
+    /// ... which are counted within a short time only.
+    pub pause_threshold: bool,
+    /// SPEC_CTRL has a field in the VMCB.
+    pub virtual_spec_ctrl: bool,
+    /// SPEC_CTRL exists at all.
+    pub spec_ctrl: bool,
+    /// TSC_AUX exists (RDTSCP or RDPID).
+    pub tsc_aux: bool,
+    /// RDPRU exists, and needs an intercept to be hidden.
+    pub rdpru: bool,
+    /// Physical address bits.
+    pub address_bits: u32,
+}
+
+/// CPUID leaves as [`probe`] needs them, so that the decision is a pure function.
+struct Leaves {
+    extended_1_ecx: u32,
+    extended_1_edx: u32,
+    basic_7_ecx: u32,
+    svm_ebx: u32,
+    svm_edx: u32,
+    extended_8_eax: u32,
+    extended_8_ebx: u32,
+}
+
+/// Can this machine run guests by AMD-V.
+///
+/// # Errors
+/// What is missing.
+pub fn probe() -> Result<Caps, Unsupported> {
+    let highest = raw_cpuid::cpuid!(0x8000_0000).eax;
+    let has = |leaf| (0x8000_0000..=highest).contains(&leaf);
+    let extended_1 = raw_cpuid::cpuid!(0x8000_0001);
+    let extended_8 = raw_cpuid::cpuid!(0x8000_0008);
+    let svm = raw_cpuid::cpuid!(0x8000_000a);
+    let basic_7 = if raw_cpuid::cpuid!(0).eax >= 7 {
+        raw_cpuid::cpuid!(7, 0).ecx
+    } else {
+        0
+    };
+    decide(&Leaves {
+        extended_1_ecx: if has(0x8000_0001) { extended_1.ecx } else { 0 },
+        extended_1_edx: if has(0x8000_0001) { extended_1.edx } else { 0 },
+        basic_7_ecx: basic_7,
+        svm_ebx: if has(0x8000_000a) { svm.ebx } else { 0 },
+        svm_edx: if has(0x8000_000a) { svm.edx } else { 0 },
+        extended_8_eax: if has(0x8000_0008) { extended_8.eax } else { 36 },
+        extended_8_ebx: if has(0x8000_0008) { extended_8.ebx } else { 0 },
+    })
+}
+
+fn decide(leaves: &Leaves) -> Result<Caps, Unsupported> {
+    let feature = |bit: u32| leaves.svm_edx & 1 << bit != 0;
+    if leaves.extended_1_ecx & 1 << 2 == 0 {
+        return Err(Unsupported("the CPU has no AMD-V (SVM)"));
+    }
+    if !feature(0) {
+        return Err(Unsupported("the CPU's AMD-V has no nested paging (NPT)"));
+    }
+    if leaves.svm_ebx < 2 {
+        return Err(Unsupported(
+            "the CPU's AMD-V has no address-space identifier for a guest",
+        ));
+    }
+    Ok(Caps {
+        asids: leaves.svm_ebx,
+        next_rip: feature(3),
+        clean_bits: feature(5),
+        flush_by_asid: feature(6),
+        pause_filter: feature(10),
+        pause_threshold: feature(12),
+        virtual_spec_ctrl: feature(20),
+        // IBRS, STIBP or SSBD.
+        spec_ctrl: leaves.extended_8_ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0,
+        tsc_aux: leaves.extended_1_edx & 1 << 27 != 0 || leaves.basic_7_ecx & 1 << 22 != 0,
+        rdpru: leaves.extended_8_ebx & 1 << 4 != 0,
+        address_bits: leaves.extended_8_eax & 0xff,
+    })
+}
+
+/// What all CPUs share.
+pub(super) struct Host {
+    pub caps: Caps,
+    pub msrpm: Hpa,
+}
+
+static HOST: Once<Host> = Once::new();
+
+/// What the first [`enable`] made; `None` before.
+pub(super) fn host() -> Option<&'static Host> {
+    HOST.get()
+}
+
+/// Pages and data of one CPU. VM_HSAVE_PA leads to it: the register is the CPU's own pointer.
+#[derive(FromZeros)]
+#[repr(C, align(4096))]
+pub(super) struct Cpu {
+    /// Written and read by VMRUN and #VMEXIT, in a format of their own.
+    save_area: [u8; 4096],
+    /// The host's FS, GS, TR, LDTR and the MSRs that VMSAVE stores, for VMLOAD after each exit.
+    state: [u8; 4096],
+    /// ASIDs of this CPU.
+    pub asids: AsidPool,
+    /// The host's own SPEC_CTRL.
+    pub spec_ctrl: u64,
+}
+
+impl Cpu {
+    /// Of the CPU that this runs on, if enabled. Reached by that CPU only, with interrupts off.
+    pub fn current() -> Option<NonNull<Cpu>> {
+        // SAFETY: the register exists on every CPU with AMD-V, where alone this is called.
+        match unsafe { Msr::new(VM_HSAVE_PA).read() } {
+            0 => None,
+            hpa => NonNull::new(phys::ptr(Hpa(hpa)).cast()),
+        }
+    }
+
+    /// Physical address of [`Cpu::state`], for a `Cpu` at `cpu`.
+    pub fn state(cpu: Hpa) -> Hpa {
+        cpu.offset(core::mem::offset_of!(Cpu, state) as u64)
+    }
+
+    /// Physical address of the `Cpu` that this runs on.
+    pub fn current_hpa() -> Hpa {
+        // SAFETY: as in `current`.
+        Hpa(unsafe { Msr::new(VM_HSAVE_PA).read() })
+    }
+}
+
+/// Switch AMD-V on for this CPU, for good. Once on every CPU, when its GDT, TR, FS and GS are what they will stay: they are recorded
+/// here, and put back after every exit.
+///
+/// # Errors
+/// No memory, or the CPU refuses.
+pub fn enable(caps: &Caps) -> Result<(), EnableError> {
+    if probe().as_ref() != Ok(caps) {
+        return Err(EnableError::Refused(
+            "this CPU's AMD-V features differ from the boot CPU's",
+        ));
+    }
+    let mut cpu = Owned::<Cpu>::zeroed()?;
+    cpu.asids = AsidPool::new(caps.asids - 1);
+    if caps.spec_ctrl {
+        // SAFETY: CPUID says that the register exists.
+        cpu.spec_ctrl = unsafe { Msr::new(msr::SPEC_CTRL).read() };
+    }
+    share(caps)?;
+    fpu::init();
+    let cpu = cpu.leak();
+    // SAFETY: the CPU has AMD-V; the pages are never freed, and nothing else uses the save area. VMSAVE writes
+    // FS, GS, TR, LDTR and MSRs into the page of `state`.
+    unsafe {
+        Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
+        Msr::new(VM_HSAVE_PA).write(cpu.0);
+        asm!("vmsave rax", in("rax") Cpu::state(cpu).0, options(nostack, preserves_flags));
+    }
+    Ok(())
+}
+
+/// Make what all CPUs share, if this is the first.
+fn share(caps: &Caps) -> Result<(), EnableError> {
+    if HOST.get().is_some() {
+        return Ok(());
+    }
+    let mut msrpm = Owned::<Msrpm>::zeroed()?;
+    // Virtualized, the guest's value is never on the CPU while the host runs. Otherwise each write exits, and the value is known.
+    let more: &[_] = if caps.virtual_spec_ctrl {
+        &[(msr::SPEC_CTRL, Direct::ReadWrite)]
+    } else {
+        &[]
+    };
+    msrpm.fill(more);
+    HOST.call_once(|| Host {
+        caps: *caps,
+        msrpm: msrpm.leak(),
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// QEMU TCG, EPYC-Milan-v2: nested paging and nothing else.
+    const TCG: Leaves = Leaves {
+        extended_1_ecx: 1 << 2,
+        extended_1_edx: 1 << 27,
+        basic_7_ecx: 0,
+        svm_ebx: 16,
+        svm_edx: 1,
+        extended_8_eax: 0x3028,
+        extended_8_ebx: 0,
+    };
+
+    #[test]
+    fn least_machine() {
+        let caps = decide(&TCG).unwrap();
+        assert_eq!((caps.asids, caps.address_bits, caps.tsc_aux), (16, 40, true));
+        assert!(!caps.next_rip && !caps.flush_by_asid && !caps.clean_bits && !caps.pause_filter);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let refusal = |leaves| decide(&leaves).unwrap_err().0;
+        assert!(
+            refusal(Leaves {
+                extended_1_ecx: 0,
+                ..TCG
+            })
+            .contains("no AMD-V")
+        );
+        assert!(refusal(Leaves { svm_edx: 0x48, ..TCG }).contains("nested paging"));
+        assert!(refusal(Leaves { svm_ebx: 1, ..TCG }).contains("identifier"));
+    }
+
+    #[test]
+    fn features_at_their_bits() {
+        let caps = decide(&Leaves {
+            svm_edx: 1 << 3 | 1 << 6 | 1 << 10 | 1,
+            ..TCG
+        })
+        .unwrap();
+        assert!(caps.next_rip && caps.flush_by_asid && caps.pause_filter);
+        assert!(!caps.pause_threshold && !caps.clean_bits && !caps.virtual_spec_ctrl);
+    }
+}
