@@ -134,6 +134,18 @@ pub struct VcpuConfig {
     pub io_bitmap: Hpa,
 }
 
+/// The registers that decide how a guest's linear addresses translate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "the architecture's own names")]
+pub struct Paging {
+    pub cr0: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    /// For AC, which suspends SMAP.
+    pub rflags: u64,
+}
+
 /// One guest CPU in the hardware's terms. All of it is touched only by the physical CPU that runs it, or by one that
 /// holds it while it is not running.
 ///
@@ -165,6 +177,16 @@ pub trait GuestCpu: Send {
     /// Write a system register as the guest would see it. The caller has checked architectural validity; the back end adds what hardware
     /// wants on top (CR0.NE and CR4.VMXE on VMX, EFER.SVME on SVM, the CR0.PG/EFER.LMA/entry-control interplay).
     fn write(&mut self, reg: SysReg, value: u64);
+    /// What decides how linear addresses translate, in one call, as it is asked for by each hypercall that has an argument in memory.
+    fn paging(&self) -> Paging {
+        Paging {
+            cr0: self.read(SysReg::Cr0),
+            cr3: self.read(SysReg::Cr3),
+            cr4: self.read(SysReg::Cr4),
+            efer: self.read(SysReg::Efer),
+            rflags: self.read(SysReg::Rflags),
+        }
+    }
     /// Read a segment register with its hidden part.
     fn segment(&self, reg: SegmentReg) -> Segment;
     /// Write a segment register with its hidden part.

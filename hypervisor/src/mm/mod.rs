@@ -1,5 +1,10 @@
-//! Memory: who has which frame, and how the hypervisor reaches it.
+//! Memory: who has which frame, how the hypervisor reaches it, and what guests see of it.
 
 pub mod buddy;
 pub mod frames;
+pub mod guest;
+pub mod io_bitmap;
+pub mod p2m;
+pub mod page_info;
 pub mod phys;
+mod walk;

@@ -1,0 +1,438 @@
+//! The one way to a guest's memory.
+//!
+//! What a guest can write is never borrowed: bytes are copied in or out, each read once, or a word of a pinned frame
+//! ([`GuestFrame`]) is accessed as an atomic. What a race within the guest leaves in a copy is the guest's affair.
+//!
+//! # Why a cached walk cannot be stale
+//! Hypercall arguments are guest-virtual addresses, and mostly the same few. [`WalkCache`] keeps the result of a walk of the guest's page
+//! tables, along with the machine address and the value of every guest entry that the walk read, and the p2m's
+//! generation from before it. A result is used only if
+//! 1. CR3 and all mode bits that steer a walk are those of the walk (they are the key),
+//! 2. the p2m's generation is the same, so every guest frame is still where it was, the tables included, and
+//! 3. reading the entries (at most five words) again gives the same values.
+//!
+//! Then a walk made now would read the same words at the same places and end at the same frame: the result *is* a walk made
+//! now, minus the arithmetic. Nobody needs to tell us of INVLPG or a change of CR3. An access that the cached walk has not
+//! set the accessed and dirty bits for is not answered from the cache.
+//!
+//! # Why a copy cannot reach a frame that has moved on
+//! A *read* is checked afterwards: if the generation changed meanwhile, what was read is dropped and the access is
+//! made again from the start. A *write* first takes a reference on the frame, and then compares the generation: from there on the
+//! frame cannot be freed.
+// UNSAFETY: copies between the hypervisor's memory and guest frames, by raw pointer.
+#![expect(unsafe_code, reason = "guest frames are reached by raw pointers")]
+
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::p2m::P2m;
+use super::walk::{self, Walk};
+use super::{frames, page_info, phys};
+use crate::arch::Paging;
+use crate::types::{DomId, Gfn, Gpa, Gva, Hpa, Mfn, PAGE_SIZE};
+
+/// The guest named memory that it does not have, or may not access that way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault;
+
+impl From<Fault> for abi::Errno {
+    fn from(_: Fault) -> abi::Errno {
+        abi::Errno::EFAULT
+    }
+}
+
+/// Reading or writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// The guest's memory is read.
+    Read,
+    /// The guest's memory is written.
+    Write,
+}
+
+/// A number of tries after which a guest that changes its p2m under our hands is told that it has no such memory.
+const MAX_TRIES: u32 = 64;
+
+// ---- by guest-physical address ----
+
+/// Copy `to.len()` bytes out of the guest-physical range at `from`.
+///
+/// # Errors
+/// A page of the range is not RAM; some of `to` may have been written.
+pub fn read_phys(p2m: &P2m, from: Gpa, to: &mut [u8]) -> Result<(), Fault> {
+    let mut at = from;
+    for_each_page(from.page_offset(), to.len(), |range| {
+        let page = &mut to[range];
+        with_stable(p2m, || {
+            let hpa = ram(p2m, at, Access::Read)?;
+            // SAFETY: `hpa` was RAM of the guest when it was looked up, and the hypervisor maps all RAM; `page` does not cross a page's end. If
+            // the frame has moved on meanwhile, the generation says so, and the bytes are not used.
+            unsafe { copy(page.as_mut_ptr(), phys::ptr(hpa), page.len()) };
+            Ok(())
+        })?;
+        at = at.offset(page.len() as u64);
+        Ok(())
+    })
+}
+
+/// Copy `from` into the guest-physical range at `to`.
+///
+/// # Errors
+/// A page of the range is not RAM that the guest may write; pages before it have been written.
+pub fn write_phys(p2m: &P2m, to: Gpa, from: &[u8]) -> Result<(), Fault> {
+    let mut at = to;
+    for_each_page(to.page_offset(), from.len(), |range| {
+        let page = &from[range];
+        let frame = GuestFrame::pin(p2m, at.frame(), Access::Write)?;
+        frame.copy_in(at.page_offset(), page);
+        at = at.offset(page.len() as u64);
+        Ok(())
+    })
+}
+
+/// Where the byte at `gpa` is, if it is RAM that allows `access`.
+pub(super) fn ram(p2m: &P2m, gpa: Gpa, access: Access) -> Result<Hpa, Fault> {
+    let entry = p2m.lookup(gpa.frame()).ok_or(Fault)?;
+    if !entry.kind.is_ram() || (access == Access::Write && !entry.kind.writable()) {
+        return Err(Fault);
+    }
+    Ok(entry.mfn.addr().offset(gpa.page_offset()))
+}
+
+/// Do `read` until the p2m's generation did not change meanwhile.
+fn with_stable<R>(p2m: &P2m, mut read: impl FnMut() -> Result<R, Fault>) -> Result<R, Fault> {
+    for _ in 0..MAX_TRIES {
+        let generation = p2m.generation();
+        let result = read();
+        fence(Ordering::Acquire);
+        if p2m.generation() == generation {
+            return result;
+        }
+    }
+    Err(Fault)
+}
+
+/// Cut `len` bytes that begin at `offset` in a page into ranges that do not cross a page's end.
+fn for_each_page(
+    offset: u64,
+    len: usize,
+    mut work: impl FnMut(core::ops::Range<usize>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut done = 0;
+    let mut room = (PAGE_SIZE - offset) as usize;
+    while done < len {
+        let end = len.min(done + room);
+        work(done..end)?;
+        done = end;
+        room = PAGE_SIZE as usize;
+    }
+    Ok(())
+}
+
+// ---- by guest-virtual address ----
+
+const CACHED_WALKS: usize = 16;
+
+/// A vCPU's recent walks; see the module's head.
+pub struct WalkCache {
+    walks: [Walk; CACHED_WALKS],
+}
+
+impl WalkCache {
+    /// Knows nothing.
+    pub const fn new() -> Self {
+        Self {
+            walks: [const { Walk::NONE }; CACHED_WALKS],
+        }
+    }
+}
+
+impl Default for WalkCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A guest's memory as one of its vCPUs sees it at this moment, at supervisor level.
+pub struct GuestVirt<'a> {
+    p2m: &'a P2m,
+    walks: &'a mut WalkCache,
+    paging: Paging,
+}
+
+impl<'a> GuestVirt<'a> {
+    /// The memory behind `p2m` as a vCPU with these registers sees it. `walks` belongs to that vCPU.
+    #[inline]
+    pub fn new(p2m: &'a P2m, walks: &'a mut WalkCache, paging: Paging) -> Self {
+        Self { p2m, walks, paging }
+    }
+
+    /// Copy a value out.
+    ///
+    /// # Errors
+    /// Not all of it is mapped, readable RAM.
+    #[inline]
+    pub fn read<T: FromBytes + IntoBytes>(&mut self, from: Gva) -> Result<T, Fault> {
+        let mut value = T::new_zeroed();
+        self.read_bytes(from, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Copy a value in.
+    ///
+    /// # Errors
+    /// Not all of it is mapped, writable RAM; a part may have been written.
+    #[inline]
+    pub fn write<T: IntoBytes + Immutable>(&mut self, to: Gva, value: &T) -> Result<(), Fault> {
+        self.write_bytes(to, value.as_bytes())
+    }
+
+    /// Copy bytes out.
+    ///
+    /// # Errors
+    /// As [`GuestVirt::read`].
+    #[inline]
+    pub fn read_bytes(&mut self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
+        let offset = from.0 & (PAGE_SIZE - 1);
+        if to.len() as u64 <= PAGE_SIZE - offset {
+            return self.read_in_page(from, to);
+        }
+        for_each_page(offset, to.len(), |range| {
+            let at = Gva(from.0.wrapping_add(range.start as u64));
+            self.read_in_page(at, &mut to[range])
+        })
+    }
+
+    /// Copy bytes in.
+    ///
+    /// # Errors
+    /// As [`GuestVirt::write`].
+    #[inline]
+    pub fn write_bytes(&mut self, to: Gva, from: &[u8]) -> Result<(), Fault> {
+        let offset = to.0 & (PAGE_SIZE - 1);
+        if from.len() as u64 <= PAGE_SIZE - offset {
+            return self.write_in_page(to, from);
+        }
+        for_each_page(offset, from.len(), |range| {
+            let at = Gva(to.0.wrapping_add(range.start as u64));
+            self.write_in_page(at, &from[range])
+        })
+    }
+
+    #[inline]
+    fn read_in_page(&mut self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
+        for _ in 0..MAX_TRIES {
+            let generation = self.p2m.generation();
+            let page = self.translate(from, Access::Read, generation);
+            if let Ok(page) = page {
+                let hpa = page.addr().offset(from.0 & (PAGE_SIZE - 1));
+                // SAFETY: as in `read_phys`; `to` does not cross a page's end.
+                unsafe { copy(to.as_mut_ptr(), phys::ptr(hpa), to.len()) };
+            }
+            fence(Ordering::Acquire);
+            if self.p2m.generation() == generation {
+                return page.map(drop);
+            }
+        }
+        Err(Fault)
+    }
+
+    #[inline]
+    fn write_in_page(&mut self, to: Gva, from: &[u8]) -> Result<(), Fault> {
+        for _ in 0..MAX_TRIES {
+            let generation = self.p2m.generation();
+            let page = self.translate(to, Access::Write, generation);
+            let frame = page.and_then(GuestFrame::reference);
+            if self.p2m.generation() == generation {
+                frame?.copy_in(to.0 & (PAGE_SIZE - 1), from);
+                return Ok(());
+            }
+        }
+        Err(Fault)
+    }
+
+    /// The frame behind `gva`, at `generation`.
+    #[inline]
+    fn translate(&mut self, gva: Gva, access: Access, generation: u64) -> Result<Mfn, Fault> {
+        let page = gva.0 >> 12;
+        let index = (page ^ page >> 9) as usize % CACHED_WALKS;
+        let walk = &mut self.walks.walks[index];
+        if !walk.answers(&self.paging, gva, access, generation) {
+            *walk = walk::walk(self.p2m, &self.paging, gva, access, generation)?;
+        }
+        Ok(walk.frame())
+    }
+}
+
+// ---- pinned frames ----
+
+/// A frame of guest memory with a reference held, so that it stays what it is, mapped or not.
+///
+/// Words are accessed as atomics. Offsets are taken modulo the page and rounded down to the word's size, so that no
+/// offset can lead out of the frame; callers check those that a guest chose, to give the right error.
+#[derive(Debug)]
+pub struct GuestFrame {
+    mfn: Mfn,
+}
+
+impl GuestFrame {
+    /// A zeroed frame for the hypervisor to share with `owner`; does not count as the domain's memory.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(owner: DomId) -> Result<Self, page_info::OutOfMemory> {
+        let mfn = frames::alloc_zeroed(0).ok_or(page_info::OutOfMemory)?;
+        if let Err(error) = page_info::assign(mfn, 0, owner, page_info::Kind::Special) {
+            frames::free(mfn, 0);
+            return Err(error);
+        }
+        Ok(Self { mfn })
+    }
+
+    /// The frame of RAM that is mapped at `gfn` now.
+    ///
+    /// # Errors
+    /// None is, or it does not allow `access`.
+    pub fn pin(p2m: &P2m, gfn: Gfn, access: Access) -> Result<Self, Fault> {
+        with_stable(p2m, || Self::reference(ram(p2m, gfn.addr(), access)?.frame()))
+    }
+
+    /// Take a reference on `mfn`. The caller checks afterwards that what led to `mfn` still holds.
+    #[inline]
+    fn reference(mfn: Mfn) -> Result<Self, Fault> {
+        page_info::get(mfn).map(|_| Self { mfn }).ok_or(Fault)
+    }
+
+    /// Its machine frame number.
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// A further reference on the frame, for somebody else to drop.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn share(&self) -> Result<Self, Fault> {
+        Self::reference(self.mfn)
+    }
+
+    /// Give the reference away, to a p2m entry. `page_info::put` drops it.
+    pub fn into_reference(self) -> Mfn {
+        let mfn = self.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+
+    #[inline]
+    fn at(&self, offset: u64, size: u64) -> *mut u8 {
+        phys::ptr(self.mfn.addr().offset(offset & (PAGE_SIZE - size)))
+    }
+
+    /// The byte at `offset`.
+    #[inline]
+    pub fn u8_at(&self, offset: u64) -> &AtomicU8 {
+        // SAFETY: within the frame, which stays while `self` does, and is accessed as atomics or by `copy` only.
+        unsafe { &*self.at(offset, 1).cast() }
+    }
+
+    /// The word at `offset`.
+    #[inline]
+    pub fn u16_at(&self, offset: u64) -> &AtomicU16 {
+        // SAFETY: as in `u8_at`; aligned by `at`.
+        unsafe { &*self.at(offset, 2).cast() }
+    }
+
+    /// The double word at `offset`.
+    #[inline]
+    pub fn u32_at(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: as in `u16_at`.
+        unsafe { &*self.at(offset, 4).cast() }
+    }
+
+    /// The quad word at `offset`.
+    #[inline]
+    pub fn u64_at(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: as in `u16_at`.
+        unsafe { &*self.at(offset, 8).cast() }
+    }
+
+    /// Copy bytes in at `offset`; what does not fit into the frame is not written.
+    pub fn copy_in(&self, offset: u64, from: &[u8]) {
+        let offset = offset % PAGE_SIZE;
+        let len = from.len().min((PAGE_SIZE - offset) as usize);
+        // SAFETY: within the frame, which is referenced. `from` is the hypervisor's own memory.
+        unsafe { copy(self.at(offset, 1), from.as_ptr(), len) };
+    }
+
+    /// Copy bytes out from `offset` on; what lies beyond the frame's end is left alone.
+    pub fn copy_out(&self, offset: u64, to: &mut [u8]) {
+        let offset = offset % PAGE_SIZE;
+        let len = to.len().min((PAGE_SIZE - offset) as usize);
+        // SAFETY: within the frame, which is referenced. `to` is the hypervisor's own memory.
+        unsafe { copy(to.as_mut_ptr(), self.at(offset, 1), len) };
+    }
+
+    /// Copy `len` bytes from a place in `from` to one here, both within their frames.
+    ///
+    /// # Errors
+    /// One of the ranges leaves its frame.
+    pub fn copy_from(&self, offset: u64, from: &GuestFrame, from_offset: u64, len: u64) -> Result<(), Fault> {
+        let fits = |offset: u64| offset.checked_add(len).is_some_and(|end| end <= PAGE_SIZE);
+        if !fits(offset) || !fits(from_offset) {
+            return Err(Fault);
+        }
+        // SAFETY: both ranges are within frames that are referenced; they may be the same frame, and `copy` moves
+        // word by word, whatever the overlap.
+        unsafe { copy(self.at(offset, 1), from.at(from_offset, 1), len as usize) };
+        Ok(())
+    }
+}
+
+impl Drop for GuestFrame {
+    #[inline]
+    fn drop(&mut self) {
+        page_info::put(self.mfn, 0);
+    }
+}
+
+/// Bytes from which on the string instruction is the faster copy.
+const LONG_COPY: usize = 128;
+
+/// A word at any address.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned(u64);
+
+/// Copy `len` bytes, reading each once, whatever others do to them meanwhile.
+///
+/// # Safety
+/// `to` must be writable and `from` readable for `len` bytes.
+#[inline(always)]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    if len >= LONG_COPY {
+        // SAFETY: the caller's; the direction flag is clear in Rust code.
+        unsafe {
+            core::arch::asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
+        }
+        return;
+    }
+    let words = len / 8;
+    for i in 0..words {
+        // SAFETY: within the caller's ranges; any alignment will do.
+        unsafe {
+            to.cast::<Unaligned>()
+                .add(i)
+                .write_volatile(from.cast::<Unaligned>().add(i).read_volatile())
+        };
+    }
+    for i in words * 8..len {
+        // SAFETY: within the caller's ranges.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+#[cfg(test)]
+#[path = "guest_tests.rs"]
+mod tests;

@@ -1,0 +1,676 @@
+//! A domain's physical address space: nested page tables, from guest frames to machine frames.
+//!
+//! The same four-level radix tree is walked by the hardware and by [`P2m::lookup`]. The vendors' entries differ in
+//! few bits ([`Encoding`]); in both, bits 52 to 55 are left to software and hold the entry's [`Kind`].
+//!
+//! Invariants:
+//! - Readers take no lock. Entries are single atomic words, and a table page that was ever linked into the tree stays
+//!   until the `P2m` is dropped, so a reader may be late, but never astray.
+//! - Writers hold `writer`.
+//! - [`P2m::generation`] changes after every entry that was removed: who cached a translation along with the generation
+//!   read *before* it looked up may use it while the generation is the same.
+//! - The `P2m` counts no references on the frames it maps. Each entry stands for one on every frame; whoever
+//!   maps hands one over, whoever unmaps gets it back in [`Removed`] and must see to the flush before he
+//!   drops it.
+// UNSAFETY: table pages are reached by raw pointers.
+#![expect(unsafe_code, reason = "table pages are reached by raw pointers")]
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::{frames, phys};
+use crate::arch::NestedFormat;
+use crate::sync::Mutex;
+use crate::types::{Gfn, Hpa, Mfn};
+
+/// log2 of the small pages in the largest page, 1 GiB.
+pub const MAX_ORDER: u32 = 18;
+/// Address bits that a tree of four levels translates.
+const TREE_BITS: u32 = 48;
+const ENTRIES: usize = 512;
+
+/// Bit 7: the entry maps a large page. The same in both formats.
+const SUPERPAGE: u64 = 1 << 7;
+/// Bits 12 to 51: the frame.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const KIND_SHIFT: u32 = 52;
+const KIND_MASK: u64 = 0xf;
+
+/// What a guest frame is backed by, and so what the guest may do with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The domain's memory.
+    RamRw = 1,
+    /// The domain's memory, which it may only read.
+    RamRo = 2,
+    /// A device's registers: not cached, never executed, no frame behind it that could be referenced.
+    MmioDirect = 3,
+    /// Another domain's frame, by a grant.
+    GrantRw = 4,
+    /// Another domain's frame, by a read-only grant.
+    GrantRo = 5,
+    /// Another domain's frame, mapped by privilege.
+    Foreign = 6,
+}
+
+impl Kind {
+    fn of(entry: u64) -> Option<Kind> {
+        Some(match (entry >> KIND_SHIFT) & KIND_MASK {
+            1 => Kind::RamRw,
+            2 => Kind::RamRo,
+            3 => Kind::MmioDirect,
+            4 => Kind::GrantRw,
+            5 => Kind::GrantRo,
+            6 => Kind::Foreign,
+            _ => return None,
+        })
+    }
+
+    /// May the guest write?
+    pub fn writable(self) -> bool {
+        matches!(
+            self,
+            Kind::RamRw | Kind::MmioDirect | Kind::GrantRw | Kind::Foreign
+        )
+    }
+
+    /// May the guest execute? Only its own memory.
+    pub fn executable(self) -> bool {
+        matches!(self, Kind::RamRw | Kind::RamRo)
+    }
+
+    /// Is there a frame of RAM behind it, with an owner and a reference count?
+    pub fn is_ram(self) -> bool {
+        self != Kind::MmioDirect
+    }
+}
+
+/// A translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The machine frame behind the guest frame that was asked for.
+    pub mfn: Mfn,
+    /// log2 of the small pages in the page that holds it: 0, 9 or 18.
+    pub order: u32,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Why an entry could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// The guest cannot address the frame.
+    OutOfRange,
+    /// The frame number is not a multiple of the page's size, or the order is none of 0, 9 and 18.
+    Misaligned,
+    /// Something is mapped there.
+    Occupied,
+    /// No frame for a table, or the domain's pool is used up.
+    NoMemory,
+}
+
+/// Translations that are no longer in the tables may still be cached by CPUs that run the domain.
+#[must_use = "CPUs may still use the removed translation"]
+#[derive(Debug)]
+pub struct Flush(());
+
+impl Flush {
+    /// The holder has made every CPU that could use the removed translation drop it, or knows that there is none.
+    pub fn done(self) {}
+}
+
+/// An entry that was removed. Its reference on the frames belongs to the holder.
+#[must_use = "holds the reference on the frames"]
+#[derive(Debug)]
+pub struct Removed {
+    /// First machine frame.
+    pub mfn: Mfn,
+    /// log2 of the number of frames.
+    pub order: u32,
+    /// What it was.
+    pub kind: Kind,
+    /// To be done before the reference is dropped.
+    pub flush: Flush,
+}
+
+/// How a vendor writes an entry.
+#[derive(Clone, Copy)]
+struct Encoding {
+    /// An entry with none of these bits is not present.
+    present: u64,
+    /// What an entry that points to a table has besides the address: all permissions.
+    table: u64,
+    write: u64,
+    /// Set when execution is allowed (EPT).
+    execute: u64,
+    /// Set when execution is not allowed (NPT).
+    no_execute: u64,
+    cached: u64,
+    uncached: u64,
+}
+
+/// SDM 3C 29.3.2, tables 29-1 to 29-7. Memory types: 6 = WB, 0 = UC (combined with the guest's PAT).
+const EPT: Encoding = Encoding {
+    present: 0b111,
+    table: 0b111,
+    write: 1 << 1,
+    execute: 1 << 2,
+    no_execute: 0,
+    cached: 6 << 3,
+    uncached: 0,
+};
+
+/// APM vol. 2, 15.25.5: all nested accesses are user accesses. PCD without PWT selects UC- in the PAT's reset value.
+const NPT: Encoding = Encoding {
+    present: 1,
+    table: 0b111,
+    write: 1 << 1,
+    execute: 0,
+    no_execute: 1 << 63,
+    cached: 0,
+    uncached: 1 << 4,
+};
+
+impl Encoding {
+    fn of(format: NestedFormat) -> Encoding {
+        match format {
+            NestedFormat::Ept => EPT,
+            NestedFormat::Npt => NPT,
+        }
+    }
+
+    fn leaf(&self, mfn: Mfn, order: u32, kind: Kind) -> u64 {
+        // Bit 0 is "read" in EPT and "present" in NPT; bit 2 is "execute" in EPT and "user" in NPT.
+        let user = if self.execute == 0 { 1 << 2 } else { 0 };
+        let mut entry = (mfn.addr().0 & ADDRESS) | (kind as u64) << KIND_SHIFT | 1 | user;
+        if order > 0 {
+            entry |= SUPERPAGE;
+        }
+        if kind.writable() {
+            entry |= self.write;
+        }
+        entry |= if kind.executable() {
+            self.execute
+        } else {
+            self.no_execute
+        };
+        entry | if kind.is_ram() { self.cached } else { self.uncached }
+    }
+}
+
+/// A domain's nested page tables.
+pub struct P2m {
+    root: Hpa,
+    encoding: Encoding,
+    /// First frame that the guest cannot address.
+    limit: Gfn,
+    generation: AtomicU64,
+    /// Table pages in use besides the root, and how many there may be.
+    tables: AtomicU32,
+    pool: AtomicU32,
+    writer: Mutex<()>,
+}
+
+impl P2m {
+    /// Empty tables for a guest with `address_bits` (at most 48) bits of physical address. `pool`: table pages it may use.
+    ///
+    /// # Errors
+    /// No frame for the root.
+    pub fn new(format: NestedFormat, address_bits: u32, pool: u32) -> Result<P2m, MapError> {
+        let root = new_table().ok_or(MapError::NoMemory)?;
+        Ok(P2m {
+            root,
+            encoding: Encoding::of(format),
+            limit: Gfn(1 << (address_bits.min(TREE_BITS) - 12)),
+            generation: AtomicU64::new(0),
+            tables: AtomicU32::new(0),
+            pool: AtomicU32::new(pool),
+            writer: Mutex::new(()),
+        })
+    }
+
+    /// What the hardware is told (nested CR3, EPT pointer).
+    pub fn root(&self) -> Hpa {
+        self.root
+    }
+
+    /// First frame that the guest cannot address.
+    pub fn limit(&self) -> Gfn {
+        self.limit
+    }
+
+    /// Changes whenever a translation ceased to hold.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Table pages that may be used, the root not counted.
+    pub fn pool(&self) -> u32 {
+        self.pool.load(Ordering::Relaxed)
+    }
+
+    /// Change the number of table pages that may be used. Those in use stay.
+    pub fn set_pool(&self, pages: u32) {
+        self.pool.store(pages, Ordering::Relaxed);
+    }
+
+    /// What is behind `gfn`?
+    #[inline]
+    pub fn lookup(&self, gfn: Gfn) -> Option<Entry> {
+        if gfn >= self.limit {
+            return None;
+        }
+        let mut table = self.root;
+        let mut order = 27;
+        loop {
+            let entry = slot(table, gfn, order).load(Ordering::Acquire);
+            if entry & self.encoding.present == 0 {
+                return None;
+            }
+            if order == 0 || entry & SUPERPAGE != 0 {
+                let within = gfn.0 & ((1 << order) - 1);
+                let mfn = Mfn((entry & ADDRESS) >> 12 | within);
+                return Some(Entry {
+                    mfn,
+                    order,
+                    kind: Kind::of(entry)?,
+                });
+            }
+            table = Hpa(entry & ADDRESS);
+            order -= 9;
+        }
+    }
+
+    /// The first guest frame from `gfn` on that is mapped, with what it is mapped to; the page may begin before it.
+    pub fn next_mapped(&self, gfn: Gfn) -> Option<(Gfn, Entry)> {
+        let mut gfn = gfn;
+        while gfn < self.limit {
+            match self.descend(gfn) {
+                (_, order, true) => return self.lookup(gfn).map(|entry| (gfn, Entry { order, ..entry })),
+                (_, order, false) => gfn = Gfn((gfn.0 | ((1 << order) - 1)) + 1),
+            }
+        }
+        None
+    }
+
+    /// Highest mapped guest frame; `None` when nothing is mapped.
+    pub fn highest_mapped(&self) -> Option<Gfn> {
+        highest_in(&self.encoding, self.root, 27, 0)
+    }
+
+    /// Map the `1 << order` frames from `gfn` on to those from `mfn` on. Takes over a reference on each.
+    ///
+    /// # Errors
+    /// See [`MapError`]; nothing was mapped and the references are still the caller's.
+    pub fn map(&self, gfn: Gfn, mfn: Mfn, order: u32, kind: Kind) -> Result<(), MapError> {
+        let mask = (1u64 << order) - 1;
+        if !matches!(order, 0 | 9 | 18) || (gfn.0 | mfn.0) & mask != 0 {
+            return Err(MapError::Misaligned);
+        }
+        if gfn >= self.limit {
+            return Err(MapError::OutOfRange);
+        }
+        let _writer = self.writer.lock();
+        let mut table = self.root;
+        let mut at = 27;
+        while at > order {
+            let slot = slot(table, gfn, at);
+            let entry = slot.load(Ordering::Acquire);
+            table = if entry & self.encoding.present == 0 {
+                self.link_table(slot)?
+            } else if entry & SUPERPAGE != 0 {
+                return Err(MapError::Occupied);
+            } else {
+                Hpa(entry & ADDRESS)
+            };
+            at -= 9;
+        }
+        let slot = slot(table, gfn, order);
+        let entry = slot.load(Ordering::Acquire);
+        if entry & self.encoding.present == 0 {
+            slot.store(self.encoding.leaf(mfn, order, kind), Ordering::Release);
+            return Ok(());
+        }
+        if order == 0 || entry & SUPERPAGE != 0 || !self.is_empty(Hpa(entry & ADDRESS), order - 9) {
+            return Err(MapError::Occupied);
+        }
+        // There was a finer mapping before: its tables stay, and are filled with small pages.
+        self.fill(Hpa(entry & ADDRESS), order - 9, mfn, kind)
+    }
+
+    /// Map `count` frames with the largest pages that their alignment allows.
+    ///
+    /// # Errors
+    /// As [`P2m::map`]; frames before the one that failed are mapped.
+    pub fn map_range(&self, gfn: Gfn, mfn: Mfn, count: u64, kind: Kind) -> Result<(), MapError> {
+        let mut done = 0;
+        while done < count {
+            let (gfn, mfn) = (gfn.offset(done), mfn.offset(done));
+            let order = [MAX_ORDER, 9, 0]
+                .into_iter()
+                .find(|&order| (gfn.0 | mfn.0) & ((1 << order) - 1) == 0 && count - done >= 1 << order)
+                .unwrap_or(0);
+            self.map(gfn, mfn, order, kind)?;
+            done += 1 << order;
+        }
+        Ok(())
+    }
+
+    /// Unmap the page at `gfn`, but no more than `1 << order` frames of it (0, 9 or 18, `gfn` a multiple): a larger page is split before.
+    /// `Ok(None)`: nothing is mapped at `gfn`.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]: no table for the split; nothing changed.
+    pub fn unmap(&self, gfn: Gfn, order: u32) -> Result<Option<Removed>, MapError> {
+        if gfn >= self.limit {
+            return Ok(None);
+        }
+        if !matches!(order, 0 | 9 | 18) || gfn.0 & ((1 << order) - 1) != 0 {
+            return Err(MapError::Misaligned);
+        }
+        let _writer = self.writer.lock();
+        loop {
+            let (slot, found, mapped) = self.descend(gfn);
+            if !mapped {
+                return Ok(None);
+            }
+            if found > order {
+                self.split(slot, found)?;
+                continue;
+            }
+            let entry = slot.swap(0, Ordering::AcqRel);
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            let Some(kind) = Kind::of(entry) else {
+                return Ok(None);
+            };
+            let mfn = Mfn((entry & ADDRESS) >> 12);
+            return Ok(Some(Removed {
+                mfn,
+                order: found,
+                kind,
+                flush: Flush(()),
+            }));
+        }
+    }
+
+    /// The entry that decides about `gfn`, which must be below the limit: its place, its order, and whether it maps something.
+    fn descend(&self, gfn: Gfn) -> (&AtomicU64, u32, bool) {
+        let mut table = self.root;
+        let mut order = 27;
+        loop {
+            let slot = slot(table, gfn, order);
+            let entry = slot.load(Ordering::Acquire);
+            if entry & self.encoding.present == 0 {
+                return (slot, order, false);
+            }
+            if order == 0 || entry & SUPERPAGE != 0 {
+                return (slot, order, true);
+            }
+            table = Hpa(entry & ADDRESS);
+            order -= 9;
+        }
+    }
+
+    /// Replace a large page by a table that maps the same frames.
+    fn split(&self, slot: &AtomicU64, order: u32) -> Result<(), MapError> {
+        let entry = slot.load(Ordering::Acquire);
+        let Some(kind) = Kind::of(entry) else {
+            return Err(MapError::NoMemory);
+        };
+        let table = self.take_table()?;
+        self.fill(table, order - 9, Mfn((entry & ADDRESS) >> 12), kind)?;
+        slot.store(table.0 | self.encoding.table, Ordering::Release);
+        Ok(())
+    }
+
+    /// Map a whole table with pages of `order`, descending into the tables it has.
+    fn fill(&self, table: Hpa, order: u32, mfn: Mfn, kind: Kind) -> Result<(), MapError> {
+        for index in 0..ENTRIES as u64 {
+            let slot = slot(table, Gfn(index << order), order);
+            let entry = slot.load(Ordering::Acquire);
+            let mfn = mfn.offset(index << order);
+            if entry & self.encoding.present == 0 {
+                slot.store(self.encoding.leaf(mfn, order, kind), Ordering::Release);
+            } else {
+                self.fill(Hpa(entry & ADDRESS), order - 9, mfn, kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self, table: Hpa, order: u32) -> bool {
+        (0..ENTRIES as u64).all(|index| {
+            let entry = slot(table, Gfn(index << order), order).load(Ordering::Acquire);
+            entry & self.encoding.present == 0
+                || (order > 0 && entry & SUPERPAGE == 0 && self.is_empty(Hpa(entry & ADDRESS), order - 9))
+        })
+    }
+
+    fn link_table(&self, slot: &AtomicU64) -> Result<Hpa, MapError> {
+        let table = self.take_table()?;
+        slot.store(table.0 | self.encoding.table, Ordering::Release);
+        Ok(table)
+    }
+
+    /// A table page out of the domain's pool. The caller holds `writer`.
+    fn take_table(&self) -> Result<Hpa, MapError> {
+        if self.tables.load(Ordering::Relaxed) >= self.pool.load(Ordering::Relaxed) {
+            return Err(MapError::NoMemory);
+        }
+        let table = new_table().ok_or(MapError::NoMemory)?;
+        self.tables.fetch_add(1, Ordering::Relaxed);
+        Ok(table)
+    }
+}
+
+impl Drop for P2m {
+    /// The domain has unmapped everything (else the frames' references leak); nobody can look anything up any more.
+    fn drop(&mut self) {
+        free_tables(&self.encoding, self.root, 27);
+    }
+}
+
+fn free_tables(encoding: &Encoding, table: Hpa, order: u32) {
+    if order > 0 {
+        for index in 0..ENTRIES as u64 {
+            let entry = slot(table, Gfn(index << order), order).load(Ordering::Acquire);
+            if entry & encoding.present != 0 && entry & SUPERPAGE == 0 {
+                free_tables(encoding, Hpa(entry & ADDRESS), order - 9);
+            }
+        }
+    }
+    frames::free(table.frame(), 0);
+}
+
+fn highest_in(encoding: &Encoding, table: Hpa, order: u32, base: u64) -> Option<Gfn> {
+    (0..ENTRIES as u64).rev().find_map(|index| {
+        let entry = slot(table, Gfn(index << order), order).load(Ordering::Acquire);
+        let first = base | index << order;
+        if entry & encoding.present == 0 {
+            None
+        } else if order == 0 || entry & SUPERPAGE != 0 {
+            Some(Gfn(first | ((1 << order) - 1)))
+        } else {
+            highest_in(encoding, Hpa(entry & ADDRESS), order - 9, first)
+        }
+    })
+}
+
+/// The entry for `gfn` in a table whose entries span `1 << order` frames.
+#[inline]
+fn slot<'a>(table: Hpa, gfn: Gfn, order: u32) -> &'a AtomicU64 {
+    let index = (gfn.0 >> order) as usize & (ENTRIES - 1);
+    // SAFETY: `table` is a page of the tree (or about to be linked): 512 words that are only accessed as atomics, by the CPUs
+    // too, and freed only when the `P2m` that the callers borrow is dropped. `index` is masked.
+    unsafe { &*phys::ptr(table).cast::<AtomicU64>().add(index) }
+}
+
+fn new_table() -> Option<Hpa> {
+    frames::alloc_zeroed(0).map(Mfn::addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn p2m(format: NestedFormat) -> P2m {
+        P2m::new(format, 40, 64).expect("arena")
+    }
+
+    fn unmap_all(p2m: &P2m) {
+        while let Some((gfn, entry)) = p2m.next_mapped(Gfn(0)) {
+            let first = Gfn(gfn.0 & !((1 << entry.order) - 1));
+            p2m.unmap(first, entry.order)
+                .expect("no split")
+                .expect("mapped")
+                .flush
+                .done();
+        }
+    }
+
+    #[test]
+    fn entries_are_the_hardwares() {
+        let ept = Encoding::of(NestedFormat::Ept);
+        assert_eq!(ept.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5037);
+        assert_eq!(ept.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_00b5);
+        assert_eq!(ept.leaf(Mfn(7), 0, Kind::MmioDirect), 0x0030_0000_0000_7003);
+        assert_eq!(ept.leaf(Mfn(7), 0, Kind::GrantRo), 0x0050_0000_0000_7031);
+        let npt = Encoding::of(NestedFormat::Npt);
+        assert_eq!(npt.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5007);
+        assert_eq!(npt.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_0085);
+        assert_eq!(npt.leaf(Mfn(7), 0, Kind::MmioDirect), 0x8030_0000_0000_7017);
+        assert_eq!(npt.leaf(Mfn(7), 0, Kind::Foreign), 0x8060_0000_0000_7007);
+    }
+
+    #[test]
+    fn bad_requests_are_refused() {
+        let p2m = p2m(NestedFormat::Ept);
+        assert_eq!(p2m.map(Gfn(1), Mfn(0), 9, Kind::RamRw), Err(MapError::Misaligned));
+        assert_eq!(p2m.map(Gfn(0), Mfn(0), 3, Kind::RamRw), Err(MapError::Misaligned));
+        assert_eq!(
+            p2m.map(Gfn(1 << 28), Mfn(0), 0, Kind::RamRw),
+            Err(MapError::OutOfRange)
+        );
+        assert_eq!(p2m.lookup(Gfn(u64::MAX)), None);
+        p2m.map(Gfn(512), Mfn(512), 9, Kind::RamRw).expect("empty");
+        assert_eq!(p2m.map(Gfn(513), Mfn(1), 0, Kind::RamRw), Err(MapError::Occupied));
+        assert_eq!(p2m.map(Gfn(0), Mfn(0), 18, Kind::RamRw), Err(MapError::Occupied));
+        assert_eq!(p2m.highest_mapped(), Some(Gfn(1023)));
+        p2m.set_pool(0);
+        assert_eq!(
+            p2m.map(Gfn(1 << 20), Mfn(0), 0, Kind::RamRw),
+            Err(MapError::NoMemory)
+        );
+        assert_eq!(
+            p2m.unmap(Gfn(512), 0).map(drop),
+            Err(MapError::NoMemory),
+            "no table for the split"
+        );
+        assert_eq!(p2m.lookup(Gfn(512)).map(|entry| entry.order), Some(9));
+        unmap_all(&p2m);
+    }
+
+    #[test]
+    fn a_superpage_comes_back_over_empty_tables() {
+        let p2m = p2m(NestedFormat::Npt);
+        p2m.map(Gfn(3), Mfn(9), 0, Kind::RamRw).expect("empty");
+        assert_eq!(
+            p2m.map(Gfn(0), Mfn(0x1000), 9, Kind::RamRw),
+            Err(MapError::Occupied)
+        );
+        p2m.unmap(Gfn(3), 0).expect("small").expect("mapped").flush.done();
+        p2m.map(Gfn(0), Mfn(0x1000), 9, Kind::RamRw).expect("empty again");
+        assert_eq!(p2m.lookup(Gfn(3)).map(|entry| entry.mfn), Some(Mfn(0x1003)));
+        unmap_all(&p2m);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Map(u64, u64, u32, bool),
+        Unmap(u64, u32),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let order = prop_oneof![4 => Just(0u32), 2 => Just(9), 1 => Just(18)];
+        let gfn = prop_oneof![
+            0u64..8,
+            508..520u64,
+            (1u64 << 18) - 2..(1 << 18) + 2,
+            Just(2 << 18)
+        ];
+        let op =
+            (gfn, any::<u8>(), order, any::<bool>(), any::<bool>()).prop_map(|(gfn, mfn, order, ro, map)| {
+                let align = !((1u64 << order) - 1);
+                if map {
+                    Op::Map(gfn & align, (u64::from(mfn) << 18 | gfn) & align, order, ro)
+                } else {
+                    Op::Unmap(gfn & align, order)
+                }
+            });
+        proptest::collection::vec(op, 1..40)
+    }
+
+    proptest! {
+        /// Against a map of the places where pages begin; only the small pages near the places used are compared.
+        #[test]
+        fn behaves_as_a_map(ops in ops(), ept in any::<bool>()) {
+            let p2m = p2m(if ept { NestedFormat::Ept } else { NestedFormat::Npt });
+            // First frame, as pages of 512 frames or less: (mfn, kind) by gfn, 4 KiB each, sparse by order.
+            let mut model: BTreeMap<u64, (u64, u32, Kind)> = BTreeMap::new();
+            let find = |model: &BTreeMap<u64, (u64, u32, Kind)>, gfn: u64| {
+                model.range(..=gfn).next_back().map(|(&first, &page)| (first, page))
+                    .filter(|&(first, (_, order, _))| gfn < first + (1 << order))
+            };
+            for op in ops {
+                let generation = p2m.generation();
+                match op {
+                    Op::Map(gfn, mfn, order, ro) => {
+                        let kind = if ro { Kind::RamRo } else { Kind::RamRw };
+                        let free = find(&model, gfn).is_none() && model.range(gfn..gfn + (1 << order)).next().is_none();
+                        prop_assert_eq!(p2m.map(Gfn(gfn), Mfn(mfn), order, kind).is_ok(), free);
+                        if free {
+                            model.insert(gfn, (mfn, order, kind));
+                        }
+                        prop_assert_eq!(p2m.generation(), generation);
+                    }
+                    Op::Unmap(gfn, order) => match p2m.unmap(Gfn(gfn), order).expect("pool is large") {
+                        None => prop_assert!(find(&model, gfn).is_none()),
+                        Some(removed) => {
+                            let (first, (mfn, had, kind)) = find(&model, gfn).expect("was mapped");
+                            prop_assert_eq!(removed.mfn, Mfn(mfn + gfn - first));
+                            prop_assert_eq!(removed.kind, kind);
+                            prop_assert!(removed.order <= order);
+                            prop_assert_ne!(p2m.generation(), generation);
+                            removed.flush.done();
+                            // What is left of the page stays, in pieces.
+                            model.remove(&first);
+                            let (mut at, hole) = (first, gfn..gfn + (1 << removed.order));
+                            while at < first + (1 << had) {
+                                let mut piece = had;
+                                while at & ((1 << piece) - 1) != 0 || (at < hole.end && hole.start < at + (1 << piece)) {
+                                    if piece == 0 || hole.contains(&at) { break; }
+                                    piece -= 9;
+                                }
+                                if hole.contains(&at) {
+                                    at = hole.end;
+                                    continue;
+                                }
+                                model.insert(at, (mfn + at - first, piece, kind));
+                                at += 1 << piece;
+                            }
+                        }
+                    },
+                }
+                for probe in (0..10).chain(506..522).chain((1 << 18) - 3..(1 << 18) + 3).chain([2 << 18, (3 << 18) - 1]) {
+                    let expected = find(&model, probe).map(|(first, (mfn, _, kind))| (Mfn(mfn + probe - first), kind));
+                    prop_assert_eq!(p2m.lookup(Gfn(probe)).map(|entry| (entry.mfn, entry.kind)), expected, "gfn {:#x}", probe);
+                }
+                prop_assert_eq!(p2m.highest_mapped().is_some(), !model.is_empty());
+            }
+        }
+    }
+}

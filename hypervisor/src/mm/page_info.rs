@@ -1,0 +1,269 @@
+//! Who owns a frame of RAM, and how many still need it.
+//!
+//! One 64-bit word a frame: a reference count, the owning domain and what the frame is for. A frame that a domain
+//! owns starts with one reference, held by the owner (in its p2m, or by the hypervisor for [`Kind::Special`]);
+//! every further p2m entry, grant mapping, pin or copy in progress holds one more. Whoever drops the last one
+//! scrubs the frame and gives it back to [`frames`], so a frame is never reused while anybody can reach it, and
+//! never reaches its next owner with the old contents.
+//!
+//! Words live in chunks, one for each GiB of machine address space that has ever held a domain's frame. A chunk
+//! is never freed, so reading a word takes no lock. A frame without a word (MMIO, the hypervisor's own) has no
+//! owner and cannot be referenced.
+// UNSAFETY: the words live in frames, reached by raw pointers.
+#![expect(unsafe_code, reason = "the words live in frames, reached by raw pointers")]
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use super::frames;
+use super::phys;
+use crate::types::{DomId, Mfn, PAGE_SIZE};
+
+/// What a domain's frame is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The domain's memory: counts against its limit, the owner's reference is its p2m entry.
+    Ram = 1,
+    /// Made by the hypervisor for the domain (shared_info, grant table): does not count; the owner's reference is
+    /// the hypervisor's, and each p2m entry holds one of its own.
+    Special = 2,
+}
+
+/// There is no memory for the words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory;
+
+/// log2 of the frames in a chunk: 1 GiB of RAM, whose words take 2 MiB.
+const CHUNK_ORDER: u32 = 18;
+/// log2 of the frames that the words of a chunk fill.
+const CHUNK_FRAMES_ORDER: u32 = CHUNK_ORDER - 9;
+/// Machine address space that can hold RAM: 16 TiB.
+const CHUNKS: usize = 1 << 14;
+
+/// Bits of the count; a count in the upper half of its range takes no further reference.
+const COUNT: u64 = 0xffff_ffff;
+const COUNT_LIMIT: u64 = 0x7fff_ffff;
+const OWNER_SHIFT: u32 = 32;
+const KIND_SHIFT: u32 = 48;
+
+static WORDS: [AtomicPtr<AtomicU64>; CHUNKS] = [const { AtomicPtr::new(null_mut()) }; CHUNKS];
+
+/// Frames of [`Kind::Ram`] that each domain owns, those that only others still reference included.
+static OWNED: [AtomicU32; MAX_DOMAINS] = [const { AtomicU32::new(0) }; MAX_DOMAINS];
+/// `DOMID_FIRST_RESERVED`: no domain has this number or a larger one.
+const MAX_DOMAINS: usize = 0x7ff0;
+
+/// A domain lost its last frame since [`take_orphaned`] was last called.
+static ORPHANED: AtomicBool = AtomicBool::new(false);
+
+fn pack(owner: DomId, kind: Kind, count: u64) -> u64 {
+    (kind as u64) << KIND_SHIFT | u64::from(owner.0) << OWNER_SHIFT | count
+}
+
+fn unpack(word: u64) -> Option<(DomId, Kind)> {
+    let kind = match word >> KIND_SHIFT {
+        1 => Kind::Ram,
+        2 => Kind::Special,
+        _ => return None,
+    };
+    Some((DomId((word >> OWNER_SHIFT) as u16), kind))
+}
+
+/// The word of `mfn`, if its chunk exists.
+#[inline]
+fn word(mfn: Mfn) -> Option<&'static AtomicU64> {
+    let chunk = NonNull::new(
+        WORDS
+            .get((mfn.0 >> CHUNK_ORDER) as usize)?
+            .load(Ordering::Acquire),
+    )?;
+    let index = (mfn.0 & ((1 << CHUNK_ORDER) - 1)) as usize;
+    // SAFETY: a chunk has `1 << CHUNK_ORDER` initialized words, is never freed, and is only accessed as atomics.
+    Some(unsafe { chunk.add(index).as_ref() })
+}
+
+/// [`word`], making the chunk.
+fn word_or_new(mfn: Mfn) -> Result<&'static AtomicU64, OutOfMemory> {
+    let slot = WORDS.get((mfn.0 >> CHUNK_ORDER) as usize).ok_or(OutOfMemory)?;
+    if slot.load(Ordering::Acquire).is_null() {
+        let frames = frames::alloc_zeroed(CHUNK_FRAMES_ORDER).ok_or(OutOfMemory)?;
+        let chunk = phys::ptr(frames.addr()).cast();
+        if slot
+            .compare_exchange(null_mut(), chunk, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
+            frames::free(frames, CHUNK_FRAMES_ORDER);
+        }
+    }
+    word(mfn).ok_or(OutOfMemory)
+}
+
+/// Give the `1 << order` freshly allocated frames from `mfn` on to `owner`, with one reference each.
+///
+/// # Errors
+/// No memory for the words; the frames are still the caller's.
+pub fn assign(mfn: Mfn, order: u32, owner: DomId, kind: Kind) -> Result<(), OutOfMemory> {
+    let mut at = mfn.0;
+    let end = mfn.0 + (1 << order);
+    while at < end {
+        word_or_new(Mfn(at))?;
+        at = (at | ((1 << CHUNK_ORDER) - 1)) + 1;
+    }
+    for frame in mfn.0..end {
+        word_or_new(Mfn(frame))?.store(pack(owner, kind, 1), Ordering::Release);
+    }
+    if kind == Kind::Ram
+        && let Some(owned) = OWNED.get(usize::from(owner.0))
+    {
+        owned.fetch_add(1 << order, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Who owns `mfn`, and as what. `None`: not a domain's RAM.
+pub fn owner(mfn: Mfn) -> Option<(DomId, Kind)> {
+    unpack(word(mfn)?.load(Ordering::Acquire))
+}
+
+/// How many frames of [`Kind::Ram`] does `domain` own?
+pub fn owned(domain: DomId) -> u64 {
+    OWNED
+        .get(usize::from(domain.0))
+        .map_or(0, |owned| u64::from(owned.load(Ordering::Acquire)))
+}
+
+/// Has any domain lost its last frame since the last call? If so, zombies are worth a look.
+pub fn take_orphaned() -> bool {
+    ORPHANED.load(Ordering::Relaxed) && ORPHANED.swap(false, Ordering::AcqRel)
+}
+
+/// Take a reference on a frame that somebody still references. `None`: nobody does (any more), or it is no
+/// domain's, or there are two billion references. The caller must check *after this* that the translation which
+/// named the frame still holds.
+#[must_use = "the reference must be put back"]
+#[inline]
+pub fn get(mfn: Mfn) -> Option<DomId> {
+    let word = word(mfn)?;
+    let mut old = word.load(Ordering::Acquire);
+    loop {
+        let count = old & COUNT;
+        if count == 0 || count >= COUNT_LIMIT {
+            return None;
+        }
+        match word.compare_exchange_weak(old, old + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return unpack(old).map(|(owner, _)| owner),
+            Err(now) => old = now,
+        }
+    }
+}
+
+/// Drop a reference on each of the `1 << order` frames from `mfn` on; the caller held them. Frames without any
+/// left are scrubbed and freed.
+pub fn put(mfn: Mfn, order: u32) {
+    if order == 0 {
+        put_one(mfn);
+        return;
+    }
+    // Frames from `run` up to the current one lost their last reference here, so they are this call's to free.
+    let end = mfn.0 + (1 << order);
+    let mut run = mfn.0;
+    for frame in mfn.0..end {
+        if !drop_reference(Mfn(frame)) {
+            (run..frame).for_each(|frame| release(Mfn(frame), 0));
+            run = frame + 1;
+        }
+    }
+    if run == mfn.0 {
+        release(mfn, order);
+    } else {
+        (run..end).for_each(|frame| release(Mfn(frame), 0));
+    }
+}
+
+#[inline]
+fn put_one(mfn: Mfn) {
+    if drop_reference(mfn) {
+        release(mfn, 0);
+    }
+}
+
+/// Was it the last?
+#[inline]
+fn drop_reference(mfn: Mfn) -> bool {
+    let Some(word) = word(mfn) else { return false };
+    let old = word.fetch_sub(1, Ordering::AcqRel);
+    debug_assert!(old & COUNT != 0, "reference on {mfn} dropped once too often");
+    old & COUNT == 1
+}
+
+/// Scrub and free frames that have an owner, but no reference.
+#[cold]
+fn release(mfn: Mfn, order: u32) {
+    let owner = owner(mfn);
+    for frame in mfn.0..mfn.0 + (1 << order) {
+        if let Some(word) = word(Mfn(frame)) {
+            word.store(0, Ordering::Release);
+        }
+    }
+    // SAFETY: no reference is left, so nothing maps the frames and no copy is under way; they are this function's.
+    unsafe { phys::ptr(mfn.addr()).write_bytes(0, (PAGE_SIZE as usize) << order) };
+    frames::free(mfn, order);
+    if let Some((owner, Kind::Ram)) = owner
+        && let Some(owned) = OWNED.get(usize::from(owner.0))
+        && owned.fetch_sub(1 << order, Ordering::AcqRel) == 1 << order
+    {
+        ORPHANED.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame of its own for each test, under an owner that no other test uses.
+    fn frame(order: u32, owner: u16) -> (Mfn, DomId) {
+        let mfn = frames::alloc(order).expect("arena");
+        assign(mfn, order, DomId(owner), Kind::Ram).expect("words");
+        (mfn, DomId(owner))
+    }
+
+    #[test]
+    fn last_reference_frees_the_frame() {
+        let (mfn, owner) = frame(0, 9001);
+        assert_eq!(owned(owner), 1);
+        assert_eq!(get(mfn), Some(owner));
+        put(mfn, 0);
+        assert_eq!(super::owner(mfn), Some((owner, Kind::Ram)));
+        put(mfn, 0);
+        assert_eq!((super::owner(mfn), owned(owner)), (None, 0));
+        assert_eq!(get(mfn), None, "a free frame cannot be referenced");
+    }
+
+    #[test]
+    fn a_block_keeps_what_others_reference() {
+        let (mfn, owner) = frame(9, 9002);
+        assert_eq!(get(mfn.offset(5)), Some(owner));
+        put(mfn, 9);
+        assert_eq!(owned(owner), 1);
+        assert_eq!(super::owner(mfn.offset(5)), Some((owner, Kind::Ram)));
+        assert_eq!(super::owner(mfn.offset(4)), None);
+        put(mfn.offset(5), 0);
+        assert_eq!(owned(owner), 0);
+        assert!(take_orphaned());
+    }
+
+    #[test]
+    fn special_frames_do_not_count() {
+        let mfn = frames::alloc(0).expect("arena");
+        assign(mfn, 0, DomId(9003), Kind::Special).expect("words");
+        assert_eq!(owned(DomId(9003)), 0);
+        put(mfn, 0);
+        assert_eq!(super::owner(mfn), None);
+    }
+
+    #[test]
+    fn memory_that_is_no_ram_has_no_owner() {
+        assert_eq!(get(Mfn(0xf_ffff_ffff)), None);
+        assert_eq!(super::owner(Mfn(u64::MAX)), None);
+    }
+}
