@@ -1,2 +1,19 @@
-//! Placeholder until the first commit of this crate lands.
+//! Parts of dom0-shim that need no hypervisor, tested on the host.
+//!
+//! * [`archive`]: the boot archive with configs and kernels.
+//! * [`executor`]: async tasks woken by event channels and timers.
+//! * [`layout`]: where things are in a domU.
+//! * [`shell`]: line editing, command table, output formats.
+//! * [`xenstore`]: the xenstore server.
+//! * [`xlcfg`]: domain configs.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod archive;
+pub mod executor;
+pub mod layout;
+pub mod shell;
+pub mod xenstore;
+pub mod xlcfg;

@@ -1,0 +1,163 @@
+//! `domctl`: control of other domains.
+// UNSAFETY: hypercalls that read and write lists.
+#![expect(unsafe_code, reason = "hypercalls with lists")]
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use abi::domctl::*;
+use abi::hypercall::HYPERVISOR_DOMCTL;
+use abi::{Domid, Errno, Union};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{control, handle, handle_mut};
+
+/// Issues domctl `cmd`; returns the domain number and payload that the hypervisor left.
+///
+/// # Safety
+/// Handles in the payload must be of memory that the operation may access as it does.
+unsafe fn call<T>(cmd: u32, domain: Domid, payload: &T) -> Result<(Domid, T), Errno>
+where
+    T: IntoBytes + FromBytes + Immutable,
+{
+    let mut argument = Domctl {
+        cmd,
+        interface_version: XEN_DOMCTL_INTERFACE_VERSION,
+        domain,
+        pad: [0; 3],
+        u: Union::of(payload),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { control(HYPERVISOR_DOMCTL, &mut argument) }?;
+    Ok((argument.domain, argument.u.get()))
+}
+
+/// For payloads without handles.
+fn plain<T: IntoBytes + FromBytes + Immutable>(cmd: u32, domain: Domid, payload: &T) -> Result<T, Errno> {
+    // SAFETY: no caller's payload has a handle.
+    unsafe { call(cmd, domain, payload) }.map(|(_, payload)| payload)
+}
+
+/// Creates a domain, paused and empty; 0 lets the hypervisor choose the number, which is returned.
+pub fn create(domain: Domid, config: &DomctlCreatedomain) -> Result<Domid, Errno> {
+    // SAFETY: the payload has no handle.
+    unsafe { call(XEN_DOMCTL_CREATEDOMAIN, domain, config) }.map(|(domain, _)| domain)
+}
+
+/// Destroys a domain, or does a slice of it and returns `EAGAIN`/`ERESTART`: call again.
+pub fn destroy(domain: Domid) -> Result<(), Errno> {
+    plain(XEN_DOMCTL_DESTROYDOMAIN, domain, &0u64).map(|_| ())
+}
+
+/// Stops a domain's vCPUs.
+pub fn pause(domain: Domid) -> Result<(), Errno> {
+    plain(XEN_DOMCTL_PAUSEDOMAIN, domain, &0u64).map(|_| ())
+}
+
+/// Lets a domain's vCPUs run.
+pub fn unpause(domain: Domid) -> Result<(), Errno> {
+    plain(XEN_DOMCTL_UNPAUSEDOMAIN, domain, &0u64).map(|_| ())
+}
+
+/// State of `domain`.
+///
+/// # Errors
+/// `ESRCH` when it does not exist.
+pub fn info(domain: Domid) -> Result<DomctlGetdomaininfo, Errno> {
+    let info = plain(XEN_DOMCTL_GETDOMAININFO, domain, &DomctlGetdomaininfo::default())?;
+    // The hypervisor answers for the next higher domain if this one does not exist.
+    if info.domain == domain {
+        Ok(info)
+    } else {
+        Err(Errno::ESRCH)
+    }
+}
+
+/// Sets the number of vCPUs; once.
+pub fn max_vcpus(domain: Domid, max: u32) -> Result<(), Errno> {
+    plain(XEN_DOMCTL_MAX_VCPUS, domain, &DomctlMaxVcpus { max }).map(|_| ())
+}
+
+/// Limits a domain's memory, KiB.
+pub fn max_memory(domain: Domid, kib: u64) -> Result<(), Errno> {
+    plain(XEN_DOMCTL_MAX_MEM, domain, &DomctlMaxMem { max_memkb: kib }).map(|_| ())
+}
+
+/// Sets the TSC mode (0 default, 1 always emulate, 2 native).
+pub fn set_tsc_mode(domain: Domid, mode: u32) -> Result<(), Errno> {
+    let payload = DomctlTscInfo {
+        tsc_mode: mode,
+        ..Default::default()
+    };
+    plain(XEN_DOMCTL_SETTSCINFO, domain, &payload).map(|_| ())
+}
+
+/// Sets the memory for a domain's nested page tables, bytes (a multiple of 4096).
+pub fn set_paging_pool(domain: Domid, bytes: u64) -> Result<(), Errno> {
+    plain(
+        XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
+        domain,
+        &DomctlPagingMempool { size: bytes },
+    )
+    .map(|_| ())
+}
+
+/// Sets weight and cap under the host's scheduler.
+pub fn set_scheduling(domain: Domid, scheduler: u32, parameters: DomctlSchedCredit) -> Result<(), Errno> {
+    let payload = DomctlSchedulerOp {
+        sched_id: scheduler,
+        cmd: XEN_DOMCTL_SCHEDOP_PUTINFO,
+        u: Union::of(&parameters),
+    };
+    plain(XEN_DOMCTL_SCHEDULER_OP, domain, &payload).map(|_| ())
+}
+
+/// Reads weight and cap under the host's scheduler.
+pub fn scheduling(domain: Domid, scheduler: u32) -> Result<DomctlSchedCredit, Errno> {
+    let payload = DomctlSchedulerOp {
+        sched_id: scheduler,
+        cmd: XEN_DOMCTL_SCHEDOP_GETINFO,
+        u: Union::default(),
+    };
+    Ok(plain(XEN_DOMCTL_SCHEDULER_OP, domain, &payload)?.u.get())
+}
+
+/// State of a vCPU.
+pub fn vcpu_info(domain: Domid, vcpu: u32) -> Result<DomctlGetvcpuinfo, Errno> {
+    plain(
+        XEN_DOMCTL_GETVCPUINFO,
+        domain,
+        &DomctlGetvcpuinfo {
+            vcpu,
+            ..Default::default()
+        },
+    )
+}
+
+/// The saved hardware state of a domain.
+pub fn hvm_context(domain: Domid) -> Result<Vec<u8>, Errno> {
+    let mut request = DomctlHvmcontext::default();
+    // SAFETY: a null handle asks for the size.
+    let (_, answer) = unsafe { call(XEN_DOMCTL_GETHVMCONTEXT, domain, &request) }?;
+    let mut buffer = vec![0; answer.size as usize];
+    request = DomctlHvmcontext {
+        size: answer.size,
+        pad: 0,
+        buffer: handle_mut(&mut buffer),
+    };
+    // SAFETY: the hypervisor writes at most `size` bytes.
+    let (_, answer) = unsafe { call(XEN_DOMCTL_GETHVMCONTEXT, domain, &request) }?;
+    buffer.truncate(answer.size as usize);
+    Ok(buffer)
+}
+
+/// Loads hardware state.
+pub fn set_hvm_context(domain: Domid, context: &[u8]) -> Result<(), Errno> {
+    let payload = DomctlHvmcontext {
+        size: context.len() as u32,
+        pad: 0,
+        buffer: handle(context),
+    };
+    // SAFETY: the hypervisor reads `size` bytes.
+    unsafe { call(XEN_DOMCTL_SETHVMCONTEXT, domain, &payload) }.map(|_| ())
+}

@@ -1,0 +1,289 @@
+//! A small async executor for one vCPU, and the reactor that wakes its tasks: event-channel ports, timers, signals.
+//!
+//! Nothing here knows the hypervisor: the main loop feeds fired ports and the time in, and learns when to wake up
+//! next.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+
+use spin::Mutex;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+type ReadyQueue = Arc<Mutex<VecDeque<usize>>>;
+
+/// Runs tasks that are ready.
+#[derive(Default)]
+pub struct Executor {
+    tasks: BTreeMap<usize, Task>,
+    ready: ReadyQueue,
+    spawner: Spawner,
+    next: usize,
+}
+
+/// Adds tasks, from inside a task too.
+#[derive(Clone, Default)]
+pub struct Spawner(Rc<RefCell<Vec<Task>>>);
+
+impl Spawner {
+    /// Queues a task; it runs at the executor's next turn.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.borrow_mut().push(Box::pin(task));
+    }
+}
+
+struct TaskWaker {
+    task: usize,
+    ready: ReadyQueue,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        let mut ready = self.ready.lock();
+        if !ready.contains(&self.task) {
+            ready.push_back(self.task);
+        }
+    }
+}
+
+impl Executor {
+    /// Where to add tasks.
+    pub fn spawner(&self) -> Spawner {
+        self.spawner.clone()
+    }
+
+    /// Polls tasks until none is ready.
+    pub fn run_ready(&mut self) {
+        loop {
+            for task in self.spawner.0.take() {
+                self.tasks.insert(self.next, task);
+                self.ready.lock().push_back(self.next);
+                self.next += 1;
+            }
+            let Some(number) = self.ready.lock().pop_front() else {
+                return;
+            };
+            // A finished task may still have been woken.
+            let Some(task) = self.tasks.get_mut(&number) else {
+                continue;
+            };
+            let waker = Waker::from(Arc::new(TaskWaker {
+                task: number,
+                ready: self.ready.clone(),
+            }));
+            if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.tasks.remove(&number);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sources {
+    ports: BTreeMap<u32, Port>,
+    timers: BTreeMap<(u64, u64), Waker>,
+    timer_number: u64,
+    now: u64,
+}
+
+#[derive(Default)]
+struct Port {
+    fired: bool,
+    waiting: Option<Waker>,
+}
+
+/// Wakes tasks on events from outside. Clones share their state.
+#[derive(Clone, Default)]
+pub struct Reactor(Rc<RefCell<Sources>>);
+
+impl Reactor {
+    /// An event came in on `port`. Remembered if nobody waits yet.
+    pub fn fire(&self, port: u32) {
+        let mut sources = self.0.borrow_mut();
+        let port = sources.ports.entry(port).or_default();
+        port.fired = true;
+        if let Some(waker) = port.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// Forgets a closed port.
+    pub fn forget(&self, port: u32) {
+        self.0.borrow_mut().ports.remove(&port);
+    }
+
+    /// Waits for an event on `port`; one task per port.
+    pub async fn event(&self, port: u32) {
+        poll_fn(|context| {
+            let mut sources = self.0.borrow_mut();
+            let port = sources.ports.entry(port).or_default();
+            if core::mem::take(&mut port.fired) {
+                return Poll::Ready(());
+            }
+            port.waiting = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Sets the time (ns) and wakes sleepers whose time has come.
+    pub fn advance(&self, now: u64) {
+        let due = {
+            let mut sources = self.0.borrow_mut();
+            sources.now = now;
+            let later = sources.timers.split_off(&(now.saturating_add(1), 0));
+            core::mem::replace(&mut sources.timers, later)
+        };
+        due.into_values().for_each(Waker::wake);
+    }
+
+    /// When `advance` should be called next, if ever.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.0.borrow().timers.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Sleeps until `advance` has seen time `deadline` (ns).
+    pub async fn sleep_until(&self, deadline: u64) {
+        poll_fn(|context| {
+            let mut sources = self.0.borrow_mut();
+            if sources.now >= deadline {
+                return Poll::Ready(());
+            }
+            sources.timer_number += 1;
+            let key = (deadline, sources.timer_number);
+            sources.timers.insert(key, context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Sleeps for a number of nanoseconds from the time last set.
+    pub async fn sleep(&self, nanoseconds: u64) {
+        let deadline = self.0.borrow().now.saturating_add(nanoseconds);
+        self.sleep_until(deadline).await;
+    }
+}
+
+/// Wakes tasks from other tasks. A notification is kept until one task takes it. Clones share their state.
+#[derive(Clone, Default)]
+pub struct Signal(Rc<SignalState>);
+
+#[derive(Default)]
+struct SignalState {
+    set: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Signal {
+    /// Sets the signal and wakes everyone who waits.
+    pub fn notify(&self) {
+        self.0.set.set(true);
+        self.0.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until the signal is set, and clears it.
+    pub async fn wait(&self) {
+        poll_fn(|context| {
+            if self.0.set.take() {
+                return Poll::Ready(());
+            }
+            self.0.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Completes with whichever of two futures is ready first; `a` wins a tie.
+pub async fn either<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
+    let (mut a, mut b) = (Box::pin(a), Box::pin(b));
+    poll_fn(move |context| {
+        if let Poll::Ready(value) = a.as_mut().poll(context) {
+            return Poll::Ready(Either::First(value));
+        }
+        b.as_mut().poll(context).map(Either::Second)
+    })
+    .await
+}
+
+/// Result of [`either`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Either<A, B> {
+    /// The first future was ready.
+    First(A),
+    /// The second future was ready.
+    Second(B),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(log: &Rc<RefCell<Vec<&'static str>>>, entry: &'static str) {
+        log.borrow_mut().push(entry);
+    }
+
+    #[test]
+    fn events_timers_and_signals_wake_tasks() {
+        let log = Rc::new(RefCell::new(Vec::new()));
+        let (mut executor, reactor, signal) = (Executor::default(), Reactor::default(), Signal::default());
+        let spawner = executor.spawner();
+        {
+            let (log, reactor, signal) = (log.clone(), reactor.clone(), signal.clone());
+            spawner.spawn(async move {
+                reactor.event(3).await;
+                record(&log, "event");
+                reactor.sleep(50).await;
+                record(&log, "timer");
+                signal.notify();
+            });
+        }
+        {
+            let (log, spawner_in_task) = (log.clone(), spawner.clone());
+            spawner.spawn(async move {
+                signal.wait().await;
+                record(&log, "signal");
+                spawner_in_task.spawn(async move { record(&log, "nested") });
+            });
+        }
+        executor.run_ready();
+        assert!(log.borrow().is_empty() && reactor.next_deadline().is_none());
+        reactor.advance(100);
+        reactor.fire(4);
+        executor.run_ready();
+        assert!(log.borrow().is_empty(), "another port");
+        reactor.fire(3);
+        executor.run_ready();
+        assert_eq!(
+            (log.borrow().as_slice(), reactor.next_deadline()),
+            (&["event"][..], Some(150))
+        );
+        reactor.advance(149);
+        executor.run_ready();
+        assert_eq!(log.borrow().len(), 1);
+        reactor.advance(150);
+        executor.run_ready();
+        assert_eq!(*log.borrow(), ["event", "timer", "signal", "nested"]);
+        assert!(executor.tasks.is_empty());
+    }
+
+    #[test]
+    fn an_early_event_is_kept_and_either_takes_the_first() {
+        let (mut executor, reactor) = (Executor::default(), Reactor::default());
+        let result = Rc::new(Cell::new(None));
+        reactor.fire(7);
+        let (inner, outer) = (reactor.clone(), result.clone());
+        executor.spawner().spawn(async move {
+            outer.set(Some(either(inner.event(6), inner.event(7)).await));
+        });
+        executor.run_ready();
+        assert_eq!(result.get(), Some(Either::Second(())));
+    }
+}

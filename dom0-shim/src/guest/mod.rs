@@ -1,0 +1,87 @@
+//! dom0-shim as a guest of Oxen (or of Xen): services as async tasks on one vCPU.
+//!
+//! * [`terminal`]: the serial line, shared by the prompt and an attached console.
+//! * [`store`]: xenstore over the domains' rings.
+//! * [`console`]: the domains' consoles.
+//! * [`toolstack`]: builds, ends and watches over domains.
+//! * [`shell`]: the commands.
+//!
+//! Tasks share one [`Host`]; no borrow of its cells is held across an `await`.
+
+mod console;
+mod ring;
+mod shell;
+mod store;
+mod terminal;
+mod toolstack;
+
+use alloc::rc::Rc;
+
+use abi::event_channel::VIRQ_TIMER;
+use dom0_shim::archive::Archive;
+use dom0_shim::executor::{Executor, Reactor, Spawner};
+use guest_rt::hypercall::event_channel;
+use guest_rt::start_info::StartInfo;
+use guest_rt::{event, time};
+
+use console::Consoles;
+use store::Store;
+use terminal::Terminal;
+use toolstack::Domains;
+
+/// What all tasks share.
+pub struct Host {
+    /// Wakes tasks on events and timers.
+    pub reactor: Reactor,
+    /// Starts tasks.
+    pub spawner: Spawner,
+    /// Configs, kernels, ramdisks.
+    pub archive: Archive<'static>,
+    /// The serial line.
+    pub terminal: Terminal,
+    /// xenstore.
+    pub store: Store,
+    /// Consoles of the domains.
+    pub consoles: Consoles,
+    /// The domains that this toolstack has made.
+    pub domains: Domains,
+    /// This domain's command line.
+    pub command_line: &'static str,
+}
+
+impl Host {
+    /// The value of `key=` on this domain's command line.
+    pub fn option(&self, key: &str) -> Option<&'static str> {
+        self.command_line
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    }
+}
+
+/// The guest's main function.
+pub fn main(info: StartInfo) -> ! {
+    let mut executor = Executor::default();
+    let host = Rc::new(Host {
+        reactor: Reactor::default(),
+        spawner: executor.spawner(),
+        archive: Archive::new(info.module(0).unwrap_or_default()),
+        terminal: Terminal::default(),
+        store: Store::default(),
+        consoles: Consoles::default(),
+        domains: Domains::default(),
+        command_line: info.command_line(),
+    });
+    let spawner = host.spawner.clone();
+    spawner.spawn(terminal::receive(host.clone()));
+    spawner.spawn(toolstack::watch(host.clone()));
+    spawner.spawn(shell::run(host.clone()));
+    event_channel::bind_virq(VIRQ_TIMER).expect("binding the timer interrupt");
+    loop {
+        event::take_pending(|port| host.reactor.fire(port));
+        host.reactor.advance(time::now());
+        executor.run_ready();
+        // A deadline in the past fires at once, so none is missed between here and the wait.
+        time::set_timer(host.reactor.next_deadline()).expect("setting the timer");
+        event::wait();
+    }
+}

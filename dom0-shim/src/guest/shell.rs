@@ -1,0 +1,376 @@
+//! The management shell: reads command lines and carries them out.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use abi::sched::SHUTDOWN_POWEROFF;
+use abi::{Domid, Errno};
+use dom0_shim::executor::{Either, either};
+use dom0_shim::shell::commands::{self, Command, Names, TABLE};
+use dom0_shim::shell::format::{DomainLine, LIST_HEAD, flag, list_line, uptime};
+use guest_rt::hypercall::{domctl, sched, sysctl, version};
+use guest_rt::{println, time};
+
+use super::toolstack::{create, destroy, read_config};
+use super::{Host, console};
+
+/// Where configs of domains to start at once are.
+const AUTO: &str = "etc/oxen/auto";
+/// Name of the domain that is this one.
+const DOM0_NAME: &str = "Domain-0";
+
+/// Task: starts the configured domains, then reads and carries out commands for ever.
+pub async fn run(host: Rc<Host>) {
+    println!(
+        "dom0-shim {}: type help for the commands, Tab completes",
+        env!("CARGO_PKG_VERSION")
+    );
+    start_configured(&host).await;
+    loop {
+        let line = host.terminal.line(|before| candidates(&host, before)).await;
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        if let Some((&name, arguments)) = words.split_first() {
+            if let Err(message) = run_command(&host, name, arguments).await {
+                println!("{message}");
+            }
+        }
+    }
+}
+
+/// Creates the domains of `/etc/oxen/auto`, and those that `domu=` names; attaches the console that `console=`
+/// names.
+async fn start_configured(host: &Rc<Host>) {
+    let named = host.option("domu").into_iter().flat_map(|list| list.split(','));
+    let configs: Vec<&str> = host.archive.configs_in(AUTO).chain(named).collect();
+    for path in configs {
+        if let Err(message) = start(host, path).await {
+            println!("{message}");
+        }
+    }
+    if let Some(name) = host.option("console") {
+        match host.domains.find(name) {
+            Some(domain) => {
+                console::attach(host, domain).await;
+            }
+            None => println!("console={name}: there is no such domain"),
+        }
+    }
+}
+
+async fn start(host: &Rc<Host>, path: &str) -> Result<Domid, String> {
+    println!("Parsing config from {path}");
+    let config = read_config(host, path)?;
+    let started = time::now();
+    let domain = create(host, config.clone())
+        .await
+        .map_err(|failure| format!("Domain {} was not created: {failure}", config.name))?;
+    println!(
+        "Domain {domain} ({}) created in {} ms",
+        config.name,
+        (time::now() - started) / 1_000_000
+    );
+    Ok(domain)
+}
+
+/// What could complete the word at the end of `before`.
+fn candidates(host: &Host, before: &str) -> Vec<String> {
+    let Some((head, _)) = before.rsplit_once(' ') else {
+        return TABLE.iter().map(|entry| entry.name.to_string()).collect();
+    };
+    let command = head.split_ascii_whitespace().next().and_then(commands::find);
+    match command.map_or(Names::Nothing, |entry| entry.names) {
+        Names::Nothing => Vec::new(),
+        Names::Commands => TABLE.iter().map(|entry| entry.name.to_string()).collect(),
+        Names::Domains => host.domains.list().into_iter().map(|(_, name)| name).collect(),
+        Names::Configs => {
+            let configs = host.archive.paths().filter(|path| path.ends_with(".cfg"));
+            configs.map(|path| format!("/{path}")).collect()
+        }
+    }
+}
+
+async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<(), String> {
+    let entry = commands::find(name).ok_or_else(|| format!("{name}: no such command; try help"))?;
+    let (least, most) = entry.count;
+    if !(least..=most).contains(&arguments.len()) {
+        return Err(format!("Usage: {} {}", entry.name, entry.arguments));
+    }
+    match (entry.command, arguments) {
+        (Command::Help, topic) => help(topic.first().copied()),
+        (Command::List, which) => list(host, which.first().copied()),
+        (Command::Info, _) => info(),
+        (Command::Dmesg, options) => dmesg(options),
+        (Command::Create, ["-c", path] | [path, "-c"]) => {
+            let domain = start(host, path).await?;
+            console::attach(host, domain).await;
+            Ok(())
+        }
+        (Command::Create, [path]) => start(host, path).await.map(|_| ()),
+        (Command::Console, [which]) => {
+            let domain = find(host, which)?;
+            match console::attach(host, domain).await {
+                true => Ok(()),
+                false => Err(format!("{which} has no console")),
+            }
+        }
+        (Command::Destroy, [which]) => answer(destroy(host, find(host, which)?).await),
+        (Command::Shutdown, [which]) => ask(host, which, "poweroff"),
+        (Command::Reboot, [which]) => ask(host, which, "reboot"),
+        (Command::Pause, [which]) => answer(domctl::pause(find(host, which)?)),
+        (Command::Unpause, [which]) => answer(domctl::unpause(find(host, which)?)),
+        (Command::Domid, [which]) => {
+            println!("{}", find(host, which)?);
+            Ok(())
+        }
+        (Command::Domname, [which]) => domain_name(host, which),
+        (Command::VcpuList, which) => vcpu_list(host, which.first().copied()),
+        (Command::Uptime, which) => show_uptime(host, which.first().copied()),
+        (Command::DebugKeys, [keys]) => answer(sysctl::debug_keys(keys.as_bytes())),
+        (Command::XenstoreLs, which) => xenstore_ls(host, which.first().copied().unwrap_or("/")),
+        (Command::XenstoreRead, [path]) => {
+            println!(
+                "{}",
+                host.store
+                    .read(path)
+                    .map_err(|error| format!("{path}: {}", error.name()))?
+            );
+            Ok(())
+        }
+        (Command::XenstoreWrite, [path, value]) => host
+            .store
+            .write(path, value)
+            .map_err(|error| format!("{path}: {}", error.name())),
+        (Command::Poweroff, _) => poweroff(host).await,
+        _ => Err(format!("Usage: {} {}", entry.name, entry.arguments)),
+    }
+}
+
+fn answer(result: Result<(), Errno>) -> Result<(), String> {
+    result.map_err(|error| format!("{error}"))
+}
+
+fn find(host: &Host, which: &str) -> Result<Domid, String> {
+    host.domains
+        .find(which)
+        .ok_or_else(|| format!("{which} is an invalid domain identifier"))
+}
+
+fn help(topic: Option<&str>) -> Result<(), String> {
+    match topic {
+        Some(name) => {
+            let entry = commands::find(name).ok_or_else(|| format!("{name}: no such command"))?;
+            println!("Usage: {} {}\n\n{}", entry.name, entry.arguments, entry.help);
+        }
+        None => {
+            for entry in TABLE {
+                println!(
+                    " {:<32} {}",
+                    format!("{} {}", entry.name, entry.arguments),
+                    entry.help
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All domains that the hypervisor knows.
+fn all_domains() -> Result<Vec<abi::domctl::DomctlGetdomaininfo>, String> {
+    const DOMAINS_MAX: u32 = 1024;
+    sysctl::domains(0, DOMAINS_MAX).map_err(|error| format!("getdomaininfolist: {error}"))
+}
+
+fn name_of(host: &Host, domain: Domid) -> String {
+    match domain {
+        0 => DOM0_NAME.to_string(),
+        domain => host.domains.name(domain).unwrap_or_else(|| "(null)".to_string()),
+    }
+}
+
+fn list(host: &Host, which: Option<&str>) -> Result<(), String> {
+    let only = which.map(|which| find(host, which)).transpose()?;
+    println!("{LIST_HEAD}");
+    for info in all_domains()?
+        .iter()
+        .filter(|info| only.is_none_or(|only| only == info.domain))
+    {
+        let line = DomainLine {
+            name: &name_of(host, info.domain),
+            id: info.domain,
+            pages: info.tot_pages,
+            vcpus: info.nr_online_vcpus,
+            flags: info.flags,
+            cpu_time: info.cpu_time,
+        };
+        println!("{}", list_line(&line));
+    }
+    Ok(())
+}
+
+fn info() -> Result<(), String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_string();
+    let failed = |error: Errno| format!("{error}");
+    let (major, minor) = version::version().map_err(failed)?;
+    let extra = text(&version::extra_version().map_err(failed)?);
+    let host = sysctl::physinfo().map_err(failed)?;
+    let (cores, threads) = (host.cores_per_socket, host.threads_per_core);
+    let row = |name: &str, value: String| println!("{name:<23}: {value}");
+    row("nr_cpus", format!("{}", host.nr_cpus));
+    row("max_cpu_id", format!("{}", host.max_cpu_id));
+    row("nr_nodes", format!("{}", host.nr_nodes));
+    row("cores_per_socket", format!("{cores}"));
+    row("threads_per_core", format!("{threads}"));
+    row(
+        "cpu_mhz",
+        format!("{}.{:03}", host.cpu_khz / 1000, host.cpu_khz % 1000),
+    );
+    row("total_memory", format!("{}", host.total_pages / 256));
+    row("free_memory", format!("{}", host.free_pages / 256));
+    row("xen_major", format!("{major}"));
+    row("xen_minor", format!("{minor}"));
+    row("xen_extra", extra.clone());
+    row("xen_version", format!("{major}.{minor}{extra}"));
+    row("xen_caps", text(&version::capabilities().map_err(failed)?));
+    row("xen_changeset", text(&version::changeset().map_err(failed)?));
+    row("xen_commandline", text(&version::command_line().map_err(failed)?));
+    if let Ok(compile) = version::compile_info() {
+        row("cc_compiler", text(&compile.compiler));
+        row("cc_compile_date", text(&compile.compile_date));
+    }
+    row(
+        "dom0_heap_free",
+        format!("{} KiB", guest_rt::memory::heap_free() / 1024),
+    );
+    Ok(())
+}
+
+fn dmesg(options: &[&str]) -> Result<(), String> {
+    let clear = match options {
+        [] => false,
+        ["-c"] => true,
+        _ => return Err("Usage: dmesg [-c]".to_string()),
+    };
+    let text = sysctl::read_console(clear).map_err(|error| format!("readconsole: {error}"))?;
+    guest_rt::console::write(&text);
+    println!();
+    Ok(())
+}
+
+/// Asks a domain's kernel to stop, through xenstore.
+fn ask(host: &Host, which: &str, what: &str) -> Result<(), String> {
+    let domain = find(host, which)?;
+    let path = format!("/local/domain/{domain}/control/shutdown");
+    host.store
+        .write(&path, what)
+        .map_err(|error| format!("{path}: {}", error.name()))
+}
+
+fn domain_name(host: &Host, which: &str) -> Result<(), String> {
+    let known = which.parse().ok().and_then(|domain| match domain {
+        0 => Some(DOM0_NAME.to_string()),
+        domain => host.domains.name(domain),
+    });
+    println!(
+        "{}",
+        known.ok_or_else(|| format!("Can't get domain name of domain id '{which}'"))?
+    );
+    Ok(())
+}
+
+fn vcpu_list(host: &Host, which: Option<&str>) -> Result<(), String> {
+    let only = which.map(|which| find(host, which)).transpose()?;
+    println!(
+        "{:<32} {:>5} {:>5} {:>4} {:>7} {:>9}",
+        "Name", "ID", "VCPU", "CPU", "State", "Time(s)"
+    );
+    for info in all_domains()?
+        .iter()
+        .filter(|info| only.is_none_or(|only| only == info.domain))
+    {
+        let name = name_of(host, info.domain);
+        for vcpu in 0..=info.max_vcpu_id {
+            let Ok(state) = domctl::vcpu_info(info.domain, vcpu) else {
+                continue;
+            };
+            let (cpu, marks) = match (state.online, state.running, state.blocked) {
+                (0, ..) => ("-".to_string(), "--p"),
+                (_, 1.., _) => (format!("{}", state.cpu), "r--"),
+                (_, _, 1..) => (format!("{}", state.cpu), "-b-"),
+                _ => (format!("{}", state.cpu), "---"),
+            };
+            let tenths = state.cpu_time / 100_000_000;
+            let seconds = format!("{}.{}", tenths / 10, tenths % 10);
+            println!(
+                "{name:<32} {:>5} {vcpu:>5} {cpu:>4} {marks:>7} {seconds:>9}",
+                info.domain
+            );
+        }
+    }
+    Ok(())
+}
+
+fn show_uptime(host: &Host, which: Option<&str>) -> Result<(), String> {
+    let only = which.map(|which| find(host, which)).transpose()?;
+    let now = time::now();
+    println!("{:<33} {:>4} Uptime", "Name", "ID");
+    if only.is_none() {
+        println!("{DOM0_NAME:<33} {:>4} {}", 0, uptime(now / 1_000_000_000));
+    }
+    for (domain, name) in host.domains.list() {
+        if only.is_none_or(|only| only == domain) {
+            let age = now.saturating_sub(host.domains.created(domain).unwrap_or(now));
+            println!("{name:<33} {domain:>4} {}", uptime(age / 1_000_000_000));
+        }
+    }
+    Ok(())
+}
+
+/// Prints a subtree, one node a line, children indented.
+fn xenstore_ls(host: &Host, top: &str) -> Result<(), String> {
+    let failed = |path: &str| format!("{path}: no such node");
+    let mut todo: Vec<(String, String, usize)> = Vec::new();
+    let push = |todo: &mut Vec<_>, path: &str, depth: usize| -> Result<(), String> {
+        let names = host.store.children(path).map_err(|_| failed(path))?;
+        let prefix = path.trim_end_matches('/');
+        todo.extend(
+            names
+                .into_iter()
+                .rev()
+                .map(|name| (format!("{prefix}/{name}"), name, depth)),
+        );
+        Ok(())
+    };
+    push(&mut todo, top, 0)?;
+    while let Some((path, name, depth)) = todo.pop() {
+        let value = host.store.read(&path).unwrap_or_default();
+        println!("{:depth$}{name} = \"{}\"", "", value.escape_default());
+        push(&mut todo, &path, depth + 1)?;
+    }
+    Ok(())
+}
+
+/// Asks every domain to power off, destroys those that have not after a while, and powers the machine off.
+async fn poweroff(host: &Rc<Host>) -> Result<(), String> {
+    const PATIENCE: u64 = 20_000_000_000;
+    for (domain, name) in host.domains.list() {
+        let alive = domctl::info(domain).is_ok_and(|info| info.flags & (flag::SHUTDOWN | flag::PAUSED) == 0);
+        if !alive || ask(host, &name, "poweroff").is_err() {
+            answer(destroy(host, domain).await)?;
+        }
+    }
+    let deadline = time::now() + PATIENCE;
+    while !host.domains.list().is_empty() {
+        if let Either::Second(()) = either(host.domains.gone.wait(), host.reactor.sleep_until(deadline)).await
+        {
+            break;
+        }
+    }
+    for (domain, name) in host.domains.list() {
+        println!("{name} has not powered off: destroying it");
+        answer(destroy(host, domain).await)?;
+    }
+    println!("Powering off");
+    sched::shutdown(SHUTDOWN_POWEROFF)
+}

@@ -1,0 +1,395 @@
+//! Builds a domain: the sequence of hypercalls that libxl uses for a PVH guest.
+//!
+//! Whatever step fails, everything is undone and the step named.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use abi::domctl::{
+    ArchDomainconfig, DomctlCreatedomain, DomctlSchedCredit, XEN_DOMCTL_CDF_HAP, XEN_DOMCTL_CDF_HVM,
+    XEN_X86_EMU_LAPIC,
+};
+use abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS};
+use abi::hvm::*;
+use abi::hvm_save::{
+    HVM_SAVE_CODE_CPU, HVM_SAVE_CODE_END, HVM_SAVE_CODE_HEADER, HVM_SAVE_CODE_MTRR, HvmHwCpu, HvmHwMtrr,
+    HvmSaveDescriptor,
+};
+use abi::memory::E820Entry;
+use abi::start_info::HvmMemmapTableEntry;
+use abi::sysctl::XEN_SYSCTL_PHYSCAP_GNTTAB_V2;
+use abi::{Domid, Errno};
+use dom0_shim::layout::{self, PAGE};
+use dom0_shim::xenstore::DOM0;
+use dom0_shim::xlcfg::Config;
+use guest_rt::foreign::Mapping;
+use guest_rt::hypercall::{domctl, event_channel, hvm, memory, sysctl};
+use guest_rt::time;
+use pvh::layout::{ACPI_TABLES, CONSOLE_GFN, Guest, IDENT_PT_GFN, Plan, STORE_GFN, domu_memory_map};
+use pvh::{acpi, entry, kernel};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Failure, Step, destroy, nodes, pass};
+use crate::guest::{Host, console, store};
+
+/// Event channels of a new domain.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// xenstore's.
+    pub store: u32,
+    /// The console's.
+    pub console: u32,
+}
+
+/// Makes a domain and lets it run.
+///
+/// # Errors
+/// The step that failed; nothing is left of the domain then.
+pub async fn create(host: &Rc<Host>, config: Rc<Config>) -> Result<Domid, Failure> {
+    if host.domains.find(&config.name).is_some() {
+        let cause = format!("a domain named {} exists already", config.name);
+        return Err(Failure {
+            step: "checking the name",
+            cause,
+        });
+    }
+    let kernel_file = file(host, &config.kernel).step("loading the kernel")?;
+    let kernel = kernel::open(kernel_file, KERNEL_MAX)
+        .map_err(|error| format!("{}: {error}", config.kernel))
+        .step("loading the kernel")?;
+    let ramdisk = config
+        .ramdisk
+        .as_deref()
+        .map(|path| file(host, path))
+        .transpose()
+        .step("loading the ramdisk")?;
+    let memory_map = domu_memory_map(config.memory << 20);
+    let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
+    let guest = Guest {
+        kernel: &kernel,
+        ramdisk,
+        command_line: &config.command_line,
+        memory_map: &memory_map,
+        rsdp: acpi.rsdp,
+        flags: 0,
+    };
+    let mut plan = guest.plan().step("laying out the domain's memory")?;
+    plan.writes.push((ACPI_TABLES, Cow::Borrowed(&acpi.bytes)));
+    let handle = config.uuid.unwrap_or_else(new_handle);
+    let domain = domctl::create(0, &creation(&config, handle)).step("creating the domain")?;
+    host.domains.remember(domain, config.clone());
+    let built = async {
+        let ports = build(domain, &config, &memory_map, &plan).await?;
+        nodes::write(&host.store, domain, &handle, &config, ports)
+            .map_err(|error| error.name())
+            .step("writing the domain's xenstore nodes")?;
+        store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
+        console::open(host, domain, CONSOLE_GFN, ports.console).step("connecting the console")?;
+        domctl::unpause(domain).step("starting the domain")
+    };
+    if let Err(failure) = built.await {
+        // The failure that led here is the one to report.
+        let _ = destroy(host, domain).await;
+        return Err(failure);
+    }
+    Ok(domain)
+}
+
+/// Most bytes that a kernel may unpack to.
+const KERNEL_MAX: usize = 256 << 20;
+
+/// A file of the boot archive.
+fn file(host: &Host, path: &str) -> Result<&'static [u8], String> {
+    host.archive
+        .file(path)
+        .ok_or_else(|| format!("{path}: no such file in the boot archive"))
+}
+
+/// The memory map as the hypercall wants it.
+fn e820(map: &[HvmMemmapTableEntry]) -> Vec<E820Entry> {
+    map.iter()
+        .map(|entry| E820Entry {
+            addr: entry.addr,
+            size: entry.size,
+            type_: entry.type_,
+        })
+        .collect()
+}
+
+/// Arguments of `createdomain`.
+fn creation(config: &Config, handle: [u8; 16]) -> DomctlCreatedomain {
+    let v2 = sysctl::physinfo().is_ok_and(|info| info.capabilities & XEN_SYSCTL_PHYSCAP_GNTTAB_V2 != 0);
+    DomctlCreatedomain {
+        handle,
+        flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP,
+        max_vcpus: config.max_vcpus,
+        max_evtchn_port: config.event_channels,
+        max_grant_frames: config.max_grant_frames,
+        max_maptrack_frames: config.max_maptrack_frames,
+        grant_opts: if v2 { 2 } else { 1 },
+        arch: ArchDomainconfig {
+            emulation_flags: XEN_X86_EMU_LAPIC,
+            misc_flags: 0,
+        },
+        ..Default::default()
+    }
+}
+
+/// A random (version 4) UUID, as random as the time of day makes it: it only has to differ from the others.
+fn new_handle() -> [u8; 16] {
+    let mut state = time::now();
+    let mut handle = [0; 16];
+    for half in handle.chunks_exact_mut(8) {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        half.copy_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+    }
+    handle[6] = handle[6] & 0x0f | 0x40;
+    handle[8] = handle[8] & 0x3f | 0x80;
+    handle
+}
+
+/// From an empty domain to one that only has to be introduced and started.
+async fn build(
+    domain: Domid,
+    config: &Config,
+    memory_map: &[HvmMemmapTableEntry],
+    plan: &Plan<'_>,
+) -> Result<Ports, Failure> {
+    domctl::max_vcpus(domain, config.max_vcpus).step("setting the number of vCPUs")?;
+    // 1 MiB more than the guest's RAM, as libxl: special pages and ACPI tables count too.
+    domctl::max_memory(domain, (config.max_memory + 1) * 1024).step("setting the memory limit")?;
+    let ports = Ports {
+        store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
+        console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
+    };
+    domctl::set_tsc_mode(domain, config.tsc_mode).step("setting the TSC mode")?;
+    domctl::set_paging_pool(domain, paging_pool(config)).step("setting the paging pool")?;
+    populate(domain, memory_map).await?;
+    for (address, bytes) in &plan.writes {
+        copy_in(domain, *address, bytes)
+            .await
+            .step("copying into the domain")?;
+    }
+    memory::set_memory_map(domain, &e820(memory_map)).step("setting the memory map")?;
+    set_parameters(domain, ports).step("setting the HVM parameters")?;
+    set_entry_state(domain, plan)?;
+    seed_grants(domain).step("seeding the grant table")?;
+    set_scheduling(domain, config).step("setting the scheduling parameters")?;
+    Ok(ports)
+}
+
+/// Bytes for nested page tables, as libxl reckons: 1 MiB a vCPU, 8 KiB a MiB of RAM.
+fn paging_pool(config: &Config) -> u64 {
+    4 * (256 * u64::from(config.max_vcpus) + 2 * config.max_memory) * 1024
+}
+
+/// Gives the domain its memory, in the largest blocks possible.
+async fn populate(domain: Domid, memory_map: &[HvmMemmapTableEntry]) -> Result<(), Failure> {
+    let pages = layout::populated(memory_map)
+        .map(|range| range.end - range.start)
+        .sum();
+    memory::claim_pages(domain, pages).step("claiming memory")?;
+    let mut result = Ok(());
+    for range in layout::populated(memory_map) {
+        result = populate_range(domain, range).await;
+        if result.is_err() {
+            break;
+        }
+    }
+    // What is left of the claim is given back, whether all went well or not.
+    let unclaimed = memory::claim_pages(domain, 0).step("giving back the rest of the claim");
+    result.and(unclaimed)
+}
+
+async fn populate_range(domain: Domid, frames: Range<u64>) -> Result<(), Failure> {
+    const BATCH: usize = 512;
+    let mut batch: Vec<u64> = Vec::new();
+    let mut batch_order = 0;
+    for (frame, order) in layout::blocks(frames) {
+        if batch.len() == BATCH || (order != batch_order && !batch.is_empty()) {
+            populate_batch(domain, batch_order, &mut batch)?;
+            pass().await;
+        }
+        batch_order = order;
+        batch.push(frame);
+    }
+    populate_batch(domain, batch_order, &mut batch)
+}
+
+/// Populates blocks of one order; where no block of that size is free, smaller ones are taken.
+fn populate_batch(domain: Domid, order: u32, batch: &mut Vec<u64>) -> Result<(), Failure> {
+    const STEP: &str = "populating memory";
+    let mut blocks = core::mem::take(batch);
+    let done = match memory::populate_physmap(domain, order, &mut blocks) {
+        Ok(done) => done,
+        Err(Errno::ENOMEM) if order > 0 => 0,
+        Err(error) => return Err(error).step(STEP),
+    };
+    let rest = blocks.get(done..).unwrap_or_default();
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let smaller = match order {
+        0 => return Err(Errno::ENOMEM).step(STEP),
+        1..=9 => 0,
+        _ => 9,
+    };
+    for &block in rest {
+        let frames = block..block + (1 << order);
+        let mut pieces: Vec<u64> = frames.step_by(1 << smaller).collect();
+        populate_batch(domain, smaller, &mut pieces)?;
+    }
+    Ok(())
+}
+
+/// Tells the hypervisor and the guest where the special pages are, and fills those that need it.
+fn set_parameters(domain: Domid, ports: Ports) -> Result<(), Errno> {
+    let special = Mapping::range(
+        domain,
+        layout::SPECIAL.start,
+        (layout::SPECIAL.end - layout::SPECIAL.start) as usize,
+    )?;
+    special.clear(0, special.size());
+    // One 4 MiB page a 32-bit entry: present, writable, user, accessed, dirty, large.
+    let identity: Vec<u32> = (0..1024).map(|index| index << 22 | 0xe7).collect();
+    special.write(
+        ((IDENT_PT_GFN - layout::SPECIAL.start) * PAGE) as usize,
+        identity.as_bytes(),
+    );
+    for (index, value) in [
+        (HVM_PARAM_STORE_PFN, STORE_GFN),
+        (HVM_PARAM_STORE_EVTCHN, ports.store.into()),
+        (HVM_PARAM_CONSOLE_PFN, CONSOLE_GFN),
+        (HVM_PARAM_CONSOLE_EVTCHN, ports.console.into()),
+        (HVM_PARAM_PAGING_RING_PFN, layout::PAGING_RING),
+        (HVM_PARAM_MONITOR_RING_PFN, layout::MONITOR_RING),
+        (HVM_PARAM_SHARING_RING_PFN, layout::SHARING_RING),
+        (HVM_PARAM_BUFIOREQ_PFN, layout::BUFFERED_IOREQ),
+        (HVM_PARAM_IOREQ_PFN, layout::IOREQ),
+        (HVM_PARAM_IDENT_PT, IDENT_PT_GFN * PAGE),
+    ] {
+        hvm::set_param(domain, index, value)?;
+    }
+    Ok(())
+}
+
+/// Loads vCPU 0 with the PVH entry state (xen docs/misc/pvh): the domain's own context with its CPU and MTRR
+/// records replaced.
+fn set_entry_state(domain: Domid, plan: &Plan<'_>) -> Result<(), Failure> {
+    let context = domctl::hvm_context(domain).step("reading the vCPU context")?;
+    let record = |code: u16| find_record(&context, code);
+    let header = record(HVM_SAVE_CODE_HEADER)
+        .ok_or("it has no header")
+        .step("reading the vCPU context")?;
+    let mut new = Vec::new();
+    append_record(&mut new, HVM_SAVE_CODE_HEADER, header);
+    append_record(&mut new, HVM_SAVE_CODE_CPU, entry_state(plan).as_bytes());
+    if let Some(Ok(mut mtrr)) = record(HVM_SAVE_CODE_MTRR).map(HvmHwMtrr::read_from_bytes) {
+        // Enabled, default type write-back.
+        mtrr.msr_mtrr_def_type = 1 << 11 | 6;
+        append_record(&mut new, HVM_SAVE_CODE_MTRR, mtrr.as_bytes());
+    }
+    append_record(&mut new, HVM_SAVE_CODE_END, &[]);
+    domctl::set_hvm_context(domain, &new).step("loading the vCPU context")
+}
+
+fn entry_state(plan: &Plan<'_>) -> HvmHwCpu {
+    HvmHwCpu {
+        rip: plan.entry.into(),
+        rbx: plan.start_info.into(),
+        rflags: entry::RFLAGS,
+        cr0: entry::CR0,
+        dr6: entry::DR6,
+        dr7: entry::DR7,
+        cs_limit: entry::CS.limit,
+        ds_limit: entry::DATA.limit,
+        es_limit: entry::DATA.limit,
+        ss_limit: entry::DATA.limit,
+        tr_limit: entry::TR.limit,
+        cs_arbytes: entry::CS.attributes.into(),
+        ds_arbytes: entry::DATA.attributes.into(),
+        es_arbytes: entry::DATA.attributes.into(),
+        ss_arbytes: entry::DATA.attributes.into(),
+        tr_arbytes: entry::TR.attributes.into(),
+        ..Default::default()
+    }
+}
+
+/// The first record of a kind.
+fn find_record(context: &[u8], code: u16) -> Option<&[u8]> {
+    let mut rest = context;
+    loop {
+        let (descriptor, after) = HvmSaveDescriptor::read_from_prefix(rest).ok()?;
+        let (body, next) = after.split_at_checked(descriptor.length as usize)?;
+        match descriptor.typecode {
+            found if found == code => return Some(body),
+            HVM_SAVE_CODE_END => return None,
+            _ => rest = next,
+        }
+    }
+}
+
+fn append_record(context: &mut Vec<u8>, code: u16, body: &[u8]) {
+    let descriptor = HvmSaveDescriptor {
+        typecode: code,
+        instance: 0,
+        length: body.len() as u32,
+    };
+    context.extend_from_slice(descriptor.as_bytes());
+    context.extend_from_slice(body);
+}
+
+/// Grants dom0 the console and xenstore pages under their reserved references (version 1 entries: flags, domain,
+/// frame).
+fn seed_grants(domain: Domid) -> Result<(), Errno> {
+    let table = Mapping::grant_table(domain)?;
+    for (reference, frame) in [
+        (GNTTAB_RESERVED_CONSOLE, CONSOLE_GFN),
+        (GNTTAB_RESERVED_XENSTORE, STORE_GFN),
+    ] {
+        let entry = reference as usize * 8;
+        table.store(entry + 4, frame as u32);
+        table.store(entry, u32::from(GTF_PERMIT_ACCESS) | u32::from(DOM0) << 16);
+    }
+    Ok(())
+}
+
+/// Sets weight and cap where the config names them.
+fn set_scheduling(domain: Domid, config: &Config) -> Result<(), Errno> {
+    if config.cpu_weight.is_none() && config.cap.is_none() {
+        return Ok(());
+    }
+    let scheduler = sysctl::scheduler_id()?;
+    let now = domctl::scheduling(domain, scheduler)?;
+    let weight = config.cpu_weight.unwrap_or(now.weight);
+    let cap = config.cap.unwrap_or(now.cap);
+    domctl::set_scheduling(domain, scheduler, DomctlSchedCredit { weight, cap })
+}
+
+/// Bytes copied into a domain in one go.
+const CHUNK: usize = 1 << 20;
+
+/// Copies bytes to an address of a domain.
+async fn copy_in(domain: Domid, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+    let mut at = address;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let offset = (at % PAGE) as usize;
+        let (chunk, after) = rest.split_at(rest.len().min(CHUNK - offset));
+        let mapping = Mapping::range(domain, at / PAGE, (offset + chunk.len()).div_ceil(PAGE as usize))?;
+        mapping.write(offset, chunk);
+        at += chunk.len() as u64;
+        rest = after;
+        drop(mapping);
+        pass().await;
+    }
+    Ok(())
+}

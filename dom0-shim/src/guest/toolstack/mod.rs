@@ -1,0 +1,172 @@
+//! The toolstack: makes domains with the hypercalls that libxl uses, ends them, and acts when they stop.
+//!
+//! * [`build`]: from a config to a domain ready to run.
+//! * [`lifecycle`]: what happens when a domain has stopped.
+//! * [`nodes`]: what xenstore says of a domain.
+
+mod build;
+mod lifecycle;
+mod nodes;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::future::poll_fn;
+use core::task::Poll;
+
+use abi::{Domid, Errno};
+use dom0_shim::executor::Signal;
+use dom0_shim::xlcfg::{self, Config};
+use guest_rt::hypercall::domctl;
+use guest_rt::time;
+
+use super::{Host, console};
+
+pub use build::create;
+pub use lifecycle::watch;
+
+/// The domains made by this toolstack.
+#[derive(Default)]
+pub struct Domains {
+    records: RefCell<BTreeMap<Domid, Record>>,
+    /// Set whenever a domain has gone.
+    pub gone: Signal,
+}
+
+/// What is kept of a domain.
+#[derive(Clone)]
+struct Record {
+    config: Rc<Config>,
+    /// System time at creation.
+    created: u64,
+    /// The stop has been acted on (the domain is preserved).
+    handled: bool,
+}
+
+/// Why a domain could not be made.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was being done.
+    pub step: &'static str,
+    /// What went wrong.
+    pub cause: String,
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}: {}", self.step, self.cause)
+    }
+}
+
+/// Names the step in which something failed.
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, E: core::fmt::Display> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str) -> Result<T, Failure> {
+        self.map_err(|cause| Failure {
+            step,
+            cause: format!("{cause}"),
+        })
+    }
+}
+
+impl Domains {
+    /// Name and number of every domain made here.
+    pub fn list(&self) -> Vec<(Domid, String)> {
+        self.records
+            .borrow()
+            .iter()
+            .map(|(&domain, record)| (domain, record.config.name.clone()))
+            .collect()
+    }
+
+    /// Finds a domain by name or number.
+    pub fn find(&self, name: &str) -> Option<Domid> {
+        let records = self.records.borrow();
+        let by_name = records
+            .iter()
+            .find(|(_, record)| record.config.name == name)
+            .map(|(&domain, _)| domain);
+        by_name.or_else(|| name.parse().ok().filter(|domain| records.contains_key(domain)))
+    }
+
+    /// The name of a domain.
+    pub fn name(&self, domain: Domid) -> Option<String> {
+        self.records
+            .borrow()
+            .get(&domain)
+            .map(|record| record.config.name.clone())
+    }
+
+    /// System time at which a domain was made.
+    pub fn created(&self, domain: Domid) -> Option<u64> {
+        self.records.borrow().get(&domain).map(|record| record.created)
+    }
+
+    fn remember(&self, domain: Domid, config: Rc<Config>) {
+        let record = Record {
+            config,
+            created: time::now(),
+            handled: false,
+        };
+        self.records.borrow_mut().insert(domain, record);
+    }
+}
+
+/// Reads and parses a config of the archive; warnings go to the terminal.
+///
+/// # Errors
+/// A sentence that names file and line.
+pub fn read_config(host: &Host, path: &str) -> Result<Rc<Config>, String> {
+    let bytes = host
+        .archive
+        .file(path)
+        .ok_or_else(|| format!("{path}: no such file in the boot archive"))?;
+    let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: is not a text file"))?;
+    let config = xlcfg::parse(text).map_err(|error| match error.line {
+        0 => format!("{path}: {}", error.message),
+        line => format!("{path}:{line}: {}", error.message),
+    })?;
+    for warning in &config.warnings {
+        host.terminal.notice(&format!("{path}: {warning}"));
+    }
+    Ok(Rc::new(config))
+}
+
+/// Lets the other tasks run; between the slices of long work.
+async fn pass() {
+    let mut passed = false;
+    poll_fn(|context| {
+        if core::mem::replace(&mut passed, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Ends a domain and forgets all about it.
+///
+/// # Errors
+/// What the hypervisor answers, `ESRCH` if there is no such domain.
+pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
+    // Pages of the domain mapped here would keep it from going away.
+    console::close(host, domain);
+    host.store.release(domain);
+    let result = loop {
+        match domctl::destroy(domain) {
+            Err(Errno::EAGAIN | Errno::ERESTART) => pass().await,
+            result => break result,
+        }
+    };
+    nodes::remove(&host.store, domain);
+    host.domains.records.borrow_mut().remove(&domain);
+    host.domains.gone.notify();
+    result
+}

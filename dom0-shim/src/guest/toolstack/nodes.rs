@@ -1,0 +1,110 @@
+//! A domain's nodes in xenstore, as libxl writes them for a PVH guest.
+
+use alloc::format;
+use alloc::string::String;
+
+use abi::Domid;
+use dom0_shim::xenstore::Error;
+use dom0_shim::xlcfg::Config;
+use pvh::layout::{CONSOLE_GFN, STORE_GFN};
+
+use crate::guest::store::Store;
+
+/// Nodes under the domain's home that it may write.
+const WRITABLE: [&str; 11] = [
+    "control/shutdown",
+    "control/sysrq",
+    "control/feature-poweroff",
+    "control/feature-reboot",
+    "control/feature-suspend",
+    "device/suspend/event-channel",
+    "data",
+    "drivers",
+    "feature",
+    "attr",
+    "error",
+];
+
+/// A handle in its usual form.
+pub fn uuid_text(handle: &[u8; 16]) -> String {
+    let mut text = String::new();
+    for (index, byte) in handle.iter().enumerate() {
+        if [4, 6, 8, 10].contains(&index) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// Writes the nodes of a new domain.
+pub fn write(
+    store: &Store,
+    domain: Domid,
+    handle: &[u8; 16],
+    config: &Config,
+    ports: super::build::Ports,
+) -> Result<(), Error> {
+    let home = format!("/local/domain/{domain}");
+    let vm = format!("/vm/{}", uuid_text(handle));
+    let read_only = [String::from("n0"), format!("r{domain}")];
+    store.write(&home, "")?;
+    store.set_permissions(&home, &read_only.each_ref().map(String::as_str))?;
+    let kib = config.memory * 1024;
+    let mut nodes = alloc::vec![
+        ("vm", vm.clone()),
+        ("name", config.name.clone()),
+        ("domid", format!("{domain}")),
+        ("memory/static-max", format!("{}", config.max_memory * 1024)),
+        ("memory/target", format!("{kib}")),
+        ("memory/videoram", String::from("0")),
+        ("device", String::new()),
+        ("control", String::new()),
+        (
+            "control/platform-feature-multiprocessor-suspend",
+            String::from("1")
+        ),
+        ("control/platform-feature-xs_reset_watches", String::from("1")),
+        ("store/port", format!("{}", ports.store)),
+        ("store/ring-ref", format!("{}", STORE_GFN)),
+        ("console/backend-id", String::from("0")),
+        ("console/limit", String::from("1048576")),
+        ("console/type", String::from("xenconsoled")),
+        ("console/output", String::from("pty")),
+        ("console/tty", String::new()),
+        ("console/port", format!("{}", ports.console)),
+        ("console/ring-ref", format!("{}", CONSOLE_GFN)),
+    ];
+    let available = |vcpu| if vcpu < config.vcpus { "online" } else { "offline" };
+    let vcpus: alloc::vec::Vec<_> = (0..config.max_vcpus)
+        .map(|vcpu| format!("cpu/{vcpu}/availability"))
+        .collect();
+    nodes.extend(
+        vcpus
+            .iter()
+            .zip(0..)
+            .map(|(node, vcpu)| (node.as_str(), String::from(available(vcpu)))),
+    );
+    for (node, value) in nodes {
+        store.write(&format!("{home}/{node}"), &value)?;
+    }
+    let owner = format!("n{domain}");
+    for node in WRITABLE {
+        let path = format!("{home}/{node}");
+        store.write(&path, "")?;
+        store.set_permissions(&path, &[&owner])?;
+    }
+    store.write(&format!("{vm}/uuid"), &uuid_text(handle))?;
+    store.write(&format!("{vm}/name"), &config.name)?;
+    store.write(&format!("/libxl/{domain}/type"), "pvh")
+}
+
+/// Removes all nodes of a domain.
+pub fn remove(store: &Store, domain: Domid) {
+    let home = format!("/local/domain/{domain}");
+    if let Ok(vm) = store.read(&format!("{home}/vm")) {
+        store.remove(&vm);
+    }
+    store.remove(&home);
+    store.remove(&format!("/libxl/{domain}"));
+}

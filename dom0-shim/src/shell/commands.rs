@@ -1,0 +1,116 @@
+//! The command table: names, arguments, help texts, what completes where.
+
+/// A command of the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the commands, which TABLE describes")]
+pub enum Command {
+    Help,
+    List,
+    Info,
+    Dmesg,
+    Create,
+    Console,
+    Destroy,
+    Shutdown,
+    Reboot,
+    Pause,
+    Unpause,
+    Domid,
+    Domname,
+    VcpuList,
+    Uptime,
+    DebugKeys,
+    XenstoreLs,
+    XenstoreRead,
+    XenstoreWrite,
+    Poweroff,
+}
+
+/// What an argument of a command names; for completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Nothing that could be completed.
+    Nothing,
+    /// A domain.
+    Domains,
+    /// A config file in the boot archive.
+    Configs,
+    /// A command.
+    Commands,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Which command.
+    pub command: Command,
+    /// What is typed.
+    pub name: &'static str,
+    /// Its arguments, for help.
+    pub arguments: &'static str,
+    /// Fewest and most arguments.
+    pub count: (usize, usize),
+    /// What they name.
+    pub names: Names,
+    /// One line of help.
+    pub help: &'static str,
+}
+
+macro_rules! table {
+    ($($command:ident $name:literal $arguments:literal $count:expr, $names:ident, $help:literal;)*) => {
+        &[$(Entry {
+            command: Command::$command,
+            name: $name,
+            arguments: $arguments,
+            count: $count,
+            names: Names::$names,
+            help: $help,
+        },)*]
+    };
+}
+
+/// Every command, in the order of the help text.
+pub const TABLE: &[Entry] = table! {
+    Create "create" "[-c] CONFIG" (1, 2), Configs, "Create a domain from a config file; -c attaches its console";
+    List "list" "[DOMAIN]" (0, 1), Domains, "List information about all, or one, of the domains";
+    Console "console" "DOMAIN" (1, 1), Domains, "Attach to a domain's console; Ctrl-] detaches";
+    Shutdown "shutdown" "DOMAIN" (1, 1), Domains, "Ask a domain to shut down";
+    Reboot "reboot" "DOMAIN" (1, 1), Domains, "Ask a domain to reboot";
+    Destroy "destroy" "DOMAIN" (1, 1), Domains, "Terminate a domain immediately";
+    Pause "pause" "DOMAIN" (1, 1), Domains, "Pause execution of a domain";
+    Unpause "unpause" "DOMAIN" (1, 1), Domains, "Unpause a paused domain";
+    Domid "domid" "NAME" (1, 1), Domains, "Convert a domain name to domain id";
+    Domname "domname" "DOMID" (1, 1), Nothing, "Convert a domain id to domain name";
+    VcpuList "vcpu-list" "[DOMAIN]" (0, 1), Domains, "List the VCPUs for all/some domains";
+    Uptime "uptime" "[DOMAIN]" (0, 1), Domains, "Print uptime for all/some domains";
+    Info "info" "" (0, 0), Nothing, "Get information about the host";
+    Dmesg "dmesg" "[-c]" (0, 1), Nothing, "Read and/or clear the hypervisor's message buffer";
+    DebugKeys "debug-keys" "KEYS" (1, 1), Nothing, "Send debug keys to the hypervisor";
+    XenstoreLs "xenstore-ls" "[PATH]" (0, 1), Nothing, "List a subtree of xenstore";
+    XenstoreRead "xenstore-read" "PATH" (1, 1), Nothing, "Read a xenstore node";
+    XenstoreWrite "xenstore-write" "PATH VALUE" (2, 2), Nothing, "Write a xenstore node";
+    Help "help" "[COMMAND]" (0, 1), Commands, "Show this list, or what one command does";
+    Poweroff "poweroff" "" (0, 0), Nothing, "Shut all domains down and power the machine off";
+    Poweroff "exit" "" (0, 0), Nothing, "The same as poweroff";
+};
+
+/// The entry for a name, or for an unambiguous abbreviation of one.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    if let Some(entry) = TABLE.iter().find(|entry| entry.name == name) {
+        return Some(entry);
+    }
+    let mut matching = TABLE.iter().filter(|entry| entry.name.starts_with(name));
+    matching.next().filter(|_| matching.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_commands() {
+        assert_eq!(find("list").map(|entry| entry.command), Some(Command::List));
+        assert_eq!(find("dest").map(|entry| entry.command), Some(Command::Destroy));
+        assert!(find("d").is_none() && find("").is_none() && find("nonsense").is_none());
+    }
+}

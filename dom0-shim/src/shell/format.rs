@@ -1,0 +1,116 @@
+//! Output in the columns and wording of `xl`.
+
+use alloc::format;
+use alloc::string::String;
+
+/// What `list` shows of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainLine<'a> {
+    /// From xenstore.
+    pub name: &'a str,
+    /// Number.
+    pub id: u16,
+    /// Pages it has.
+    pub pages: u64,
+    /// vCPUs online.
+    pub vcpus: u32,
+    /// `XEN_DOMINF_*` flags, the shutdown code in bits 16-23.
+    pub flags: u32,
+    /// CPU time, ns.
+    pub cpu_time: u64,
+}
+
+/// First line of `list`.
+pub const LIST_HEAD: &str = "Name                                        ID   Mem VCPUs\tState\tTime(s)";
+
+/// Bits of `getdomaininfo`'s flags.
+pub mod flag {
+    /// Being destroyed.
+    pub const DYING: u32 = 1 << 0;
+    /// Has shut down; the reason is in bits 16-23.
+    pub const SHUTDOWN: u32 = 1 << 2;
+    /// Paused by the toolstack.
+    pub const PAUSED: u32 = 1 << 3;
+    /// Waits for an event.
+    pub const BLOCKED: u32 = 1 << 4;
+    /// On a CPU now.
+    pub const RUNNING: u32 = 1 << 5;
+}
+
+/// Shutdown reason in the flags of a domain that has shut down (`SHUTDOWN_*`).
+pub fn shutdown_reason(flags: u32) -> Option<u32> {
+    (flags & flag::SHUTDOWN != 0).then_some(flags >> 16 & 0xff)
+}
+
+/// One line of `list`.
+pub fn list_line(domain: &DomainLine<'_>) -> String {
+    let mark = |bit: u32, letter: char| if domain.flags & bit != 0 { letter } else { '-' };
+    const CRASH: u32 = 3;
+    let reason = shutdown_reason(domain.flags);
+    let state: String = [
+        mark(flag::RUNNING, 'r'),
+        mark(flag::BLOCKED, 'b'),
+        mark(flag::PAUSED, 'p'),
+        if reason.is_some_and(|reason| reason != CRASH) {
+            's'
+        } else {
+            '-'
+        },
+        if reason == Some(CRASH) { 'c' } else { '-' },
+        mark(flag::DYING, 'd'),
+    ]
+    .iter()
+    .collect();
+    let tenths = domain.cpu_time / 100_000_000;
+    let time = format!("{}.{}", tenths / 10, tenths % 10);
+    format!(
+        "{:<40} {:>5} {:>5} {:>5}     {state} {time:>8}",
+        domain.name,
+        domain.id,
+        domain.pages / 256,
+        domain.vcpus
+    )
+}
+
+/// A duration as `uptime` shows it: `1 day,  2:03:04` or `0:12:34`.
+pub fn uptime(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let time = format!("{}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
+    match days {
+        0 => time,
+        1 => format!("1 day, {time:>8}"),
+        days => format!("{days} days, {time:>8}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_as_xl_prints_it() {
+        let line = |flags| {
+            list_line(&DomainLine {
+                name: "debian",
+                id: 1,
+                pages: 49_152,
+                vcpus: 2,
+                flags,
+                cpu_time: 6_512_000_000,
+            })
+        };
+        let wanted = "debian                                       1   192     2     -b----      6.5";
+        assert_eq!(line(flag::BLOCKED), wanted);
+        assert!(line(flag::SHUTDOWN | 3 << 16).contains(" ----c- "));
+        assert!(line(flag::SHUTDOWN).contains(" ---s-- "));
+        assert!(line(flag::PAUSED | flag::DYING).contains(" --p--d "));
+        assert!(line(flag::RUNNING).contains(" r----- "));
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(uptime(754), "0:12:34");
+        assert_eq!(uptime(86_400 + 7_384), "1 day,  2:03:04");
+        assert_eq!(uptime(3 * 86_400), "3 days,  0:00:00");
+    }
+}

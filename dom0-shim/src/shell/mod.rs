@@ -1,0 +1,5 @@
+//! The management shell's parts that need no hypervisor: line editing, the command table, `xl`'s output formats.
+
+pub mod commands;
+pub mod format;
+pub mod line;

@@ -1,0 +1,479 @@
+//! Domain configs in xl.cfg syntax (xl.cfg(5)), for PVH guests.
+//!
+//! An unknown key is an error. Keys for what dom0-shim does not have are refused, or ignored with a warning where
+//! the guest runs without.
+
+mod syntax;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use syntax::{Setting, Value};
+
+/// What is wrong with a config, and on which line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// From 1; 0 when it is about the file as a whole.
+    pub line: usize,
+    /// A sentence without the full stop.
+    pub message: String,
+}
+
+impl Error {
+    fn at(line: usize, message: String) -> Self {
+        Self { line, message }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.message),
+            line => write!(f, "line {line}: {}", self.message),
+        }
+    }
+}
+
+/// What to do when a domain has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Destroy it.
+    Destroy,
+    /// Destroy it and start it again.
+    Restart,
+    /// Rename it, keep it, and start another under its name.
+    RenameRestart,
+    /// Keep it as it is.
+    Preserve,
+    /// Dump its memory, then destroy it.
+    CoredumpDestroy,
+    /// Dump its memory, then restart it.
+    CoredumpRestart,
+    /// Reset it in place (kexec).
+    SoftReset,
+}
+
+impl Action {
+    /// The name in a config.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "destroy" => Self::Destroy,
+            "restart" => Self::Restart,
+            "rename-restart" => Self::RenameRestart,
+            "preserve" => Self::Preserve,
+            "coredump-destroy" => Self::CoredumpDestroy,
+            "coredump-restart" => Self::CoredumpRestart,
+            "soft-reset" => Self::SoftReset,
+            _ => return None,
+        })
+    }
+}
+
+/// A domain's config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Unique among the domains.
+    pub name: String,
+    /// Path in the boot archive.
+    pub kernel: String,
+    /// Path in the boot archive.
+    pub ramdisk: Option<String>,
+    /// Kernel command line.
+    pub command_line: String,
+    /// MiB at start.
+    pub memory: u64,
+    /// Most MiB ever; at least `memory`.
+    pub max_memory: u64,
+    /// vCPUs at start.
+    pub vcpus: u32,
+    /// Most vCPUs; at least `vcpus`.
+    pub max_vcpus: u32,
+    /// The domain's handle; made up if absent.
+    pub uuid: Option<[u8; 16]>,
+    /// After it powered off.
+    pub on_poweroff: Action,
+    /// After it asked to be rebooted.
+    pub on_reboot: Action,
+    /// After it crashed.
+    pub on_crash: Action,
+    /// After its watchdog fired.
+    pub on_watchdog: Action,
+    /// After it asked for a soft reset.
+    pub on_soft_reset: Action,
+    /// 0 default, 1 always emulated, 2 native.
+    pub tsc_mode: u32,
+    /// Scheduling weight.
+    pub cpu_weight: Option<u16>,
+    /// Scheduling cap, percent of one CPU.
+    pub cap: Option<u16>,
+    /// Highest event channel port.
+    pub event_channels: u32,
+    /// Most grant table frames.
+    pub max_grant_frames: i32,
+    /// Most grant mapping frames.
+    pub max_maptrack_frames: i32,
+    /// What was ignored, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Most vCPUs of an HVM or PVH domain.
+const VCPUS_MAX: u64 = 128;
+
+/// Parses a config.
+///
+/// # Errors
+/// The first syntax error, unknown key, value that does not fit, or missing key.
+pub fn parse(text: &str) -> Result<Config, Error> {
+    let mut draft = Draft::default();
+    for setting in syntax::parse(text)? {
+        draft.set(&setting)?;
+    }
+    draft.finish()
+}
+
+/// A config while its keys are being read.
+#[derive(Default)]
+struct Draft {
+    name: Option<String>,
+    kernel: Option<String>,
+    ramdisk: Option<String>,
+    extra: Option<String>,
+    root: Option<String>,
+    cmdline: Option<String>,
+    memory: Option<u64>,
+    max_memory: Option<u64>,
+    vcpus: Option<u64>,
+    max_vcpus: Option<u64>,
+    uuid: Option<[u8; 16]>,
+    /// on_poweroff, on_reboot, on_crash, on_watchdog, on_soft_reset
+    actions: [Option<Action>; 5],
+    tsc_mode: u32,
+    cpu_weight: Option<u16>,
+    cap: Option<u16>,
+    event_channels: Option<u64>,
+    max_grant_frames: Option<u64>,
+    max_maptrack_frames: Option<u64>,
+    warnings: Vec<String>,
+}
+
+impl Draft {
+    fn set(&mut self, setting: &Setting) -> Result<(), Error> {
+        match setting.key.as_str() {
+            "name" => self.name = Some(domain_name(setting)?),
+            "type" => check_type(setting)?,
+            "kernel" => self.kernel = Some(string(setting)?),
+            "ramdisk" => self.ramdisk = Some(string(setting)?),
+            "extra" => self.extra = Some(string(setting)?),
+            "root" => self.root = Some(string(setting)?),
+            "cmdline" => self.cmdline = Some(string(setting)?),
+            "memory" => self.memory = Some(number(setting, 4, 1 << 24)?),
+            "maxmem" => self.max_memory = Some(number(setting, 4, 1 << 24)?),
+            "vcpus" => self.vcpus = Some(number(setting, 1, VCPUS_MAX)?),
+            "maxvcpus" => self.max_vcpus = Some(number(setting, 1, VCPUS_MAX)?),
+            "uuid" => self.uuid = Some(uuid(setting)?),
+            "on_poweroff" => self.actions[0] = Some(action(setting)?),
+            "on_reboot" => self.actions[1] = Some(action(setting)?),
+            "on_crash" => self.actions[2] = Some(action(setting)?),
+            "on_watchdog" => self.actions[3] = Some(action(setting)?),
+            "on_soft_reset" => self.actions[4] = Some(action(setting)?),
+            "tsc_mode" => self.tsc_mode = tsc_mode(setting)?,
+            "cpu_weight" => self.cpu_weight = Some(number(setting, 1, 65_535)? as u16),
+            "cap" => self.cap = Some(number(setting, 0, 65_535)? as u16),
+            "event_channels" => self.event_channels = Some(number(setting, 1, 131_071)?),
+            "max_grant_frames" => self.max_grant_frames = Some(number(setting, 1, 4096)?),
+            "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
+            "disk" if !is_empty(setting) => {
+                return Err(refuse(
+                    setting,
+                    "there are no block devices yet; put what the guest needs into its ramdisk",
+                ));
+            }
+            "vif" if !is_empty(setting) => self.ignore(setting, "there are no network devices yet"),
+            "disk" | "vif" => {}
+            "cpus" | "cpus_soft" => self.ignore(setting, "vCPUs are not pinned yet"),
+            key => return Err(Error::at(setting.line, format!("unknown key '{key}'"))),
+        }
+        Ok(())
+    }
+
+    fn ignore(&mut self, setting: &Setting, why: &str) {
+        self.warnings.push(format!(
+            "line {}: {} is ignored: {why}",
+            setting.line, setting.key
+        ));
+    }
+
+    fn finish(mut self) -> Result<Config, Error> {
+        let missing = |key: &str| Error::at(0, format!("'{key}' is missing"));
+        let vcpus = self.vcpus.unwrap_or(1);
+        let max_vcpus = self.max_vcpus.unwrap_or(vcpus);
+        if max_vcpus < vcpus {
+            return Err(Error::at(
+                0,
+                format!("maxvcpus ({max_vcpus}) is less than vcpus ({vcpus})"),
+            ));
+        }
+        let memory = self.memory.or(self.max_memory).ok_or_else(|| missing("memory"))?;
+        let max_memory = self.max_memory.unwrap_or(memory);
+        if max_memory < memory {
+            return Err(Error::at(
+                0,
+                format!("maxmem ({max_memory}) is less than memory ({memory})"),
+            ));
+        }
+        if self.cmdline.is_some() && (self.root.is_some() || self.extra.is_some()) {
+            self.warnings
+                .push("root and extra are ignored in favour of cmdline".to_string());
+        }
+        let root = self.root.map(|root| format!("root={root}"));
+        let parts: Vec<String> = match self.cmdline {
+            Some(whole) => [whole].into(),
+            None => root.into_iter().chain(self.extra).collect(),
+        };
+        let action = |index: usize, default| self.actions.get(index).copied().flatten().unwrap_or(default);
+        Ok(Config {
+            name: self.name.ok_or_else(|| missing("name"))?,
+            kernel: self.kernel.ok_or_else(|| missing("kernel"))?,
+            ramdisk: self.ramdisk,
+            command_line: parts.join(" "),
+            memory,
+            max_memory,
+            vcpus: vcpus as u32,
+            max_vcpus: max_vcpus as u32,
+            uuid: self.uuid,
+            on_poweroff: action(0, Action::Destroy),
+            on_reboot: action(1, Action::Restart),
+            on_crash: action(2, Action::Destroy),
+            on_watchdog: action(3, Action::Destroy),
+            on_soft_reset: action(4, Action::SoftReset),
+            tsc_mode: self.tsc_mode,
+            cpu_weight: self.cpu_weight,
+            cap: self.cap,
+            event_channels: self.event_channels.unwrap_or(1023) as u32,
+            max_grant_frames: self.max_grant_frames.unwrap_or(64) as i32,
+            max_maptrack_frames: self.max_maptrack_frames.unwrap_or(1024) as i32,
+            warnings: self.warnings,
+        })
+    }
+}
+
+fn refuse(setting: &Setting, message: &str) -> Error {
+    Error::at(setting.line, format!("{}: {message}", setting.key))
+}
+
+fn string(setting: &Setting) -> Result<String, Error> {
+    match &setting.value {
+        Value::String(text) => Ok(text.clone()),
+        _ => Err(refuse(setting, "a string in quotes is wanted")),
+    }
+}
+
+/// A number, or a string that is one, as xl allows.
+fn number(setting: &Setting, least: u64, most: u64) -> Result<u64, Error> {
+    let number = match &setting.value {
+        Value::Number(number) => Some(*number),
+        Value::String(text) => text.trim().parse().ok(),
+        Value::List(_) => None,
+    };
+    let number = number.ok_or_else(|| refuse(setting, "a number is wanted"))?;
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(refuse(
+            setting,
+            &format!("{number} is not between {least} and {most}"),
+        ))
+    }
+}
+
+fn is_empty(setting: &Setting) -> bool {
+    matches!(&setting.value, Value::List(list) if list.is_empty())
+}
+
+/// Names go into xenstore paths' values and onto the terminal: no control characters, not a number.
+fn domain_name(setting: &Setting) -> Result<String, Error> {
+    let name = string(setting)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.+:".contains(c);
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        return Err(refuse(setting, "1 to 64 letters, digits, or '-_.+:' are wanted"));
+    }
+    if name.chars().all(|c| c.is_ascii_digit()) {
+        return Err(refuse(
+            setting,
+            "a name of digits only would be taken for a domain id",
+        ));
+    }
+    Ok(name)
+}
+
+fn check_type(setting: &Setting) -> Result<(), Error> {
+    match string(setting)?.as_str() {
+        "pvh" => Ok(()),
+        kind @ ("hvm" | "pv") => Err(refuse(
+            setting,
+            &format!("'{kind}' guests are not supported; only \"pvh\" is"),
+        )),
+        kind => Err(refuse(
+            setting,
+            &format!("unknown type '{kind}'; only \"pvh\" is supported"),
+        )),
+    }
+}
+
+fn action(setting: &Setting) -> Result<Action, Error> {
+    let name = string(setting)?;
+    Action::from_name(&name).ok_or_else(|| {
+        let known = "destroy restart rename-restart preserve coredump-destroy coredump-restart soft-reset";
+        refuse(setting, &format!("unknown action '{name}'; known are: {known}"))
+    })
+}
+
+fn tsc_mode(setting: &Setting) -> Result<u32, Error> {
+    match &setting.value {
+        Value::String(name) => match name.as_str() {
+            "default" => Ok(0),
+            "always_emulate" => Ok(1),
+            "native" => Ok(2),
+            name => Err(refuse(
+                setting,
+                &format!("unknown mode '{name}'; known are: default always_emulate native"),
+            )),
+        },
+        _ => number(setting, 0, 2).map(|mode| mode as u32),
+    }
+}
+
+/// `01234567-89ab-cdef-0123-456789abcdef`; the dashes may be left out.
+fn uuid(setting: &Setting) -> Result<[u8; 16], Error> {
+    let text = string(setting)?;
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .filter(|&c| c != '-')
+        .map(|c| c.to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let bytes: Option<Vec<u8>> = digits.filter(|digits| digits.len() == 32).map(|digits| {
+        digits
+            .chunks(2)
+            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+            .collect()
+    });
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| refuse(setting, "32 hexadecimal digits are wanted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "name='a'\nkernel='/k'\nmemory=64\n";
+
+    fn error(more: &str) -> String {
+        parse(&format!("{SMALL}{more}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_baseline_config() {
+        let config = parse(
+            r#"# Linux PVH guest
+            name = "linux1"
+            type = "pvh"
+            kernel = "/guests/vmlinuz"
+            ramdisk = "/guests/mini.cpio.gz"
+            extra = "console=hvc0 earlyprintk=xen"
+            memory = 192
+            vcpus = 1
+            tsc_mode = "native"
+            on_poweroff = "destroy"
+            on_crash = "preserve"
+            on_reboot = "destroy"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.name, "linux1");
+        assert_eq!(config.command_line, "console=hvc0 earlyprintk=xen");
+        assert_eq!(
+            (config.memory, config.max_memory, config.vcpus, config.max_vcpus),
+            (192, 192, 1, 1)
+        );
+        assert_eq!(
+            (config.on_poweroff, config.on_crash),
+            (Action::Destroy, Action::Preserve)
+        );
+        assert_eq!(
+            (config.on_reboot, config.on_watchdog),
+            (Action::Destroy, Action::Destroy)
+        );
+        assert_eq!(
+            (config.tsc_mode, config.event_channels, config.max_grant_frames),
+            (2, 1023, 64)
+        );
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn command_lines() {
+        let line = |more: &str| parse(&format!("{SMALL}{more}")).unwrap().command_line;
+        assert_eq!(line(""), "");
+        assert_eq!(
+            line("root='/dev/xvda'\nextra='ro quiet'"),
+            "root=/dev/xvda ro quiet"
+        );
+        assert_eq!(line("cmdline='whole'\nextra='ro'"), "whole");
+        let config = parse(&format!(
+            "{SMALL}cmdline='whole'\nextra='ro'\nvif=['bridge=br0']\ndisk=[]"
+        ))
+        .unwrap();
+        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn refuses() {
+        assert_eq!(error("kernal = 'x'"), "line 4: unknown key 'kernal'");
+        assert_eq!(
+            error("type = 'hvm'"),
+            "line 4: type: 'hvm' guests are not supported; only \"pvh\" is"
+        );
+        assert_eq!(
+            error("memory = 2"),
+            "line 4: memory: 2 is not between 4 and 16777216"
+        );
+        assert_eq!(error("vcpus = 0"), "line 4: vcpus: 0 is not between 1 and 128");
+        assert_eq!(error("vcpus = 'x'"), "line 4: vcpus: a number is wanted");
+        assert_eq!(
+            error("vcpus = 4\nmaxvcpus = 2"),
+            "maxvcpus (2) is less than vcpus (4)"
+        );
+        assert_eq!(error("maxmem = 32"), "maxmem (32) is less than memory (64)");
+        assert!(error("on_crash = 'explode'").starts_with("line 4: on_crash: unknown action 'explode'"));
+        assert!(
+            error("disk = ['phy:/dev/sda,xvda,w']").starts_with("line 4: disk: there are no block devices")
+        );
+        assert!(error("uuid = '123'").contains("32 hexadecimal digits"));
+        assert!(error("name = 'a b'").contains("letters"));
+        assert!(error("name = '17'").contains("domain id"));
+        assert_eq!(
+            parse("kernel='/k'\nmemory=64").unwrap_err().to_string(),
+            "'name' is missing"
+        );
+        assert_eq!(
+            parse("name='a'\nmemory=64").unwrap_err().to_string(),
+            "'kernel' is missing"
+        );
+        assert_eq!(
+            parse("name='a'\nkernel='/k'").unwrap_err().to_string(),
+            "'memory' is missing"
+        );
+    }
+
+    #[test]
+    fn reads_a_uuid() {
+        let config = parse(&format!("{SMALL}uuid='01234567-89ab-cdef-0123-456789abcdef'")).unwrap();
+        let wanted = [
+            1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
+        ];
+        assert_eq!(config.uuid, Some(wanted));
+    }
+}
