@@ -62,9 +62,11 @@ build_bare() {
     build_target "$BARE_TARGET" "$1" "$2"
 }
 
-# build_uefi PACKAGE BIN: builds a UEFI application; prints its path (without checking that one was made).
+# build_uefi PACKAGE BIN: builds a UEFI application; prints its path.
 build_uefi() {
-    echo "$(build_target "$UEFI_TARGET" "$1" "$2").efi"
+    local path
+    path=$(build_target "$UEFI_TARGET" "$1" "$2") || return
+    echo "$path.efi"
 }
 
 # host_tool PACKAGE ARGUMENTS...: runs a tool of this workspace on the build machine.
