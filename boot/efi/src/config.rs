@@ -150,7 +150,7 @@ fn entries(text: &str) -> Result<Vec<Entry<'_>>, ConfigError> {
 
 /// The section to boot.
 fn choose<'a>(entries: &[Entry<'a>]) -> Result<&'a str, ConfigError> {
-    for entry in entries.iter().filter(|entry| entry.section == "global") {
+    if let Some(entry) = entries.iter().find(|entry| entry.section == "global") {
         if entry.key != "default" {
             return Err(error(
                 entry.line,
