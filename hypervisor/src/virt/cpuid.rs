@@ -1,0 +1,391 @@
+//! What CPUID tells a guest: computed when its domain is made, from the machine's own leaves and what Oxen lets through.
+//!
+//! As on Xen, features are on a list or they do not exist; what belongs to the machine (power, performance counters, other hypervisors'
+//! leaves, topology) is hidden. A lookup is an index into a table; few leaves depend on the vCPU or its registers and are patched.
+
+use super::{Running, time};
+use crate::arch::{CpuMode, Event, GuestCpu, SysReg};
+use crate::types::DomId;
+
+/// EAX, EBX, ECX, EDX.
+pub type Leaf = [u32; 4];
+
+/// Leaves 0 to 0xd.
+const BASIC: usize = 0xe;
+/// Leaves 0x8000_0000 to 0x8000_0021.
+const EXTENDED: usize = 0x22;
+/// Subleaves kept of leaves 4, 7 and 0xd.
+const CACHE_SUBLEAVES: usize = 6;
+const FEATURE_SUBLEAVES: usize = 2;
+const STATE_SUBLEAVES: usize = 63;
+/// Last hypervisor leaf, relative to the first.
+const HYPERVISOR_MAX: u32 = 5;
+
+const OSXSAVE: u32 = 1 << 27;
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+/// Bits of a feature word.
+const fn bits(list: &[u32]) -> u32 {
+    let mut word = 0;
+    let mut i = 0;
+    while i < list.len() {
+        word |= 1 << list[i];
+        i += 1;
+    }
+    word
+}
+
+/// Leaf 1 ECX: SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-DEADLINE AES XSAVE AVX F16C RDRAND.
+const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30]);
+/// What we provide whatever the machine has: x2APIC, TSC deadline, "running under a hypervisor".
+const LEAF_1_ECX_ALWAYS: u32 = bits(&[21, 24, 31]);
+/// Leaf 1 EDX: FPU to APIC, SEP to PSE36, CLFLUSH, MMX FXSR SSE SSE2.
+const LEAF_1_EDX: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
+/// HTT: logical processor count is valid.
+const LEAF_1_EDX_ALWAYS: u32 = bits(&[28]);
+/// Leaf 7 EBX: FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID AVX512F/DQ RDSEED ADX SMAP IFMA CLFLUSHOPT CLWB CD SHA BW VL.
+const LEAF_7_EBX: u32 = bits(&[0, 1, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31]);
+/// Leaf 7 ECX: AVX512_VBMI UMIP VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID.
+const LEAF_7_ECX: u32 = bits(&[1, 2, 6, 8, 9, 10, 11, 12, 14, 22]);
+/// Leaf 7 EDX: FSRM MD_CLEAR SERIALIZE.
+const LEAF_7_EDX: u32 = bits(&[4, 10, 14]);
+/// Leaf 7.1 EAX: AVX_VNNI AVX512_BF16 FZRM FSRS FSRCS.
+const LEAF_7_1_EAX: u32 = bits(&[4, 5, 10, 11, 12]);
+/// Leaf 0xd.1 EAX: XSAVEOPT XSAVEC XGETBV1.
+const LEAF_D_1_EAX: u32 = bits(&[0, 1, 2]);
+/// Leaf 0x8000_0001 ECX: LAHF CMP_LEGACY CR8 ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM DBEXT.
+const LEAF_E1_ECX: u32 = bits(&[0, 1, 4, 5, 6, 7, 8, 11, 16, 21, 26]);
+/// Leaf 0x8000_0001 EDX: SYSCALL NX MMXEXT PAGE1GB RDTSCP LM, and on AMD the copy of leaf 1.
+const LEAF_E1_EDX: u32 = bits(&[11, 20, 22, 26, 27, 29]);
+const LEAF_E1_EDX_COPY: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24]);
+/// Leaf 0x8000_0008 EBX: CLZERO RSTR_FP_ERR_PTRS.
+const LEAF_E8_EBX: u32 = bits(&[0, 2]);
+
+/// What CPUID tells the vCPUs of a domain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    basic: [Leaf; BASIC],
+    extended: [Leaf; EXTENDED],
+    cache: [Leaf; CACHE_SUBLEAVES],
+    features: [Leaf; FEATURE_SUBLEAVES],
+    state: [Leaf; STATE_SUBLEAVES],
+    hypervisor_max: u32,
+}
+
+/// Where a policy gets the machine's leaves from.
+pub type Host<'a> = &'a dyn Fn(u32, u32) -> Leaf;
+
+/// The machine that this runs on.
+pub fn host(leaf: u32, subleaf: u32) -> Leaf {
+    let found = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
+    [found.eax, found.ebx, found.ecx, found.edx]
+}
+
+impl Policy {
+    /// What a guest with `vcpus` vCPUs gets on `host`, where `xcr0` is the extended state that vCPUs can have, and guest-physical addresses have
+    /// `address_bits`.
+    pub fn new(host: Host<'_>, vcpus: u32, xcr0: u64, address_bits: u8) -> Policy {
+        let amd = host(0, 0)[2] == u32::from_le_bytes(*b"cAMD");
+        let mut policy = Policy {
+            basic: [[0; 4]; BASIC],
+            extended: [[0; 4]; EXTENDED],
+            cache: [[0; 4]; CACHE_SUBLEAVES],
+            features: [[0; 4]; FEATURE_SUBLEAVES],
+            state: [[0; 4]; STATE_SUBLEAVES],
+            hypervisor_max: HYPERVISOR_MAX,
+        };
+        policy.fill_basic(host, vcpus, xcr0);
+        policy.fill_extended(host, amd, address_bits);
+        policy
+    }
+
+    fn fill_basic(&mut self, host: Host<'_>, vcpus: u32, xcr0: u64) {
+        let max = host(0, 0)[0].min(BASIC as u32 - 1);
+        self.basic[0] = host(0, 0);
+        self.basic[0][0] = max;
+        let [eax, ebx, ecx, edx] = host(1, 0);
+        // APIC ids are even, so the package has twice as many.
+        let logical = (vcpus * 2).next_power_of_two().min(0xff);
+        let has_xsave = xcr0 & 3 == 3;
+        let xsave_features = bits(&[12, 26, 28, 29]);
+        let ecx = if has_xsave { ecx } else { ecx & !xsave_features };
+        self.basic[1] = [
+            eax,
+            ebx & 0xffff | logical << 16,
+            ecx & LEAF_1_ECX | LEAF_1_ECX_ALWAYS,
+            edx & LEAF_1_EDX | LEAF_1_EDX_ALWAYS,
+        ];
+        self.basic[2] = if max >= 2 { host(2, 0) } else { [0; 4] };
+        if max >= 4 {
+            for (subleaf, leaf) in (0..).zip(&mut self.cache) {
+                *leaf = host(4, subleaf);
+                // One core of the machine is all of a package here, and no cache is shared.
+                leaf[0] &= 0x3fff;
+            }
+        }
+        if max >= 7 {
+            let avx512 = bits(&[16, 17, 21, 28, 30, 31]);
+            let [_, ebx, ecx, edx] = host(7, 0);
+            let ebx = if xcr0 & 0xe0 == 0xe0 { ebx } else { ebx & !avx512 };
+            let ebx = if xcr0 & 4 != 0 { ebx } else { ebx & !bits(&[5]) };
+            self.features[0] = [u32::from(host(7, 0)[0] >= 1), ebx & LEAF_7_EBX, ecx & LEAF_7_ECX, edx & LEAF_7_EDX];
+            if host(7, 0)[0] >= 1 {
+                self.features[1][0] = host(7, 1)[0] & LEAF_7_1_EAX;
+            }
+        }
+        if max >= 0xd && has_xsave {
+            self.fill_state(host, xcr0);
+        }
+    }
+
+    /// Leaf 0xd: the state components of `xcr0`, at the machine's offsets.
+    fn fill_state(&mut self, host: Host<'_>, xcr0: u64) {
+        const LEGACY_AND_HEADER: u32 = 576;
+        self.state[1][0] = host(0xd, 1)[0] & LEAF_D_1_EAX;
+        let mut size = LEGACY_AND_HEADER;
+        for component in (2..STATE_SUBLEAVES as u32).filter(|component| xcr0 >> component & 1 != 0) {
+            let leaf = host(0xd, component);
+            size = size.max(leaf[0].saturating_add(leaf[1]));
+            self.state[component as usize] = leaf;
+        }
+        self.state[0] = [xcr0 as u32, size, size, (xcr0 >> 32) as u32];
+    }
+
+    fn fill_extended(&mut self, host: Host<'_>, amd: bool, address_bits: u8) {
+        let limit = if amd { 0x8000_0021 } else { 0x8000_0008 };
+        let max = host(0x8000_0000, 0)[0].min(limit);
+        let [_, ebx, ecx, edx] = host(0x8000_0000, 0);
+        self.extended[0] = [max, ebx, ecx, edx];
+        let [eax, ebx, ecx, edx] = host(0x8000_0001, 0);
+        let copy = if amd { LEAF_E1_EDX_COPY } else { 0 };
+        self.extended[1] = [eax, ebx, ecx & LEAF_E1_ECX, edx & (LEAF_E1_EDX | copy)];
+        for brand_and_cache in 2..=6u32 {
+            self.extended[brand_and_cache as usize] = host(0x8000_0000 + brand_and_cache, 0);
+        }
+        let [eax, ebx, ..] = host(0x8000_0008, 0);
+        let physical = (eax & 0xff).min(u32::from(address_bits));
+        self.extended[8] = [eax & 0xff00 | physical, ebx & LEAF_E8_EBX, 0, 0];
+        if amd {
+            // LFENCE always serializes, null selectors clear bases.
+            self.extended[0x21][0] = host(0x8000_0021, 0)[0] & bits(&[2, 6]);
+            self.extended[0x19] = host(0x8000_0019, 0);
+            self.extended[0x1a] = host(0x8000_001a, 0);
+        }
+    }
+
+    /// Does leaf 1 ECX show XSAVE?
+    pub fn has_xsave(&self) -> bool {
+        self.basic[1][2] & 1 << 26 != 0
+    }
+
+    /// State components that XCR0 may enable.
+    pub fn xcr0(&self) -> u64 {
+        u64::from(self.state[0][0]) | u64::from(self.state[0][3]) << 32
+    }
+
+    /// Width of a guest-physical address.
+    pub fn address_bits(&self) -> u32 {
+        self.extended[8][0] & 0xff
+    }
+
+    /// The leaf before anything that depends on the vCPU.
+    fn lookup(&self, leaf: u32, subleaf: u32) -> Leaf {
+        let found = match leaf {
+            4 => self.cache.get(subleaf as usize),
+            7 => self.features.get(subleaf as usize),
+            0xd => self.state.get(subleaf as usize),
+            0x8000_0000.. => self.extended.get((leaf - 0x8000_0000) as usize).filter(|_| leaf <= self.extended[0][0]),
+            _ => self.basic.get(leaf as usize).filter(|_| leaf <= self.basic[0][0]),
+        };
+        found.copied().unwrap_or_default()
+    }
+
+    /// All leaves for XEN_DOMCTL_get_cpu_policy: leaf, subleaf (`u32::MAX`: none), registers.
+    pub fn leaves(&self) -> impl Iterator<Item = (u32, u32, Leaf)> {
+        const NO_SUBLEAF: u32 = abi::domctl::XEN_CPUID_NO_SUBLEAF;
+        let plain = (0..BASIC as u32).filter(|leaf| !matches!(leaf, 4 | 7 | 0xd)).map(|leaf| (leaf, NO_SUBLEAF));
+        let nested = [(4, CACHE_SUBLEAVES), (7, FEATURE_SUBLEAVES), (0xd, STATE_SUBLEAVES)]
+            .into_iter()
+            .flat_map(|(leaf, count)| (0..count as u32).map(move |subleaf| (leaf, subleaf)));
+        let hypervisor = [(0x4000_0000, NO_SUBLEAF)].into_iter();
+        let extended = (0..EXTENDED as u32).map(|leaf| (0x8000_0000 + leaf, NO_SUBLEAF));
+        plain.chain(nested).chain(hypervisor).chain(extended).map(|(leaf, subleaf)| {
+            let value =
+                if leaf == 0x4000_0000 { [leaf + self.hypervisor_max, 0, 0, 0] } else { self.lookup(leaf, subleaf) };
+            (leaf, subleaf, value)
+        })
+    }
+
+    /// Take over one leaf from a toolstack: features may only be taken away. Unknown leaves must be zero, as on Xen.
+    ///
+    /// # Errors
+    /// The leaf claims what this machine's guests cannot have.
+    pub fn set_leaf(&mut self, leaf: u32, subleaf: u32, value: Leaf) -> Result<(), NotAllowed> {
+        if leaf == 0x4000_0000 {
+            self.hypervisor_max = (value[0] & 0xff).clamp(2, HYPERVISOR_MAX);
+            return Ok(());
+        }
+        let features_only = |word: usize| match (leaf, subleaf, word) {
+            (1, _, 2 | 3) | (7, 0, 1..=3) | (7, 1, 0) | (0xd, 1, 0) | (0x8000_0001, _, 2 | 3) | (0x8000_0008, _, 1) => true,
+            (0xd, 0, 0 | 3) => true,
+            _ => false,
+        };
+        let allowed = self.lookup(leaf, subleaf);
+        // What is the vCPU's own is filled in on each CPUID, so whatever the toolstack read and writes back is fine.
+        let dynamic = if leaf == 1 { OSXSAVE } else { 0 };
+        if (0..4).any(|word| features_only(word) && value[word] & !allowed[word] & !dynamic != 0) {
+            return Err(NotAllowed);
+        }
+        let slot = match leaf {
+            4 => self.cache.get_mut(subleaf as usize),
+            7 => self.features.get_mut(subleaf as usize),
+            0xd => self.state.get_mut(subleaf as usize),
+            0x8000_0000.. => self.extended.get_mut((leaf - 0x8000_0000) as usize),
+            _ => self.basic.get_mut(leaf as usize),
+        };
+        match slot {
+            Some(slot) => *slot = value,
+            None if value == [0; 4] => {}
+            None => return Err(NotAllowed),
+        }
+        Ok(())
+    }
+}
+
+/// A feature was asked for that guests cannot have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotAllowed;
+
+/// CPUID.
+///
+/// # Errors
+/// None: the instruction does not fault.
+pub fn execute(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    let regs = running.cpu.gprs();
+    let (leaf, subleaf) = (regs.rax as u32, regs.rcx as u32);
+    let [eax, ebx, ecx, edx] = match leaf {
+        0x4000_0000..0x4000_0100 => hypervisor(running, leaf, subleaf),
+        _ => patched(running, leaf, subleaf),
+    };
+    let regs = running.cpu.gprs();
+    (regs.rax, regs.rbx, regs.rcx, regs.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
+    Ok(())
+}
+
+/// A leaf of the CPU, with what depends on this vCPU filled in.
+fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf {
+    let mut value = running.policy.lookup(leaf, subleaf);
+    let apic_id = pvh::acpi::apic_id(running.vcpu.id.0);
+    match leaf {
+        1 => {
+            value[1] |= apic_id << 24;
+            if running.cpu.read(SysReg::Cr4) & CR4_OSXSAVE != 0 {
+                value[2] |= OSXSAVE;
+            }
+        }
+        0xb => {
+            value[2] = subleaf & 0xff;
+            value[3] = apic_id;
+        }
+        0xd if subleaf == 0 => value[1] = state_size(running),
+        // Only 64-bit code sees SYSCALL on Intel's CPUs.
+        0x8000_0001 if running.cpu.mode() != CpuMode::Long && running.policy.basic[0][1] == u32::from_le_bytes(*b"Genu") => {
+            value[3] &= !(1 << 11);
+        }
+        _ => {}
+    }
+    value
+}
+
+/// Bytes of the XSAVE area for what XCR0 enables now.
+fn state_size(running: &Running<'_, dyn GuestCpu>) -> u32 {
+    let xcr0 = running.cpu.read(SysReg::Xcr0);
+    (2..STATE_SUBLEAVES)
+        .filter(|component| xcr0 >> component & 1 != 0)
+        .map(|component| running.policy.state[component][0].saturating_add(running.policy.state[component][1]))
+        .fold(576, u32::max)
+}
+
+/// Xen's leaves (xen/include/public/arch-x86/cpuid.h).
+fn hypervisor(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf {
+    const BASE: u32 = abi::cpuid::XEN_CPUID_FIRST_LEAF;
+    let max = running.policy.hypervisor_max;
+    match leaf - BASE {
+        beyond if beyond > max => [0; 4],
+        0 => [
+            BASE + max,
+            abi::cpuid::XEN_CPUID_SIGNATURE_EBX,
+            abi::cpuid::XEN_CPUID_SIGNATURE_ECX,
+            abi::cpuid::XEN_CPUID_SIGNATURE_EDX,
+        ],
+        1 => [crate::hypercall::version::VERSION, 0, 0, 0],
+        2 => [1, super::msr::HYPERCALL_PAGE, 0, 0],
+        3 => time::cpuid(running.vcpu, subleaf),
+        4 => vcpu_leaf(running.vcpu.id.0, running.vcpu.domid),
+        _ => [0; 4],
+    }
+}
+
+fn vcpu_leaf(vcpu: u32, domain: DomId) -> Leaf {
+    const IOMMU_MAPPINGS: u32 = 1 << 2;
+    const VCPU_ID_PRESENT: u32 = 1 << 3;
+    const DOMID_PRESENT: u32 = 1 << 4;
+    const UPCALL_VECTOR: u32 = 1 << 6;
+    [IOMMU_MAPPINGS | VCPU_ID_PRESENT | DOMID_PRESENT | UPCALL_VECTOR, vcpu, domain.0.into(), 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything(leaf: u32, _: u32) -> Leaf {
+        match leaf {
+            0 => [0x20, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
+            0x8000_0000 => [0x8000_0028, 0, 0, 0],
+            0xd => [256, 576, 0, 0],
+            _ => [u32::MAX; 4],
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_does_not_exist() {
+        let policy = Policy::new(&everything, 4, 7, 40);
+        let leaf1 = policy.lookup(1, 0);
+        // VMX, MONITOR, SMX, PDCM, OSXSAVE (dynamic) are off; the hypervisor bit and x2APIC are on.
+        assert_eq!(leaf1[2] & bits(&[3, 5, 6, 15, 27]), 0);
+        assert_eq!(leaf1[2] & bits(&[21, 31]), bits(&[21, 31]));
+        assert_eq!(policy.lookup(0x8000_0001, 0)[2] & 1 << 2, 0, "SVM");
+        assert_eq!(policy.lookup(0xa, 0), [0; 4], "performance counters");
+        assert_eq!(policy.lookup(0, 0)[0], 0xd);
+        assert_eq!(policy.lookup(0x20, 0), [0; 4]);
+        assert_eq!(policy.address_bits(), 40);
+        // No AVX-512 without its state.
+        assert_eq!(policy.lookup(7, 0)[1] & 1 << 16, 0);
+    }
+
+    #[test]
+    fn state_is_what_xcr0_allows() {
+        let policy = Policy::new(&everything, 1, 7, 40);
+        assert_eq!(policy.xcr0(), 7);
+        assert_eq!(policy.lookup(0xd, 0), [7, 832, 832, 0]);
+        assert_eq!(policy.lookup(0xd, 2)[..2], [256, 576]);
+        assert_eq!(policy.lookup(0xd, 5), [0; 4]);
+        let without = Policy::new(&everything, 1, 0, 40);
+        assert!(!without.has_xsave() && without.xcr0() == 0);
+    }
+
+    #[test]
+    fn a_toolstack_may_only_take_away() {
+        let mut policy = Policy::new(&everything, 1, 7, 40);
+        for (leaf, subleaf, value) in policy.clone().leaves() {
+            assert_eq!(policy.set_leaf(leaf, subleaf, value), Ok(()), "{leaf:#x}.{subleaf:#x}");
+        }
+        let mut leaf1 = policy.lookup(1, 0);
+        leaf1[2] &= !1;
+        assert_eq!(policy.set_leaf(1, u32::MAX, leaf1), Ok(()));
+        assert_eq!(policy.lookup(1, 0)[2] & 1, 0);
+        leaf1[2] |= 1 << 5;
+        assert_eq!(policy.set_leaf(1, u32::MAX, leaf1), Err(NotAllowed));
+        assert_eq!(policy.set_leaf(0x7fff_0000, 0, [1, 0, 0, 0]), Err(NotAllowed));
+    }
+}

@@ -1,0 +1,95 @@
+//! Instructions, where the hardware does not tell their length (AMD-V without next-RIP saving) or what they do (memory that is emulated).
+//!
+//! The instruction is fetched again, by a walk of the guest's page tables. If the guest has changed it meanwhile, it gets what it asked for: another
+//! instruction's length, or another access; never more than its own memory.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+
+use super::Running;
+use crate::arch::{CpuMode, GuestCpu, SegmentReg};
+use crate::mm::guest::GuestVirt;
+use crate::types::{Gva, PAGE_SIZE};
+
+/// Longest instruction, in bytes.
+const MAX_LEN: usize = 15;
+
+/// Length of the instruction at the guest's RIP. `None`: it cannot be read any more, so the guest has to be entered again to fault itself.
+pub fn length(running: &mut Running<'_, dyn GuestCpu>) -> Option<u8> {
+    // What exits is mostly one of a few encodings without prefixes; they are recognised before anything is decoded.
+    let mut head = [0; 3];
+    if read(running, &mut head).is_some()
+        && let Some(len) = common_length(head)
+    {
+        return Some(len);
+    }
+    Some(instruction(running)?.0.len() as u8)
+}
+
+/// Lengths of the encodings that exit and have no operands.
+fn common_length(head: [u8; 3]) -> Option<u8> {
+    match head {
+        // VMCALL, XSETBV, VMMCALL
+        [0x0f, 0x01, 0xc1 | 0xd1 | 0xd9] => Some(3),
+        // CPUID, RDMSR, WRMSR, WBINVD, INVD
+        [0x0f, 0xa2 | 0x32 | 0x30 | 0x09 | 0x08, _] => Some(2),
+        // HLT
+        [0xf4, _, _] => Some(1),
+        _ => None,
+    }
+}
+
+/// The instruction at the guest's RIP, and its bytes. `None`: it cannot be read, or is not one.
+pub fn instruction(running: &mut Running<'_, dyn GuestCpu>) -> Option<(Instruction, [u8; MAX_LEN])> {
+    let mut bytes = [0; MAX_LEN];
+    let mut have = MAX_LEN;
+    if read(running, &mut bytes).is_none() {
+        // The page behind may not exist: take what is left on this one.
+        let left = PAGE_SIZE - (fetch_address(running).0 & (PAGE_SIZE - 1));
+        have = MAX_LEN.min(left as usize);
+        read(running, bytes.get_mut(..have)?)?;
+    }
+    let bitness = match running.cpu.mode() {
+        CpuMode::Long => 64,
+        CpuMode::Protected32 => 32,
+        CpuMode::Real | CpuMode::Virtual8086 | CpuMode::Protected16 => 16,
+    };
+    let decoded = Decoder::with_ip(bitness, bytes.get(..have)?, running.cpu.rip(), DecoderOptions::NONE).decode();
+    (!decoded.is_invalid()).then_some((decoded, bytes))
+}
+
+fn fetch_address(running: &Running<'_, dyn GuestCpu>) -> Gva {
+    let base = match running.cpu.mode() {
+        CpuMode::Long => 0,
+        _ => running.cpu.segment(SegmentReg::Cs).base,
+    };
+    Gva(base.wrapping_add(running.cpu.rip()))
+}
+
+fn read(running: &mut Running<'_, dyn GuestCpu>, to: &mut [u8]) -> Option<()> {
+    let from = fetch_address(running);
+    GuestVirt::new(&running.domain.p2m, running.walks, running.cpu.paging()).read_bytes(from, to).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shortcut may only say what the decoder would.
+    #[test]
+    fn shortcut_agrees_with_decoder() {
+        let mut known = 0;
+        for first in [0x0f, 0xf4, 0x66, 0xf3, 0x90] {
+            for second in 0..=u8::MAX {
+                for third in 0..=u8::MAX {
+                    let head = [first, second, third];
+                    if let Some(len) = common_length(head) {
+                        known += 1;
+                        let decoded = Decoder::with_ip(64, &head, 0, DecoderOptions::NONE).decode();
+                        assert_eq!(decoded.len(), usize::from(len), "{head:x?}");
+                    }
+                }
+            }
+        }
+        assert!(known > 0);
+    }
+}

@@ -1,0 +1,327 @@
+//! RDMSR, WRMSR, XSETBV and control registers that exit. Default deny: what is not listed raises #GP, as on Xen without `msr_relaxed`.
+
+use zerocopy::IntoBytes;
+
+use super::{Running, lapic};
+use crate::arch::msr_policy::msr as number;
+use crate::arch::{Event, GuestCpu, SysReg};
+use crate::hw;
+use crate::mm::guest;
+use crate::types::{Gpa, PAGE_SIZE};
+
+/// The register through which a guest asks for a page of hypercall stubs.
+pub const HYPERCALL_PAGE: u32 = abi::cpuid::XEN_HYPERCALL_MSR;
+
+const TSC: u32 = 0x10;
+const PLATFORM_ID: u32 = 0x17;
+const APIC_BASE: u32 = 0x1b;
+const FEATURE_CONTROL: u32 = 0x3a;
+const TSC_ADJUST: u32 = 0x3b;
+const UCODE_REV: u32 = 0x8b;
+const PLATFORM_INFO: u32 = 0xce;
+const MTRR_CAP: u32 = 0xfe;
+const MISC_FEATURES_ENABLES: u32 = 0x140;
+const MCG_CAP: u32 = 0x179;
+const MCG_STATUS: u32 = 0x17a;
+const MISC_ENABLE: u32 = 0x1a0;
+const DEBUGCTL: u32 = 0x1d9;
+const MTRR_VARIABLE: u32 = 0x200;
+const MTRR_VARIABLE_END: u32 = 0x210;
+const MC0_CTL2: u32 = 0x280;
+const MC1_CTL2: u32 = 0x281;
+const MTRR_DEFAULT: u32 = 0x2ff;
+const MC0_CTL: u32 = 0x400;
+const MC_END: u32 = 0x408;
+const TSC_DEADLINE: u32 = 0x6e0;
+const X2APIC: u32 = 0x800;
+const X2APIC_END: u32 = 0x900;
+const XSS: u32 = 0xda0;
+const AMD_SYSCFG: u32 = 0xc001_0010;
+const AMD_HWCR: u32 = 0xc001_0015;
+const AMD_NB_CFG: u32 = 0xc001_001f;
+const AMD_INT_PENDING: u32 = 0xc001_0055;
+const AMD_VM_CR: u32 = 0xc001_0114;
+const AMD_DC_CFG: u32 = 0xc001_1022;
+const AMD_DE_CFG: u32 = 0xc001_1029;
+
+/// Fixed-range MTRRs: one of 64 KiB, two of 16 KiB, eight of 4 KiB ranges.
+const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+
+/// Registers of a vCPU that nothing but RDMSR and WRMSR looks at. MTRRs among them: memory types come from the nested page tables and PAT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Msrs {
+    /// IA32_MTRR_DEF_TYPE.
+    pub mtrr_default: u64,
+    /// Fixed-range MTRRs in ascending order of their addresses.
+    pub mtrr_fixed: [u64; MTRR_FIXED.len()],
+    /// Variable-range MTRRs: base and mask of each.
+    pub mtrr_variable: [u64; (MTRR_VARIABLE_END - MTRR_VARIABLE) as usize],
+    tsc_adjust: u64,
+    misc_features: u64,
+}
+
+/// Eight variable ranges, fixed ranges, write-combining: what Xen says.
+pub const MTRR_CAP_VALUE: u64 = 0x508;
+const MTRR_ENABLED: u64 = 1 << 11;
+const WRITE_BACK: u64 = 6;
+
+impl Msrs {
+    /// As a PVH guest finds them: MTRRs on, everything write-back.
+    pub fn new() -> Self {
+        Self {
+            mtrr_default: MTRR_ENABLED | WRITE_BACK,
+            mtrr_fixed: [u64::from_le_bytes([WRITE_BACK as u8; 8]); MTRR_FIXED.len()],
+            mtrr_variable: [0; (MTRR_VARIABLE_END - MTRR_VARIABLE) as usize],
+            tsc_adjust: 0,
+            misc_features: 0,
+        }
+    }
+}
+
+impl Default for Msrs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// RDMSR.
+///
+/// # Errors
+/// #GP: no such register.
+pub fn read(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    require_ring_0(running)?;
+    let msr = running.cpu.gprs().rcx as u32;
+    let value = value_of(running, msr).ok_or_else(|| {
+        log::debug!("d{}v{} RDMSR {msr:#x} unimplemented", running.vcpu.domid.0, running.vcpu.id.0);
+        Event::GP0
+    })?;
+    let regs = running.cpu.gprs();
+    regs.rax = value & 0xffff_ffff;
+    regs.rdx = value >> 32;
+    Ok(())
+}
+
+/// WRMSR.
+///
+/// # Errors
+/// #GP: no such register, or a value that it does not take.
+pub fn write(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    require_ring_0(running)?;
+    let regs = running.cpu.gprs();
+    let (msr, value) = (regs.rcx as u32, regs.rdx << 32 | regs.rax & 0xffff_ffff);
+    set(running, msr, value).ok_or_else(|| {
+        log::debug!("d{}v{} WRMSR {msr:#x} <- {value:#x} refused", running.vcpu.domid.0, running.vcpu.id.0);
+        Event::GP0
+    })
+}
+
+fn require_ring_0(running: &Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    if running.cpu.cpl() == 0 { Ok(()) } else { Err(Event::GP0) }
+}
+
+fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
+    let msrs = &*running.msrs;
+    Some(match msr {
+        APIC_BASE => running.lapic.base_msr(),
+        number::EFER => running.cpu.read(SysReg::Efer),
+        TSC => hw::time::tsc().wrapping_add(running.vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst)),
+        TSC_ADJUST => msrs.tsc_adjust,
+        TSC_DEADLINE => lapic::tsc_deadline(running.lapic),
+        X2APIC..X2APIC_END => lapic::rdmsr(running, msr).ok()?,
+        number::PAT => running.cpu.read(SysReg::Pat),
+        MTRR_CAP => MTRR_CAP_VALUE,
+        MTRR_DEFAULT => msrs.mtrr_default,
+        MTRR_VARIABLE..MTRR_VARIABLE_END => *msrs.mtrr_variable.get((msr - MTRR_VARIABLE) as usize)?,
+        MISC_FEATURES_ENABLES => msrs.misc_features,
+        // Two banks and software error recovery, none of which ever reports anything (Xen's vMCE).
+        MCG_CAP => 1 << 24 | 2,
+        MC0_CTL..MC_END => 0,
+        MCG_STATUS | MC0_CTL2 | MC1_CTL2 => 0,
+        // Locked, nothing enabled: Windows reads it unasked.
+        FEATURE_CONTROL if !hw::cpu::is_amd() => 1,
+        // Fast strings; no branch trace store, no PEBS.
+        MISC_ENABLE if !hw::cpu::is_amd() => 1 << 0 | 1 << 11 | 1 << 12,
+        PLATFORM_ID | PLATFORM_INFO if !hw::cpu::is_amd() => 0,
+        UCODE_REV | DEBUGCTL | XSS | HYPERCALL_PAGE => 0,
+        AMD_SYSCFG | AMD_HWCR | AMD_NB_CFG | AMD_INT_PENDING | AMD_VM_CR | AMD_DC_CFG if hw::cpu::is_amd() => 0,
+        // LFENCE is serializing.
+        AMD_DE_CFG if hw::cpu::is_amd() => 1 << 1,
+        _ => {
+            if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
+                return msrs.mtrr_fixed.get(range).copied();
+            }
+            running.cpu.read(direct(msr)?)
+        }
+    })
+}
+
+/// Registers that guests normally reach without an exit (the policy of `arch::msr_policy`), for machines where one exits after all.
+fn direct(msr: u32) -> Option<SysReg> {
+    Some(match msr {
+        number::SYSENTER_CS => SysReg::SysenterCs,
+        number::SYSENTER_ESP => SysReg::SysenterEsp,
+        number::SYSENTER_EIP => SysReg::SysenterEip,
+        number::STAR => SysReg::Star,
+        number::LSTAR => SysReg::Lstar,
+        number::CSTAR => SysReg::Cstar,
+        number::SFMASK => SysReg::Sfmask,
+        number::KERNEL_GS_BASE => SysReg::KernelGsBase,
+        number::TSC_AUX => SysReg::TscAux,
+        _ => return None,
+    })
+}
+
+fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<()> {
+    let msrs = &mut *running.msrs;
+    match msr {
+        APIC_BASE => lapic::write_base(running, value).ok()?,
+        number::EFER => write_efer(running, value)?,
+        TSC => {
+            let offset = value.wrapping_sub(hw::time::tsc());
+            move_tsc(running, offset);
+        }
+        TSC_ADJUST => {
+            let delta = value.wrapping_sub(msrs.tsc_adjust);
+            let old = running.vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst);
+            running.msrs.tsc_adjust = value;
+            move_tsc(running, old.wrapping_add(delta));
+        }
+        TSC_DEADLINE => lapic::set_tsc_deadline(running, value),
+        X2APIC..X2APIC_END => lapic::wrmsr(running, msr, value).ok()?,
+        number::PAT => {
+            // Each byte a memory type: not 2, 3 or above 7 (SDM 3A, 12.12.2).
+            value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)).then_some(())?;
+            running.cpu.write(SysReg::Pat, value);
+        }
+        MTRR_DEFAULT => {
+            (value & !0xcff == 0).then_some(())?;
+            msrs.mtrr_default = value;
+        }
+        MTRR_VARIABLE..MTRR_VARIABLE_END => *msrs.mtrr_variable.get_mut((msr - MTRR_VARIABLE) as usize)? = value,
+        // CPUID faulting is not offered, so no bit can be set.
+        MISC_FEATURES_ENABLES | XSS => (value == 0).then_some(())?,
+        DEBUGCTL => (value & !3 == 0).then_some(())?,
+        MCG_STATUS | MC0_CTL2 | MC1_CTL2 | MC0_CTL..MC_END | UCODE_REV | MISC_ENABLE => {}
+        AMD_HWCR | AMD_NB_CFG | AMD_SYSCFG | AMD_DC_CFG | AMD_DE_CFG | AMD_INT_PENDING if hw::cpu::is_amd() => {}
+        HYPERCALL_PAGE => write_hypercall_page(running, value)?,
+        _ => {
+            if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
+                *msrs.mtrr_fixed.get_mut(range)? = value;
+            } else {
+                running.cpu.write(direct(msr)?, value);
+            }
+        }
+    }
+    Some(())
+}
+
+fn move_tsc(running: &mut Running<'_, dyn GuestCpu>, offset: u64) {
+    running.vcpu.tsc_offset.store(offset, core::sync::atomic::Ordering::SeqCst);
+    running.cpu.set_tsc_offset(offset);
+    running.domain.publish_time(running.vcpu);
+}
+
+/// SDM 3A, 2.2.1: reserved bits, and LME fixed while paging is on. SVME does not exist for guests.
+fn write_efer(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Option<()> {
+    const SCE: u64 = 1 << 0;
+    const LME: u64 = 1 << 8;
+    const LMA: u64 = 1 << 10;
+    const NXE: u64 = 1 << 11;
+    const CR0_PG: u64 = 1 << 31;
+    let old = running.cpu.read(SysReg::Efer);
+    (value & !(SCE | LME | LMA | NXE) == 0).then_some(())?;
+    let paging = running.cpu.read(SysReg::Cr0) & CR0_PG != 0;
+    ((value ^ old) & LME == 0 || !paging).then_some(())?;
+    running.cpu.write(SysReg::Efer, value & !LMA | old & LMA);
+    Some(())
+}
+
+/// Fill the page that the guest names with a stub for each hypercall: load its number, call, return.
+fn write_hypercall_page(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Option<()> {
+    const STUB: usize = 32;
+    const IRET: usize = 23;
+    const UD2: [u8; 2] = [0x0f, 0x0b];
+    // The low bits are the index of the page; there is one.
+    (value & (PAGE_SIZE - 1) == 0).then_some(())?;
+    let call = if hw::cpu::is_amd() { 0xd9 } else { 0xc1 };
+    let mut page = [0xcc; PAGE_SIZE as usize];
+    for (nr, stub) in page.chunks_exact_mut(STUB).enumerate() {
+        if nr == IRET {
+            stub[..2].copy_from_slice(&UD2);
+        } else {
+            stub[0] = 0xb8;
+            stub[1..5].copy_from_slice(&(nr as u32).to_le_bytes());
+            stub[5..9].copy_from_slice(&[0x0f, 0x01, call, 0xc3]);
+        }
+    }
+    guest::write_phys(&running.domain.p2m, Gpa(value), page.as_bytes()).ok()
+}
+
+/// A write to CR0, CR4 or CR8 that changes what the hypervisor owns.
+///
+/// # Errors
+/// #GP: a combination that does not exist.
+pub fn write_control_register(running: &mut Running<'_, dyn GuestCpu>, cr: u8, value: u64) -> Result<(), Event> {
+    const CR0_PE: u64 = 1 << 0;
+    const CR0_NW: u64 = 1 << 29;
+    const CR0_CD: u64 = 1 << 30;
+    const CR0_PG: u64 = 1 << 31;
+    const CR4_VMXE: u64 = 1 << 13;
+    const CR4_SMXE: u64 = 1 << 14;
+    match cr {
+        0 if value >> 32 != 0 => return Err(Event::GP0),
+        0 if value & CR0_PG != 0 && value & CR0_PE == 0 => return Err(Event::GP0),
+        0 if value & CR0_NW != 0 && value & CR0_CD == 0 => return Err(Event::GP0),
+        0 => running.cpu.write(SysReg::Cr0, value),
+        4 if value & (CR4_VMXE | CR4_SMXE) != 0 => return Err(Event::GP0),
+        4 => running.cpu.write(SysReg::Cr4, value),
+        8 if value > 15 => return Err(Event::GP0),
+        _ => {
+            running.cpu.write(SysReg::Cr8, value);
+            running.vcpu.request(crate::domain::vcpu::Request::INTERRUPT);
+        }
+    }
+    Ok(())
+}
+
+/// XSETBV (SDM 2B): only XCR0, x87 always on, AVX needs SSE, the AVX-512 components come together.
+///
+/// # Errors
+/// #GP: a combination that does not exist, or that this guest does not have.
+pub fn xsetbv(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    require_ring_0(running)?;
+    let regs = running.cpu.gprs();
+    let (register, value) = (regs.rcx as u32, regs.rdx << 32 | regs.rax & 0xffff_ffff);
+    if register != 0 || !valid_xcr0(value, running.policy.xcr0()) {
+        return Err(Event::GP0);
+    }
+    running.cpu.write(SysReg::Xcr0, value);
+    Ok(())
+}
+
+fn valid_xcr0(value: u64, allowed: u64) -> bool {
+    const X87: u64 = 1;
+    const SSE: u64 = 2;
+    const AVX: u64 = 4;
+    const AVX512: u64 = 0xe0;
+    value & !allowed == 0
+        && value & X87 != 0
+        && (value & AVX == 0 || value & SSE != 0)
+        && (value & AVX512 == 0 || value & (AVX512 | AVX) == AVX512 | AVX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::valid_xcr0;
+
+    #[test]
+    fn xcr0_combinations() {
+        for good in [1, 3, 7, 0xe7] {
+            assert!(valid_xcr0(good, 0xe7), "{good:#x}");
+        }
+        for bad in [0, 2, 5, 0x27, 0xe3, 0x101] {
+            assert!(!valid_xcr0(bad, 0xe7), "{bad:#x}");
+        }
+        assert!(!valid_xcr0(7, 3));
+    }
+}

@@ -1,0 +1,77 @@
+//! Time as guests see it: the TSC with an offset, Xen's PV clock, timers.
+//!
+//! System time is nanoseconds since Oxen started, a fixed linear function of the machine's TSC. The guest gets that very function (its offset
+//! included) in `vcpu_time_info`, written once for each place where that is registered: both sides compute the same numbers for ever, without drift or
+//! steps, and no entry has to update anything.
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use abi::event_channel::VIRQ_TIMER;
+use abi::shared_info::VcpuTimeInfo;
+
+use super::{Running, lapic};
+use crate::arch::GuestCpu;
+use crate::domain::vcpu::{NEVER, Vcpu};
+use crate::{event, hw, sched};
+
+/// What a vCPU's `vcpu_time_info` says.
+pub fn time_info(vcpu: &Vcpu) -> VcpuTimeInfo {
+    let clock = hw::time::clock();
+    VcpuTimeInfo {
+        tsc_timestamp: clock.tsc_base.wrapping_add(vcpu.tsc_offset.load(SeqCst)),
+        system_time: 0,
+        tsc_to_system_mul: clock.mul,
+        tsc_shift: clock.shift,
+        flags: abi::shared_info::XEN_PVCLOCK_TSC_STABLE_BIT,
+        ..Default::default()
+    }
+}
+
+/// System time at which the guest's TSC reads `guest_tsc`, in nanoseconds.
+pub fn system_time_of(vcpu: &Vcpu, guest_tsc: u64) -> u64 {
+    hw::time::clock().nanoseconds(guest_tsc.wrapping_sub(vcpu.tsc_offset.load(SeqCst)))
+}
+
+/// Xen's CPUID leaf 3 (time).
+pub(super) fn cpuid(vcpu: &Vcpu, subleaf: u32) -> [u32; 4] {
+    /// The TSC is the same on all CPUs and never stops; RDTSCP is native.
+    const FLAGS: u32 = abi::cpuid::XEN_CPUID_TSC_HOST_RELIABLE | abi::cpuid::XEN_CPUID_TSC_RDTSCP;
+    /// Neither emulated nor adjusted: `tsc_mode = "native"`.
+    const MODE_NATIVE: u32 = 2;
+    let clock = hw::time::clock();
+    let offset = vcpu.tsc_offset.load(SeqCst);
+    match subleaf {
+        0 => [FLAGS, MODE_NATIVE, clock.khz(), 0],
+        1 => [offset as u32, (offset >> 32) as u32, clock.mul, clock.shift as u8 as u32],
+        2 => [clock.khz(), 0, 0, 0],
+        _ => [0; 4],
+    }
+}
+
+/// Deliver the timers of this vCPU whose time has come.
+pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
+    let vcpu = running.vcpu;
+    let timers = &vcpu.timers;
+    let now = hw::time::now_ns();
+    let due = |deadline: u64| deadline != NEVER && deadline <= now;
+    let mut tick = false;
+    if due(timers.singleshot.load(SeqCst)) {
+        timers.singleshot.store(NEVER, SeqCst);
+        tick = true;
+    }
+    let periodic = timers.periodic.load(SeqCst);
+    if due(periodic) {
+        // From deadline to deadline, so that nothing drifts; ticks that were missed are one.
+        let period = timers.period.load(SeqCst).max(1);
+        timers.periodic.store(periodic.saturating_add(((now - periodic) / period + 1).saturating_mul(period)), SeqCst);
+        tick = true;
+    }
+    if tick {
+        event::raise_virq(running.domain, vcpu.id, VIRQ_TIMER);
+    }
+    let deadline = timers.lapic.load(SeqCst);
+    if due(deadline) {
+        lapic::timer_expired(running, deadline, now);
+    }
+    sched::timers_changed(vcpu);
+}
