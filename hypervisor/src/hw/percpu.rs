@@ -8,6 +8,8 @@
 use core::sync::atomic::Ordering;
 use core::sync::atomic::{AtomicPtr, AtomicU32};
 
+use crate::sync::Once;
+
 /// Most CPUs that a machine may have.
 pub const MAX_CPUS: usize = 512;
 
@@ -49,9 +51,20 @@ impl PerCpu {
     }
 }
 
+/// All CPUs' blocks, by number.
+static BLOCKS: [Once<&'static PerCpu>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+
+/// The block of CPU `id`, if it has been started.
+pub fn get(id: u32) -> Option<&'static PerCpu> {
+    BLOCKS.get(id as usize)?.get().copied()
+}
+
 /// Make `block` this CPU's own.
 #[cfg(target_os = "none")]
 pub fn install(block: &'static PerCpu) {
+    if let Some(slot) = BLOCKS.get(block.id as usize) {
+        slot.call_once(|| block);
+    }
     block
         .this
         .store(core::ptr::from_ref(block).cast_mut(), Ordering::Relaxed);

@@ -75,7 +75,7 @@ impl Entity {
     /// Make it exit if it runs on another CPU.
     pub fn interrupt_elsewhere(&self) {
         if self.runs_elsewhere() {
-            hw::apic::send_kick(self.cpu());
+            hw::apic::kick(self.cpu());
         }
     }
 
@@ -142,7 +142,7 @@ fn reschedule(id: u32, cpu: &CpuSched) {
     if let Some(current) = current {
         current.request(Request::LEAVE);
     } else if id != hw::percpu::id() {
-        hw::apic::send_kick(id);
+        hw::apic::kick(id);
     }
 }
 
@@ -227,7 +227,7 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     if vcpu.entity.cpu() == hw::percpu::id() {
         program_timer(cpu);
     } else {
-        hw::apic::send_kick(vcpu.entity.cpu());
+        hw::apic::kick(vcpu.entity.cpu());
     }
 }
 

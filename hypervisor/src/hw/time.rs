@@ -1,0 +1,252 @@
+//! Time of the machine: the TSC, calibrated once, and the wall clock at start.
+//!
+//! System time is nanoseconds since [`init`], a linear function of the TSC with the very arithmetic of Xen's PV clock, so that guests which are given the
+//! same numbers compute the same time.
+// UNSAFETY: the TSC, and the ports of PIT and RTC.
+#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "port I/O"))]
+
+use crate::sync::Once;
+
+/// How system time follows from the TSC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clock {
+    /// TSC at system time 0.
+    pub tsc_base: u64,
+    /// Nanoseconds per (shifted) tick, as a 0.32 fixed-point number.
+    pub mul: u32,
+    /// Ticks are shifted left by this (right, if negative) before they are multiplied.
+    pub shift: i8,
+    hz: u64,
+}
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+impl Clock {
+    /// A clock of `hz` ticks a second that reads 0 at `tsc_base`.
+    pub fn new(hz: u64, tsc_base: u64) -> Clock {
+        // The shift that brings the frequency into (1, 2] GHz makes the multiplier a proper fraction with 32 significant bits.
+        let mut shift = 0i8;
+        let mut scaled = hz.max(1);
+        while scaled > 2 * NS_PER_S {
+            scaled >>= 1;
+            shift -= 1;
+        }
+        while scaled <= NS_PER_S {
+            scaled <<= 1;
+            shift += 1;
+        }
+        let exact = if shift < 0 {
+            u128::from(hz) >> -shift
+        } else {
+            u128::from(hz) << shift
+        };
+        let mul = ((u128::from(NS_PER_S) << 32) / exact.max(1)) as u32;
+        Clock {
+            tsc_base,
+            mul,
+            shift,
+            hz,
+        }
+    }
+
+    /// System time when the TSC reads `tsc`, in nanoseconds.
+    #[inline]
+    pub fn nanoseconds(&self, tsc: u64) -> u64 {
+        let ticks = tsc.wrapping_sub(self.tsc_base);
+        let ticks = if self.shift < 0 {
+            ticks >> -self.shift
+        } else {
+            ticks << self.shift
+        };
+        ((u128::from(ticks) * u128::from(self.mul)) >> 32) as u64
+    }
+
+    /// The TSC at system time `ns`, or just after it.
+    pub fn tsc_at(&self, ns: u64) -> u64 {
+        let ticks = ((u128::from(ns) << 32) / u128::from(self.mul.max(1))) as u64;
+        let ticks = if self.shift < 0 {
+            ticks.saturating_mul(1 << -self.shift)
+        } else {
+            ticks >> self.shift
+        };
+        self.tsc_base.wrapping_add(ticks).wrapping_add(1)
+    }
+
+    /// Frequency of the TSC in kHz.
+    pub fn khz(&self) -> u32 {
+        (self.hz / 1000) as u32
+    }
+}
+
+static CLOCK: Once<Clock> = Once::new();
+static WALL_CLOCK_BASE: Once<u64> = Once::new();
+
+/// The clock. Before [`init`] (and on the host): 1 GHz from 0.
+#[inline]
+pub fn clock() -> &'static Clock {
+    CLOCK.call_once(|| Clock::new(NS_PER_S, 0))
+}
+
+/// System time: nanoseconds since [`init`].
+#[inline]
+pub fn now_ns() -> u64 {
+    clock().nanoseconds(tsc())
+}
+
+/// Seconds since 1970 at system time 0.
+pub fn wall_clock_base() -> u64 {
+    WALL_CLOCK_BASE.get().copied().unwrap_or(0)
+}
+
+/// The time-stamp counter.
+#[inline]
+pub fn tsc() -> u64 {
+    #[cfg(target_os = "none")]
+    // SAFETY: reading the TSC has no side effect.
+    return unsafe { core::arch::x86_64::_rdtsc() };
+    #[cfg(not(target_os = "none"))]
+    return TEST_TSC.load(core::sync::atomic::Ordering::Relaxed);
+}
+
+/// The host's time-stamp counter: tests move it.
+#[cfg(not(target_os = "none"))]
+pub static TEST_TSC: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+#[cfg(target_os = "none")]
+mod machine {
+    use x86_64::instructions::port::Port;
+
+    use super::{CLOCK, Clock, WALL_CLOCK_BASE, tsc};
+
+    /// Calibrate the TSC and read the wall clock. Once, on the first CPU, with interrupts off.
+    ///
+    /// CPUID leaf 0x15 is not asked: emulators claim frequencies there that they do not have.
+    pub fn init() {
+        let hz = (0..3).map(|_| ticks_in_pit_window()).min().unwrap_or(1) * (1000 / WINDOW_MS);
+        CLOCK.call_once(|| Clock::new(hz, tsc()));
+        WALL_CLOCK_BASE.call_once(rtc);
+    }
+
+    const WINDOW_MS: u64 = 10;
+
+    /// TSC ticks while PIT channel 2 counts down [`WINDOW_MS`] (8254 data sheet, mode 0). Never too few, too many if we are held up: take the least of some.
+    pub fn ticks_in_pit_window() -> u64 {
+        const PIT_HZ: u64 = 1_193_182;
+        const COUNT: u16 = (PIT_HZ * WINDOW_MS / 1000) as u16;
+        const GATE: u8 = 1;
+        const SPEAKER: u8 = 2;
+        const OUT: u8 = 1 << 5;
+        const CHANNEL_2_MODE_0: u8 = 0b1011_0000;
+        let (mut control, mut data, mut gate) = (
+            Port::<u8>::new(0x43),
+            Port::<u8>::new(0x42),
+            Port::<u8>::new(0x61),
+        );
+        // SAFETY: the PIT belongs to the hypervisor, and channel 2 drives nothing but the speaker, which is off.
+        unsafe {
+            let before = gate.read();
+            gate.write(before & !SPEAKER & !GATE);
+            control.write(CHANNEL_2_MODE_0);
+            data.write(COUNT as u8);
+            data.write((COUNT >> 8) as u8);
+            gate.write(before & !SPEAKER | GATE);
+            let start = tsc();
+            while gate.read() & OUT == 0 {}
+            let ticks = tsc() - start;
+            gate.write(before);
+            ticks
+        }
+    }
+
+    /// Seconds since 1970 by the CMOS clock (MC146818 data sheet), read twice until it agrees so that no update is in between.
+    fn rtc() -> u64 {
+        let mut previous = None;
+        loop {
+            let now = [0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x0b].map(cmos);
+            if previous == Some(now) {
+                return super::rtc_seconds(now);
+            }
+            previous = Some(now);
+        }
+    }
+
+    fn cmos(index: u8) -> u8 {
+        const NMI_OFF: u8 = 0;
+        // SAFETY: the clock belongs to the hypervisor; reading it has no side effect.
+        unsafe {
+            Port::<u8>::new(0x70).write(index | NMI_OFF);
+            Port::<u8>::new(0x71).read()
+        }
+    }
+}
+
+#[cfg(target_os = "none")]
+pub use machine::{init, ticks_in_pit_window};
+
+/// Seconds since 1970 from the registers of an MC146818: seconds, minutes, hours, day, month, year, status B.
+#[cfg_attr(
+    not(any(target_os = "none", test)),
+    expect(dead_code, reason = "the host has no such clock")
+)]
+fn rtc_seconds([seconds, minutes, hours, day, month, year, status]: [u8; 7]) -> u64 {
+    const BINARY: u8 = 1 << 2;
+    const HOURS_24: u8 = 1 << 1;
+    const PM: u8 = 1 << 7;
+    let number = |value: u8| {
+        u64::from(if status & BINARY != 0 {
+            value
+        } else {
+            (value >> 4) * 10 + (value & 15)
+        })
+    };
+    let mut hour = number(hours & !PM);
+    if status & HOURS_24 == 0 {
+        hour = hour % 12 + if hours & PM != 0 { 12 } else { 0 };
+    }
+    // Days from civil date, with years that begin in March.
+    let (year, month) = (2000 + number(year), number(month));
+    let (y, m) = if month <= 2 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + number(day).max(1) - 1 - 719_468;
+    ((days * 24 + hour) * 60 + number(minutes)) * 60 + number(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Within a millionth of the exact time after a day, and deadlines are not early.
+        #[test]
+        fn clock_is_exact(hz in 1_000_000u64..10_000_000_000, seconds in 1u64..86_400) {
+            let clock = Clock::new(hz, 1000);
+            let ns = clock.nanoseconds(1000 + hz * seconds);
+            let exact = seconds * NS_PER_S;
+            prop_assert!(ns.abs_diff(exact) <= exact / 1_000_000 + 1, "{ns} {exact}");
+            prop_assert!(clock.nanoseconds(clock.tsc_at(exact)) + 2000 >= exact);
+        }
+
+        #[test]
+        fn clock_never_steps_back(hz in 1_000_000u64..10_000_000_000, tsc: u32, step: u16) {
+            let clock = Clock::new(hz, 0);
+            prop_assert!(clock.nanoseconds(u64::from(tsc) + u64::from(step)) >= clock.nanoseconds(tsc.into()));
+        }
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(rtc_seconds([0, 0, 0, 1, 1, 0, 0b110]), 946_684_800);
+        // 2026-11-23 07:19:04, BCD, 24 hours
+        assert_eq!(
+            rtc_seconds([0x04, 0x19, 0x07, 0x23, 0x11, 0x26, 0b010]),
+            1_795_418_344
+        );
+        // 12 hours: 12 am is 0, 1 pm is 13
+        assert_eq!(rtc_seconds([0, 0, 12, 1, 1, 0, 0b100]), 946_684_800);
+        assert_eq!(rtc_seconds([0, 0, 0x81, 1, 1, 0, 0b100]), 946_684_800 + 13 * 3600);
+    }
+}
