@@ -252,6 +252,31 @@ impl<'a> GuestVirt<'a> {
         Err(Fault)
     }
 
+    /// Hold the frames behind `len` bytes (a page at most) at `at`, to write to them later. What the guest does to its page tables
+    /// afterwards does not matter.
+    ///
+    /// # Errors
+    /// Not all of it is mapped, writable RAM.
+    pub fn pin(&mut self, at: Gva, len: usize) -> Result<GuestRange, Fault> {
+        let offset = at.0 & (PAGE_SIZE - 1);
+        let in_first = ((PAGE_SIZE - offset) as usize).min(len);
+        let first = self.pin_page(at)?;
+        let second =
+            if in_first < len { Some(self.pin_page(Gva(at.0.wrapping_add(in_first as u64)))?) } else { None };
+        Ok(GuestRange { first, second, offset, len })
+    }
+
+    fn pin_page(&mut self, at: Gva) -> Result<GuestFrame, Fault> {
+        for _ in 0..MAX_TRIES {
+            let generation = self.p2m.generation();
+            let frame = self.translate(at, Access::Write, generation).and_then(GuestFrame::reference);
+            if self.p2m.generation() == generation {
+                return frame;
+            }
+        }
+        Err(Fault)
+    }
+
     /// The frame behind `gva`, at `generation`.
     #[inline]
     fn translate(&mut self, gva: Gva, access: Access, generation: u64) -> Result<Mfn, Fault> {
@@ -393,6 +418,34 @@ impl Drop for GuestFrame {
     #[inline]
     fn drop(&mut self) {
         page_info::put(self.mfn, 0);
+    }
+}
+
+/// A few bytes of guest memory that are held, so that they can be written at any time. They may lie on both sides of a page's end.
+#[derive(Debug)]
+pub struct GuestRange {
+    first: GuestFrame,
+    second: Option<GuestFrame>,
+    offset: u64,
+    len: usize,
+}
+
+impl GuestRange {
+    /// Copy bytes in from offset `at` of the range on; what does not fit is not written.
+    pub fn write(&self, at: usize, from: &[u8]) {
+        let from = from.get(..from.len().min(self.len.saturating_sub(at))).unwrap_or_default();
+        let start = self.offset + at as u64;
+        if start >= PAGE_SIZE {
+            if let Some(second) = &self.second {
+                second.copy_in(start - PAGE_SIZE, from);
+            }
+            return;
+        }
+        let (here, beyond) = from.split_at(from.len().min((PAGE_SIZE - start) as usize));
+        self.first.copy_in(start, here);
+        if let (Some(second), false) = (&self.second, beyond.is_empty()) {
+            second.copy_in(0, beyond);
+        }
     }
 }
 

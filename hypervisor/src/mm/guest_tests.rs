@@ -346,3 +346,19 @@ fn a_pinned_frame_stays() {
     assert_eq!(frame.copy_from(4000, &frame, 8, 96), Ok(()));
     assert_eq!(frame.u64_at(4000).load(Ordering::Relaxed), 42);
 }
+
+#[test]
+fn a_pinned_range_crosses_pages() {
+    let guest = Guest::new(9111);
+    let paging = long_mode(&guest, PRESENT | WRITE);
+    let mut walks = WalkCache::new();
+    let mut memory = GuestVirt::new(&guest.p2m, &mut walks, paging);
+    let range = memory.pin(Gva(LINEAR.0 + 4096 - 8), 24).expect("mapped");
+    assert!(memory.pin(Gva(LINEAR.0 + 8192 - 8), 24).is_err(), "the third page is not mapped");
+    range.write(4, &[1; 8]);
+    range.write(16, &[2; 20]);
+    assert_eq!(guest.peek(0x10000 + 4096 - 8), 0x0101_0101_0000_0000);
+    assert_eq!(guest.peek(0x12000), 0x0101_0101);
+    assert_eq!(guest.peek(0x12008), 0x0202_0202_0202_0202);
+    assert_eq!(guest.peek(0x12010), 0, "beyond the range");
+}

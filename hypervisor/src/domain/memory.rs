@@ -1,0 +1,113 @@
+//! A domain's memory as a whole: frames come in, go out, and are shown to others.
+//!
+//! Every p2m entry stands for one reference on its frames (see [`crate::mm::p2m`]); this is the one place where entries and
+//! references meet.
+
+use abi::Errno;
+
+use super::Domain;
+use super::vcpu::Request;
+use crate::mm::guest::{Access, Fault, GuestFrame};
+use crate::mm::p2m::{Flush, Kind, MapError, Removed};
+use crate::mm::{frames, page_info};
+use crate::types::{Gfn, Mfn};
+
+impl From<MapError> for Errno {
+    fn from(error: MapError) -> Errno {
+        match error {
+            MapError::OutOfRange | MapError::Misaligned => Errno::EINVAL,
+            MapError::Occupied => Errno::EBUSY,
+            MapError::NoMemory => Errno::ENOMEM,
+        }
+    }
+}
+
+impl From<page_info::OutOfMemory> for Errno {
+    fn from(_: page_info::OutOfMemory) -> Errno {
+        Errno::ENOMEM
+    }
+}
+
+impl Domain {
+    /// Give the domain `1 << order` (0, 9 or 18) new frames at `gfn`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: over its limit, or no frames. `EBUSY`: something is there. `EINVAL`: it cannot address them, or they are not
+    /// aligned.
+    pub fn populate(&self, gfn: Gfn, order: u32) -> Result<(), Errno> {
+        if self.is_dying() {
+            return Err(Errno::EINVAL);
+        }
+        if self.total_pages().saturating_add(1 << order) > self.max_pages() {
+            return Err(Errno::ENOMEM);
+        }
+        let mfn = frames::alloc(order).ok_or(Errno::ENOMEM)?;
+        if let Err(error) = page_info::assign(mfn, order, self.id, page_info::Kind::Ram) {
+            frames::free(mfn, order);
+            return Err(error.into());
+        }
+        self.p2m.map(gfn, mfn, order, Kind::RamRw).map_err(|error| {
+            page_info::put(mfn, order);
+            error.into()
+        })
+    }
+
+    /// Take the page at `gfn` away, but no more than `1 << order` (0, 9 or 18) frames of it. Returns the log2 of how many it was, `None` if nothing is
+    /// mapped there.
+    ///
+    /// # Errors
+    /// `ENOMEM`: a large page had to be split.
+    pub fn unmap(&self, gfn: Gfn, order: u32) -> Result<Option<u32>, Errno> {
+        Ok(self.p2m.unmap(gfn, order)?.map(|removed| self.drop_removed(removed)))
+    }
+
+    /// Drop what was unmapped, after no CPU can reach it any more.
+    pub(super) fn drop_removed(&self, removed: Removed) -> u32 {
+        self.flush(removed.flush);
+        if removed.kind.is_ram() {
+            page_info::put(removed.mfn, removed.order);
+        }
+        removed.order
+    }
+
+    /// Map `frame` at `gfn`, in the place of whatever RAM is there.
+    ///
+    /// # Errors
+    /// `EBUSY`: a grant or a device's registers are mapped there. `ENOMEM`, `EINVAL`: as the p2m says.
+    pub fn place(&self, gfn: Gfn, frame: GuestFrame, kind: Kind) -> Result<(), Errno> {
+        match self.p2m.lookup(gfn).map(|entry| entry.kind) {
+            Some(Kind::GrantRw | Kind::GrantRo | Kind::MmioDirect) => return Err(Errno::EBUSY),
+            Some(_) => drop(self.unmap(gfn, 0)?),
+            None => {}
+        }
+        let mfn = frame.into_reference();
+        self.p2m.map(gfn, mfn, 0, kind).map_err(|error| {
+            page_info::put(mfn, 0);
+            error.into()
+        })
+    }
+
+    /// Map device registers (or other memory that is no domain's) at `gfn`.
+    ///
+    /// # Errors
+    /// As the p2m says.
+    pub fn map_mmio(&self, gfn: Gfn, mfn: Mfn, count: u64) -> Result<(), Errno> {
+        Ok(self.p2m.map_range(gfn, mfn, count, Kind::MmioDirect)?)
+    }
+
+    /// A reference on the RAM at `gfn`, for another domain to map or for the hypervisor to keep.
+    ///
+    /// # Errors
+    /// There is none, or it does not allow `access`.
+    pub fn pin(&self, gfn: Gfn, access: Access) -> Result<GuestFrame, Fault> {
+        GuestFrame::pin(&self.p2m, gfn, access)
+    }
+
+    /// Make every CPU forget translations of this domain that were removed.
+    pub fn flush(&self, removed: Flush) {
+        for vcpu in self.vcpus() {
+            vcpu.request(Request::FLUSH);
+        }
+        removed.done();
+    }
+}

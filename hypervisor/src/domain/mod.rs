@@ -1,0 +1,243 @@
+//! A domain: an address space, virtual CPUs, and what it shares with others.
+//!
+//! Domains are shared by reference count and found by number in [`table`]. [`lifecycle`] makes them, and takes them apart in slices. What
+//! is in this struct is either fixed at creation, an atomic, or behind a lock of its own; lock order: event locks (by domain
+//! number), grant locks (by domain number), p2m, then nothing.
+
+pub mod areas;
+pub mod lifecycle;
+pub mod memory;
+pub mod table;
+pub mod vcpu;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use abi::Errno;
+use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_CALLBACK_IRQ};
+use abi::hvm::{HVM_PARAM_CALLBACK_TYPE_SHIFT, HVM_PARAM_CALLBACK_TYPE_VECTOR};
+use abi::memory::E820Entry;
+
+use crate::arch::NestedFormat;
+use crate::event::EventChannels;
+use crate::grant::GrantTable;
+use crate::hypercall::console_io::LogLine;
+use crate::mm::guest::GuestFrame;
+use crate::mm::io_bitmap::IoBitmap;
+use crate::mm::p2m::P2m;
+use crate::mm::page_info;
+use crate::sync::{Mutex, Once};
+use crate::types::{DomId, VcpuId};
+use vcpu::Vcpu;
+
+/// Most vCPUs that a domain can have.
+pub const MAX_VCPUS: u32 = 128;
+
+/// What a domain is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Its number; `None`: the next that is free.
+    pub id: Option<DomId>,
+    /// May manage the machine and other domains (dom0).
+    pub privileged: bool,
+    /// UUID.
+    pub handle: [u8; 16],
+    /// `XEN_DOMCTL_CDF_*`, kept for the toolstack to read back.
+    pub flags: u32,
+    /// `XEN_X86_EMU_*`, likewise.
+    pub emulation_flags: u32,
+    /// How many vCPUs [`Domain::create_vcpus`] will make.
+    pub max_vcpus: u32,
+    /// Largest event-channel port.
+    pub max_evtchn_port: u32,
+    /// Most frames of the grant table.
+    pub max_grant_frames: u32,
+    /// Most frames' worth of grant mappings of other domains.
+    pub max_maptrack_frames: u32,
+    /// Table pages that the p2m may use.
+    pub p2m_pool: u32,
+    /// Entry format of the machine's nested page tables.
+    pub format: NestedFormat,
+    /// Width of a guest-physical address.
+    pub address_bits: u32,
+}
+
+/// How far a domain's life has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Life {
+    /// It exists.
+    Alive,
+    /// It is being destroyed.
+    Dying,
+    /// Everything it had is gone, but others still map some of its frames.
+    Zombie,
+}
+
+/// [`Domain::shutdown_reason`] when there is none.
+const NOT_SHUT_DOWN: u32 = u32::MAX;
+
+/// A domain.
+pub struct Domain {
+    /// Its number.
+    pub id: DomId,
+    /// What it was made from.
+    pub config: Config,
+    /// Its physical address space.
+    pub p2m: P2m,
+    /// The page of XENMAPSPACE_shared_info.
+    pub shared_info: GuestFrame,
+    /// Its event channels.
+    pub events: EventChannels,
+    /// What it grants, and what it has mapped of others' grants.
+    pub grants: GrantTable,
+    /// I/O ports that it reaches itself.
+    pub io_bitmap: IoBitmap,
+    /// What XENMEM_memory_map tells.
+    pub memory_map: Mutex<Vec<E820Entry>>,
+    /// `HVM_PARAM_*`.
+    params: [AtomicU64; HVM_NR_PARAMS as usize],
+    /// UUID, which the toolstack may change.
+    pub handle: Mutex<[u8; 16]>,
+    /// What it has written to the hypervisor's console and not yet ended with a newline.
+    pub log_line: Mutex<LogLine>,
+    vcpus: Once<Box<[Arc<Vcpu>]>>,
+    max_pages: AtomicU64,
+    /// `VMASST_TYPE_*`, one bit each.
+    assists: AtomicU32,
+    life: AtomicU8,
+    /// Where destruction goes on.
+    teardown: Mutex<lifecycle::Teardown>,
+    shutdown: AtomicU32,
+    /// SCHEDOP_shutdown_code.
+    shutdown_code: AtomicU32,
+    toolstack_pauses: AtomicU32,
+    pollers: AtomicU32,
+}
+
+impl Domain {
+    /// The vCPUs, from number 0 on; none until [`Domain::create_vcpus`].
+    #[inline]
+    pub fn vcpus(&self) -> &[Arc<Vcpu>] {
+        self.vcpus.get().map_or(&[], |vcpus| vcpus)
+    }
+
+    /// A vCPU.
+    #[inline]
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Arc<Vcpu>> {
+        self.vcpus().get(id.0 as usize)
+    }
+
+    /// May it manage the machine and other domains?
+    pub fn is_privileged(&self) -> bool {
+        self.config.privileged
+    }
+
+    /// How far its life has come.
+    pub fn life(&self) -> Life {
+        match self.life.load(Ordering::SeqCst) {
+            0 => Life::Alive,
+            1 => Life::Dying,
+            _ => Life::Zombie,
+        }
+    }
+
+    /// Has its destruction begun?
+    #[inline]
+    pub fn is_dying(&self) -> bool {
+        self.life() != Life::Alive
+    }
+
+    /// Frames of RAM that it owns.
+    pub fn total_pages(&self) -> u64 {
+        page_info::owned(self.id)
+    }
+
+    /// Frames of RAM that it may own.
+    pub fn max_pages(&self) -> u64 {
+        self.max_pages.load(Ordering::Relaxed)
+    }
+
+    /// Change the limit. What it owns already stays.
+    pub fn set_max_pages(&self, pages: u64) {
+        self.max_pages.store(pages, Ordering::Relaxed);
+    }
+
+    /// An HVM parameter; 0 for numbers that do not exist.
+    pub fn param(&self, index: u32) -> u64 {
+        self.params.get(index as usize).map_or(0, |param| param.load(Ordering::Relaxed))
+    }
+
+    /// Set an HVM parameter, without any of the checks that HVMOP_set_param makes.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is no such parameter.
+    pub fn set_param(&self, index: u32, value: u64) -> Result<(), Errno> {
+        self.params.get(index as usize).ok_or(Errno::EINVAL)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The domain-wide vector for upcalls (HVM_PARAM_CALLBACK_IRQ of type vector), if the guest has set one.
+    pub fn callback_vector(&self) -> Option<u8> {
+        let via = self.param(HVM_PARAM_CALLBACK_IRQ);
+        let is_vector = via >> HVM_PARAM_CALLBACK_TYPE_SHIFT == u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR);
+        (is_vector && via as u8 != 0).then_some(via as u8)
+    }
+
+    /// Is the `VMASST_TYPE_*` on?
+    pub fn assist(&self, kind: u32) -> bool {
+        kind < 32 && self.assists.load(Ordering::Relaxed) & (1 << kind) != 0
+    }
+
+    /// Turn an assist on or off; `kind` below 32.
+    pub fn set_assist(&self, kind: u32, on: bool) {
+        let bit = 1u32.checked_shl(kind).unwrap_or(0);
+        if on {
+            self.assists.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.assists.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Does any vCPU wait in SCHEDOP_poll?
+    #[inline]
+    pub fn has_pollers(&self) -> bool {
+        self.pollers.load(Ordering::SeqCst) != 0
+    }
+
+    /// A vCPU has begun to poll. Never taken back: a domain that polls once is one that polls, and the check costs a sender little.
+    pub fn note_poller(&self) {
+        self.pollers.store(1, Ordering::SeqCst);
+    }
+
+    // ---- pauses by the toolstack ----
+
+    /// Does the toolstack hold it?
+    pub fn is_paused(&self) -> bool {
+        self.toolstack_pauses.load(Ordering::SeqCst) != 0
+    }
+
+    /// Pause all vCPUs; pauses add up. Returns when none of them runs.
+    pub fn pause(&self) {
+        self.toolstack_pauses.fetch_add(1, Ordering::SeqCst);
+        self.stop_vcpus();
+    }
+
+    /// Undo one [`Domain::pause`].
+    ///
+    /// # Errors
+    /// `EINVAL`: it is not paused.
+    pub fn unpause(&self) -> Result<(), Errno> {
+        self.toolstack_pauses
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1))
+            .map_err(|_| Errno::EINVAL)?;
+        self.vcpus().iter().for_each(Vcpu::unpause);
+        Ok(())
+    }
+
+    fn stop_vcpus(&self) {
+        self.vcpus().iter().for_each(Vcpu::pause);
+        self.vcpus().iter().for_each(|vcpu| vcpu.wait_until_stopped());
+    }
+}

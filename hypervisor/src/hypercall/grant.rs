@@ -1,0 +1,164 @@
+//! `grant_table_op`, version 1. Lists of operations are done one by one, each with a status of its own.
+
+use abi::domid::DOMID_SELF;
+use abi::grant::{
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_DOMAIN, GNTST_GENERAL_ERROR, GNTST_OKAY, GNTST_PERMISSION_DENIED,
+    GNTTABOP_COPY, GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION,
+    GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopyPtr,
+    GnttabGetVersion, GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabSwapGrantRef,
+    GnttabUnmapGrantRef,
+};
+use abi::{Domid, Errno, GuestHandle};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Args, Caller, Outcome, Pause};
+use crate::grant::Status;
+use crate::grant::map::{self, CopyEnd};
+use crate::types::{DomId, Gfn, Gpa};
+
+/// Operations done in a slice.
+const SLICE: u32 = 64;
+
+pub(super) fn grant_table_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    if args[2] as i32 <= -1 {
+        return Err(Errno::EINVAL.into());
+    }
+    match args[0] as u32 {
+        GNTTABOP_MAP_GRANT_REF => each::<GnttabMapGrantRef>(caller, args, map_one),
+        GNTTABOP_UNMAP_GRANT_REF => each::<GnttabUnmapGrantRef>(caller, args, unmap_one),
+        GNTTABOP_COPY => each::<GnttabCopy>(caller, args, copy_one),
+        GNTTABOP_SWAP_GRANT_REF => each::<GnttabSwapGrantRef>(caller, args, |caller, op| {
+            op.status = status(caller.domain.grants.swap(op.ref_a, op.ref_b));
+        }),
+        GNTTABOP_SETUP_TABLE => setup_table(caller, args),
+        GNTTABOP_QUERY_SIZE => query_size(caller, args),
+        GNTTABOP_SET_VERSION => set_version(caller, args),
+        GNTTABOP_GET_VERSION => get_version(caller, args),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+fn status<T>(result: Result<T, Status>) -> i16 {
+    match result {
+        Ok(_) => GNTST_OKAY,
+        Err(Status(status)) => status,
+    }
+}
+
+/// Do each operation of the list, writing back what became of it.
+fn each<T: FromBytes + IntoBytes + Immutable>(
+    caller: &mut Caller<'_>,
+    args: &Args,
+    mut operate: impl FnMut(&Caller<'_>, &mut T),
+) -> Outcome {
+    let count = args[2] as u32;
+    let list = GuestHandle::<T>::new(args[1]);
+    for index in 0..count.min(SLICE) {
+        let mut operation = caller.read_element(list, u64::from(index))?;
+        operate(caller, &mut operation);
+        caller.write_element(list, u64::from(index), &operation)?;
+    }
+    crate::domain::lifecycle::reap();
+    if count <= SLICE {
+        return Ok(0);
+    }
+    let mut args = *args;
+    args[1] = super::element(list, u64::from(SLICE));
+    args[2] = u64::from(count - SLICE);
+    Err(Pause::Continue(args))
+}
+
+fn named(caller: &Caller<'_>, id: Domid) -> DomId {
+    if id == DOMID_SELF { caller.domain.id } else { DomId(id) }
+}
+
+fn map_one(caller: &Caller<'_>, op: &mut GnttabMapGrantRef) {
+    let mapped = map::map(caller.domain, named(caller, op.dom), op.ref_, Gpa(op.host_addr), op.flags);
+    op.status = status(mapped);
+    if let Ok(mapped) = mapped {
+        op.handle = mapped.handle;
+        op.dev_bus_addr = mapped.mfn.addr().0;
+    }
+}
+
+fn unmap_one(caller: &Caller<'_>, op: &mut GnttabUnmapGrantRef) {
+    op.status = status(map::unmap(caller.domain, op.handle, Gpa(op.host_addr)));
+}
+
+fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
+    let end = |pointer: &GnttabCopyPtr, by_grant: bool| {
+        if by_grant {
+            Ok(CopyEnd::Grant(named(caller, pointer.domid), pointer.u as u32))
+        } else if pointer.domid == DOMID_SELF {
+            Ok(CopyEnd::Own(Gfn(pointer.u)))
+        } else {
+            Err(Status(GNTST_PERMISSION_DENIED))
+        }
+    };
+    let ends = || {
+        let source = end(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0)?;
+        Ok((source, end(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0)?))
+    };
+    op.status = status(ends().and_then(|(source, dest)| {
+        map::copy(caller.domain, (source, op.source.offset), (dest, op.dest.offset), op.len)
+    }));
+}
+
+fn setup_table(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    if args[2] as u32 != 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut op: GnttabSetupTable = caller.read(args[1])?;
+    op.status = match caller.target(op.dom) {
+        Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
+        Err(_) => GNTST_BAD_DOMAIN,
+        Ok(domain) if domain.grants.grow_to(op.nr_frames).is_err() => GNTST_GENERAL_ERROR,
+        Ok(domain) => {
+            for index in 0..op.nr_frames {
+                let gfn = domain.grants.mapped_at(index).map_or(u64::MAX, |gfn| gfn.0);
+                caller.write_element(op.frame_list, u64::from(index), &gfn)?;
+            }
+            GNTST_OKAY
+        }
+    };
+    caller.write(args[1], &op)?;
+    Ok(0)
+}
+
+fn query_size(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    if args[2] as u32 != 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut op: GnttabQuerySize = caller.read(args[1])?;
+    op.status = match caller.target(op.dom) {
+        Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
+        Err(_) => GNTST_BAD_DOMAIN,
+        Ok(domain) => {
+            (op.nr_frames, op.max_nr_frames) = domain.grants.size();
+            GNTST_OKAY
+        }
+    };
+    caller.write(args[1], &op)?;
+    Ok(0)
+}
+
+/// There is only version 1; asking for another is answered as by a hypervisor that knows no other.
+fn set_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    let mut op: GnttabSetVersion = caller.read(args[1])?;
+    let result = match op.version {
+        1 => Ok(0),
+        2 => Err(Errno::ENOSYS.into()),
+        _ => Err(Errno::EINVAL.into()),
+    };
+    op.version = 1;
+    caller.write(args[1], &op)?;
+    result
+}
+
+fn get_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    let mut op: GnttabGetVersion = caller.read(args[1])?;
+    caller.target(op.dom)?;
+    op.version = 1;
+    caller.write(args[1], &op)?;
+    Ok(0)
+}

@@ -1,0 +1,443 @@
+//! `memory_op`: a domain's memory, its own or another's.
+//!
+//! The command word is the operation, and above it how many elements of a list are done.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::memory::{
+    AddToPhysmap, AddToPhysmapBatch, E820Entry, ForeignMemoryMap, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT,
+    MemAcquireResource, MemoryDomain, MemoryMap, MemoryReservation, PodTarget, RemoveFromPhysmap,
+    ReservedDeviceMemoryMap, VnumaTopologyInfo, XENMAPIDX_GRANT_TABLE_STATUS, XENMAPSPACE_DEV_MMIO, XENMAPSPACE_GMFN,
+    XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE, XENMAPSPACE_GRANT_TABLE, XENMAPSPACE_SHARED_INFO,
+    XENMEM_ACQUIRE_RESOURCE, XENMEM_ADD_TO_PHYSMAP, XENMEM_ADD_TO_PHYSMAP_BATCH, XENMEM_CLAIM_PAGES,
+    XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_GET_POD_TARGET, XENMEM_GET_SHARING_FREED_PAGES,
+    XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO, XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN,
+    XENMEM_MAXIMUM_RAM_PAGE, XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP, XENMEM_RDM_ALL,
+    XENMEM_REMOVE_FROM_PHYSMAP, XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_RESOURCE_GRANT_TABLE,
+    XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
+};
+use abi::{Domid, Errno, GuestHandle};
+
+use super::{Args, Caller, Outcome, Pause};
+use crate::domain::Domain;
+use crate::mm::frames;
+use crate::mm::guest::{Access, GuestFrame};
+use crate::mm::p2m::Kind;
+use crate::types::Gfn;
+
+/// Small pages' worth of work in a slice; one element is always done.
+const SLICE: u64 = 512;
+/// Elements that a command word can count.
+const MAX_EXTENTS: u64 = (u32::MAX >> MEMOP_EXTENT_SHIFT) as u64;
+/// Largest extents: for a domain, and for a privileged one (Xen's defaults).
+const DOMU_MAX_ORDER: u32 = 9;
+const DOM0_MAX_ORDER: u32 = 18;
+/// Most entries of a memory map (Xen's E820MAX for a guest).
+const MAX_MEMORY_MAP: u32 = 128;
+
+pub(super) fn memory_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    let operation = (args[0] & MEMOP_CMD_MASK) as u32;
+    let done = args[0] >> MEMOP_EXTENT_SHIFT;
+    let at = args[1];
+    match operation {
+        XENMEM_INCREASE_RESERVATION | XENMEM_DECREASE_RESERVATION | XENMEM_POPULATE_PHYSMAP => {
+            reservation(caller, operation, done, args)
+        }
+        XENMEM_ADD_TO_PHYSMAP => add_to_physmap(caller, done, args),
+        XENMEM_ADD_TO_PHYSMAP_BATCH => add_to_physmap_batch(caller, done, args),
+        XENMEM_ACQUIRE_RESOURCE => acquire_resource(caller, done, args),
+        _ if done != 0 => Err(Errno::EINVAL.into()),
+        XENMEM_MAXIMUM_RAM_PAGE => Ok(frames::highest().0),
+        XENMEM_CURRENT_RESERVATION => Ok(stat_target(caller, at)?.total_pages()),
+        XENMEM_MAXIMUM_RESERVATION => Ok(stat_target(caller, at)?.max_pages()),
+        XENMEM_MAXIMUM_GPFN => Ok(stat_target(caller, at)?.p2m.highest_mapped().unwrap_or(Gfn(0)).0),
+        XENMEM_REMOVE_FROM_PHYSMAP => remove_from_physmap(caller, at),
+        XENMEM_MEMORY_MAP => memory_map(caller, at),
+        XENMEM_SET_MEMORY_MAP => set_memory_map(caller, at),
+        XENMEM_CLAIM_PAGES => claim_pages(caller, at),
+        XENMEM_SET_POD_TARGET | XENMEM_GET_POD_TARGET => pod_target(caller, operation, at),
+        XENMEM_GET_SHARING_FREED_PAGES | XENMEM_GET_SHARING_SHARED_PAGES => Ok(0),
+        XENMEM_GET_VNUMAINFO => vnuma_info(caller, at),
+        XENMEM_RESERVED_DEVICE_MEMORY_MAP => reserved_device_memory(caller, at),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+/// The call, with `done` elements done.
+fn go_on(args: &Args, done: u64) -> Pause {
+    let mut args = *args;
+    args[0] = args[0] & MEMOP_CMD_MASK | done << MEMOP_EXTENT_SHIFT;
+    Pause::Continue(args)
+}
+
+fn stat_target(caller: &mut Caller<'_>, at: u64) -> Result<Arc<Domain>, Errno> {
+    let MemoryDomain { domid } = caller.read(at)?;
+    caller.target(domid)
+}
+
+// ---- populate, decrease ----
+
+/// Returns how many extents are done; errors only end the list early.
+fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &Args) -> Outcome {
+    let Ok(request) = caller.read::<MemoryReservation>(args[1]) else { return Ok(start) };
+    if request.nr_extents > MAX_EXTENTS || start >= request.nr_extents {
+        return Ok(start);
+    }
+    let Ok(domain) = caller.target(request.domid) else { return Ok(start) };
+    let max_order = if caller.domain.is_privileged() { DOM0_MAX_ORDER } else { DOMU_MAX_ORDER };
+    let on_demand = request.mem_flags & XENMEMF_POPULATE_ON_DEMAND != 0;
+    // Memory always has a place in a domain with nested paging: increase_reservation, which gives none, has nothing to do.
+    if request.extent_order > max_order || operation == XENMEM_INCREASE_RESERVATION {
+        return Ok(start);
+    }
+    if operation == XENMEM_POPULATE_PHYSMAP && on_demand && domain.id == caller.domain.id {
+        return Ok(start);
+    }
+    let mut budget = SLICE;
+    for done in start..request.nr_extents {
+        if budget == 0 {
+            return Err(go_on(args, done));
+        }
+        let Ok(gfn) = caller.read_element(request.extent_start, done) else { return Ok(done) };
+        let result = if operation == XENMEM_POPULATE_PHYSMAP {
+            populate(&domain, Gfn(gfn), request.extent_order)
+        } else {
+            release(&domain, Gfn(gfn), request.extent_order)
+        };
+        if result.is_err() {
+            return Ok(done);
+        }
+        budget = budget.saturating_sub(1 << request.extent_order);
+    }
+    Ok(request.nr_extents)
+}
+
+/// An extent of any order, in the pages that there are.
+fn populate(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
+    let aligned = |order: u32| gfn.0 & ((1 << order) - 1) == 0;
+    let page = [18, 9, 0].into_iter().find(|&page| page <= order && aligned(page)).unwrap_or(0);
+    if gfn.0 >= domain.p2m.limit().0 {
+        return Err(Errno::EINVAL);
+    }
+    for index in 0..1u64 << (order - page) {
+        match domain.populate(gfn.offset(index << page), page) {
+            Ok(()) => {}
+            // No block that large is free, or a table has to be kept: pages of the next size do as well.
+            Err(Errno::ENOMEM) if page > 0 => populate_smaller(domain, gfn.offset(index << page), page)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn populate_smaller(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
+    let page = order - 9;
+    (0..1u64 << 9).try_for_each(|index| {
+        let gfn = gfn.offset(index << page);
+        match domain.populate(gfn, page) {
+            Err(Errno::ENOMEM) if page > 0 => populate_smaller(domain, gfn, page),
+            result => result,
+        }
+    })
+}
+
+fn release(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < 1u64 << order {
+        let at = gfn.offset(done);
+        // Only memory of its own is given back by a reservation.
+        match domain.p2m.lookup(at).map(|entry| entry.kind) {
+            Some(Kind::RamRw | Kind::RamRo) => {}
+            Some(_) => return Err(Errno::EINVAL),
+            None => return Err(Errno::ENOENT),
+        }
+        let largest = [18, 9, 0]
+            .into_iter()
+            .find(|&page| at.0 & ((1 << page) - 1) == 0 && 1 << page <= (1u64 << order) - done)
+            .unwrap_or(0);
+        done += 1 << domain.unmap(at, largest)?.ok_or(Errno::ENOENT)?;
+    }
+    Ok(())
+}
+
+// ---- add to and remove from the physical address space ----
+
+/// Whether the caller may put things of `space` into `domain`.
+fn check_space(caller: &Caller<'_>, domain: &Domain, space: u32) -> Result<(), Errno> {
+    let own = domain.id == caller.domain.id;
+    if space == XENMAPSPACE_DEV_MMIO && !(own && caller.domain.is_privileged()) {
+        return Err(Errno::EACCES);
+    }
+    if own || caller.domain.is_privileged() { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
+    let start = u16::try_from(start).map_err(|_| Errno::EDOM)?;
+    let request: AddToPhysmap = caller.read(args[1])?;
+    if request.space == XENMAPSPACE_GMFN_FOREIGN {
+        return Err(Errno::ENOSYS.into());
+    }
+    let domain = caller.any_domain(request.domid)?;
+    check_space(caller, &domain, request.space)?;
+    if request.gpfn == u64::MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    if request.space != XENMAPSPACE_GMFN_RANGE {
+        add_one(caller, &domain, request.space, None, request.idx, Gfn(request.gpfn))?;
+        return Ok(0);
+    }
+    if request.size < start {
+        return Err(Errno::EILSEQ.into());
+    }
+    let size = u64::from(request.size);
+    if request.gpfn.checked_add(size).is_none() || request.idx.checked_add(size).is_none() {
+        return Err(Errno::EOVERFLOW.into());
+    }
+    let start = u64::from(start);
+    for done in start..size {
+        if done - start == SLICE {
+            return Err(go_on(args, done));
+        }
+        add_one(caller, &domain, XENMAPSPACE_GMFN, None, request.idx + done, Gfn(request.gpfn + done))?;
+    }
+    Ok(0)
+}
+
+fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
+    let start = u16::try_from(start).map_err(|_| Errno::EDOM)?;
+    let request: AddToPhysmapBatch = caller.read(args[1])?;
+    let space = u32::from(request.space);
+    if space == XENMAPSPACE_GMFN_RANGE {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let domain = caller.any_domain(request.domid)?;
+    check_space(caller, &domain, space)?;
+    if request.size < start || (request.size == start && start != 0) {
+        return Err(Errno::EILSEQ.into());
+    }
+    if space == XENMAPSPACE_DEV_MMIO && request.foreign_domid != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let foreign = (space == XENMAPSPACE_GMFN_FOREIGN).then_some(request.foreign_domid);
+    for done in start..request.size {
+        if u64::from(done - start) == SLICE {
+            return Err(go_on(args, u64::from(done)));
+        }
+        let done = u64::from(done);
+        let index = caller.read_element(request.idxs, done)?;
+        let gpfn = caller.read_element(request.gpfns, done)?;
+        if gpfn == u64::MAX {
+            return Err(Errno::EINVAL.into());
+        }
+        let result = add_one(caller, &domain, space, foreign, index, Gfn(gpfn));
+        let code = result.map_or_else(|errno| -i32::from(errno.code()), |()| 0);
+        caller.write_element(request.errs, done, &code)?;
+    }
+    Ok(0)
+}
+
+/// Put frame `index` of `space` at `gfn` of `domain`.
+fn add_one(
+    caller: &Caller<'_>,
+    domain: &Domain,
+    space: u32,
+    foreign: Option<Domid>,
+    index: u64,
+    gfn: Gfn,
+) -> Result<(), Errno> {
+    if gfn >= domain.p2m.limit() {
+        return Err(Errno::EINVAL);
+    }
+    match space {
+        XENMAPSPACE_SHARED_INFO if index == 0 => {
+            domain.place(gfn, domain.shared_info.share()?, Kind::RamRw)
+        }
+        XENMAPSPACE_GRANT_TABLE if index & XENMAPIDX_GRANT_TABLE_STATUS == 0 => {
+            let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
+            domain.place(gfn, domain.grants.frame(index)?, Kind::RamRw)?;
+            // A frame of the table is in one place at a time.
+            if let Some(old) = domain.grants.note_mapped(index, gfn).filter(|&old| old != gfn) {
+                domain.unmap(old, 0)?;
+            }
+            Ok(())
+        }
+        XENMAPSPACE_GMFN => move_page(domain, Gfn(index), gfn),
+        XENMAPSPACE_GMFN_FOREIGN => {
+            let owner = caller.target(foreign.ok_or(Errno::ENOSYS)?)?;
+            if owner.id == domain.id {
+                return Err(Errno::EINVAL);
+            }
+            let frame = owner.pin(Gfn(index), Access::Write).map_err(|_| Errno::EINVAL)?;
+            domain.place(gfn, frame, Kind::Foreign)
+        }
+        // A privileged domain has the machine's device memory where the machine has it.
+        XENMAPSPACE_DEV_MMIO if index == gfn.0 => match domain.p2m.lookup(gfn) {
+            Some(entry) if entry.kind == Kind::MmioDirect => Ok(()),
+            _ => Err(Errno::EPERM),
+        },
+        XENMAPSPACE_SHARED_INFO | XENMAPSPACE_GRANT_TABLE | XENMAPSPACE_DEV_MMIO => Err(Errno::EINVAL),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// The domain's page at `from` is to be at `to`.
+fn move_page(domain: &Domain, from: Gfn, to: Gfn) -> Result<(), Errno> {
+    let entry = domain.p2m.lookup(from).ok_or(Errno::EINVAL)?;
+    if entry.kind != Kind::RamRw {
+        return Err(Errno::EINVAL);
+    }
+    if from == to {
+        return Ok(());
+    }
+    let frame = domain.pin(from, Access::Write)?;
+    domain.unmap(from, 0)?;
+    domain.place(to, frame, Kind::RamRw)
+}
+
+fn remove_from_physmap(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let request: RemoveFromPhysmap = caller.read(at)?;
+    let domain = caller.target(request.domid)?;
+    match domain.p2m.lookup(Gfn(request.gpfn)).map(|entry| entry.kind) {
+        Some(Kind::RamRw | Kind::RamRo | Kind::Foreign) => {}
+        Some(_) => return Err(Errno::EINVAL.into()),
+        None => return Err(Errno::ENOENT.into()),
+    }
+    domain.unmap(Gfn(request.gpfn), 0)?;
+    crate::domain::lifecycle::reap();
+    Ok(0)
+}
+
+// ---- memory map ----
+
+fn memory_map(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let mut request: MemoryMap = caller.read(at)?;
+    let map: Vec<E820Entry> = caller.domain.memory_map.lock().clone();
+    if map.is_empty() {
+        return Err(Errno::ENOSYS.into());
+    }
+    let count = map.len().min(request.nr_entries as usize);
+    for (index, entry) in map.iter().take(count).enumerate() {
+        caller.write_element(request.buffer, index as u64, entry)?;
+    }
+    request.nr_entries = count as u32;
+    caller.write(at, &request)?;
+    Ok(0)
+}
+
+fn set_memory_map(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let request: ForeignMemoryMap = caller.read(at)?;
+    if request.map.nr_entries > MAX_MEMORY_MAP {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = caller.any_domain(request.domid)?;
+    caller.require_privilege()?;
+    let entries: Result<Vec<E820Entry>, Errno> = (0..u64::from(request.map.nr_entries))
+        .map(|index| caller.read_element(request.map.buffer, index))
+        .collect();
+    *domain.memory_map.lock() = entries?;
+    Ok(0)
+}
+
+// ---- what the toolstack asks for ----
+
+/// Oxen hands memory out when it is asked for, and fails then: a claim only has to be possible.
+fn claim_pages(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let request: MemoryReservation = caller.read(at)?;
+    if !request.extent_start.is_null() || request.extent_order != 0 || request.mem_flags != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = caller.any_domain(request.domid).map_err(|_| Errno::EINVAL)?;
+    caller.require_privilege()?;
+    let more = request.nr_extents.saturating_sub(domain.total_pages());
+    if request.nr_extents > domain.max_pages() {
+        return Err(Errno::EINVAL.into());
+    }
+    if request.nr_extents != 0 && more > frames::free_count() { Err(Errno::ENOMEM.into()) } else { Ok(0) }
+}
+
+/// There is no memory that is populated on demand, so a target changes nothing.
+fn pod_target(caller: &mut Caller<'_>, operation: u32, at: u64) -> Outcome {
+    let mut target: PodTarget = caller.read(at)?;
+    let domain = caller.any_domain(target.domid)?;
+    caller.require_privilege()?;
+    if operation == XENMEM_SET_POD_TARGET && target.target_pages > domain.max_pages() {
+        return Err(Errno::EINVAL.into());
+    }
+    target.tot_pages = domain.total_pages();
+    target.pod_cache_pages = 0;
+    target.pod_entries = 0;
+    caller.write(at, &target)?;
+    Ok(0)
+}
+
+fn vnuma_info(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let request: VnumaTopologyInfo = caller.read(at)?;
+    if request.pad != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    caller.target(request.domid)?;
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+/// Without an IOMMU there is none.
+fn reserved_device_memory(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let mut request: ReservedDeviceMemoryMap = caller.read(at)?;
+    if request.flags & !XENMEM_RDM_ALL != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    request.nr_entries = 0;
+    caller.write(at, &request)?;
+    Ok(0)
+}
+
+/// Map frames that the hypervisor keeps for a domain: its grant table. The list names frames of the caller's to map them at.
+fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
+    if !caller.domain.is_privileged() {
+        return Err(Errno::EACCES.into());
+    }
+    let mut request: MemAcquireResource = caller.read(args[1])?;
+    let end = request.frame.checked_add(u64::from(request.nr_frames));
+    if request.pad != 0 || end.is_none_or(|end| end > u64::from(u32::MAX)) {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = caller.any_domain(request.domid)?;
+    if domain.id == caller.domain.id {
+        return Err(Errno::EPERM.into());
+    }
+    let (kind, id) = (request.type_, request.id);
+    if kind != XENMEM_RESOURCE_GRANT_TABLE || id != XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED {
+        return Err(Errno::EINVAL.into());
+    }
+    if request.frame_list.is_null() {
+        if request.nr_frames != 0 || start != 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        request.nr_frames = domain.grants.size().1;
+        caller.write(args[1], &request)?;
+        return Ok(0);
+    }
+    let count = u64::from(request.nr_frames);
+    if start >= count || count > MAX_EXTENTS {
+        return Err(Errno::EINVAL.into());
+    }
+    for done in start..count {
+        if done - start == SLICE {
+            return Err(go_on(args, done));
+        }
+        acquire_one(caller, &domain, request.frame + done, request.frame_list, done)?;
+    }
+    Ok(0)
+}
+
+fn acquire_one(
+    caller: &mut Caller<'_>,
+    domain: &Domain,
+    frame: u64,
+    list: GuestHandle<u64>,
+    index: u64,
+) -> Result<(), Errno> {
+    let frame: GuestFrame = domain.grants.frame(u32::try_from(frame).map_err(|_| Errno::EINVAL)?)?;
+    let gfn = Gfn(caller.read_element(list, index)?);
+    caller.domain.place(gfn, frame, Kind::Foreign)
+}

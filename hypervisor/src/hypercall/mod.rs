@@ -1,0 +1,191 @@
+//! Hypercalls: one file per family of Xen's public interface.
+//!
+//! A handler reads its argument once, checks it, acts on its own copy, and writes results back. What a guest gets wrong is an [`Errno`], in the
+//! order in which Xen checks where a guest could tell. Work that the arguments make long is done in slices: the handler
+//! says how the call is to go on, and the guest executes the instruction again ([`Stop::Continue`]).
+//!
+//! Only `abi` and this module know Xen's numbers; what they mean is in the modules of the objects.
+
+pub mod console_io;
+mod event;
+mod grant;
+mod hvm;
+mod memory;
+mod misc;
+mod physdev;
+mod sched;
+mod vcpu;
+pub mod version;
+
+use alloc::sync::Arc;
+
+use abi::domid::DOMID_SELF;
+use abi::{Domid, Errno, GuestHandle, hypercall as nr};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::arch::GuestCpu;
+use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, table};
+use crate::mm::guest::{Fault, GuestVirt, WalkCache};
+use crate::types::{DomId, Gva};
+
+/// The arguments of a call, as the registers hold them.
+pub type Args = [u64; 6];
+
+/// Who makes a call.
+pub struct Caller<'a> {
+    /// The domain.
+    pub domain: &'a Arc<Domain>,
+    /// The vCPU.
+    pub vcpu: &'a Arc<Vcpu>,
+    /// Its registers.
+    pub cpu: &'a mut dyn GuestCpu,
+    /// Its recent page walks.
+    pub walks: &'a mut WalkCache,
+}
+
+/// Why a call does not return a value (yet).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// It failed.
+    Errno(Errno),
+    /// A slice is done and the argument registers say how to go on: the guest is to execute the instruction again.
+    Continue,
+}
+
+/// What handlers return.
+type Outcome = Result<u64, Pause>;
+
+/// [`Stop`], with what the registers are to hold not yet in them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pause {
+    Errno(Errno),
+    Continue(Args),
+}
+
+impl From<Errno> for Pause {
+    fn from(errno: Errno) -> Self {
+        Pause::Errno(errno)
+    }
+}
+
+impl From<Fault> for Pause {
+    fn from(fault: Fault) -> Self {
+        Pause::Errno(fault.into())
+    }
+}
+
+type Handler = fn(&mut Caller<'_>, &Args) -> Outcome;
+
+const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
+
+/// By number. What is not here does not exist for guests with nested paging.
+static TABLE: [Handler; HANDLERS] = {
+    let mut table: [Handler; HANDLERS] = [misc::unknown; HANDLERS];
+    table[nr::HYPERVISOR_PLATFORM_OP as usize] = physdev::platform_op;
+    table[nr::HYPERVISOR_MEMORY_OP as usize] = memory::memory_op;
+    table[nr::HYPERVISOR_MULTICALL as usize] = misc::multicall;
+    table[nr::HYPERVISOR_SET_TIMER_OP as usize] = vcpu::set_timer_op;
+    table[nr::HYPERVISOR_XEN_VERSION as usize] = version::xen_version;
+    table[nr::HYPERVISOR_CONSOLE_IO as usize] = console_io::console_io;
+    table[nr::HYPERVISOR_GRANT_TABLE_OP as usize] = grant::grant_table_op;
+    table[nr::HYPERVISOR_VM_ASSIST as usize] = misc::vm_assist;
+    table[nr::HYPERVISOR_VCPU_OP as usize] = vcpu::vcpu_op;
+    table[nr::HYPERVISOR_SCHED_OP as usize] = sched::sched_op;
+    table[nr::HYPERVISOR_EVENT_CHANNEL_OP as usize] = event::event_channel_op;
+    table[nr::HYPERVISOR_PHYSDEV_OP as usize] = physdev::physdev_op;
+    table[nr::HYPERVISOR_HVM_OP as usize] = hvm::hvm_op;
+    table
+};
+
+/// Make call number `nr`.
+///
+/// # Errors
+/// See [`Stop`].
+#[inline]
+pub fn dispatch(caller: &mut Caller<'_>, nr: u64, args: [u64; 6]) -> Result<u64, Stop> {
+    match call(caller, nr, &args) {
+        Ok(value) => Ok(value),
+        Err(Pause::Errno(errno)) => Err(Stop::Errno(errno)),
+        Err(Pause::Continue(args)) => {
+            let regs = caller.cpu.gprs();
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+            Err(Stop::Continue)
+        }
+    }
+}
+
+/// Of the number, 32 bits count.
+#[inline]
+fn call(caller: &mut Caller<'_>, nr: u64, args: &Args) -> Outcome {
+    match TABLE.get(nr as u32 as usize) {
+        Some(handler) => handler(caller, args),
+        None => Err(Errno::ENOSYS.into()),
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// The caller's memory, as it sees it.
+    #[inline]
+    fn memory(&mut self) -> GuestVirt<'_> {
+        GuestVirt::new(&self.domain.p2m, self.walks, self.cpu.paging())
+    }
+
+    /// Copy a value out of the caller's memory.
+    #[inline]
+    fn read<T: FromBytes + IntoBytes>(&mut self, at: u64) -> Result<T, Errno> {
+        Ok(self.memory().read(Gva(at))?)
+    }
+
+    /// Copy a value into the caller's memory.
+    #[inline]
+    fn write<T: IntoBytes + Immutable>(&mut self, at: u64, value: &T) -> Result<(), Errno> {
+        Ok(self.memory().write(Gva(at), value)?)
+    }
+
+    /// Element `index` of an array in the caller's memory.
+    fn read_element<T: FromBytes + IntoBytes>(&mut self, array: GuestHandle<T>, index: u64) -> Result<T, Errno> {
+        self.read(element(array, index))
+    }
+
+    /// Set element `index` of an array in the caller's memory.
+    fn write_element<T: IntoBytes + Immutable>(
+        &mut self,
+        array: GuestHandle<T>,
+        index: u64,
+        value: &T,
+    ) -> Result<(), Errno> {
+        self.write(element(array, index), value)
+    }
+
+    /// The domain that an argument names: itself, or any.
+    ///
+    /// # Errors
+    /// `ESRCH`: there is none.
+    fn any_domain(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
+        if id == DOMID_SELF || DomId(id) == self.domain.id {
+            return Ok(self.domain.clone());
+        }
+        table::get(DomId(id)).ok_or(Errno::ESRCH)
+    }
+
+    /// The domain that an argument names: itself, or, if the caller is privileged, any.
+    ///
+    /// # Errors
+    /// `ESRCH`: there is none. `EPERM`: it is not the caller's business.
+    fn target(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
+        let domain = self.any_domain(id)?;
+        if domain.id == self.domain.id || self.domain.is_privileged() { Ok(domain) } else { Err(Errno::EPERM) }
+    }
+
+    /// # Errors
+    /// `EPERM`: the caller is not privileged.
+    fn require_privilege(&self) -> Result<(), Errno> {
+        if self.domain.is_privileged() { Ok(()) } else { Err(Errno::EPERM) }
+    }
+}
+
+/// Address of an element. Wraps around as the guest's own arithmetic would; where it ends up is checked by the access.
+fn element<T>(array: GuestHandle<T>, index: u64) -> u64 {
+    array.addr().wrapping_add(index.wrapping_mul(size_of::<T>() as u64))
+}

@@ -1,0 +1,30 @@
+//! `physdev_op` and `platform_op`: what dom0 may do to the machine.
+
+use abi::Errno;
+use abi::physdev::{
+    PHYSDEVOP_PCI_DEVICE_ADD, PHYSDEVOP_PCI_DEVICE_REMOVE, PHYSDEVOP_PCI_MMCFG_RESERVED, PhysdevPciDevice,
+    PhysdevPciDeviceAdd, PhysdevPciMmcfgReserved,
+};
+
+use super::{Args, Caller, Outcome};
+
+/// dom0 tells of the PCI devices that it finds. It has them all, and Oxen nothing to prepare for them without an IOMMU, so the
+/// news is only checked. Other operations do not exist for domains with nested paging.
+pub(super) fn physdev_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    if !caller.domain.is_privileged() {
+        return Err(Errno::ENOSYS.into());
+    }
+    match args[0] as u32 {
+        PHYSDEVOP_PCI_MMCFG_RESERVED => drop(caller.read::<PhysdevPciMmcfgReserved>(args[1])?),
+        PHYSDEVOP_PCI_DEVICE_ADD => drop(caller.read::<PhysdevPciDeviceAdd>(args[1])?),
+        PHYSDEVOP_PCI_DEVICE_REMOVE => drop(caller.read::<PhysdevPciDevice>(args[1])?),
+        _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(0)
+}
+
+/// Nothing of it is offered: Linux as dom0 takes ENOSYS for every operation.
+pub(super) fn platform_op(caller: &mut Caller<'_>, _args: &Args) -> Outcome {
+    caller.require_privilege()?;
+    Err(Errno::ENOSYS.into())
+}

@@ -1,0 +1,75 @@
+//! `sched_op`: give up the CPU, wait, shut down.
+
+use abi::sched::{
+    SCHEDOP_BLOCK, SCHEDOP_PIN_OVERRIDE, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
+    SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+};
+use abi::{Errno, domid::DOMID_SELF};
+
+use super::{Args, Caller, Outcome};
+use crate::domain::vcpu::{Hold, NEVER, Request};
+use crate::event;
+use crate::types::Port;
+
+/// Most ports that can be polled at once.
+const MAX_POLLED: u32 = 128;
+
+pub(super) fn sched_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    match args[0] as u32 {
+        SCHEDOP_YIELD => caller.vcpu.request(Request::LEAVE),
+        SCHEDOP_BLOCK => {
+            caller.vcpu.events.unmask_upcalls();
+            caller.vcpu.block();
+            if caller.vcpu.events.upcall_pending() {
+                caller.vcpu.release(Hold::BLOCKED);
+            }
+        }
+        SCHEDOP_SHUTDOWN => {
+            let SchedShutdown { reason } = caller.read(args[1])?;
+            // As in Xen, of which the reason is a byte.
+            caller.domain.shutdown(reason & 0xff);
+        }
+        SCHEDOP_SHUTDOWN_CODE => {
+            let SchedShutdown { reason } = caller.read(args[1])?;
+            caller.domain.set_shutdown_code(reason & 0xff);
+        }
+        SCHEDOP_POLL => poll(caller, args[1])?,
+        SCHEDOP_REMOTE_SHUTDOWN => {
+            let request: SchedRemoteShutdown = caller.read(args[1])?;
+            let domain = caller.any_domain(request.domain_id)?;
+            if request.domain_id == DOMID_SELF || domain.id == caller.domain.id {
+                return Err(Errno::ESRCH.into());
+            }
+            caller.require_privilege()?;
+            domain.shutdown(request.reason & 0xff);
+        }
+        SCHEDOP_PIN_OVERRIDE => {
+            caller.require_privilege()?;
+            return Err(Errno::ENOSYS.into());
+        }
+        _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(0)
+}
+
+/// Wait until one of the ports is pending, masked or not, or the time has come.
+fn poll(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
+    let request: SchedPoll = caller.read(at)?;
+    if request.nr_ports > MAX_POLLED {
+        return Err(Errno::EINVAL);
+    }
+    let mut ports = [Port(0); MAX_POLLED as usize];
+    let ports = ports.get_mut(..request.nr_ports as usize).ok_or(Errno::EINVAL)?;
+    for (index, port) in ports.iter_mut().enumerate() {
+        *port = Port(caller.read_element(request.ports, index as u64)?);
+        caller.domain.events.get(*port)?;
+    }
+    let single = if let [port] = ports { Some(*port) } else { None };
+    let deadline = if request.timeout == 0 { NEVER } else { request.timeout };
+    caller.domain.note_poller();
+    caller.vcpu.begin_poll(single, deadline);
+    if event::any_pending(caller.domain, ports) || caller.vcpu.events.upcall_pending() {
+        caller.vcpu.end_poll();
+    }
+    Ok(())
+}
