@@ -34,8 +34,14 @@ struct Runstate {
 impl Areas {
     /// None registered; the vCPU has been offline since time 0.
     pub fn new() -> Self {
-        let info = VcpuRunstateInfo { state: RUNSTATE_OFFLINE, ..Default::default() };
-        Self { time: Mutex::new(None), runstate: Mutex::new(Runstate { info, area: None }) }
+        let info = VcpuRunstateInfo {
+            state: RUNSTATE_OFFLINE,
+            ..Default::default()
+        };
+        Self {
+            time: Mutex::new(None),
+            runstate: Mutex::new(Runstate { info, area: None }),
+        }
     }
 
     /// Keep a second clock in `area`, or none. The caller then calls [`Domain::publish_time`].

@@ -87,11 +87,16 @@ impl Domain {
         if self.vcpus.get().is_some() {
             return Err(Errno::EEXIST);
         }
-        let config = VcpuConfig { nested_root: self.p2m.root(), io_bitmap: self.io_bitmap.addr() };
+        let config = VcpuConfig {
+            nested_root: self.p2m.root(),
+            io_bitmap: self.io_bitmap.addr(),
+        };
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
-            let vcpu = Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config).map_err(|_| Errno::ENOMEM)?;
-            vcpu.events.attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
+            let vcpu =
+                Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config).map_err(|_| Errno::ENOMEM)?;
+            vcpu.events
+                .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
             vcpus.push(vcpu);
         }
         let vcpus: Box<[Arc<Vcpu>]> = vcpus.into();
@@ -119,7 +124,9 @@ impl Domain {
             NOT_SHUT_DOWN => reason,
             code => code,
         };
-        let first = self.shutdown.compare_exchange(NOT_SHUT_DOWN, reason, Ordering::SeqCst, Ordering::SeqCst);
+        let first = self
+            .shutdown
+            .compare_exchange(NOT_SHUT_DOWN, reason, Ordering::SeqCst, Ordering::SeqCst);
         if first.is_err() {
             return;
         }
@@ -252,6 +259,10 @@ pub fn reap() {
     let mut next = table::next_from(crate::types::DomId(0));
     while let Some(domain) = next {
         bury(&domain);
-        next = domain.id.0.checked_add(1).and_then(|id| table::next_from(crate::types::DomId(id)));
+        next = domain
+            .id
+            .0
+            .checked_add(1)
+            .and_then(|id| table::next_from(crate::types::DomId(id)));
     }
 }

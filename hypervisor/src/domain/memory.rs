@@ -58,7 +58,10 @@ impl Domain {
     /// # Errors
     /// `ENOMEM`: a large page had to be split.
     pub fn unmap(&self, gfn: Gfn, order: u32) -> Result<Option<u32>, Errno> {
-        Ok(self.p2m.unmap(gfn, order)?.map(|removed| self.drop_removed(removed)))
+        Ok(self
+            .p2m
+            .unmap(gfn, order)?
+            .map(|removed| self.drop_removed(removed)))
     }
 
     /// Drop what was unmapped, after no CPU can reach it any more.

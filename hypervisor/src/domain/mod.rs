@@ -166,7 +166,9 @@ impl Domain {
 
     /// An HVM parameter; 0 for numbers that do not exist.
     pub fn param(&self, index: u32) -> u64 {
-        self.params.get(index as usize).map_or(0, |param| param.load(Ordering::Relaxed))
+        self.params
+            .get(index as usize)
+            .map_or(0, |param| param.load(Ordering::Relaxed))
     }
 
     /// Set an HVM parameter, without any of the checks that HVMOP_set_param makes.
@@ -174,7 +176,10 @@ impl Domain {
     /// # Errors
     /// `EINVAL`: there is no such parameter.
     pub fn set_param(&self, index: u32, value: u64) -> Result<(), Errno> {
-        self.params.get(index as usize).ok_or(Errno::EINVAL)?.store(value, Ordering::Relaxed);
+        self.params
+            .get(index as usize)
+            .ok_or(Errno::EINVAL)?
+            .store(value, Ordering::Relaxed);
         Ok(())
     }
 

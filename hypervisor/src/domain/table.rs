@@ -21,7 +21,11 @@ struct Table {
     count: usize,
 }
 
-static TABLE: RwLock<Table> = RwLock::new(Table { domains: Vec::new(), next: 1, count: 0 });
+static TABLE: RwLock<Table> = RwLock::new(Table {
+    domains: Vec::new(),
+    next: 1,
+    count: 0,
+});
 
 /// The domain with this number, in whatever state.
 #[inline]
@@ -31,7 +35,12 @@ pub fn get(id: DomId) -> Option<Arc<Domain>> {
 
 /// The first domain whose number is `id` or larger.
 pub fn next_from(id: DomId) -> Option<Arc<Domain>> {
-    TABLE.read().domains.get(usize::from(id.0)..)?.iter().find_map(Clone::clone)
+    TABLE
+        .read()
+        .domains
+        .get(usize::from(id.0)..)?
+        .iter()
+        .find_map(Clone::clone)
 }
 
 /// How many domains there are.

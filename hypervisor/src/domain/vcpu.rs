@@ -8,11 +8,12 @@
 //! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent).
 
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use bitflags::bitflags;
 
 use super::Domain;
+use super::areas::Areas;
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
 use crate::mm::guest::WalkCache;
@@ -37,6 +38,8 @@ bitflags! {
         const LEAVE = 1 << 4;
         /// A timer of this vCPU has expired.
         const TIMER = 1 << 5;
+        /// A nested translation was removed: flush before the next entry.
+        const FLUSH = 1 << 6;
     }
 }
 
@@ -113,6 +116,10 @@ pub struct Vcpu {
     pub apic: SharedLapic,
     /// Where events for this vCPU are signalled.
     pub events: VcpuEvents,
+    /// Memory that it shares with the guest.
+    pub areas: Areas,
+    /// Has a state to run with: it was started, or VCPUOP_initialise gave it one.
+    initialised: AtomicBool,
     /// The vCPU as its scheduler sees it.
     pub entity: Entity,
     /// Timers, in system time (nanoseconds since boot).
@@ -143,7 +150,13 @@ pub const NEVER: u64 = u64::MAX;
 impl VcpuTimers {
     fn new() -> Self {
         let never = || AtomicU64::new(NEVER);
-        Self { singleshot: never(), periodic: never(), period: AtomicU64::new(0), lapic: never(), poll: never() }
+        Self {
+            singleshot: never(),
+            periodic: never(),
+            period: AtomicU64::new(0),
+            lapic: never(),
+            poll: never(),
+        }
     }
 
     /// The earliest deadline, or [`NEVER`].
@@ -176,10 +189,16 @@ impl Vcpu {
             polled: AtomicU32::new(0),
             apic: SharedLapic::new(),
             events: VcpuEvents::new(),
+            areas: Areas::new(),
+            initialised: AtomicBool::new(false),
             entity: Entity::new(),
             timers: VcpuTimers::new(),
             upcall_vector: AtomicU8::new(0),
-            private: Mutex::new(Private { cpu, lapic: Lapic::new(id), walks: WalkCache::new() }),
+            private: Mutex::new(Private {
+                cpu,
+                lapic: Lapic::new(id),
+                walks: WalkCache::new(),
+            }),
         }))
     }
 
@@ -257,8 +276,21 @@ impl Vcpu {
         self.request(Request::LEAVE);
     }
 
+    /// Has it a state to run with?
+    pub fn is_initialised(&self) -> bool {
+        self.initialised.load(SeqCst)
+    }
+
+    /// It has been given a state to run with.
+    pub fn set_initialised(&self) {
+        self.initialised.store(true, SeqCst);
+    }
+
     /// Take back a reason not to run.
     pub fn release(self: &Arc<Self>, why: Hold) {
+        if why.contains(Hold::DOWN) {
+            self.set_initialised();
+        }
         let before = self.holds.fetch_and(!why.bits(), SeqCst);
         if before & why.bits() != 0 && before & !why.bits() == 0 {
             sched::wake(self);

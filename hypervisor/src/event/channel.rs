@@ -40,7 +40,10 @@ pub struct Channel {
 
 impl Channel {
     /// A port not in use.
-    pub const FREE: Channel = Channel { binding: Binding::Free, vcpu: VcpuId(0) };
+    pub const FREE: Channel = Channel {
+        binding: Binding::Free,
+        vcpu: VcpuId(0),
+    };
 
     /// Bits 0-3: kind, 4-15: vCPU, 16-31: remote domain, 32-63: remote port or virtual interrupt. A free port is 0.
     fn pack(self) -> u64 {
@@ -59,12 +62,18 @@ impl Channel {
         let detail = (word >> 32) as u32;
         let binding = match word & 0xf {
             1 => Binding::Unbound { remote },
-            2 => Binding::Interdomain { remote, port: Port(detail) },
+            2 => Binding::Interdomain {
+                remote,
+                port: Port(detail),
+            },
             3 => Binding::Virq(detail),
             4 => Binding::Ipi,
             _ => Binding::Free,
         };
-        Channel { binding, vcpu: VcpuId((word >> 4) as u32 & 0xfff) }
+        Channel {
+            binding,
+            vcpu: VcpuId((word >> 4) as u32 & 0xfff),
+        }
     }
 }
 
@@ -80,7 +89,10 @@ pub struct Ports {
 impl Ports {
     /// Ports 0 to `limit - 1`, all free.
     pub fn new(limit: u32) -> Ports {
-        Ports { buckets: (0..limit.div_ceil(BUCKET)).map(|_| Once::new()).collect(), limit }
+        Ports {
+            buckets: (0..limit.div_ceil(BUCKET)).map(|_| Once::new()).collect(),
+            limit,
+        }
     }
 
     /// One more than the largest port.
@@ -93,13 +105,17 @@ impl Ports {
         if port.0 >= self.limit {
             return None;
         }
-        self.buckets.get((port.0 / BUCKET) as usize)?.get()?.get((port.0 % BUCKET) as usize)
+        self.buckets
+            .get((port.0 / BUCKET) as usize)?
+            .get()?
+            .get((port.0 % BUCKET) as usize)
     }
 
     /// The state of `port`. `None`: there is no such port, and never was.
     #[inline]
     pub fn get(&self, port: Port) -> Option<Channel> {
-        self.word(port).map(|word| Channel::unpack(word.load(Ordering::Acquire)))
+        self.word(port)
+            .map(|word| Channel::unpack(word.load(Ordering::Acquire)))
     }
 
     /// Change the state of a port that [`Ports::get`] or [`Ports::find_free`] has named. The caller holds the domain's event lock.
@@ -144,7 +160,10 @@ mod tests {
     fn ports_are_handed_out_lowest_first() {
         let ports = Ports::new(130);
         assert_eq!(ports.get(Port(1)), None);
-        let used = Channel { binding: Binding::Ipi, vcpu: VcpuId(3) };
+        let used = Channel {
+            binding: Binding::Ipi,
+            vcpu: VcpuId(3),
+        };
         for expected in 1..130 {
             let port = ports.find_free(Port(1));
             assert_eq!(port, Some(Port(expected)));

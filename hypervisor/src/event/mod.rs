@@ -46,7 +46,9 @@ impl EventChannels {
         Self {
             ports: Ports::new(max_port.saturating_add(1).min(EVTCHN_2L_NR_CHANNELS)),
             lock: Mutex::new(Hint { lowest_free: Port(1) }),
-            virqs: (0..max_vcpus).map(|_| [const { AtomicU32::new(0) }; NR_VIRQS]).collect(),
+            virqs: (0..max_vcpus)
+                .map(|_| [const { AtomicU32::new(0) }; NR_VIRQS])
+                .collect(),
         }
     }
 
@@ -85,13 +87,20 @@ fn is_global(virq: u32) -> bool {
 /// Lock a domain that is not being destroyed.
 fn lock(domain: &Domain) -> Result<MutexGuard<'_, Hint>, Errno> {
     let guard = domain.events.lock.lock();
-    if domain.is_dying() { Err(Errno::EINVAL) } else { Ok(guard) }
+    if domain.is_dying() {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(guard)
+    }
 }
 
 /// The locks of two domains, or the one lock of one.
 enum Both<'a> {
     Same(MutexGuard<'a, Hint>),
-    Two { first: MutexGuard<'a, Hint>, _second: MutexGuard<'a, Hint> },
+    Two {
+        first: MutexGuard<'a, Hint>,
+        _second: MutexGuard<'a, Hint>,
+    },
 }
 
 impl<'a> Both<'a> {
@@ -101,10 +110,16 @@ impl<'a> Both<'a> {
         }
         if first.id < second.id {
             let first = first.events.lock.lock();
-            Both::Two { first, _second: second.events.lock.lock() }
+            Both::Two {
+                first,
+                _second: second.events.lock.lock(),
+            }
         } else {
             let second = second.events.lock.lock();
-            Both::Two { first: first.events.lock.lock(), _second: second }
+            Both::Two {
+                first: first.events.lock.lock(),
+                _second: second,
+            }
         }
     }
 
@@ -124,7 +139,13 @@ impl<'a> Both<'a> {
 /// `ENOSPC`: no port is free. `EINVAL`: the domain is dying.
 pub fn alloc_unbound(domain: &Domain, remote: DomId) -> Result<Port, Errno> {
     let mut hint = lock(domain)?;
-    domain.events.bind(&mut hint, Channel { binding: Binding::Unbound { remote }, vcpu: VcpuId(0) })
+    domain.events.bind(
+        &mut hint,
+        Channel {
+            binding: Binding::Unbound { remote },
+            vcpu: VcpuId(0),
+        },
+    )
 }
 
 /// Connect a new port of `local` to `port` of `remote`, which waits for it. The new port is pending at once, as events may have been lost.
@@ -140,9 +161,21 @@ pub fn bind_interdomain(local: &Domain, remote: &Domain, port: Port) -> Result<P
     if there.binding != (Binding::Unbound { remote: local.id }) {
         return Err(Errno::EINVAL);
     }
-    let binding = Binding::Interdomain { remote: remote.id, port };
-    let here = local.events.bind(both.first(), Channel { binding, vcpu: VcpuId(0) })?;
-    let binding = Binding::Interdomain { remote: local.id, port: here };
+    let binding = Binding::Interdomain {
+        remote: remote.id,
+        port,
+    };
+    let here = local.events.bind(
+        both.first(),
+        Channel {
+            binding,
+            vcpu: VcpuId(0),
+        },
+    )?;
+    let binding = Binding::Interdomain {
+        remote: local.id,
+        port: here,
+    };
     remote.events.ports.set(port, Channel { binding, ..there });
     drop(both);
     deliver(local, here, VcpuId(0));
@@ -164,7 +197,13 @@ pub fn bind_virq(domain: &Domain, virq: u32, vcpu: VcpuId) -> Result<Port, Errno
     if slot.load(Ordering::Acquire) != 0 {
         return Err(Errno::EEXIST);
     }
-    let port = domain.events.bind(&mut hint, Channel { binding: Binding::Virq(virq), vcpu })?;
+    let port = domain.events.bind(
+        &mut hint,
+        Channel {
+            binding: Binding::Virq(virq),
+            vcpu,
+        },
+    )?;
     slot.store(port.0, Ordering::Release);
     Ok(port)
 }
@@ -176,7 +215,13 @@ pub fn bind_virq(domain: &Domain, virq: u32, vcpu: VcpuId) -> Result<Port, Errno
 pub fn bind_ipi(domain: &Domain, vcpu: VcpuId) -> Result<Port, Errno> {
     domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     let mut hint = lock(domain)?;
-    domain.events.bind(&mut hint, Channel { binding: Binding::Ipi, vcpu })
+    domain.events.bind(
+        &mut hint,
+        Channel {
+            binding: Binding::Ipi,
+            vcpu,
+        },
+    )
 }
 
 /// Choose the vCPU that `port` notifies.
@@ -211,14 +256,24 @@ pub fn close(domain: &Domain, port: Port) -> Result<(), Errno> {
             return free(domain, &mut hint, port, channel);
         };
         // A domain closes its ports before it leaves the table, so the other end is found, or it has closed ours.
-        let peer = if remote == domain.id { None } else { Some(table::get(remote).ok_or(Errno::EINVAL)?) };
+        let peer = if remote == domain.id {
+            None
+        } else {
+            Some(table::get(remote).ok_or(Errno::EINVAL)?)
+        };
         let peer = peer.as_deref().unwrap_or(domain);
         let mut both = Both::lock(domain, peer);
         if domain.events.get(port)? != channel {
             continue;
         }
         if let Ok(other) = peer.events.get(there) {
-            peer.events.ports.set(there, Channel { binding: Binding::Unbound { remote: domain.id }, ..other });
+            peer.events.ports.set(
+                there,
+                Channel {
+                    binding: Binding::Unbound { remote: domain.id },
+                    ..other
+                },
+            );
         }
         return free(domain, both.first(), port, channel);
     }
@@ -332,14 +387,21 @@ pub fn unmask(domain: &Domain, port: Port) -> Result<(), Errno> {
 
 /// Is any of `ports` pending?
 pub fn any_pending(domain: &Domain, ports: &[Port]) -> bool {
-    ports.iter().any(|&port| two_level::is_pending(&domain.shared_info, port))
+    ports
+        .iter()
+        .any(|&port| two_level::is_pending(&domain.shared_info, port))
 }
 
 /// Move the `vcpu_info` of `vcpu` to `offset` in `frame`, and mark all events of the vCPU as pending, so that none is lost.
 ///
 /// # Errors
 /// `EINVAL`: there is no room for it at `offset`, the offset is not a multiple of 8, or it was moved before. `ENOENT`: no such vCPU.
-pub fn register_vcpu_info(domain: &Domain, vcpu: VcpuId, frame: GuestFrame, offset: u64) -> Result<(), Errno> {
+pub fn register_vcpu_info(
+    domain: &Domain,
+    vcpu: VcpuId,
+    frame: GuestFrame,
+    offset: u64,
+) -> Result<(), Errno> {
     let vcpu: &Arc<_> = domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     if offset > crate::types::PAGE_SIZE - VCPU_INFO_SIZE || !offset.is_multiple_of(8) {
         return Err(Errno::EINVAL);

@@ -41,7 +41,9 @@ pub struct AlreadyRegistered;
 impl VcpuEvents {
     /// Nowhere yet: events are lost.
     pub const fn new() -> Self {
-        Self { place: RwLock::new(Place::Nowhere) }
+        Self {
+            place: RwLock::new(Place::Nowhere),
+        }
     }
 
     /// Begin in the shared info page, where the first 32 vCPUs have their place.
@@ -86,7 +88,8 @@ impl VcpuEvents {
     /// Has an event been signalled that the guest has not begun to look at? (The mask beside this flag has no meaning for guests that get their
     /// upcalls as interrupts.)
     pub fn upcall_pending(&self) -> bool {
-        self.with_info(|frame, at| frame.u8_at(at + UPCALL_PENDING).load(SeqCst) != 0).unwrap_or(false)
+        self.with_info(|frame, at| frame.u8_at(at + UPCALL_PENDING).load(SeqCst) != 0)
+            .unwrap_or(false)
     }
 
     /// Clear the upcall mask (SCHEDOP_block).
@@ -143,10 +146,16 @@ fn place(base: u64, port: Port) -> (u64, u64) {
 pub fn set_pending(shared: &GuestFrame, events: &VcpuEvents, port: Port) -> Delivery {
     let (word, bit) = place(PENDING, port);
     if test_and_set(shared.u64_at(word), bit) {
-        return Delivery { news: false, upcall: false };
+        return Delivery {
+            news: false,
+            upcall: false,
+        };
     }
     let masked = shared.u64_at(place(MASK, port).0).load(SeqCst) & bit != 0;
-    Delivery { news: true, upcall: !masked && events.select(port) }
+    Delivery {
+        news: true,
+        upcall: !masked && events.select(port),
+    }
 }
 
 /// Clear the mask bit of `port`. `true`: something was pending, and the vCPU must be told.
@@ -173,7 +182,10 @@ mod tests {
     use super::*;
     use crate::types::DomId;
 
-    const QUIET: Delivery = Delivery { news: true, upcall: false };
+    const QUIET: Delivery = Delivery {
+        news: true,
+        upcall: false,
+    };
 
     fn frame() -> GuestFrame {
         GuestFrame::new(DomId(9201)).expect("arena")
@@ -188,13 +200,33 @@ mod tests {
     #[test]
     fn delivery_goes_level_by_level() {
         let (shared, events) = attached(2);
-        assert_eq!(set_pending(&shared, &events, Port(130)), Delivery { news: true, upcall: true });
+        assert_eq!(
+            set_pending(&shared, &events, Port(130)),
+            Delivery {
+                news: true,
+                upcall: true
+            }
+        );
         assert_eq!(shared.u64_at(2048 + 16).load(SeqCst), 1 << 2);
         assert_eq!(shared.u64_at(128 + 8).load(SeqCst), 1 << 2, "selector of vCPU 2");
         assert!(events.upcall_pending());
-        assert_eq!(set_pending(&shared, &events, Port(130)), Delivery { news: false, upcall: false });
-        assert_eq!(set_pending(&shared, &events, Port(131)), QUIET, "selector was set");
-        assert_eq!(set_pending(&shared, &events, Port(4095)), QUIET, "upcall flag was set");
+        assert_eq!(
+            set_pending(&shared, &events, Port(130)),
+            Delivery {
+                news: false,
+                upcall: false
+            }
+        );
+        assert_eq!(
+            set_pending(&shared, &events, Port(131)),
+            QUIET,
+            "selector was set"
+        );
+        assert_eq!(
+            set_pending(&shared, &events, Port(4095)),
+            QUIET,
+            "upcall flag was set"
+        );
         assert_eq!(shared.u64_at(128 + 8).load(SeqCst), 1 << 2 | 1 << 63);
     }
 
@@ -219,7 +251,9 @@ mod tests {
         let (shared, events) = attached(1);
         shared.u8_at(64 + UPCALL_MASK).store(1, SeqCst);
         let new = frame();
-        events.register(new.share().expect("few references"), 192).expect("first time");
+        events
+            .register(new.share().expect("few references"), 192)
+            .expect("first time");
         assert_eq!(events.register(frame(), 0), Err(AlreadyRegistered));
         events.set_all_pending();
         assert!(events.upcall_pending());
@@ -236,7 +270,9 @@ mod tests {
         let (shared, events) = attached(40);
         assert_eq!(set_pending(&shared, &events, Port(9)), QUIET);
         let new = frame();
-        events.register(new.share().expect("few references"), 0).expect("first time");
+        events
+            .register(new.share().expect("few references"), 0)
+            .expect("first time");
         events.set_all_pending();
         assert!(events.upcall_pending());
         assert_eq!(new.u8_at(UPCALL_MASK).load(SeqCst), 1, "begins masked");

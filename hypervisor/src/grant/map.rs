@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 
 use abi::grant::{
-    GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GNTST_BAD_COPY_ARG,
-    GNTST_BAD_DOMAIN, GNTST_BAD_GNTREF, GNTST_BAD_HANDLE, GNTST_BAD_PAGE, GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR,
-    GNTST_NO_DEVICE_SPACE,
+    GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY,
+    GNTST_BAD_COPY_ARG, GNTST_BAD_DOMAIN, GNTST_BAD_GNTREF, GNTST_BAD_HANDLE, GNTST_BAD_PAGE,
+    GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR, GNTST_NO_DEVICE_SPACE,
 };
 
 use super::{GrantTable, Status};
@@ -33,7 +33,11 @@ pub(super) struct Mappings {
 
 impl Mappings {
     pub(super) fn new(limit: u32) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), limit }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            limit,
+        }
     }
 
     fn insert(&mut self, mapping: Mapping) -> Option<u32> {
@@ -50,7 +54,10 @@ impl Mappings {
     }
 
     fn take(&mut self, handle: u32, if_it: impl FnOnce(&Mapping) -> bool) -> Result<Mapping, Status> {
-        let slot = self.slots.get_mut(handle as usize).ok_or(Status(GNTST_BAD_HANDLE))?;
+        let slot = self
+            .slots
+            .get_mut(handle as usize)
+            .ok_or(Status(GNTST_BAD_HANDLE))?;
         let mapping = slot.ok_or(Status(GNTST_BAD_HANDLE))?;
         if !if_it(&mapping) {
             return Err(Status(GNTST_GENERAL_ERROR));
@@ -84,16 +91,30 @@ pub fn map(domain: &Domain, granter: DomId, reference: u32, at: Gpa, flags: u32)
         return Err(Status(GNTST_GENERAL_ERROR));
     }
     let granter = table::get(granter).ok_or(Status(GNTST_BAD_DOMAIN))?;
-    let access = if flags & GNTMAP_READONLY != 0 { Access::Read } else { Access::Write };
+    let access = if flags & GNTMAP_READONLY != 0 {
+        Access::Read
+    } else {
+        Access::Write
+    };
     let pinned = GrantTable::pin(&granter, reference, domain.id, access)?;
     let gfn = at.frame();
     let mfn = pinned.frame.mfn();
-    let mapping = Mapping { granter: granter.id, reference, access, gfn, mfn };
+    let mapping = Mapping {
+        granter: granter.id,
+        reference,
+        access,
+        gfn,
+        mfn,
+    };
     let Some(handle) = domain.grants.mappings.lock().insert(mapping) else {
         granter.grants.unpin(reference, access);
         return Err(Status(GNTST_NO_DEVICE_SPACE));
     };
-    let kind = if access == Access::Read { p2m::Kind::GrantRo } else { p2m::Kind::GrantRw };
+    let kind = if access == Access::Read {
+        p2m::Kind::GrantRo
+    } else {
+        p2m::Kind::GrantRw
+    };
     let frame = pinned.frame.into_reference();
     if domain.p2m.map(gfn, frame, 0, kind).is_err() {
         let _ = domain.grants.mappings.lock().take(handle, |_| true);
@@ -109,7 +130,11 @@ pub fn map(domain: &Domain, granter: DomId, reference: u32, at: Gpa, flags: u32)
 /// # Errors
 /// `GNTST_BAD_HANDLE`: there is none. `GNTST_GENERAL_ERROR`: it is not at `at`.
 pub fn unmap(domain: &Domain, handle: u32, at: Gpa) -> Result<(), Status> {
-    let mapping = domain.grants.mappings.lock().take(handle, |mapping| mapping.gfn.addr() == at)?;
+    let mapping = domain
+        .grants
+        .mappings
+        .lock()
+        .take(handle, |mapping| mapping.gfn.addr() == at)?;
     release(domain, mapping);
     Ok(())
 }
@@ -118,7 +143,11 @@ fn release(domain: &Domain, mapping: Mapping) {
     let still = domain.p2m.lookup(mapping.gfn).is_some_and(|entry| {
         matches!(entry.kind, p2m::Kind::GrantRo | p2m::Kind::GrantRw) && entry.mfn == mapping.mfn
     });
-    let removed = if still { domain.p2m.unmap(mapping.gfn, 0).ok().flatten() } else { None };
+    let removed = if still {
+        domain.p2m.unmap(mapping.gfn, 0).ok().flatten()
+    } else {
+        None
+    };
     let reference = removed.map(|removed| {
         domain.flush(removed.flush);
         removed.mfn

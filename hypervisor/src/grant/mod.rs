@@ -13,8 +13,8 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use abi::Errno;
 use abi::grant::{
-    GNTST_BAD_GNTREF, GNTST_BAD_PAGE, GNTST_EAGAIN, GNTST_GENERAL_ERROR, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY,
-    GTF_TYPE_MASK, GTF_WRITING,
+    GNTST_BAD_GNTREF, GNTST_BAD_PAGE, GNTST_EAGAIN, GNTST_GENERAL_ERROR, GTF_PERMIT_ACCESS, GTF_READING,
+    GTF_READONLY, GTF_TYPE_MASK, GTF_WRITING,
 };
 
 use crate::domain::Domain;
@@ -69,8 +69,12 @@ impl GrantTable {
     /// Out of memory.
     pub fn new(owner: DomId, max_frames: u32, max_maptrack_frames: u32) -> Result<Self, OutOfMemory> {
         let mappings = Mappings::new(max_maptrack_frames.saturating_mul(MAPPINGS_PER_FRAME));
-        let table =
-            Self { owner, max_frames, frames: Mutex::new(Vec::new()), mappings: Mutex::new(mappings) };
+        let table = Self {
+            owner,
+            max_frames,
+            frames: Mutex::new(Vec::new()),
+            mappings: Mutex::new(mappings),
+        };
         if max_frames > 0 {
             table.grow(&mut table.frames.lock(), 1).map_err(|_| OutOfMemory)?;
         }
@@ -88,7 +92,11 @@ impl GrantTable {
         }
         while (frames.len() as u32) < count {
             let uses = alloc::vec![Use::default(); ENTRIES_PER_FRAME as usize];
-            frames.push(Frame { frame: GuestFrame::new(self.owner)?, mapped_at: None, uses });
+            frames.push(Frame {
+                frame: GuestFrame::new(self.owner)?,
+                mapped_at: None,
+                uses,
+            });
         }
         Ok(())
     }
@@ -174,7 +182,11 @@ impl GrantTable {
         let mut frames = self.frames.lock();
         let mut read = |reference| {
             let (shared, at, uses) = entry(&mut frames, reference)?;
-            if uses.all != 0 { Err(Status(GNTST_EAGAIN)) } else { Ok(shared.u64_at(at).load(SeqCst)) }
+            if uses.all != 0 {
+                Err(Status(GNTST_EAGAIN))
+            } else {
+                Ok(shared.u64_at(at).load(SeqCst))
+            }
         };
         let (first, second) = (read(a)?, read(b)?);
         for (reference, value) in [(a, second), (b, first)] {
@@ -192,7 +204,9 @@ impl GrantTable {
         let mut frames = self.frames.lock();
         let (shared, at, _) = entry(&mut frames, reference)?;
         shared.u32_at(at + 4).store(frame, SeqCst);
-        shared.u32_at(at).store(u32::from(GTF_PERMIT_ACCESS) | u32::from(user.0) << 16, SeqCst);
+        shared
+            .u32_at(at)
+            .store(u32::from(GTF_PERMIT_ACCESS) | u32::from(user.0) << 16, SeqCst);
         Ok(())
     }
 }
@@ -200,8 +214,13 @@ impl GrantTable {
 /// An entry: its frame, its offset there, and how it is used.
 fn entry(frames: &mut [Frame], reference: u32) -> Result<(&GuestFrame, u64, &mut Use), Status> {
     let index = reference % ENTRIES_PER_FRAME;
-    let frame = frames.get_mut((reference / ENTRIES_PER_FRAME) as usize).ok_or(Status(GNTST_BAD_GNTREF))?;
-    let uses = frame.uses.get_mut(index as usize).ok_or(Status(GNTST_BAD_GNTREF))?;
+    let frame = frames
+        .get_mut((reference / ENTRIES_PER_FRAME) as usize)
+        .ok_or(Status(GNTST_BAD_GNTREF))?;
+    let uses = frame
+        .uses
+        .get_mut(index as usize)
+        .ok_or(Status(GNTST_BAD_GNTREF))?;
     Ok((&frame.frame, u64::from(index) * ENTRY_SIZE, uses))
 }
 

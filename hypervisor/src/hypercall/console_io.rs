@@ -30,7 +30,13 @@ pub struct LogLine {
 
 impl Default for LogLine {
     fn default() -> Self {
-        Self { text: [0; MAX_LINE], len: 0, allowance: BURST, since: 0, dropped: 0 }
+        Self {
+            text: [0; MAX_LINE],
+            len: 0,
+            allowance: BURST,
+            since: 0,
+            dropped: 0,
+        }
     }
 }
 
@@ -58,7 +64,10 @@ impl LogLine {
     fn end(&mut self, now: u64, emit: &mut impl FnMut(&str)) {
         let earned = now.saturating_sub(self.since) / NS_PER_LINE;
         if earned > 0 {
-            self.allowance = BURST.min(self.allowance.saturating_add(u32::try_from(earned).unwrap_or(BURST)));
+            self.allowance = BURST.min(
+                self.allowance
+                    .saturating_add(u32::try_from(earned).unwrap_or(BURST)),
+            );
             self.since = now;
         }
         let text = self.text.get(..self.len).unwrap_or(&[]);
@@ -82,7 +91,10 @@ fn log_line(domain: DomId, line: &str) {
 
 /// A byte that a guest wrote to Xen's debug port (0xe9).
 pub fn debug_port(domain: &Domain, byte: u8) {
-    domain.log_line.lock().push(&[byte], now_ns(), |line| log_line(domain.id, line));
+    domain
+        .log_line
+        .lock()
+        .push(&[byte], now_ns(), |line| log_line(domain.id, line));
 }
 
 pub(super) fn console_io(caller: &mut Caller<'_>, args: &Args) -> Outcome {
@@ -107,13 +119,21 @@ fn write(caller: &mut Caller<'_>, args: &Args, count: u32, buffer: u64) -> Outco
     while done < slice {
         let mut chunk = [0; CHUNK];
         let len = (slice - done).min(CHUNK as u32);
-        let Some(chunk) = chunk.get_mut(..len as usize) else { break };
-        caller.memory().read_bytes(Gva(buffer.wrapping_add(u64::from(done))), chunk)?;
+        let Some(chunk) = chunk.get_mut(..len as usize) else {
+            break;
+        };
+        caller
+            .memory()
+            .read_bytes(Gva(buffer.wrapping_add(u64::from(done))), chunk)?;
         if caller.domain.is_privileged() {
             console::write_bytes(chunk);
         } else {
             let id = caller.domain.id;
-            caller.domain.log_line.lock().push(chunk, now_ns(), |line| log_line(id, line));
+            caller
+                .domain
+                .log_line
+                .lock()
+                .push(chunk, now_ns(), |line| log_line(id, line));
         }
         done += len;
     }
@@ -150,8 +170,14 @@ mod tests {
     fn bytes_become_lines() {
         let mut line = LogLine::default();
         assert!(lines(&mut line, b"hel", 0).is_empty());
-        assert_eq!(lines(&mut line, b"lo\r\n\x1b[2Jnext\nrest", 0), ["hello", "[2Jnext"]);
-        assert_eq!(lines(&mut line, &[b'x'; MAX_LINE], 0), [format!("rest{}", "x".repeat(MAX_LINE - 4))]);
+        assert_eq!(
+            lines(&mut line, b"lo\r\n\x1b[2Jnext\nrest", 0),
+            ["hello", "[2Jnext"]
+        );
+        assert_eq!(
+            lines(&mut line, &[b'x'; MAX_LINE], 0),
+            [format!("rest{}", "x".repeat(MAX_LINE - 4))]
+        );
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use abi::Errno;
 use abi::domid::DOMID_SELF;
 use abi::event_channel::{
-    EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU,
-    EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_STATUS, EVTCHNOP_UNMASK,
-    EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN, EVTCHNSTAT_IPI, EVTCHNSTAT_UNBOUND, EVTCHNSTAT_VIRQ, EvtchnAllocUnbound,
-    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnPortArg, EvtchnReset,
-    EvtchnStatus,
+    EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ,
+    EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_STATUS,
+    EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN, EVTCHNSTAT_IPI, EVTCHNSTAT_UNBOUND,
+    EVTCHNSTAT_VIRQ, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq,
+    EvtchnBindVcpu, EvtchnBindVirq, EvtchnPortArg, EvtchnReset, EvtchnStatus,
 };
 
 use super::{Args, Caller, Outcome, Pause};
@@ -57,7 +57,11 @@ fn port(caller: &mut Caller<'_>, at: u64) -> Result<Port, Errno> {
 fn alloc_unbound(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     let mut alloc: EvtchnAllocUnbound = caller.read(at)?;
     let domain = caller.target(alloc.dom)?;
-    let remote = if alloc.remote_dom == DOMID_SELF { caller.domain.id } else { DomId(alloc.remote_dom) };
+    let remote = if alloc.remote_dom == DOMID_SELF {
+        caller.domain.id
+    } else {
+        DomId(alloc.remote_dom)
+    };
     alloc.port = event::alloc_unbound(&domain, remote)?.0;
     caller.write(at, &alloc)
 }
@@ -77,9 +81,10 @@ fn status(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     (status.status, status.u) = match channel.binding {
         Binding::Free => (EVTCHNSTAT_CLOSED, status.u),
         Binding::Unbound { remote } => (EVTCHNSTAT_UNBOUND, EvtchnStatus::unbound(remote.0)),
-        Binding::Interdomain { remote, port } => {
-            (EVTCHNSTAT_INTERDOMAIN, EvtchnStatus::interdomain(remote.0, port.0))
-        }
+        Binding::Interdomain { remote, port } => (
+            EVTCHNSTAT_INTERDOMAIN,
+            EvtchnStatus::interdomain(remote.0, port.0),
+        ),
         Binding::Virq(virq) => (EVTCHNSTAT_VIRQ, EvtchnStatus::virq(virq)),
         Binding::Ipi => (EVTCHNSTAT_IPI, status.u),
     };

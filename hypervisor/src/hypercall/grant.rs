@@ -2,11 +2,11 @@
 
 use abi::domid::DOMID_SELF;
 use abi::grant::{
-    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_DOMAIN, GNTST_GENERAL_ERROR, GNTST_OKAY, GNTST_PERMISSION_DENIED,
-    GNTTABOP_COPY, GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION,
-    GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopyPtr,
-    GnttabGetVersion, GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabSwapGrantRef,
-    GnttabUnmapGrantRef,
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_DOMAIN, GNTST_GENERAL_ERROR, GNTST_OKAY,
+    GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF,
+    GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF,
+    GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef,
+    GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabSwapGrantRef, GnttabUnmapGrantRef,
 };
 use abi::{Domid, Errno, GuestHandle};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -69,11 +69,21 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
 }
 
 fn named(caller: &Caller<'_>, id: Domid) -> DomId {
-    if id == DOMID_SELF { caller.domain.id } else { DomId(id) }
+    if id == DOMID_SELF {
+        caller.domain.id
+    } else {
+        DomId(id)
+    }
 }
 
 fn map_one(caller: &Caller<'_>, op: &mut GnttabMapGrantRef) {
-    let mapped = map::map(caller.domain, named(caller, op.dom), op.ref_, Gpa(op.host_addr), op.flags);
+    let mapped = map::map(
+        caller.domain,
+        named(caller, op.dom),
+        op.ref_,
+        Gpa(op.host_addr),
+        op.flags,
+    );
     op.status = status(mapped);
     if let Ok(mapped) = mapped {
         op.handle = mapped.handle;
@@ -100,7 +110,12 @@ fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
         Ok((source, end(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0)?))
     };
     op.status = status(ends().and_then(|(source, dest)| {
-        map::copy(caller.domain, (source, op.source.offset), (dest, op.dest.offset), op.len)
+        map::copy(
+            caller.domain,
+            (source, op.source.offset),
+            (dest, op.dest.offset),
+            op.len,
+        )
     }));
 }
 

@@ -3,12 +3,14 @@
 use abi::Errno;
 use abi::domid::DOMID_SELF;
 use abi::hvm::{
-    HVM_NR_PARAMS, HVM_PARAM_ACPI_IOPORTS_LOCATION, HVM_PARAM_ALTP2M, HVM_PARAM_BUFIOREQ_PFN, HVM_PARAM_CALLBACK_IRQ,
-    HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_IOREQ_PFN, HVM_PARAM_MCA_CAP, HVM_PARAM_STORE_EVTCHN,
-    HVM_PARAM_STORE_PFN, HVM_PARAM_TIMER_MODE, HVM_PARAM_TRIPLE_FAULT_REASON, HVM_PARAM_VM_GENERATION_ID_ADDR,
-    HVM_PARAM_VM86_TSS, HVM_PARAM_VM86_TSS_SIZED, HVM_PARAM_X87_FIP_WIDTH, HVMMEM_MMIO_DM, HVMMEM_RAM_RO, HVMMEM_RAM_RW,
+    HVM_NR_PARAMS, HVM_PARAM_ACPI_IOPORTS_LOCATION, HVM_PARAM_ALTP2M, HVM_PARAM_BUFIOREQ_PFN,
+    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_IOREQ_PFN,
+    HVM_PARAM_MCA_CAP, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN, HVM_PARAM_TIMER_MODE,
+    HVM_PARAM_TRIPLE_FAULT_REASON, HVM_PARAM_VM_GENERATION_ID_ADDR, HVM_PARAM_VM86_TSS,
+    HVM_PARAM_VM86_TSS_SIZED, HVM_PARAM_X87_FIP_WIDTH, HVMMEM_MMIO_DM, HVMMEM_RAM_RO, HVMMEM_RAM_RW,
     HVMOP_ALTP2M, HVMOP_FLUSH_TLBS, HVMOP_GET_MEM_TYPE, HVMOP_GET_PARAM, HVMOP_GET_TIME,
-    HVMOP_SET_EVTCHN_UPCALL_VECTOR, HVMOP_SET_PARAM, HvmEvtchnUpcallVector, HvmGetMemType, HvmGetTime, HvmParam,
+    HVMOP_SET_EVTCHN_UPCALL_VECTOR, HVMOP_SET_PARAM, HvmEvtchnUpcallVector, HvmGetMemType, HvmGetTime,
+    HvmParam,
 };
 use abi::sched::SHUTDOWN_MAX;
 
@@ -30,9 +32,18 @@ pub(super) fn hvm_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
             if at != 0 {
                 return Err(Errno::EINVAL.into());
             }
-            caller.domain.vcpus().iter().for_each(|vcpu| vcpu.request(Request::FLUSH));
+            caller
+                .domain
+                .vcpus()
+                .iter()
+                .for_each(|vcpu| vcpu.request(Request::FLUSH));
         }
-        HVMOP_GET_TIME => caller.write(at, &HvmGetTime { now: crate::hw::time::now_ns() })?,
+        HVMOP_GET_TIME => caller.write(
+            at,
+            &HvmGetTime {
+                now: crate::hw::time::now_ns(),
+            },
+        )?,
         HVMOP_GET_MEM_TYPE => get_mem_type(caller, at)?,
         HVMOP_ALTP2M => return Err(Errno::EOPNOTSUPP.into()),
         _ => return Err(Errno::ENOSYS.into()),
@@ -50,7 +61,11 @@ fn set_param(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     if request.index >= HVM_NR_PARAMS {
         return Err(Errno::EINVAL);
     }
-    let domain = if request.domid == DOMID_SELF { caller.domain.clone() } else { caller.any_domain(request.domid)? };
+    let domain = if request.domid == DOMID_SELF {
+        caller.domain.clone()
+    } else {
+        caller.any_domain(request.domid)?
+    };
     check_may_set(caller, &domain, request.index)?;
     check_value(&domain, request.index, request.value)?;
     domain.set_param(request.index, request.value)?;
@@ -90,7 +105,11 @@ fn check_may_set(caller: &Caller<'_>, domain: &Domain, index: u32) -> Result<(),
             | HVM_PARAM_ALTP2M
             | HVM_PARAM_MCA_CAP
     );
-    if set_once && domain.param(index) != 0 { Err(Errno::EEXIST) } else { Ok(()) }
+    if set_once && domain.param(index) != 0 {
+        Err(Errno::EEXIST)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_value(domain: &Domain, index: u32, value: u64) -> Result<(), Errno> {

@@ -8,14 +8,15 @@ use alloc::vec::Vec;
 use abi::memory::{
     AddToPhysmap, AddToPhysmapBatch, E820Entry, ForeignMemoryMap, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT,
     MemAcquireResource, MemoryDomain, MemoryMap, MemoryReservation, PodTarget, RemoveFromPhysmap,
-    ReservedDeviceMemoryMap, VnumaTopologyInfo, XENMAPIDX_GRANT_TABLE_STATUS, XENMAPSPACE_DEV_MMIO, XENMAPSPACE_GMFN,
-    XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE, XENMAPSPACE_GRANT_TABLE, XENMAPSPACE_SHARED_INFO,
-    XENMEM_ACQUIRE_RESOURCE, XENMEM_ADD_TO_PHYSMAP, XENMEM_ADD_TO_PHYSMAP_BATCH, XENMEM_CLAIM_PAGES,
-    XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_GET_POD_TARGET, XENMEM_GET_SHARING_FREED_PAGES,
-    XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO, XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN,
-    XENMEM_MAXIMUM_RAM_PAGE, XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP, XENMEM_RDM_ALL,
-    XENMEM_REMOVE_FROM_PHYSMAP, XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_RESOURCE_GRANT_TABLE,
-    XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
+    ReservedDeviceMemoryMap, VnumaTopologyInfo, XENMAPIDX_GRANT_TABLE_STATUS, XENMAPSPACE_DEV_MMIO,
+    XENMAPSPACE_GMFN, XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE, XENMAPSPACE_GRANT_TABLE,
+    XENMAPSPACE_SHARED_INFO, XENMEM_ACQUIRE_RESOURCE, XENMEM_ADD_TO_PHYSMAP, XENMEM_ADD_TO_PHYSMAP_BATCH,
+    XENMEM_CLAIM_PAGES, XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_GET_POD_TARGET,
+    XENMEM_GET_SHARING_FREED_PAGES, XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO,
+    XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN, XENMEM_MAXIMUM_RAM_PAGE, XENMEM_MAXIMUM_RESERVATION,
+    XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP, XENMEM_RDM_ALL, XENMEM_REMOVE_FROM_PHYSMAP,
+    XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+    XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
 };
 use abi::{Domid, Errno, GuestHandle};
 
@@ -80,12 +81,20 @@ fn stat_target(caller: &mut Caller<'_>, at: u64) -> Result<Arc<Domain>, Errno> {
 
 /// Returns how many extents are done; errors only end the list early.
 fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &Args) -> Outcome {
-    let Ok(request) = caller.read::<MemoryReservation>(args[1]) else { return Ok(start) };
+    let Ok(request) = caller.read::<MemoryReservation>(args[1]) else {
+        return Ok(start);
+    };
     if request.nr_extents > MAX_EXTENTS || start >= request.nr_extents {
         return Ok(start);
     }
-    let Ok(domain) = caller.target(request.domid) else { return Ok(start) };
-    let max_order = if caller.domain.is_privileged() { DOM0_MAX_ORDER } else { DOMU_MAX_ORDER };
+    let Ok(domain) = caller.target(request.domid) else {
+        return Ok(start);
+    };
+    let max_order = if caller.domain.is_privileged() {
+        DOM0_MAX_ORDER
+    } else {
+        DOMU_MAX_ORDER
+    };
     let on_demand = request.mem_flags & XENMEMF_POPULATE_ON_DEMAND != 0;
     // Memory always has a place in a domain with nested paging: increase_reservation, which gives none, has nothing to do.
     if request.extent_order > max_order || operation == XENMEM_INCREASE_RESERVATION {
@@ -99,7 +108,9 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &Args)
         if budget == 0 {
             return Err(go_on(args, done));
         }
-        let Ok(gfn) = caller.read_element(request.extent_start, done) else { return Ok(done) };
+        let Ok(gfn) = caller.read_element(request.extent_start, done) else {
+            return Ok(done);
+        };
         let result = if operation == XENMEM_POPULATE_PHYSMAP {
             populate(&domain, Gfn(gfn), request.extent_order)
         } else {
@@ -116,7 +127,10 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &Args)
 /// An extent of any order, in the pages that there are.
 fn populate(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
     let aligned = |order: u32| gfn.0 & ((1 << order) - 1) == 0;
-    let page = [18, 9, 0].into_iter().find(|&page| page <= order && aligned(page)).unwrap_or(0);
+    let page = [18, 9, 0]
+        .into_iter()
+        .find(|&page| page <= order && aligned(page))
+        .unwrap_or(0);
     if gfn.0 >= domain.p2m.limit().0 {
         return Err(Errno::EINVAL);
     }
@@ -169,7 +183,11 @@ fn check_space(caller: &Caller<'_>, domain: &Domain, space: u32) -> Result<(), E
     if space == XENMAPSPACE_DEV_MMIO && !(own && caller.domain.is_privileged()) {
         return Err(Errno::EACCES);
     }
-    if own || caller.domain.is_privileged() { Ok(()) } else { Err(Errno::EPERM) }
+    if own || caller.domain.is_privileged() {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
 }
 
 fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
@@ -184,7 +202,14 @@ fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
         return Err(Errno::EINVAL.into());
     }
     if request.space != XENMAPSPACE_GMFN_RANGE {
-        add_one(caller, &domain, request.space, None, request.idx, Gfn(request.gpfn))?;
+        add_one(
+            caller,
+            &domain,
+            request.space,
+            None,
+            request.idx,
+            Gfn(request.gpfn),
+        )?;
         return Ok(0);
     }
     if request.size < start {
@@ -199,7 +224,14 @@ fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
         if done - start == SLICE {
             return Err(go_on(args, done));
         }
-        add_one(caller, &domain, XENMAPSPACE_GMFN, None, request.idx + done, Gfn(request.gpfn + done))?;
+        add_one(
+            caller,
+            &domain,
+            XENMAPSPACE_GMFN,
+            None,
+            request.idx + done,
+            Gfn(request.gpfn + done),
+        )?;
     }
     Ok(0)
 }
@@ -250,9 +282,7 @@ fn add_one(
         return Err(Errno::EINVAL);
     }
     match space {
-        XENMAPSPACE_SHARED_INFO if index == 0 => {
-            domain.place(gfn, domain.shared_info.share()?, Kind::RamRw)
-        }
+        XENMAPSPACE_SHARED_INFO if index == 0 => domain.place(gfn, domain.shared_info.share()?, Kind::RamRw),
         XENMAPSPACE_GRANT_TABLE if index & XENMAPIDX_GRANT_TABLE_STATUS == 0 => {
             let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
             domain.place(gfn, domain.grants.frame(index)?, Kind::RamRw)?;
@@ -353,7 +383,11 @@ fn claim_pages(caller: &mut Caller<'_>, at: u64) -> Outcome {
     if request.nr_extents > domain.max_pages() {
         return Err(Errno::EINVAL.into());
     }
-    if request.nr_extents != 0 && more > frames::free_count() { Err(Errno::ENOMEM.into()) } else { Ok(0) }
+    if request.nr_extents != 0 && more > frames::free_count() {
+        Err(Errno::ENOMEM.into())
+    } else {
+        Ok(0)
+    }
 }
 
 /// There is no memory that is populated on demand, so a target changes nothing.
@@ -437,7 +471,9 @@ fn acquire_one(
     list: GuestHandle<u64>,
     index: u64,
 ) -> Result<(), Errno> {
-    let frame: GuestFrame = domain.grants.frame(u32::try_from(frame).map_err(|_| Errno::EINVAL)?)?;
+    let frame: GuestFrame = domain
+        .grants
+        .frame(u32::try_from(frame).map_err(|_| Errno::EINVAL)?)?;
     let gfn = Gfn(caller.read_element(list, index)?);
     caller.domain.place(gfn, frame, Kind::Foreign)
 }

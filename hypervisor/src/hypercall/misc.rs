@@ -1,7 +1,8 @@
 //! Calls that are no family: several calls in one, assists, and numbers that mean nothing.
 
 use abi::hypercall::{
-    HYPERVISOR_MULTICALL, MulticallEntry, VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
+    HYPERVISOR_MULTICALL, MulticallEntry, VMASST_CMD_DISABLE, VMASST_CMD_ENABLE,
+    VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
 };
 use abi::{Errno, GuestHandle};
 
@@ -37,7 +38,11 @@ pub(super) fn multicall(caller: &mut Caller<'_>, args: &Args) -> Outcome {
         }
         caller.write_element(list, u64::from(index), &entry)?;
     }
-    if count > SLICE { Err(from(args, list, SLICE)) } else { Ok(0) }
+    if count > SLICE {
+        Err(from(args, list, SLICE))
+    } else {
+        Ok(0)
+    }
 }
 
 /// The multicall without its first `done` calls.

@@ -144,7 +144,11 @@ impl<'a> Caller<'a> {
     }
 
     /// Element `index` of an array in the caller's memory.
-    fn read_element<T: FromBytes + IntoBytes>(&mut self, array: GuestHandle<T>, index: u64) -> Result<T, Errno> {
+    fn read_element<T: FromBytes + IntoBytes>(
+        &mut self,
+        array: GuestHandle<T>,
+        index: u64,
+    ) -> Result<T, Errno> {
         self.read(element(array, index))
     }
 
@@ -175,17 +179,27 @@ impl<'a> Caller<'a> {
     /// `ESRCH`: there is none. `EPERM`: it is not the caller's business.
     fn target(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
         let domain = self.any_domain(id)?;
-        if domain.id == self.domain.id || self.domain.is_privileged() { Ok(domain) } else { Err(Errno::EPERM) }
+        if domain.id == self.domain.id || self.domain.is_privileged() {
+            Ok(domain)
+        } else {
+            Err(Errno::EPERM)
+        }
     }
 
     /// # Errors
     /// `EPERM`: the caller is not privileged.
     fn require_privilege(&self) -> Result<(), Errno> {
-        if self.domain.is_privileged() { Ok(()) } else { Err(Errno::EPERM) }
+        if self.domain.is_privileged() {
+            Ok(())
+        } else {
+            Err(Errno::EPERM)
+        }
     }
 }
 
 /// Address of an element. Wraps around as the guest's own arithmetic would; where it ends up is checked by the access.
 fn element<T>(array: GuestHandle<T>, index: u64) -> u64 {
-    array.addr().wrapping_add(index.wrapping_mul(size_of::<T>() as u64))
+    array
+        .addr()
+        .wrapping_add(index.wrapping_mul(size_of::<T>() as u64))
 }

@@ -1,8 +1,8 @@
 //! `sched_op`: give up the CPU, wait, shut down.
 
 use abi::sched::{
-    SCHEDOP_BLOCK, SCHEDOP_PIN_OVERRIDE, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
-    SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+    SCHEDOP_BLOCK, SCHEDOP_PIN_OVERRIDE, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN,
+    SCHEDOP_SHUTDOWN_CODE, SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
 };
 use abi::{Errno, domid::DOMID_SELF};
 
@@ -65,7 +65,11 @@ fn poll(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
         caller.domain.events.get(*port)?;
     }
     let single = if let [port] = ports { Some(*port) } else { None };
-    let deadline = if request.timeout == 0 { NEVER } else { request.timeout };
+    let deadline = if request.timeout == 0 {
+        NEVER
+    } else {
+        request.timeout
+    };
     caller.domain.note_poller();
     caller.vcpu.begin_poll(single, deadline);
     if event::any_pending(caller.domain, ports) || caller.vcpu.events.upcall_pending() {

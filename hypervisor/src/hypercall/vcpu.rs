@@ -1,11 +1,12 @@
 //! `vcpu_op` and `set_timer_op`: a vCPU's life, timers, and the memory it shares with us.
 
 use abi::vcpu::{
-    VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP,
-    VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_INFO, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
-    VCPUOP_SEND_NMI, VCPUOP_SET_PERIODIC_TIMER, VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER,
-    VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP, VcpuHvmContext, VcpuRegisterRunstateMemoryArea,
-    VcpuRegisterTimeMemoryArea, VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
+    VCPU_HVM_MODE_32B, VCPU_HVM_MODE_64B, VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO,
+    VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_INFO,
+    VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA, VCPUOP_SEND_NMI, VCPUOP_SET_PERIODIC_TIMER,
+    VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER, VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP,
+    VcpuHvmContext, VcpuHvmX8632, VcpuHvmX8664, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea,
+    VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
 };
 use abi::{Errno, GuestHandle};
 
@@ -13,6 +14,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::{Args, Caller, Outcome};
+use crate::arch::regs::SegmentAttr;
+use crate::arch::{Gprs, GuestCpu, Segment, SegmentReg, SysReg};
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::event;
 use crate::hw::time::now_ns;
@@ -78,7 +81,11 @@ fn pin<T>(caller: &mut Caller<'_>, handle: GuestHandle<T>) -> Result<Option<Gues
 }
 
 fn require_own(caller: &Caller<'_>, vcpu: &Arc<Vcpu>) -> Result<(), Errno> {
-    if Arc::ptr_eq(caller.vcpu, vcpu) { Ok(()) } else { Err(Errno::EINVAL) }
+    if Arc::ptr_eq(caller.vcpu, vcpu) {
+        Ok(())
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 fn set(vcpu: &Arc<Vcpu>, timer: &core::sync::atomic::AtomicU64, deadline: u64) {
@@ -91,7 +98,135 @@ fn initialise(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), 
     if vcpu.is_initialised() {
         return Err(Errno::EEXIST);
     }
-    vcpu.initialise(&context)
+    vcpu.with_private(|private| start_state(private.cpu.as_dyn(), &context))?;
+    vcpu.set_initialised();
+    Ok(())
+}
+
+/// Flat segments of the 64-bit start state.
+const CODE64: u16 = 0xa9b;
+const DATA: u16 = 0xc93;
+const BUSY_TSS: u16 = 0x08b;
+const CR0_PE: u64 = 1 << 0;
+const CR0_PG: u64 = 1 << 31;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+/// Bit 1 is always set.
+const RFLAGS_RESERVED: u64 = 2;
+
+/// Give a vCPU the state that VCPUOP_initialise describes.
+fn start_state(cpu: &mut dyn GuestCpu, context: &VcpuHvmContext) -> Result<(), Errno> {
+    match context.mode {
+        VCPU_HVM_MODE_64B => start_64(cpu, &context.cpu_regs.get()),
+        VCPU_HVM_MODE_32B => start_32(cpu, &context.cpu_regs.get()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn start_64(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8664) -> Result<(), Errno> {
+    if state.efer & EFER_LME == 0 || state.cr0 & (CR0_PE | CR0_PG) != CR0_PE | CR0_PG {
+        return Err(Errno::EINVAL);
+    }
+    let flat = |attr| Segment {
+        selector: 0,
+        attr: SegmentAttr::from_bits_truncate(attr),
+        limit: u32::MAX,
+        base: 0,
+    };
+    let tss = Segment {
+        limit: 0x67,
+        ..flat(BUSY_TSS)
+    };
+    set_segments(cpu, [(SegmentReg::Cs, flat(CODE64)), (SegmentReg::Tr, tss)]);
+    set_segments(
+        cpu,
+        [SegmentReg::Ds, SegmentReg::Es, SegmentReg::Ss].map(|register| (register, flat(DATA))),
+    );
+    let regs = Gprs {
+        rax: state.rax,
+        rcx: state.rcx,
+        rdx: state.rdx,
+        rbx: state.rbx,
+        rbp: state.rbp,
+        rsi: state.rsi,
+        rdi: state.rdi,
+        ..Gprs::default()
+    };
+    *cpu.gprs() = regs;
+    cpu.set_rip(state.rip);
+    cpu.write(SysReg::Rsp, state.rsp);
+    cpu.write(SysReg::Rflags, state.rflags | RFLAGS_RESERVED);
+    cpu.write(SysReg::Efer, state.efer | EFER_LMA);
+    cpu.write(SysReg::Cr4, state.cr4);
+    cpu.write(SysReg::Cr3, state.cr3);
+    cpu.write(SysReg::Cr0, state.cr0);
+    Ok(())
+}
+
+fn start_32(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8632) -> Result<(), Errno> {
+    let segment = |ar, limit, base: u32| Segment {
+        selector: 0,
+        attr: SegmentAttr::from_bits_truncate(ar),
+        limit,
+        base: u64::from(base),
+    };
+    let cs = segment(state.cs_ar, state.cs_limit, state.cs_base);
+    if state.pad1 != 0
+        || state.pad2 != [0; 3]
+        || !cs.attr.contains(SegmentAttr::PRESENT | SegmentAttr::NON_SYSTEM)
+    {
+        return Err(Errno::EINVAL);
+    }
+    if state.efer & EFER_LMA != 0 || state.cr0 & CR0_PE as u32 == 0 {
+        return Err(Errno::EINVAL);
+    }
+    set_segments(
+        cpu,
+        [
+            (SegmentReg::Cs, cs),
+            (
+                SegmentReg::Ds,
+                segment(state.ds_ar, state.ds_limit, state.ds_base),
+            ),
+            (
+                SegmentReg::Es,
+                segment(state.es_ar, state.es_limit, state.es_base),
+            ),
+            (
+                SegmentReg::Ss,
+                segment(state.ss_ar, state.ss_limit, state.ss_base),
+            ),
+            (
+                SegmentReg::Tr,
+                segment(state.tr_ar, state.tr_limit, state.tr_base),
+            ),
+        ],
+    );
+    let regs = Gprs {
+        rax: state.eax.into(),
+        rcx: state.ecx.into(),
+        rdx: state.edx.into(),
+        rbx: state.ebx.into(),
+        rbp: state.ebp.into(),
+        rsi: state.esi.into(),
+        rdi: state.edi.into(),
+        ..Gprs::default()
+    };
+    *cpu.gprs() = regs;
+    cpu.set_rip(state.eip.into());
+    cpu.write(SysReg::Rsp, state.esp.into());
+    cpu.write(SysReg::Rflags, u64::from(state.eflags) | RFLAGS_RESERVED);
+    cpu.write(SysReg::Efer, state.efer);
+    cpu.write(SysReg::Cr4, state.cr4.into());
+    cpu.write(SysReg::Cr3, state.cr3.into());
+    cpu.write(SysReg::Cr0, state.cr0.into());
+    Ok(())
+}
+
+fn set_segments<const N: usize>(cpu: &mut dyn GuestCpu, segments: [(SegmentReg, Segment); N]) {
+    for (register, segment) in segments {
+        cpu.set_segment(register, segment);
+    }
 }
 
 fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Errno> {
@@ -100,7 +235,10 @@ fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Res
     if !Arc::ptr_eq(caller.vcpu, vcpu) && !vcpu.held_by(Hold::DOWN) {
         return Err(Errno::EINVAL);
     }
-    let frame = caller.domain.pin(Gfn(request.mfn), Access::Write).map_err(|_| Errno::EINVAL)?;
+    let frame = caller
+        .domain
+        .pin(Gfn(request.mfn), Access::Write)
+        .map_err(|_| Errno::EINVAL)?;
     event::register_vcpu_info(caller.domain, vcpu.id, frame, u64::from(request.offset))?;
     caller.domain.publish_time(vcpu);
     Ok(())

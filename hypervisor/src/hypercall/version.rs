@@ -3,13 +3,14 @@
 use abi::Errno;
 use abi::features::{
     XENFEAT_AUTO_TRANSLATED_PHYSMAP, XENFEAT_DOM0, XENFEAT_HVM_CALLBACK_VECTOR, XENFEAT_HVM_SAFE_PVCLOCK,
-    XENFEAT_MEMORY_OP_VNODE_SUPPORTED, XENFEAT_NOT_DIRECT_MAPPED, XENFEAT_NR_SUBMAPS, XENFEAT_WRITABLE_PAGE_TABLES,
+    XENFEAT_MEMORY_OP_VNODE_SUPPORTED, XENFEAT_NOT_DIRECT_MAPPED, XENFEAT_NR_SUBMAPS,
+    XENFEAT_WRITABLE_PAGE_TABLES,
 };
 use abi::version::{
-    BuildId, CapabilitiesInfo, ChangesetInfo, CommandLine, CompileInfo, ExtraVersion, FeatureInfo, PlatformParameters,
-    XEN_VERSION_4_17, XENVER_BUILD_ID, XENVER_CAPABILITIES, XENVER_CHANGESET, XENVER_COMMANDLINE, XENVER_COMPILE_INFO,
-    XENVER_EXTRAVERSION, XENVER_GET_FEATURES, XENVER_GUEST_HANDLE, XENVER_PAGESIZE, XENVER_PLATFORM_PARAMETERS,
-    XENVER_VERSION,
+    BuildId, CapabilitiesInfo, ChangesetInfo, CommandLine, CompileInfo, ExtraVersion, FeatureInfo,
+    PlatformParameters, XEN_VERSION_4_17, XENVER_BUILD_ID, XENVER_CAPABILITIES, XENVER_CHANGESET,
+    XENVER_COMMANDLINE, XENVER_COMPILE_INFO, XENVER_EXTRAVERSION, XENVER_GET_FEATURES, XENVER_GUEST_HANDLE,
+    XENVER_PAGESIZE, XENVER_PLATFORM_PARAMETERS, XENVER_VERSION,
 };
 
 use super::{Args, Caller, Outcome};
@@ -48,7 +49,11 @@ fn features(privileged: bool) -> u32 {
         | 1 << XENFEAT_HVM_SAFE_PVCLOCK
         | 1 << XENFEAT_MEMORY_OP_VNODE_SUPPORTED
         | 1 << XENFEAT_NOT_DIRECT_MAPPED;
-    if privileged { common | 1 << XENFEAT_DOM0 } else { common }
+    if privileged {
+        common | 1 << XENFEAT_DOM0
+    } else {
+        common
+    }
 }
 
 pub(super) fn xen_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
@@ -84,7 +89,12 @@ fn text(caller: &mut Caller<'_>, command: u32, at: u64) -> Outcome {
         }
         XENVER_CAPABILITIES => caller.write::<CapabilitiesInfo>(at, &padded(CAPABILITIES))?,
         XENVER_CHANGESET => caller.write::<ChangesetInfo>(at, &padded(env!("CARGO_PKG_VERSION")))?,
-        XENVER_PLATFORM_PARAMETERS => caller.write(at, &PlatformParameters { virt_start: DIRECT_MAP })?,
+        XENVER_PLATFORM_PARAMETERS => caller.write(
+            at,
+            &PlatformParameters {
+                virt_start: DIRECT_MAP,
+            },
+        )?,
         XENVER_GUEST_HANDLE => {
             let handle = *caller.domain.handle.lock();
             caller.write(at, &handle)?;

@@ -261,15 +261,25 @@ impl<'a> GuestVirt<'a> {
         let offset = at.0 & (PAGE_SIZE - 1);
         let in_first = ((PAGE_SIZE - offset) as usize).min(len);
         let first = self.pin_page(at)?;
-        let second =
-            if in_first < len { Some(self.pin_page(Gva(at.0.wrapping_add(in_first as u64)))?) } else { None };
-        Ok(GuestRange { first, second, offset, len })
+        let second = if in_first < len {
+            Some(self.pin_page(Gva(at.0.wrapping_add(in_first as u64)))?)
+        } else {
+            None
+        };
+        Ok(GuestRange {
+            first,
+            second,
+            offset,
+            len,
+        })
     }
 
     fn pin_page(&mut self, at: Gva) -> Result<GuestFrame, Fault> {
         for _ in 0..MAX_TRIES {
             let generation = self.p2m.generation();
-            let frame = self.translate(at, Access::Write, generation).and_then(GuestFrame::reference);
+            let frame = self
+                .translate(at, Access::Write, generation)
+                .and_then(GuestFrame::reference);
             if self.p2m.generation() == generation {
                 return frame;
             }
@@ -433,7 +443,9 @@ pub struct GuestRange {
 impl GuestRange {
     /// Copy bytes in from offset `at` of the range on; what does not fit is not written.
     pub fn write(&self, at: usize, from: &[u8]) {
-        let from = from.get(..from.len().min(self.len.saturating_sub(at))).unwrap_or_default();
+        let from = from
+            .get(..from.len().min(self.len.saturating_sub(at)))
+            .unwrap_or_default();
         let start = self.offset + at as u64;
         if start >= PAGE_SIZE {
             if let Some(second) = &self.second {

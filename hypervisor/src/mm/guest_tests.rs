@@ -354,7 +354,10 @@ fn a_pinned_range_crosses_pages() {
     let mut walks = WalkCache::new();
     let mut memory = GuestVirt::new(&guest.p2m, &mut walks, paging);
     let range = memory.pin(Gva(LINEAR.0 + 4096 - 8), 24).expect("mapped");
-    assert!(memory.pin(Gva(LINEAR.0 + 8192 - 8), 24).is_err(), "the third page is not mapped");
+    assert!(
+        memory.pin(Gva(LINEAR.0 + 8192 - 8), 24).is_err(),
+        "the third page is not mapped"
+    );
     range.write(4, &[1; 8]);
     range.write(16, &[2; 20]);
     assert_eq!(guest.peek(0x10000 + 4096 - 8), 0x0101_0101_0000_0000);

@@ -104,6 +104,9 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
     hw::irq::run_softirqs();
     let vcpu = running.vcpu;
     let requests = vcpu.take_requests();
+    if requests.contains(Request::FLUSH) {
+        running.cpu.flush(crate::arch::Flush::Nested);
+    }
     if requests.contains(Request::STARTUP) {
         lapic::startup(running);
     }
