@@ -105,7 +105,7 @@ pub struct Vcpu {
     asid: Asid,
     /// The event to inject next, raw; 0: none.
     event: u64,
-    /// How far RIP was moved past the instruction of an injected software event (without next-RIP saving).
+    /// How far RIP was moved past the instruction of the event injected last, if it is a software one.
     advanced: u8,
     /// RIP of the IRET that ends the NMI handler, not known to have completed: NMIs are still masked there.
     returning: Option<u64>,
@@ -297,22 +297,17 @@ impl Vcpu {
         );
     }
 
-    /// Where a software event is to return to: behind its instruction (APM vol. 2, 15.20).
+    /// Where a software event is to return to: behind its instruction (APM vol. 2, 15.20). CPUs push RIP or, with next-RIP saving,
+    /// the next RIP (Bochs has the latter and pushes RIP all the same): both say so.
     fn set_return_address(&mut self, event: Event) {
-        let after = self.vmcb.save.rip.wrapping_add(u64::from(event.instruction_len));
-        self.advanced = 0;
-        match event.kind {
-            EventKind::SoftwareInterrupt | EventKind::SoftwareException if self.host.caps.next_rip => {
-                self.vmcb.control.next_rip = after;
-            }
-            EventKind::SoftwareInterrupt | EventKind::SoftwareException => {
-                self.vmcb.save.rip = after;
-                self.advanced = event.instruction_len;
-            }
-            // An exception to the hardware, delivered again as it is.
-            EventKind::PrivilegedSoftwareException => self.vmcb.save.rip = after,
-            _ => {}
-        }
+        let software = !matches!(
+            event.kind,
+            EventKind::ExternalInterrupt | EventKind::Nmi | EventKind::HardwareException
+        );
+        self.advanced = if software { event.instruction_len } else { 0 };
+        let save = &mut self.vmcb.save;
+        save.rip = save.rip.wrapping_add(u64::from(self.advanced));
+        self.vmcb.control.next_rip = save.rip;
     }
 
     fn segment_slot(&mut self, reg: SegmentReg) -> &mut VmcbSegment {
