@@ -20,6 +20,7 @@ pub mod entry;
 pub mod exit;
 pub mod inject;
 pub mod msrpm;
+mod setup;
 pub mod vcpu;
 pub mod vmcb;
 

@@ -16,10 +16,12 @@ use super::cpu::{Cpu, Host, host};
 use super::entry::world_switch;
 use super::exit::{Raw, code, decode};
 use super::inject;
+use super::setup::{set_controls, set_reset_state};
 use super::vmcb::{
-    self, EFER_SVME, SHADOW, Vmcb, VmcbSegment, clean, event, intercept1, intercept2, tlb_control, v_intr,
+    self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, Vmcb, VmcbSegment, clean, event, intercept1, tlb_control,
+    v_intr,
 };
-use crate::arch::debug_regs::{DR6_RESET, DebugRegs};
+use crate::arch::debug_regs::DebugRegs;
 use crate::arch::fpu::Fpu;
 use crate::arch::msr_policy::msr;
 use crate::arch::msr_switch::SwitchedMsrs;
@@ -35,23 +37,12 @@ const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_VM: u64 = 1 << 17;
 const CR0_PE: u64 = 1;
-const CR0_ET: u64 = 1 << 4;
 const CR0_PG: u64 = 1 << 31;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const ATTR_LONG: u16 = 1 << 9;
 const ATTR_BIG: u16 = 1 << 10;
 const DR6_BS: u64 = 1 << 14;
-/// Bit 10 reads as one.
-const DR7_RESET: u64 = 0x400;
-/// PAT after reset (APM vol. 2, 7.8.2).
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-/// PAUSEs until an exit, and how close together they must be to count, in ticks: a spin loop, not a polite wait.
-const PAUSE_COUNT: u16 = 3000;
-const PAUSE_THRESHOLD: u16 = 128;
-/// #DB and #AC are intercepted so that a guest cannot lock the CPU in their endless delivery (CVE-2015-8104, CVE-2015-5307),
-/// #MC because it is the host's.
-const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
 
 bitflags! {
     /// Work before the next entry.
@@ -172,6 +163,9 @@ impl Vcpu {
         let todo = core::mem::replace(&mut self.before, Before::empty());
         let event = core::mem::take(&mut self.event);
         self.vmcb.control.event_inj = event;
+        if event == 0 {
+            self.advanced = 0;
+        }
         self.vmcb.control.tlb_control = self.refresh_asid(todo);
         if event != 0 || self.vmcb.control.tlb_control != tlb_control::NOTHING {
             self.before |= Before::ONE_SHOT;
@@ -304,10 +298,13 @@ impl Vcpu {
             event.kind,
             EventKind::ExternalInterrupt | EventKind::Nmi | EventKind::HardwareException
         );
-        self.advanced = if software { event.instruction_len } else { 0 };
-        let save = &mut self.vmcb.save;
-        save.rip = save.rip.wrapping_add(u64::from(self.advanced));
-        self.vmcb.control.next_rip = save.rip;
+        self.advanced = 0;
+        if software {
+            self.advanced = event.instruction_len;
+            let save = &mut self.vmcb.save;
+            save.rip = save.rip.wrapping_add(u64::from(self.advanced));
+            self.vmcb.control.next_rip = save.rip;
+        }
     }
 
     fn segment_slot(&mut self, reg: SegmentReg) -> &mut VmcbSegment {
@@ -334,89 +331,6 @@ impl Vcpu {
             save.efer & !EFER_LMA
         };
     }
-}
-
-/// Intercepts and what else stays as it is for the life of a vCPU.
-///
-/// Guests own CR0, CR3, CR4 and the debug registers: under nested paging no bit of theirs reaches beyond the guest, #VMEXIT restores
-/// the host's. FERR_FREEZE is left to freeze: a physical interrupt still ends it. RDTSC(P) and CR0 reads must stay free (emulators
-/// confuse their exits).
-fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
-    use intercept1 as i1;
-    use intercept2 as i2;
-    let caps = &host.caps;
-    let c = &mut vmcb.control;
-    c.exceptions = EXCEPTIONS;
-    c.intercept1 = i1::INTR
-        | i1::NMI
-        | i1::INIT
-        | i1::RDPMC
-        | i1::CPUID
-        | i1::RSM
-        | i1::INVD
-        | i1::HLT
-        | i1::INVLPGA
-        | i1::IOIO
-        | i1::MSR
-        | i1::TASK_SWITCH
-        | i1::SHUTDOWN;
-    c.intercept2 = i2::VMRUN
-        | i2::VMMCALL
-        | i2::VMLOAD
-        | i2::VMSAVE
-        | i2::STGI
-        | i2::CLGI
-        | i2::SKINIT
-        | i2::WBINVD
-        | i2::MONITOR
-        | i2::MWAIT
-        | i2::XSETBV;
-    if caps.rdpru {
-        c.intercept2 |= i2::RDPRU;
-    }
-    if caps.pause_filter {
-        c.intercept1 |= i1::PAUSE;
-        c.pause_filter_count = PAUSE_COUNT;
-        c.pause_filter_threshold = if caps.pause_threshold { PAUSE_THRESHOLD } else { 0 };
-    }
-    c.iopm_base = config.io_bitmap.0;
-    c.msrpm_base = host.msrpm.0;
-    c.v_intr = v_intr::MASKING;
-    c.nested_control = vmcb::NESTED_ENABLE;
-    c.nested_cr3 = config.nested_root.0;
-}
-
-/// State after INIT (APM vol. 2, 14.1.3), except that CR0 leaves the caches on.
-fn set_reset_state(vmcb: &mut Vmcb) {
-    let data = VmcbSegment {
-        selector: 0,
-        attr: 0x93,
-        limit: 0xffff,
-        base: 0,
-    };
-    let save = &mut vmcb.save;
-    save.es = data;
-    save.ss = data;
-    save.ds = data;
-    save.fs = data;
-    save.gs = data;
-    save.cs = VmcbSegment {
-        selector: 0xf000,
-        attr: 0x9b,
-        limit: 0xffff,
-        base: 0xffff_0000,
-    };
-    save.gdtr.limit = 0xffff;
-    save.idtr.limit = 0xffff;
-    save.ldtr = VmcbSegment { attr: 0x82, ..data };
-    save.tr = VmcbSegment { attr: 0x8b, ..data };
-    save.efer = EFER_SVME;
-    save.cr0 = CR0_ET;
-    save.dr6 = DR6_RESET;
-    save.dr7 = DR7_RESET;
-    save.rflags = 2;
-    save.rip = 0xfff0;
-    save.g_pat = PAT_RESET;
 }
 
 impl GuestCpu for Vcpu {

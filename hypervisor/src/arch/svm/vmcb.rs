@@ -112,6 +112,10 @@ pub mod clean {
 pub const SHADOW: u64 = 1;
 /// Bit 0 of [`Control::nested_control`].
 pub const NESTED_ENABLE: u64 = 1;
+/// CR0.ET, which is always one.
+pub const CR0_ET: u64 = 1 << 4;
+/// DR7 after reset: bit 10 is always one.
+pub const DR7_RESET: u64 = 0x400;
 /// EFER.SVME.
 pub const EFER_SVME: u64 = 1 << 12;
 
