@@ -5,6 +5,7 @@
 # which builds `core` from its sources. Each route has a target directory of its own.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck disable=SC2034 # used by the scripts that source this
 OUT=$ROOT/out
 # shellcheck source=scripts/lib/packages.sh
 source "$ROOT/scripts/lib/packages.sh"
@@ -19,9 +20,10 @@ rustup_has() {
         (cd "$ROOT" && timeout 60 rustup target add "$1") >/dev/null 2>&1
 }
 
-# Sets CARGO (a command) and BUILD_FLAGS. The decision is kept in target/, so that only the first build asks rustup.
+# Sets CARGO (a command) and BUILD_FLAGS. The decision is kept in target/, so that only the first build asks rustup;
+# OXEN_TOOLCHAIN=rustup or =debian decides otherwise.
 use_toolchain() {
-    local memory=$ROOT/target/toolchain-route
+    local memory=$ROOT/target/toolchain-route route
     mkdir -p "$ROOT/target"
     if [[ ! -s $memory ]]; then
         if rustup_has "$BARE_TARGET" && rustup_has "$UEFI_TARGET"; then
@@ -30,7 +32,8 @@ use_toolchain() {
             echo debian >"$memory"
         fi
     fi
-    if [[ $(<"$memory") == rustup ]]; then
+    route=${OXEN_TOOLCHAIN:-$(<"$memory")}
+    if [[ $route == rustup ]]; then
         CARGO=(cargo)
         BUILD_FLAGS=(--target-dir "$ROOT/target")
         return
@@ -39,7 +42,7 @@ use_toolchain() {
     CARGO=(env "PATH=/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
         CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER=ld.lld CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER=lld-link
         /usr/bin/cargo)
-    BUILD_FLAGS=(--target-dir "$ROOT/target/debian" -Zbuild-std=core,alloc,compiler_builtins
+    BUILD_FLAGS=(--target-dir "$ROOT/target/debian" "-Zbuild-std=core,alloc,compiler_builtins"
         -Zbuild-std-features=compiler-builtins-mem)
 }
 
