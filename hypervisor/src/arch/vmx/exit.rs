@@ -10,7 +10,6 @@ use crate::types::{Gpa, Gva};
 
 /// Basic exit reasons (SDM 3D appendix C).
 pub mod reason {
-    #![expect(missing_docs, reason = "the SDM's own names")]
     pub const EXCEPTION_OR_NMI: u16 = 0;
     pub const EXTERNAL_INTERRUPT: u16 = 1;
     pub const TRIPLE_FAULT: u16 = 2;

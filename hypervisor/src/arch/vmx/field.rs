@@ -106,7 +106,6 @@ pub const GUEST_TR: SegmentFields = SegmentFields::new(7);
 macro_rules! fields {
     ($($name:ident: $t:ty = $encoding:literal;)*) => {
         $(
-            #[expect(missing_docs, reason = "the SDM's own names; see appendix B")]
             pub const $name: Field<$t> = Field::new($encoding);
         )*
     };
@@ -130,7 +129,6 @@ fields! {
     TSC_OFFSET: u64 = 0x2010;
     VIRTUAL_APIC_ADDRESS: u64 = 0x2012;
     EPT_POINTER: u64 = 0x201a;
-    XSS_EXITING_BITMAP: u64 = 0x202c;
     // 64-bit read-only data field (B.2.2)
     GUEST_PHYSICAL_ADDRESS: u64 = 0x2400;
     // 64-bit guest-state fields (B.2.3)

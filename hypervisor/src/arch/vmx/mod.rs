@@ -17,12 +17,35 @@
 //! | `vmcs`      | the VMX instructions                                     | yes           |
 //! | `entry`     | the world switch                                         | yes           |
 //! | `vpid`      | who has which VPID                                       | no            |
-//! | `vcpu`      | [`Vcpu`], the implementation of [`GuestCpu`](super::GuestCpu) | yes      |
+//! | `host_state`| what an exit loads                                       | yes           |
+//! | `reset`     | a VMCS as it begins                                      | no            |
+//! | `vcpu`      | [`Vcpu`]: entry, exit, moving between CPUs               | yes           |
+//! | `state`     | its registers and events: [`GuestCpu`](super::GuestCpu)  | yes           |
 //! | `floor`     | a bare world-switch loop to measure                      | yes           |
 
-pub mod controls;
-pub mod event;
-pub mod exit;
-pub mod field;
-pub mod msr_bitmap;
-pub mod segment;
+mod caps;
+mod controls;
+mod cpu;
+mod entry;
+mod event;
+mod exit;
+mod field;
+mod floor;
+mod host_state;
+mod msr_bitmap;
+mod reset;
+mod segment;
+mod state;
+mod vcpu;
+mod vmcs;
+mod vpid;
+
+pub use caps::Caps;
+pub use cpu::{enable, probe};
+pub use floor::bare_round_trip;
+pub use vcpu::Vcpu;
+
+/// A page that the hardware reads and writes.
+#[derive(zerocopy::FromZeros)]
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);

@@ -1,0 +1,425 @@
+//! [`GuestCpu`] for VT-x: a guest CPU's registers, events and controls.
+// UNSAFETY: RSP, CR2 and the like of the guest; no memory is touched but what `Vcpu` owns.
+#![expect(unsafe_code, reason = "writes CR2 of a loaded guest")]
+
+use core::arch::asm;
+use core::fmt::Write;
+
+use x86_64::registers::control::Cr2;
+
+use super::controls::{EntryControls, Pin, Primary};
+use super::field::{self, Field, Fields, SegmentFields};
+use super::reset::{CD, CR0_OWNED, CR4_GUESTS, ET, MCE, NE, NW, VMXE};
+use super::segment;
+use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, rflags};
+use super::vmcs::Current;
+use crate::arch::msr_policy::msr;
+use crate::arch::{CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Segment, SegmentReg, SysReg};
+
+const CR0_PE: u64 = 1 << 0;
+const CR0_PG: u64 = 1 << 31;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+/// Offset of the task-priority register in the virtual-APIC page (SDM 3A table 11-1).
+const TPR: usize = 0x80;
+
+/// Operating mode, from the current VMCS.
+#[inline(always)]
+pub(super) fn mode(vmcs: &impl Fields) -> CpuMode {
+    const LONG: u32 = 1 << 13;
+    const BIG: u32 = 1 << 14;
+    let cs = vmcs.get(field::GUEST_CS.rights);
+    if cs & LONG != 0 && vmcs.get(field::GUEST_EFER) & EFER_LMA != 0 {
+        CpuMode::Long
+    } else if vmcs.get(field::GUEST_CR0) & CR0_PE == 0 {
+        CpuMode::Real
+    } else if vmcs.get(field::GUEST_RFLAGS) & rflags::VM != 0 {
+        CpuMode::Virtual8086
+    } else if cs & BIG != 0 {
+        CpuMode::Protected32
+    } else {
+        CpuMode::Protected16
+    }
+}
+
+const fn segment_fields(register: SegmentReg) -> SegmentFields {
+    match register {
+        SegmentReg::Es => field::GUEST_ES,
+        SegmentReg::Cs => field::GUEST_CS,
+        SegmentReg::Ss => field::GUEST_SS,
+        SegmentReg::Ds => field::GUEST_DS,
+        SegmentReg::Fs => field::GUEST_FS,
+        SegmentReg::Gs => field::GUEST_GS,
+        SegmentReg::Ldtr => field::GUEST_LDTR,
+        SegmentReg::Tr => field::GUEST_TR,
+    }
+}
+
+/// Where a system register is.
+enum Home {
+    /// A field of the VMCS, as it is.
+    Field(Field<u64>),
+    /// A 32-bit field.
+    Field32(Field<u32>),
+    /// One of the registers in `Vcpu::msrs`.
+    Msr(u32),
+    /// DR0 to DR3.
+    Breakpoint(usize),
+    /// Each in its own way.
+    Special,
+}
+
+const fn home(register: SysReg) -> Home {
+    use SysReg::*;
+    match register {
+        Rsp => Home::Field(field::GUEST_RSP),
+        Cr3 => Home::Field(field::GUEST_CR3),
+        Dr7 => Home::Field(field::GUEST_DR7),
+        Pat => Home::Field(field::GUEST_PAT),
+        SysenterEsp => Home::Field(field::GUEST_SYSENTER_ESP),
+        SysenterEip => Home::Field(field::GUEST_SYSENTER_EIP),
+        GdtrBase => Home::Field(field::GUEST_GDTR_BASE),
+        IdtrBase => Home::Field(field::GUEST_IDTR_BASE),
+        SysenterCs => Home::Field32(field::GUEST_SYSENTER_CS),
+        GdtrLimit => Home::Field32(field::GUEST_GDTR_LIMIT),
+        IdtrLimit => Home::Field32(field::GUEST_IDTR_LIMIT),
+        Star => Home::Msr(msr::STAR),
+        Lstar => Home::Msr(msr::LSTAR),
+        Cstar => Home::Msr(msr::CSTAR),
+        Sfmask => Home::Msr(msr::SFMASK),
+        KernelGsBase => Home::Msr(msr::KERNEL_GS_BASE),
+        TscAux => Home::Msr(msr::TSC_AUX),
+        Dr0 => Home::Breakpoint(0),
+        Dr1 => Home::Breakpoint(1),
+        Dr2 => Home::Breakpoint(2),
+        Dr3 => Home::Breakpoint(3),
+        Rflags | Cr0 | Cr2 | Cr4 | Cr8 | Xcr0 | Dr6 | Efer | SpecCtrl => Home::Special,
+    }
+}
+
+/// A register of which some bits are ours: the guest sees those as it wrote them.
+fn guests_view(vmcs: Current, real: Field<u64>, shadow: Field<u64>, owned: u64) -> u64 {
+    (vmcs.get(real) & !owned) | (vmcs.get(shadow) & owned)
+}
+
+/// EFER.LMA and the entry control follow from EFER.LME and CR0.PG (SDM 3A 4.1.2); a VM entry demands that all agree.
+fn set_long_mode(vmcs: Current, efer: u64, cr0: u64) {
+    let long = efer & EFER_LME != 0 && cr0 & CR0_PG != 0;
+    vmcs.set(
+        field::GUEST_EFER,
+        if long { efer | EFER_LMA } else { efer & !EFER_LMA },
+    );
+    let controls = vmcs.get(field::ENTRY_CONTROLS);
+    let bit = EntryControls::LONG_MODE.bits();
+    vmcs.set(
+        field::ENTRY_CONTROLS,
+        if long { controls | bit } else { controls & !bit },
+    );
+}
+
+/// RFLAGS, and what a VM entry demands to agree with it (SDM 3C 27.3.1.5).
+fn set_rflags(vmcs: Current, value: u64) {
+    const RESERVED_ONE: u64 = 2;
+    const EXISTING: u64 = 0x003f_7fd7;
+    vmcs.set(field::GUEST_RFLAGS, (value & EXISTING) | RESERVED_ONE);
+    let mut blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
+    if value & rflags::IF == 0 && blocking & interruptibility::STI != 0 {
+        blocking &= !interruptibility::STI;
+        vmcs.set(field::GUEST_INTERRUPTIBILITY, blocking);
+    }
+    let pending = vmcs.get(field::GUEST_PENDING_DEBUG);
+    let step = blocking & interruptibility::SHADOW != 0 && value & rflags::TF != 0;
+    let new = if step {
+        pending | PENDING_STEP
+    } else {
+        pending & !PENDING_STEP
+    };
+    if new != pending {
+        vmcs.set(field::GUEST_PENDING_DEBUG, new);
+    }
+}
+
+/// The rare part of skipping an instruction: it ended an interrupt shadow or a resume flag, and may complete a single step.
+#[cold]
+fn finish_instruction(vmcs: Current, blocking: u32, flags: u64) {
+    vmcs.set(
+        field::GUEST_INTERRUPTIBILITY,
+        blocking & !interruptibility::SHADOW,
+    );
+    vmcs.set(field::GUEST_RFLAGS, flags & !rflags::RF);
+    if flags & rflags::TF != 0 {
+        vmcs.set(
+            field::GUEST_PENDING_DEBUG,
+            vmcs.get(field::GUEST_PENDING_DEBUG) | PENDING_STEP,
+        );
+    }
+}
+
+impl Vcpu {
+    fn read_special(&self, register: SysReg) -> u64 {
+        match register {
+            SysReg::Rflags => self.with(|vmcs| vmcs.get(field::GUEST_RFLAGS)),
+            SysReg::Cr0 => {
+                self.with(|vmcs| guests_view(vmcs, field::GUEST_CR0, field::CR0_SHADOW, CR0_OWNED))
+            }
+            SysReg::Cr4 => {
+                self.with(|vmcs| guests_view(vmcs, field::GUEST_CR4, field::CR4_SHADOW, !CR4_GUESTS))
+            }
+            SysReg::Cr2 if self.loaded => Cr2::read_raw(),
+            SysReg::Cr2 => self.cr2,
+            SysReg::Cr8 => {
+                let tpr = &raw const self.virtual_apic.0[TPR];
+                // SAFETY: a byte of our own page, which the CPU writes while the guest runs.
+                u64::from(unsafe { tpr.read_volatile() } >> 4)
+            }
+            SysReg::Xcr0 => self.fpu.xcr0(),
+            SysReg::Dr6 => self.debug.dr6(),
+            SysReg::Efer => self.with(|vmcs| vmcs.get(field::GUEST_EFER)),
+            SysReg::SpecCtrl => self.spec_ctrl,
+            _ => 0,
+        }
+    }
+
+    fn write_special(&mut self, register: SysReg, value: u64) {
+        match register {
+            SysReg::Rflags => self.with(|vmcs| set_rflags(vmcs, value)),
+            SysReg::Cr0 => {
+                self.with(|vmcs| {
+                    vmcs.set(field::GUEST_CR0, (value & 0xffff_ffff & !(CD | NW)) | NE | ET);
+                    vmcs.set(field::CR0_SHADOW, value);
+                    set_long_mode(vmcs, vmcs.get(field::GUEST_EFER), value);
+                });
+                self.work |= Work::FLUSH_LINEAR;
+            }
+            SysReg::Cr4 => {
+                let [must, may] = self.host.caps.cr4_fixed;
+                self.with(|vmcs| {
+                    vmcs.set(field::GUEST_CR4, ((value | MCE) & may) | must | VMXE);
+                    vmcs.set(field::CR4_SHADOW, value);
+                });
+                self.work |= Work::FLUSH_LINEAR;
+            }
+            SysReg::Cr2 if self.loaded => {
+                // SAFETY: a loaded vCPU's CR2 is in the register, which the hypervisor does not use.
+                unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+            }
+            SysReg::Cr2 => self.cr2 = value,
+            SysReg::Cr8 => {
+                let tpr = &raw mut self.virtual_apic.0[TPR];
+                // SAFETY: as in `read_special`.
+                unsafe { tpr.write_volatile((value as u8 & 0xf) << 4) };
+            }
+            SysReg::Xcr0 => self.fpu.set_xcr0(value),
+            SysReg::Dr6 => self.debug.set_dr6(value),
+            SysReg::Efer => {
+                self.with(|vmcs| set_long_mode(vmcs, value, vmcs.get(field::GUEST_CR0)));
+                self.work |= Work::FLUSH_LINEAR;
+            }
+            SysReg::SpecCtrl => self.set_spec_ctrl(value),
+            _ => {}
+        }
+    }
+}
+
+impl GuestCpu for Vcpu {
+    #[inline(always)]
+    fn run(&mut self) -> Exit {
+        self.enter()
+    }
+
+    #[inline(always)]
+    fn gprs(&mut self) -> &mut Gprs {
+        &mut self.world.gprs
+    }
+
+    #[inline(always)]
+    fn rip(&self) -> u64 {
+        self.with(|vmcs| vmcs.get(field::GUEST_RIP))
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.with(|vmcs| vmcs.set(field::GUEST_RIP, rip));
+    }
+
+    #[inline(always)]
+    fn instruction_len(&self) -> Option<u8> {
+        let len = self.with(|vmcs| vmcs.get(field::EXIT_INSTRUCTION_LEN)) as u8;
+        (1..=15).contains(&len).then_some(len)
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, len: u8) {
+        self.with(|vmcs| {
+            let old = vmcs.get(field::GUEST_RIP);
+            let mut new = old.wrapping_add(len.into());
+            if (old ^ new) >> 16 != 0 {
+                new = truncate_rip(old, new, || mode(&vmcs));
+            }
+            vmcs.set(field::GUEST_RIP, new);
+            let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
+            let flags = vmcs.get(field::GUEST_RFLAGS);
+            let unusual = u64::from(blocking & interruptibility::SHADOW) | flags & (rflags::TF | rflags::RF);
+            if unusual != 0 {
+                finish_instruction(vmcs, blocking, flags);
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn cpl(&self) -> u8 {
+        // SS.DPL is the CPL in every mode (SDM 3C 25.4.1).
+        (self.with(|vmcs| vmcs.get(field::GUEST_SS.rights)) >> 5) as u8 & 3
+    }
+
+    #[inline(always)]
+    fn mode(&self) -> CpuMode {
+        self.with(|vmcs| mode(&vmcs))
+    }
+
+    fn read(&self, register: SysReg) -> u64 {
+        match home(register) {
+            Home::Field(field) => self.with(|vmcs| vmcs.get(field)),
+            Home::Field32(field) => self.with(|vmcs| vmcs.get(field)).into(),
+            Home::Msr(number) => self.msrs.get(number).unwrap_or(0),
+            Home::Breakpoint(index) => self.debug.address(index),
+            Home::Special => self.read_special(register),
+        }
+    }
+
+    fn write(&mut self, register: SysReg, value: u64) {
+        match home(register) {
+            Home::Field(field) => self.with(|vmcs| vmcs.set(field, value)),
+            Home::Field32(field) => self.with(|vmcs| vmcs.set(field, value as u32)),
+            Home::Msr(number) => {
+                self.msrs.set(number, value);
+            }
+            Home::Breakpoint(index) => self.debug.set_address(index, value),
+            Home::Special => self.write_special(register, value),
+        }
+        if register == SysReg::Cr3 {
+            self.work |= Work::FLUSH_LINEAR;
+        }
+    }
+
+    fn segment(&self, register: SegmentReg) -> Segment {
+        let fields = segment_fields(register);
+        self.with(|vmcs| Segment {
+            selector: vmcs.get(fields.selector),
+            attr: segment::attr(vmcs.get(fields.rights)),
+            limit: vmcs.get(fields.limit),
+            base: vmcs.get(fields.base),
+        })
+    }
+
+    fn set_segment(&mut self, register: SegmentReg, segment: Segment) {
+        let fields = segment_fields(register);
+        let (rights, limit) = segment::encode(register, &segment);
+        self.with(|vmcs| {
+            vmcs.set(fields.selector, segment.selector);
+            vmcs.set(fields.rights, rights);
+            vmcs.set(fields.limit, limit);
+            vmcs.set(fields.base, segment.base);
+        });
+    }
+
+    fn inject(&mut self, event: Event) {
+        self.queue(event);
+    }
+
+    fn interruptible(&self) -> bool {
+        self.work.intersection(Work::EVENT | Work::SHUTDOWN).is_empty()
+            && self.with(|vmcs| {
+                vmcs.get(field::GUEST_RFLAGS) & rflags::IF != 0
+                    && vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW == 0
+            })
+    }
+
+    fn nmi_allowed(&self) -> bool {
+        let blocking = interruptibility::SHADOW | interruptibility::NMI;
+        self.work.intersection(Work::EVENT | Work::SHUTDOWN).is_empty()
+            && self.with(|vmcs| vmcs.get(field::GUEST_INTERRUPTIBILITY) & blocking == 0)
+    }
+
+    fn request_interrupt_window(&mut self, on: bool) {
+        self.set_primary(Primary::INTERRUPT_WINDOW, on);
+    }
+
+    fn request_nmi_window(&mut self, on: bool) {
+        self.set_primary(Primary::NMI_WINDOW, on);
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.with(|vmcs| vmcs.set(field::TSC_OFFSET, offset));
+    }
+
+    fn set_preemption_timer(&mut self, ticks: Option<u64>) {
+        let Some(shift) = self.host.caps.preemption_shift else {
+            return;
+        };
+        if let Some(ticks) = ticks {
+            let count = u32::try_from(ticks >> shift).unwrap_or(u32::MAX);
+            self.with(|vmcs| vmcs.set(field::PREEMPTION_TIMER, count));
+        }
+        self.set_pin(Pin::PREEMPTION_TIMER, ticks.is_some());
+    }
+
+    fn flush(&mut self, what: Flush) {
+        match what {
+            Flush::Nested => self.work |= Work::FLUSH_NESTED,
+        }
+    }
+
+    fn load(&mut self) {
+        if !self.loaded {
+            self.attach();
+        }
+    }
+
+    fn unload(&mut self) {
+        if self.loaded {
+            self.detach();
+        }
+    }
+
+    fn describe(&self, out: &mut dyn Write) {
+        self.with(|vmcs| {
+            let exit = vmcs.get(field::EXIT_REASON);
+            // A log that cannot be written to has nobody to tell.
+            let _ = write!(
+                out,
+                "{:?} rip {:#x} rsp {:#x} rflags {:#x} cs {:#x}/{:#x} ss {:#x}/{:#x} cr0 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x} \
+                 blocking {:#x} activity {} exit {:#x} qualification {:#x} vectoring {:#x} entry {:#x}",
+                mode(&vmcs),
+                vmcs.get(field::GUEST_RIP),
+                vmcs.get(field::GUEST_RSP),
+                vmcs.get(field::GUEST_RFLAGS),
+                vmcs.get(field::GUEST_CS.selector),
+                vmcs.get(field::GUEST_CS.rights),
+                vmcs.get(field::GUEST_SS.selector),
+                vmcs.get(field::GUEST_SS.rights),
+                vmcs.get(field::GUEST_CR0),
+                vmcs.get(field::GUEST_CR3),
+                vmcs.get(field::GUEST_CR4),
+                vmcs.get(field::GUEST_EFER),
+                vmcs.get(field::GUEST_INTERRUPTIBILITY),
+                vmcs.get(field::GUEST_ACTIVITY),
+                exit,
+                vmcs.get(field::EXIT_QUALIFICATION),
+                vmcs.get(field::IDT_VECTORING),
+                vmcs.get(field::ENTRY_CONTROLS),
+            );
+        });
+    }
+}
+
+/// RIP after an instruction that crossed a multiple of 64 KiB: the width of the mode says whether it wraps.
+#[cold]
+fn truncate_rip(old: u64, new: u64, mode: impl FnOnce() -> CpuMode) -> u64 {
+    match mode() {
+        CpuMode::Long => new,
+        // Instruction pointers beyond 64 KiB are possible in 16-bit segments (unreal mode); only a real wrap is truncated.
+        CpuMode::Protected32 => new & 0xffff_ffff,
+        _ if old <= 0xffff => new & 0xffff,
+        _ => new & 0xffff_ffff,
+    }
+}
