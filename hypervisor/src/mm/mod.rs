@@ -1,6 +1,7 @@
 //! Memory: who has which frame, how the hypervisor reaches it, and what guests see of it.
 
 pub mod buddy;
+pub mod device;
 pub mod frames;
 pub mod guest;
 pub mod io_bitmap;

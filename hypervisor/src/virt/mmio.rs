@@ -1,0 +1,256 @@
+//! Guest-physical accesses that the nested page tables do not allow.
+//!
+//! Behind such an address is the local APIC, a page that may only be read, a device that the privileged domain has not touched before, or
+//! nothing at all. Nothing reads as all ones and swallows writes, as on Xen. The instruction is fetched again and carried out by
+//! [`super::emulate`]; the address is the one that the hardware reported, never one that is computed from registers.
+
+use iced_x86::Register;
+
+use super::emulate::{Operation, Registers};
+use super::{Running, decode, lapic};
+use crate::arch::{Access, CpuMode, Event, GuestCpu, NestedFault, SegmentReg, SysReg};
+use crate::mm::p2m::Kind;
+use crate::mm::{device, guest};
+use crate::types::{Gpa, Gva, Mfn, PAGE_SIZE};
+
+/// What is behind an address that is emulated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Target {
+    /// The local APIC's page of registers.
+    Lapic,
+    /// Memory that the guest may only read: writes are dropped.
+    ReadOnly,
+    /// Nothing.
+    Nothing,
+}
+
+/// What to do about a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// The mapping is there by now.
+    Retry,
+    /// Carry out the instruction.
+    Emulate(Target),
+    /// A device of the machine: map it.
+    MapDevice,
+    /// The guest cannot go on.
+    Crash(&'static str),
+}
+
+/// Handle a nested fault. RIP is moved on if the instruction was emulated.
+pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault) {
+    let gfn = fault.gpa.frame();
+    let kind = running.domain.p2m.lookup(gfn).map(|entry| entry.kind);
+    let is_device = running.domain.is_privileged() && device::may_map(Mfn(gfn.0));
+    match judge(&fault, kind, running.lapic.owns(fault.gpa), is_device) {
+        Verdict::Retry => {}
+        Verdict::Emulate(target) => emulate(running, fault.gpa, target),
+        Verdict::MapDevice => {
+            if let Err(error) = running.domain.map_mmio(gfn, Mfn(gfn.0), 1) {
+                crash(
+                    running,
+                    &fault,
+                    format_args!("cannot map device memory ({error:?})"),
+                );
+            }
+        }
+        Verdict::Crash(why) => crash(running, &fault, format_args!("{why}")),
+    }
+}
+
+/// Pure part of [`nested_fault`]: `kind` is what is mapped there now, `lapic` and `device` what is there otherwise.
+fn judge(fault: &NestedFault, kind: Option<Kind>, lapic: bool, device: bool) -> Verdict {
+    let target = match (kind, fault.access) {
+        (Some(_), Access::Read) => return Verdict::Retry,
+        (Some(kind), Access::Write) if kind.writable() => return Verdict::Retry,
+        (Some(kind), Access::Execute) if kind.executable() => return Verdict::Retry,
+        (Some(_), Access::Execute) => return Verdict::Crash("executes what is not its own memory"),
+        (Some(_), Access::Write) => Target::ReadOnly,
+        // Before the device, which is the machine's local APIC.
+        (None, _) if lapic => Target::Lapic,
+        (None, _) if device => return Verdict::MapDevice,
+        (None, _) => Target::Nothing,
+    };
+    match fault.access {
+        Access::Execute => Verdict::Crash("executes where there is no memory"),
+        _ if fault.during_walk => Verdict::Crash("page tables are not in memory that it may write"),
+        Access::Read | Access::Write => Verdict::Emulate(target),
+    }
+}
+
+fn crash(running: &mut Running<'_, dyn GuestCpu>, fault: &NestedFault, why: core::fmt::Arguments<'_>) {
+    let at = fault.gpa;
+    running.domain.crash(
+        running.vcpu,
+        running.cpu,
+        format_args!("{why}, {:?} at {at}", fault.access),
+    );
+}
+
+/// Carry out the instruction at RIP, whose memory operand is at `gpa`.
+fn emulate(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target) {
+    // Not to be read any more: the guest is entered again, and faults by itself.
+    let Some((instruction, bytes)) = decode::instruction(running) else {
+        return;
+    };
+    let Some(operation) = Operation::of(&instruction) else {
+        log::warn!(
+            "{}v{} cannot emulate {bytes:02x?} at {gpa}",
+            running.vcpu.domid,
+            running.vcpu.id.0
+        );
+        return running.cpu.inject(Event::GP0);
+    };
+    let mut registers = Registers {
+        gprs: *running.cpu.gprs(),
+        rsp: running.cpu.read(SysReg::Rsp),
+        rflags: running.cpu.read(SysReg::Rflags),
+    };
+    let before = if operation.reads() {
+        read(running, gpa, target, operation.size())
+    } else {
+        0
+    };
+    let rflags = registers.rflags;
+    let result = operation.execute(&mut registers, before);
+    *running.cpu.gprs() = registers.gprs;
+    if operation.writes_rsp() {
+        running.cpu.write(SysReg::Rsp, registers.rsp);
+    }
+    if registers.rflags != rflags {
+        running.cpu.write(SysReg::Rflags, registers.rflags);
+    }
+    // An instruction is at most 15 bytes long.
+    running.cpu.skip(instruction.len() as u8);
+    if let Some(value) = result {
+        write(running, gpa, target, operation.size(), value);
+    }
+}
+
+fn read(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target, size: u8) -> u64 {
+    match target {
+        Target::Lapic => {
+            let value = lapic::mmio_read(running, gpa.page_offset() as u32 & !3);
+            u64::from(value) >> (8 * (gpa.0 & 3))
+        }
+        Target::ReadOnly => {
+            let mut bytes = [0xff; 8];
+            let wanted = u64::from(size.min(8)).min(PAGE_SIZE - gpa.page_offset()) as usize;
+            // What has been unmapped meanwhile reads as nothing does.
+            let _ = guest::read_phys(&running.domain.p2m, gpa, &mut bytes[..wanted]);
+            u64::from_le_bytes(bytes)
+        }
+        Target::Nothing => u64::MAX,
+    }
+}
+
+fn write(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target, size: u8, value: u64) {
+    // The local APIC takes aligned double words only (SDM 3A, 11.4.1).
+    if target == Target::Lapic && size == 4 && gpa.0 & 3 == 0 {
+        lapic::mmio_write(running, gpa.page_offset() as u32, value as u32);
+    }
+}
+
+/// The segment register that a decoded instruction names; DS for what is none.
+pub(super) fn segment_reg(register: Register) -> SegmentReg {
+    match register {
+        Register::ES => SegmentReg::Es,
+        Register::CS => SegmentReg::Cs,
+        Register::SS => SegmentReg::Ss,
+        Register::FS => SegmentReg::Fs,
+        Register::GS => SegmentReg::Gs,
+        _ => SegmentReg::Ds,
+    }
+}
+
+/// What is added to an offset in `segment`: in 64-bit mode only FS and GS have a base.
+pub(super) fn segment_base(cpu: &dyn GuestCpu, segment: SegmentReg) -> u64 {
+    match (cpu.mode(), segment) {
+        (CpuMode::Long, SegmentReg::Fs | SegmentReg::Gs) => cpu.segment(segment).base,
+        (CpuMode::Long, _) => 0,
+        _ => cpu.segment(segment).base,
+    }
+}
+
+/// The page fault of an emulated access to `at`; CR2 is set. Whether the page is present is not told.
+pub(super) fn page_fault(running: &mut Running<'_, dyn GuestCpu>, at: Gva, is_write: bool) -> Event {
+    const PAGE_FAULT: u8 = 14;
+    const WRITE: u32 = 1 << 1;
+    const USER: u32 = 1 << 2;
+    running.cpu.write(SysReg::Cr2, at.0);
+    let user = if running.cpu.cpl() == 3 { USER } else { 0 };
+    Event::exception(PAGE_FAULT, Some(user | if is_write { WRITE } else { 0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(access: Access) -> NestedFault {
+        NestedFault {
+            gpa: Gpa(0xfee0_0080),
+            access,
+            present: false,
+            gva: None,
+            during_walk: false,
+        }
+    }
+
+    #[test]
+    fn what_is_mapped_by_now_is_tried_again() {
+        assert_eq!(
+            judge(&fault(Access::Write), Some(Kind::RamRw), false, false),
+            Verdict::Retry
+        );
+        assert_eq!(
+            judge(&fault(Access::Read), Some(Kind::GrantRo), false, false),
+            Verdict::Retry
+        );
+        assert_eq!(
+            judge(&fault(Access::Execute), Some(Kind::RamRo), false, false),
+            Verdict::Retry
+        );
+    }
+
+    #[test]
+    fn writes_to_read_only_pages_are_dropped() {
+        for kind in [Kind::RamRo, Kind::GrantRo] {
+            let verdict = judge(&fault(Access::Write), Some(kind), false, true);
+            assert_eq!(verdict, Verdict::Emulate(Target::ReadOnly));
+        }
+    }
+
+    #[test]
+    fn the_own_local_apic_comes_before_the_machine_s() {
+        let verdict = judge(&fault(Access::Read), None, true, true);
+        assert_eq!(verdict, Verdict::Emulate(Target::Lapic));
+        assert_eq!(judge(&fault(Access::Read), None, false, true), Verdict::MapDevice);
+        assert_eq!(
+            judge(&fault(Access::Read), None, false, false),
+            Verdict::Emulate(Target::Nothing)
+        );
+    }
+
+    #[test]
+    fn no_code_and_no_page_tables_outside_memory() {
+        assert!(matches!(
+            judge(&fault(Access::Execute), None, true, false),
+            Verdict::Crash(_)
+        ));
+        for kind in [Kind::MmioDirect, Kind::GrantRw, Kind::Foreign] {
+            assert!(matches!(
+                judge(&fault(Access::Execute), Some(kind), false, false),
+                Verdict::Crash(_)
+            ));
+        }
+        let walk = NestedFault {
+            during_walk: true,
+            ..fault(Access::Write)
+        };
+        assert!(matches!(
+            judge(&walk, Some(Kind::RamRo), false, false),
+            Verdict::Crash(_)
+        ));
+        assert!(matches!(judge(&walk, None, false, false), Verdict::Crash(_)));
+    }
+}
