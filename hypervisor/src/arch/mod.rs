@@ -6,6 +6,8 @@
 
 pub mod debug_regs;
 pub mod exit;
+#[cfg(test)]
+pub mod fake;
 pub mod floor;
 pub mod fpu;
 pub mod msr_policy;

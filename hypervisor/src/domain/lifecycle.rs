@@ -19,6 +19,7 @@ use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
 use crate::arch::{GuestCpu, VcpuConfig};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
+use crate::hw::time::wall_clock_base;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
@@ -73,9 +74,20 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             toolstack_pauses: AtomicU32::new(1),
             pollers: AtomicU32::new(0),
         };
+        set_wall_clock(&domain.shared_info, wall_clock_base());
         domain.set_param(HVM_PARAM_TRIPLE_FAULT_REASON, u64::from(SHUTDOWN_REBOOT))?;
         Ok(Arc::new(domain))
     })
+}
+
+/// Tell the guest what time it was, in seconds since 1970, when system time was 0 (xen public xen.h, shared_info).
+fn set_wall_clock(shared: &GuestFrame, seconds: u64) {
+    const VERSION: u64 = 3072;
+    const SECONDS: u64 = 3076;
+    const SECONDS_HIGH: u64 = 3084;
+    shared.u32_at(SECONDS).store(seconds as u32, Ordering::SeqCst);
+    shared.u32_at(SECONDS_HIGH).store((seconds >> 32) as u32, Ordering::SeqCst);
+    shared.u32_at(VERSION).store(2, Ordering::SeqCst);
 }
 
 impl Domain {

@@ -203,3 +203,8 @@ fn element<T>(array: GuestHandle<T>, index: u64) -> u64 {
         .addr()
         .wrapping_add(index.wrapping_mul(size_of::<T>() as u64))
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! A guest CPU without a CPU, for tests: registers are memory, and exits are what the test has queued.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
+use super::{Event, Exit, Flush, GuestCpu};
+
+/// The third back end.
+pub struct Vcpu {
+    /// What [`GuestCpu::run`] returns, one after the other; then [`Exit::Halt`].
+    pub exits: VecDeque<Exit>,
+    /// What was injected.
+    pub injected: Vec<Event>,
+    /// How often it was told to flush.
+    pub flushes: usize,
+    /// Is an interrupt welcome?
+    pub interruptible: bool,
+    gprs: Gprs,
+    rip: u64,
+    registers: HashMap<u32, u64>,
+    segments: HashMap<u32, Segment>,
+}
+
+impl Vcpu {
+    /// All registers zero: paging is off, so that linear addresses are physical.
+    pub fn new() -> Self {
+        Self {
+            exits: VecDeque::new(),
+            injected: Vec::new(),
+            flushes: 0,
+            interruptible: true,
+            gprs: Gprs::default(),
+            rip: 0,
+            registers: HashMap::new(),
+            segments: HashMap::new(),
+        }
+    }
+}
+
+impl Default for Vcpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl GuestCpu for Vcpu {
+    fn run(&mut self) -> Exit {
+        self.exits.pop_front().unwrap_or(Exit::Halt)
+    }
+    fn gprs(&mut self) -> &mut Gprs {
+        &mut self.gprs
+    }
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
+    }
+    fn instruction_len(&self) -> Option<u8> {
+        Some(3)
+    }
+    fn skip(&mut self, len: u8) {
+        self.rip += u64::from(len);
+    }
+    fn cpl(&self) -> u8 {
+        0
+    }
+    fn mode(&self) -> CpuMode {
+        CpuMode::Long
+    }
+    fn read(&self, reg: SysReg) -> u64 {
+        self.registers.get(&(reg as u32)).copied().unwrap_or(0)
+    }
+    fn write(&mut self, reg: SysReg, value: u64) {
+        self.registers.insert(reg as u32, value);
+    }
+    fn segment(&self, reg: SegmentReg) -> Segment {
+        self.segments.get(&(reg as u32)).copied().unwrap_or_default()
+    }
+    fn set_segment(&mut self, reg: SegmentReg, segment: Segment) {
+        self.segments.insert(reg as u32, segment);
+    }
+    fn inject(&mut self, event: Event) {
+        self.injected.push(event);
+    }
+    fn interruptible(&self) -> bool {
+        self.interruptible
+    }
+    fn nmi_allowed(&self) -> bool {
+        true
+    }
+    fn request_interrupt_window(&mut self, _on: bool) {}
+    fn request_nmi_window(&mut self, _on: bool) {}
+    fn set_tsc_offset(&mut self, _offset: u64) {}
+    fn set_preemption_timer(&mut self, _ticks: Option<u64>) {}
+    fn flush(&mut self, _what: Flush) {
+        self.flushes += 1;
+    }
+    fn load(&mut self) {}
+    fn unload(&mut self) {}
+    fn describe(&self, out: &mut dyn core::fmt::Write) {
+        let _ = write!(out, "fake, rip {:#x}", self.rip);
+    }
+}

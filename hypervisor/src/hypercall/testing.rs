@@ -1,0 +1,135 @@
+//! A domain, and a CPU of it that makes hypercalls, for tests.
+
+use abi::Errno;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Args, Caller, Stop, dispatch};
+use crate::arch::{GuestCpu, NestedFormat, fake};
+use crate::domain::vcpu::Hold;
+use crate::domain::{Config, Domain, lifecycle, table};
+use crate::mm::guest::{WalkCache, read_phys, write_phys};
+use crate::types::{Gfn, Gpa, VcpuId};
+
+use alloc::sync::Arc;
+
+/// Where tests put arguments; paging is off, so that this is both virtual and physical.
+pub const ARG: u64 = 0x1000;
+/// A second place.
+pub const LIST: u64 = 0x2000;
+/// An address that is not mapped.
+pub const BAD: u64 = 0x7000_0000;
+/// Small pages of RAM from 0 on.
+pub const PAGES: u64 = 16;
+
+/// A domain that is destroyed with the value, and its first vCPU's registers.
+pub struct World {
+    pub domain: Arc<Domain>,
+    pub cpu: fake::Vcpu,
+    pub walks: WalkCache,
+}
+
+pub fn config(privileged: bool) -> Config {
+    Config {
+        id: None,
+        privileged,
+        handle: *b"0123456789abcdef",
+        flags: 0,
+        emulation_flags: 0,
+        max_vcpus: 3,
+        max_evtchn_port: 300,
+        max_grant_frames: 4,
+        max_maptrack_frames: 1,
+        p2m_pool: 64,
+        format: NestedFormat::Npt,
+        address_bits: 40,
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        Self::with(config(false))
+    }
+
+    /// A domain that may manage others. Only destruction is told otherwise, see `drop`.
+    pub fn privileged() -> World {
+        Self::with(config(true))
+    }
+
+    pub fn with(config: Config) -> World {
+        let domain = lifecycle::create(config).expect("created");
+        domain.set_max_pages(PAGES + 64);
+        domain.create_vcpus().expect("vcpus");
+        domain.vcpu(VcpuId(0)).expect("first").release(Hold::DOWN);
+        for gfn in 0..PAGES {
+            domain.populate(Gfn(gfn), 0).expect("arena");
+        }
+        let world = World { domain, cpu: fake::Vcpu::new(), walks: WalkCache::new() };
+        world.put(0, &[0u8; PAGES as usize * 4096]);
+        world
+    }
+
+    pub fn put<T: IntoBytes + Immutable>(&self, at: u64, value: &T) {
+        write_phys(&self.domain.p2m, Gpa(at), value.as_bytes()).expect("RAM");
+    }
+
+    pub fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> T {
+        let mut value = T::new_zeroed();
+        read_phys(&self.domain.p2m, Gpa(at), value.as_mut_bytes()).expect("RAM");
+        value
+    }
+
+    pub fn caller(&mut self, work: impl FnOnce(&mut Caller<'_>) -> Result<u64, Stop>) -> Result<u64, Stop> {
+        let vcpu = self.domain.vcpu(VcpuId(0)).expect("first").clone();
+        let caller =
+            &mut Caller { domain: &self.domain, vcpu: &vcpu, cpu: &mut self.cpu, walks: &mut self.walks };
+        work(caller)
+    }
+
+    /// Make a call until it is done, as a guest does.
+    pub fn call(&mut self, nr: u32, first: &[u64]) -> Result<u64, Errno> {
+        let mut args: Args = [0; 6];
+        args[..first.len()].copy_from_slice(first);
+        for _ in 0..10_000 {
+            match self.caller(|caller| dispatch(caller, nr.into(), args)) {
+                Ok(value) => return Ok(value),
+                Err(Stop::Errno(errno)) => return Err(errno),
+                Err(Stop::Continue) => {
+                    let regs = self.cpu.gprs();
+                    args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+                }
+            }
+        }
+        panic!("hypercall {nr} does not end");
+    }
+
+    /// A call whose argument is a structure in memory; it is read back.
+    pub fn op<T: FromBytes + IntoBytes + Immutable>(
+        &mut self,
+        nr: u32,
+        operation: u32,
+        arg: &mut T,
+    ) -> Result<u64, Errno> {
+        self.put(ARG, arg);
+        let result = self.call(nr, &[operation.into(), ARG]);
+        *arg = self.get(ARG);
+        result
+    }
+
+    /// The same call with its argument out of reach.
+    pub fn faults(&mut self, nr: u32, operation: u32) {
+        assert_eq!(self.call(nr, &[operation.into(), BAD]), Err(Errno::EFAULT), "{nr}/{operation}");
+    }
+}
+
+/// Destroy a domain; how many slices did it take?
+pub fn destroy(domain: &Arc<Domain>) -> usize {
+    (1..100_000).find(|_| lifecycle::destroy_some(domain).is_ok()).expect("ends")
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !self.domain.is_privileged() && table::get(self.domain.id).is_some() {
+            destroy(&self.domain);
+        }
+    }
+}
