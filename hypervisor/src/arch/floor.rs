@@ -33,8 +33,8 @@ impl From<OutOfMemory> for Failure {
 }
 
 /// TSC ticks of one exit and entry, the guest's two instructions included, on average over many. With interrupts off, on an enabled
-/// CPU. `new` makes the back end's vCPU, `hypercall` is its instruction; `round_trip` is what is measured: [`by_interface`], or a back
-/// end's bare world switch.
+/// CPU. `new` makes the back end's vCPU, `hypercall` is its instruction; `round_trips` makes so many of what is
+/// measured: [`by_interface`], or a back end's bare world switches.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -42,7 +42,7 @@ pub fn measure<C: GuestCpu>(
     new: impl FnOnce(&VcpuConfig) -> Result<C, OutOfMemory>,
     format: NestedFormat,
     hypercall: [u8; 3],
-    mut round_trip: impl FnMut(&mut C) -> Exit,
+    round_trips: impl Fn(&mut C, u32) -> Result<(), Exit>,
 ) -> Result<u64, Failure> {
     let mut code = Owned::<[u8; 4096]>::zeroed()?;
     code[..3].copy_from_slice(&hypercall);
@@ -57,39 +57,28 @@ pub fn measure<C: GuestCpu>(
     })?;
     set_flat_protected_mode(&mut cpu);
     cpu.load();
-    let result = round_trips(&mut cpu, &mut round_trip, WARM_UP).and_then(|()| {
+    let result = round_trips(&mut cpu, WARM_UP).and_then(|()| {
         // SAFETY: reading the time-stamp counter has no side effect.
         let start = unsafe { _rdtsc() };
-        round_trips(&mut cpu, &mut round_trip, ROUND_TRIPS)?;
+        round_trips(&mut cpu, ROUND_TRIPS)?;
         // SAFETY: as above.
         Ok((unsafe { _rdtsc() } - start) / u64::from(ROUND_TRIPS))
     });
     cpu.unload();
-    result
+    result.map_err(Failure::Unexpected)
 }
 
-/// One entry and exit as the exit loop makes it, stepping over the hypercall.
-#[inline(always)]
-pub fn by_interface<C: GuestCpu>(cpu: &mut C) -> Exit {
-    let exit = cpu.run();
-    if exit == Exit::Hypercall {
-        cpu.skip(3);
-    }
-    exit
-}
-
-#[inline(always)]
-fn round_trips<C: GuestCpu>(
-    cpu: &mut C,
-    round_trip: &mut impl FnMut(&mut C) -> Exit,
-    count: u32,
-) -> Result<(), Failure> {
+/// Round trips by [`GuestCpu`]'s own methods, stepping over each hypercall.
+///
+/// # Errors
+/// The guest left for another reason.
+pub fn by_interface<C: GuestCpu>(cpu: &mut C, count: u32) -> Result<(), Exit> {
     for _ in 0..count {
-        match round_trip(cpu) {
-            Exit::Hypercall => {}
+        match cpu.run() {
+            Exit::Hypercall => cpu.skip(3),
             // What the host gets meanwhile stays pending: interrupts are off, and each entry would end at once.
             Exit::HostNmi => {}
-            other => return Err(Failure::Unexpected(other)),
+            other => return Err(other),
         }
     }
     Ok(())

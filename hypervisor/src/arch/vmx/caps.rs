@@ -73,7 +73,7 @@ pub struct Caps {
     pub primary: u32,
     /// Secondary processor-based controls.
     pub secondary: Secondary,
-    /// VM-exit controls.
+    /// VM-exit controls; saving the preemption timer is added when one is set.
     pub exit: u32,
     /// VM-entry controls; "IA-32e mode guest" is added when it is one.
     pub entry: u32,
@@ -148,8 +148,9 @@ const EXIT: Wish = Wish {
         .union(ExitControls::SAVE_EFER)
         .union(ExitControls::LOAD_EFER)
         .bits(),
-    optional: ExitControls::SAVE_PREEMPTION_TIMER.bits(),
-    forbidden: 0,
+    optional: 0,
+    // Goes with the timer (27.2.1.2: the one without the other fails the entry).
+    forbidden: ExitControls::SAVE_PREEMPTION_TIMER.bits(),
     default1: ExitControls::DEFAULT1.bits(),
 };
 
@@ -263,7 +264,7 @@ impl Raw {
             secondary.remove(Secondary::VPID);
         }
         let timer = (self.pin >> 32) as u32 & Pin::PREEMPTION_TIMER.bits() != 0
-            && exit & ExitControls::SAVE_PREEMPTION_TIMER.bits() != 0;
+            && (self.exit >> 32) as u32 & ExitControls::SAVE_PREEMPTION_TIMER.bits() != 0;
         Ok(Caps {
             revision: self.basic as u32 & 0x7fff_ffff,
             pin,

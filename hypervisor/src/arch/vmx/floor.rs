@@ -9,20 +9,24 @@ use super::vcpu::Vcpu;
 use super::vmcs::Current;
 use crate::arch::{CpuMode, Exit};
 
-/// For [`measure`](crate::arch::floor::measure), on a loaded vCPU: all general registers loaded and saved, the exit reason read, RIP
-/// advanced by the instruction's length.
-#[inline(always)]
-pub fn bare_round_trip(vcpu: &mut Vcpu) -> Exit {
-    debug_assert!(vcpu.loaded);
-    // SAFETY: loaded, and interrupts are off, by the contract of `run`.
-    let (exit_reason, vmcs) = unsafe { (entry::switch(&mut vcpu.world, vcpu.launched), Current::new()) };
-    if exit_reason != u32::from(reason::VMCALL) {
-        return decode(exit_reason, &vmcs, || Guest {
-            gprs: &vcpu.world.gprs,
-            mode: CpuMode::Protected32,
-        });
+/// For [`measure`](crate::arch::floor::measure): all general registers loaded and saved, the exit reason read, RIP advanced by the
+/// instruction's length.
+///
+/// # Errors
+/// The guest left for another reason than VMCALL.
+pub fn bare_round_trips(vcpu: &mut Vcpu, count: u32) -> Result<(), Exit> {
+    for _ in 0..count {
+        // SAFETY: `measure` has loaded the vCPU, and calls with interrupts off.
+        let (exit_reason, vmcs) = unsafe { (entry::switch(&mut vcpu.world, vcpu.launched), Current::new()) };
+        vcpu.launched = true;
+        if exit_reason != u32::from(reason::VMCALL) {
+            return Err(decode(exit_reason, &vmcs, || Guest {
+                gprs: &vcpu.world.gprs,
+                mode: CpuMode::Protected32,
+            }));
+        }
+        let len = vmcs.get(field::EXIT_INSTRUCTION_LEN);
+        vmcs.set(field::GUEST_RIP, vmcs.get(field::GUEST_RIP) + u64::from(len));
     }
-    let len = vmcs.get(field::EXIT_INSTRUCTION_LEN);
-    vmcs.set(field::GUEST_RIP, vmcs.get(field::GUEST_RIP) + u64::from(len));
-    Exit::Hypercall
+    Ok(())
 }

@@ -42,7 +42,7 @@ mod vpid;
 
 pub use caps::Caps;
 pub use cpu::{enable, probe};
-pub use floor::bare_round_trip;
+pub use floor::bare_round_trips;
 pub use vcpu::Vcpu;
 
 /// A page that the hardware reads and writes.

@@ -7,7 +7,7 @@ use core::fmt::Write;
 
 use x86_64::registers::control::Cr2;
 
-use super::controls::{EntryControls, Pin, Primary};
+use super::controls::{EntryControls, Primary};
 use super::field::{self, Field, Fields, SegmentFields};
 use super::reset::{CD, CR0_OWNED, CR4_GUESTS, ET, MCE, NE, NW, VMXE};
 use super::segment;
@@ -360,7 +360,7 @@ impl GuestCpu for Vcpu {
             let count = u32::try_from(ticks >> shift).unwrap_or(u32::MAX);
             self.with(|vmcs| vmcs.set(field::PREEMPTION_TIMER, count));
         }
-        self.set_pin(Pin::PREEMPTION_TIMER, ticks.is_some());
+        self.run_preemption_timer(ticks.is_some());
     }
 
     fn flush(&mut self, what: Flush) {

@@ -12,7 +12,7 @@ use bitflags::bitflags;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::Msr;
 
-use super::controls::{Pin, Primary, Secondary};
+use super::controls::{ExitControls, Pin, Primary, Secondary};
 use super::entry::{self, VM_FAIL, World};
 use super::exit::{self, Guest, reason};
 use super::field::{self, Fields};
@@ -270,7 +270,7 @@ impl Vcpu {
         });
         match exit {
             Exit::HostNmi => deliver_host_nmi(),
-            Exit::PreemptionTimer => self.set_pin(Pin::PREEMPTION_TIMER, false),
+            Exit::PreemptionTimer => self.run_preemption_timer(false),
             Exit::EntryFailed(_) => return self.failed(exit),
             _ => {}
         }
@@ -329,15 +329,24 @@ impl Vcpu {
         }
     }
 
-    pub(super) fn set_pin(&mut self, bits: Pin, on: bool) {
-        let new = if on {
-            self.pin | bits.bits()
+    /// Let the preemption timer count, or not.
+    pub(super) fn run_preemption_timer(&mut self, on: bool) {
+        let (timer, save) = (
+            Pin::PREEMPTION_TIMER.bits(),
+            ExitControls::SAVE_PREEMPTION_TIMER.bits(),
+        );
+        let caps = &self.host.caps;
+        let (pin, exit) = if on {
+            (caps.pin | timer, caps.exit | save)
         } else {
-            self.pin & !bits.bits()
+            (caps.pin, caps.exit)
         };
-        if new != self.pin {
-            self.pin = new;
-            self.with(|vmcs| vmcs.set(field::PIN_CONTROLS, new));
+        if pin != self.pin {
+            self.pin = pin;
+            self.with(|vmcs| {
+                vmcs.set(field::PIN_CONTROLS, pin);
+                vmcs.set(field::EXIT_CONTROLS, exit);
+            });
         }
     }
 

@@ -25,14 +25,22 @@ impl Current {
     /// Write `field`, which must exist on this CPU.
     #[inline(always)]
     pub fn set<T: Width>(self, field: Field<T>, value: T) {
-        let failed: u8;
-        // SAFETY: there is a current VMCS (`Current`). What a field means for memory safety is upheld where it is written: host state
-        // and addresses of pages only in `vcpu`. Not `nomem`, so that it keeps its order with `get`.
-        unsafe {
-            asm!("vmwrite {field}, {value}", "setbe {failed}", field = in(reg) field.encoding(),
-                value = in(reg) value.into(), failed = lateout(reg_byte) failed, options(nostack));
+        let encoding = field.encoding();
+        if cfg!(debug_assertions) {
+            let failed: u8;
+            // SAFETY: as below.
+            unsafe {
+                asm!("vmwrite {}, {}", "setbe {}", in(reg) encoding, in(reg) value.into(),
+                    lateout(reg_byte) failed, options(nostack));
+            }
+            assert!(failed == 0, "VMWRITE {encoding:#x}");
+            return;
         }
-        debug_assert!(failed == 0, "VMWRITE {:#x}", field.encoding());
+        // SAFETY: there is a current VMCS (`Current`). What a field means for memory safety is upheld where it is written: host state
+        // and addresses of pages only by `host_state`, `reset` and `vcpu`. Not `nomem`, so that it keeps its order with `get`.
+        unsafe {
+            asm!("vmwrite {}, {}", in(reg) encoding, in(reg) value.into(), options(nostack));
+        }
     }
 }
 
