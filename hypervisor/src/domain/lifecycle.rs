@@ -24,6 +24,7 @@ use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
 use crate::mm::page_info;
+use crate::sched;
 use crate::sync::{Mutex, Once};
 use crate::types::{Gfn, Port, VcpuId};
 
@@ -86,7 +87,9 @@ fn set_wall_clock(shared: &GuestFrame, seconds: u64) {
     const SECONDS: u64 = 3076;
     const SECONDS_HIGH: u64 = 3084;
     shared.u32_at(SECONDS).store(seconds as u32, Ordering::SeqCst);
-    shared.u32_at(SECONDS_HIGH).store((seconds >> 32) as u32, Ordering::SeqCst);
+    shared
+        .u32_at(SECONDS_HIGH)
+        .store((seconds >> 32) as u32, Ordering::SeqCst);
     shared.u32_at(VERSION).store(2, Ordering::SeqCst);
 }
 
@@ -213,6 +216,7 @@ pub fn destroy_some(domain: &Arc<Domain>) -> Result<(), Errno> {
                 for vcpu in domain.vcpus() {
                     vcpu.events.forget();
                     vcpu.areas.forget();
+                    sched::forget(vcpu);
                 }
                 Stage::Grants
             }

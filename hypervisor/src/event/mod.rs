@@ -411,3 +411,6 @@ pub fn register_vcpu_info(
     vcpu.raise_upcall();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,18 @@ use crate::types::{DomId, Port, VcpuId};
 
 /// The FIFO operations are not offered: guests fall back to the 2-level ABI.
 pub(super) fn event_channel_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    if args[0] as u32 == EVTCHNOP_SEND {
+        let port = port(caller, args[1])?;
+        event::send(caller.domain, port)?;
+        return Ok(0);
+    }
+    less_frequent(caller, args)
+}
+
+#[inline(never)]
+fn less_frequent(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     let at = args[1];
     match args[0] as u32 {
-        EVTCHNOP_SEND => event::send(caller.domain, port(caller, at)?)?,
         EVTCHNOP_UNMASK => event::unmask(caller.domain, port(caller, at)?)?,
         EVTCHNOP_CLOSE => event::close(caller.domain, port(caller, at)?)?,
         EVTCHNOP_ALLOC_UNBOUND => alloc_unbound(caller, at)?,

@@ -63,7 +63,11 @@ impl World {
         for gfn in 0..PAGES {
             domain.populate(Gfn(gfn), 0).expect("arena");
         }
-        let world = World { domain, cpu: fake::Vcpu::new(), walks: WalkCache::new() };
+        let world = World {
+            domain,
+            cpu: fake::Vcpu::new(),
+            walks: WalkCache::new(),
+        };
         world.put(0, &[0u8; PAGES as usize * 4096]);
         world
     }
@@ -80,8 +84,12 @@ impl World {
 
     pub fn caller(&mut self, work: impl FnOnce(&mut Caller<'_>) -> Result<u64, Stop>) -> Result<u64, Stop> {
         let vcpu = self.domain.vcpu(VcpuId(0)).expect("first").clone();
-        let caller =
-            &mut Caller { domain: &self.domain, vcpu: &vcpu, cpu: &mut self.cpu, walks: &mut self.walks };
+        let caller = &mut Caller {
+            domain: &self.domain,
+            vcpu: &vcpu,
+            cpu: &mut self.cpu,
+            walks: &mut self.walks,
+        };
         work(caller)
     }
 
@@ -117,13 +125,19 @@ impl World {
 
     /// The same call with its argument out of reach.
     pub fn faults(&mut self, nr: u32, operation: u32) {
-        assert_eq!(self.call(nr, &[operation.into(), BAD]), Err(Errno::EFAULT), "{nr}/{operation}");
+        assert_eq!(
+            self.call(nr, &[operation.into(), BAD]),
+            Err(Errno::EFAULT),
+            "{nr}/{operation}"
+        );
     }
 }
 
 /// Destroy a domain; how many slices did it take?
 pub fn destroy(domain: &Arc<Domain>) -> usize {
-    (1..100_000).find(|_| lifecycle::destroy_some(domain).is_ok()).expect("ends")
+    (1..100_000)
+        .find(|_| lifecycle::destroy_some(domain).is_ok())
+        .expect("ends")
 }
 
 impl Drop for World {

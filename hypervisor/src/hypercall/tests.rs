@@ -62,7 +62,11 @@ fn random_calls_do_no_harm() {
         }
         // A slice is enough: the rest is more of the same.
         let _ = guest.caller(|caller| {
-            super::dispatch(caller, nr.into(), [operation, args[0], args[1], args[2], args[3], args[4]])
+            super::dispatch(
+                caller,
+                nr.into(),
+                [operation, args[0], args[1], args[2], args[3], args[4]],
+            )
         });
         for gfn in 0..PAGES {
             if guest.domain.p2m.lookup(Gfn(gfn)).is_none() {
@@ -80,7 +84,10 @@ fn version() {
     let nr = HYPERVISOR_XEN_VERSION;
     assert_eq!(guest.call(nr, &[XENVER_VERSION.into()]), Ok(0x40011));
     assert_eq!(guest.call(nr, &[XENVER_PAGESIZE.into()]), Ok(4096));
-    let mut info = FeatureInfo { submap_idx: 0, submap: 0 };
+    let mut info = FeatureInfo {
+        submap_idx: 0,
+        submap: 0,
+    };
     assert_eq!(guest.op(nr, XENVER_GET_FEATURES, &mut info), Ok(0));
     assert_eq!(info.submap, 0x12305);
     info.submap_idx = 1;
@@ -111,14 +118,36 @@ fn events_within_a_domain() {
     assert_eq!(ipi.port, 1);
     let mut port = EvtchnPortArg { port: ipi.port };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut port), Ok(0));
-    assert!(guest.domain.vcpu(VcpuId(1)).expect("vcpu").events.upcall_pending());
-    assert!(!guest.domain.vcpu(VcpuId(0)).expect("vcpu").events.upcall_pending());
-    let mut status = EvtchnStatus { dom: DOMID_SELF, port: 1, ..Default::default() };
+    assert!(
+        guest
+            .domain
+            .vcpu(VcpuId(1))
+            .expect("vcpu")
+            .events
+            .upcall_pending()
+    );
+    assert!(
+        !guest
+            .domain
+            .vcpu(VcpuId(0))
+            .expect("vcpu")
+            .events
+            .upcall_pending()
+    );
+    let mut status = EvtchnStatus {
+        dom: DOMID_SELF,
+        port: 1,
+        ..Default::default()
+    };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_STATUS, &mut status), Ok(0));
     assert_eq!((status.status, status.vcpu), (EVTCHNSTAT_IPI, 1));
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_UNMASK, &mut port), Ok(0));
     let mut bind = EvtchnBindVcpu { port: 1, vcpu: 0 };
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VCPU, &mut bind), Err(Errno::EINVAL), "an IPI stays");
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_BIND_VCPU, &mut bind),
+        Err(Errno::EINVAL),
+        "an IPI stays"
+    );
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_CLOSE, &mut port), Ok(0));
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_CLOSE, &mut port), Err(Errno::EINVAL));
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut port), Err(Errno::EINVAL));
@@ -139,19 +168,44 @@ fn events_within_a_domain() {
 #[test]
 fn virtual_interrupts() {
     let mut guest = World::new();
-    let mut bind = EvtchnBindVirq { virq: VIRQ_TIMER, vcpu: 2, port: 0 };
+    let mut bind = EvtchnBindVirq {
+        virq: VIRQ_TIMER,
+        vcpu: 2,
+        port: 0,
+    };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut bind), Ok(0));
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut bind), Err(Errno::EEXIST));
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut bind),
+        Err(Errno::EEXIST)
+    );
     crate::event::raise_virq(&guest.domain, VcpuId(1), VIRQ_TIMER);
     assert!(!crate::event::any_pending(&guest.domain, &[Port(bind.port)]));
     crate::event::raise_virq(&guest.domain, VcpuId(2), VIRQ_TIMER);
     assert!(crate::event::any_pending(&guest.domain, &[Port(bind.port)]));
-    assert!(guest.domain.vcpu(VcpuId(2)).expect("vcpu").events.upcall_pending());
+    assert!(
+        guest
+            .domain
+            .vcpu(VcpuId(2))
+            .expect("vcpu")
+            .events
+            .upcall_pending()
+    );
     let mut port = EvtchnPortArg { port: bind.port };
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut port), Err(Errno::EINVAL), "not for guests to send");
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_SEND, &mut port),
+        Err(Errno::EINVAL),
+        "not for guests to send"
+    );
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_CLOSE, &mut port), Ok(0));
-    assert!(!crate::event::any_pending(&guest.domain, &[Port(bind.port)]), "closing clears");
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut bind), Ok(0), "free again");
+    assert!(
+        !crate::event::any_pending(&guest.domain, &[Port(bind.port)]),
+        "closing clears"
+    );
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut bind),
+        Ok(0),
+        "free again"
+    );
     for (virq, vcpu, error) in [
         (NR_VIRQS as u32, 0, Errno::EINVAL),
         (VIRQ_CONSOLE, 1, Errno::EINVAL),
@@ -161,42 +215,101 @@ fn virtual_interrupts() {
         let mut bind = EvtchnBindVirq { virq, vcpu, port: 0 };
         assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut bind), Err(error));
     }
-    let mut global = EvtchnBindVirq { virq: VIRQ_CONSOLE, vcpu: 0, port: 0 };
+    let mut global = EvtchnBindVirq {
+        virq: VIRQ_CONSOLE,
+        vcpu: 0,
+        port: 0,
+    };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut global), Ok(0));
-    let mut moved = EvtchnBindVcpu { port: global.port, vcpu: 1 };
+    let mut moved = EvtchnBindVcpu {
+        port: global.port,
+        vcpu: 1,
+    };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VCPU, &mut moved), Ok(0));
     let mut port = EvtchnPortArg { port: global.port };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_CLOSE, &mut port), Ok(0));
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut global), Ok(0), "was found although it had moved");
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_BIND_VIRQ, &mut global),
+        Ok(0),
+        "was found although it had moved"
+    );
 }
 
 #[test]
 fn events_between_domains() {
     let (mut a, mut b) = (World::new(), World::new());
-    let mut alloc = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: b.domain.id.0, port: 0 };
+    let mut alloc = EvtchnAllocUnbound {
+        dom: DOMID_SELF,
+        remote_dom: b.domain.id.0,
+        port: 0,
+    };
     assert_eq!(a.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut alloc), Ok(0));
     let mut send = EvtchnPortArg { port: alloc.port };
-    assert_eq!(a.op(EVTCHN, EVTCHNOP_SEND, &mut send), Ok(0), "nobody is there yet");
-    let mut bind = EvtchnBindInterdomain { remote_dom: a.domain.id.0, remote_port: alloc.port, ..Default::default() };
+    assert_eq!(
+        a.op(EVTCHN, EVTCHNOP_SEND, &mut send),
+        Ok(0),
+        "nobody is there yet"
+    );
+    let mut bind = EvtchnBindInterdomain {
+        remote_dom: a.domain.id.0,
+        remote_port: alloc.port,
+        ..Default::default()
+    };
     assert_eq!(b.op(EVTCHN, EVTCHNOP_BIND_INTERDOMAIN, &mut bind), Ok(0));
-    assert!(crate::event::any_pending(&b.domain, &[Port(bind.local_port)]), "in case one was lost");
-    assert_eq!(b.op(EVTCHN, EVTCHNOP_BIND_INTERDOMAIN, &mut bind), Err(Errno::EINVAL), "taken");
-    assert_eq!(b.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: bind.local_port }), Ok(0));
+    assert!(
+        crate::event::any_pending(&b.domain, &[Port(bind.local_port)]),
+        "in case one was lost"
+    );
+    assert_eq!(
+        b.op(EVTCHN, EVTCHNOP_BIND_INTERDOMAIN, &mut bind),
+        Err(Errno::EINVAL),
+        "taken"
+    );
+    assert_eq!(
+        b.op(
+            EVTCHN,
+            EVTCHNOP_SEND,
+            &mut EvtchnPortArg {
+                port: bind.local_port
+            }
+        ),
+        Ok(0)
+    );
     assert!(crate::event::any_pending(&a.domain, &[Port(alloc.port)]));
-    let mut status = EvtchnStatus { dom: DOMID_SELF, port: alloc.port, ..Default::default() };
+    let mut status = EvtchnStatus {
+        dom: DOMID_SELF,
+        port: alloc.port,
+        ..Default::default()
+    };
     assert_eq!(a.op(EVTCHN, EVTCHNOP_STATUS, &mut status), Ok(0));
-    assert_eq!((status.status, status.u), (EVTCHNSTAT_INTERDOMAIN, [b.domain.id.0.into(), bind.local_port]));
+    assert_eq!(
+        (status.status, status.u),
+        (EVTCHNSTAT_INTERDOMAIN, [b.domain.id.0.into(), bind.local_port])
+    );
     // Not another's business.
-    let other = EvtchnAllocUnbound { dom: b.domain.id.0, remote_dom: DOMID_SELF, port: 0 };
-    assert_eq!(a.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut other.clone()), Err(Errno::EPERM));
+    let other = EvtchnAllocUnbound {
+        dom: b.domain.id.0,
+        remote_dom: DOMID_SELF,
+        port: 0,
+    };
+    assert_eq!(
+        a.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut other.clone()),
+        Err(Errno::EPERM)
+    );
     let mut reset = EvtchnReset { dom: b.domain.id.0 };
     assert_eq!(a.op(EVTCHN, EVTCHNOP_RESET, &mut reset), Err(Errno::EPERM));
     let mut nobody = EvtchnAllocUnbound { dom: 0x7000, ..other };
-    assert_eq!(a.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut nobody), Err(Errno::ESRCH));
+    assert_eq!(
+        a.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut nobody),
+        Err(Errno::ESRCH)
+    );
     // A domain's death leaves the other end waiting.
     destroy(&b.domain);
     assert_eq!(a.op(EVTCHN, EVTCHNOP_STATUS, &mut status), Ok(0));
-    assert_eq!((status.status, status.u[0]), (EVTCHNSTAT_UNBOUND, b.domain.id.0.into()));
+    assert_eq!(
+        (status.status, status.u[0]),
+        (EVTCHNSTAT_UNBOUND, b.domain.id.0.into())
+    );
     let mut reset = EvtchnReset { dom: DOMID_SELF };
     assert_eq!(a.op(EVTCHN, EVTCHNOP_RESET, &mut reset), Ok(0));
     assert_eq!(a.op(EVTCHN, EVTCHNOP_STATUS, &mut status), Ok(0));
@@ -205,14 +318,28 @@ fn events_between_domains() {
 
 #[test]
 fn ports_run_out() {
-    let mut guest = World::with(Config { max_evtchn_port: 5, ..config(false) });
+    let mut guest = World::with(Config {
+        max_evtchn_port: 5,
+        ..config(false)
+    });
     for port in 1..=5 {
-        let mut alloc = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: DOMID_SELF, port: 0 };
+        let mut alloc = EvtchnAllocUnbound {
+            dom: DOMID_SELF,
+            remote_dom: DOMID_SELF,
+            port: 0,
+        };
         assert_eq!(guest.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut alloc), Ok(0));
         assert_eq!(alloc.port, port);
     }
-    let mut alloc = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: DOMID_SELF, port: 0 };
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut alloc), Err(Errno::ENOSPC));
+    let mut alloc = EvtchnAllocUnbound {
+        dom: DOMID_SELF,
+        remote_dom: DOMID_SELF,
+        port: 0,
+    };
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_ALLOC_UNBOUND, &mut alloc),
+        Err(Errno::ENOSPC)
+    );
     let mut port = EvtchnPortArg { port: 6 };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut port), Err(Errno::EINVAL));
 }
@@ -234,19 +361,41 @@ fn reservations() {
     assert_eq!(guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(3));
     assert_eq!(guest.domain.total_pages(), PAGES + 3);
     let mut current = MemoryDomain { domid: DOMID_SELF };
-    assert_eq!(guest.op(MEMORY, XENMEM_CURRENT_RESERVATION, &mut current), Ok(PAGES + 3));
-    assert_eq!(guest.op(MEMORY, XENMEM_MAXIMUM_RESERVATION, &mut current), Ok(PAGES + 64));
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_CURRENT_RESERVATION, &mut current),
+        Ok(PAGES + 3)
+    );
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_MAXIMUM_RESERVATION, &mut current),
+        Ok(PAGES + 64)
+    );
     assert_eq!(guest.op(MEMORY, XENMEM_MAXIMUM_GPFN, &mut current), Ok(512));
-    assert_eq!(guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(0), "occupied");
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request),
+        Ok(0),
+        "occupied"
+    );
     assert_eq!(guest.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request), Ok(3));
-    assert_eq!(guest.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request), Ok(0), "gone");
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request),
+        Ok(0),
+        "gone"
+    );
     assert_eq!(guest.domain.total_pages(), PAGES);
     request.nr_extents = 4;
     guest.put(LIST + 24, &u64::MAX);
-    assert_eq!(guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(3), "partial success is a count");
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request),
+        Ok(3),
+        "partial success is a count"
+    );
     request.extent_order = 9;
     guest.put(LIST, &1024u64);
-    assert_eq!(guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(0), "over the limit");
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request),
+        Ok(0),
+        "over the limit"
+    );
     request.extent_order = 63;
     assert_eq!(guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(0));
     request.extent_order = 0;
@@ -255,8 +404,14 @@ fn reservations() {
     assert_eq!(guest.call(MEMORY, &[XENMEM_POPULATE_PHYSMAP.into(), BAD]), Ok(0));
     guest.faults(MEMORY, XENMEM_CURRENT_RESERVATION);
     let mut nobody = MemoryDomain { domid: 0x7000 };
-    assert_eq!(guest.op(MEMORY, XENMEM_CURRENT_RESERVATION, &mut nobody), Err(Errno::ESRCH));
-    assert_eq!(guest.call(MEMORY, &[u64::from(XENMEM_CURRENT_RESERVATION) | 1 << 6, ARG]), Err(Errno::EINVAL));
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_CURRENT_RESERVATION, &mut nobody),
+        Err(Errno::ESRCH)
+    );
+    assert_eq!(
+        guest.call(MEMORY, &[u64::from(XENMEM_CURRENT_RESERVATION) | 1 << 6, ARG]),
+        Err(Errno::EINVAL)
+    );
 }
 
 #[test]
@@ -276,7 +431,10 @@ fn a_long_list_is_done_in_slices() {
     };
     assert_eq!(dom0.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(1500));
     assert_eq!(guest.domain.total_pages(), PAGES + 1500);
-    assert_eq!(dom0.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request), Ok(1500));
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request),
+        Ok(1500)
+    );
     assert_eq!(guest.domain.total_pages(), PAGES);
 }
 
@@ -292,34 +450,95 @@ fn other_domains_memory_needs_privilege() {
         ..Default::default()
     };
     assert_eq!(guest.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request), Ok(0));
-    assert_eq!(guest.op(MEMORY, XENMEM_CURRENT_RESERVATION, &mut MemoryDomain { domid: id }), Err(Errno::EPERM));
-    let mut place = AddToPhysmap { domid: id, space: XENMAPSPACE_SHARED_INFO, gpfn: 1, ..Default::default() };
-    assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Err(Errno::EPERM));
-    let mut remove = RemoveFromPhysmap { domid: id, gpfn: 1, ..Default::default() };
-    assert_eq!(guest.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove), Err(Errno::EPERM));
-    let mut map = ForeignMemoryMap { domid: id, ..Default::default() };
-    assert_eq!(guest.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut map), Err(Errno::EPERM));
-    let mut resource = MemAcquireResource { domid: id, type_: 1, ..Default::default() };
-    assert_eq!(guest.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource), Err(Errno::EACCES));
-    request = MemoryReservation { nr_extents: 1, domid: id, ..Default::default() };
-    assert_eq!(guest.op(MEMORY, XENMEM_CLAIM_PAGES, &mut request), Err(Errno::EPERM));
+    assert_eq!(
+        guest.op(
+            MEMORY,
+            XENMEM_CURRENT_RESERVATION,
+            &mut MemoryDomain { domid: id }
+        ),
+        Err(Errno::EPERM)
+    );
+    let mut place = AddToPhysmap {
+        domid: id,
+        space: XENMAPSPACE_SHARED_INFO,
+        gpfn: 1,
+        ..Default::default()
+    };
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place),
+        Err(Errno::EPERM)
+    );
+    let mut remove = RemoveFromPhysmap {
+        domid: id,
+        gpfn: 1,
+        ..Default::default()
+    };
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove),
+        Err(Errno::EPERM)
+    );
+    let mut map = ForeignMemoryMap {
+        domid: id,
+        ..Default::default()
+    };
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut map),
+        Err(Errno::EPERM)
+    );
+    let mut resource = MemAcquireResource {
+        domid: id,
+        type_: 1,
+        ..Default::default()
+    };
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource),
+        Err(Errno::EACCES)
+    );
+    request = MemoryReservation {
+        nr_extents: 1,
+        domid: id,
+        ..Default::default()
+    };
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_CLAIM_PAGES, &mut request),
+        Err(Errno::EPERM)
+    );
     assert_eq!(other.domain.total_pages(), PAGES);
 }
 
 #[test]
 fn shared_pages_take_the_place_of_ram() {
     let mut guest = World::new();
-    let mut place = AddToPhysmap { domid: DOMID_SELF, space: XENMAPSPACE_SHARED_INFO, gpfn: 7, ..Default::default() };
+    let mut place = AddToPhysmap {
+        domid: DOMID_SELF,
+        space: XENMAPSPACE_SHARED_INFO,
+        gpfn: 7,
+        ..Default::default()
+    };
     assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
-    assert_eq!(guest.domain.total_pages(), PAGES - 1, "the RAM that was there is gone");
+    assert_eq!(
+        guest.domain.total_pages(),
+        PAGES - 1,
+        "the RAM that was there is gone"
+    );
     let mfn = guest.domain.p2m.lookup(Gfn(7)).expect("mapped").mfn;
     assert_eq!(mfn, guest.domain.shared_info.mfn());
-    place = AddToPhysmap { space: XENMAPSPACE_GRANT_TABLE, idx: 1, gpfn: 8, ..place };
+    place = AddToPhysmap {
+        space: XENMAPSPACE_GRANT_TABLE,
+        idx: 1,
+        gpfn: 8,
+        ..place
+    };
     assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
     assert_eq!(guest.domain.grants.size(), (2, 4), "grows as needed");
     for (space, idx, gpfn, error) in [
         (XENMAPSPACE_GRANT_TABLE, 4, 8, Errno::EINVAL),
-        (XENMAPSPACE_GRANT_TABLE, XENMAPIDX_GRANT_TABLE_STATUS, 8, Errno::EINVAL),
+        (
+            XENMAPSPACE_GRANT_TABLE,
+            XENMAPIDX_GRANT_TABLE_STATUS,
+            8,
+            Errno::EINVAL,
+        ),
         (XENMAPSPACE_SHARED_INFO, 1, 8, Errno::EINVAL),
         (XENMAPSPACE_SHARED_INFO, 0, u64::MAX, Errno::EINVAL),
         (XENMAPSPACE_SHARED_INFO, 0, 1 << 40, Errno::EINVAL),
@@ -327,17 +546,38 @@ fn shared_pages_take_the_place_of_ram() {
         (XENMAPSPACE_DEV_MMIO, 0xfee00, 0xfee00, Errno::EACCES),
         (99, 0, 8, Errno::ENOSYS),
     ] {
-        let mut place = AddToPhysmap { space, idx, gpfn, ..place };
-        assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Err(error), "{space} {idx:#x} {gpfn:#x}");
+        let mut place = AddToPhysmap {
+            space,
+            idx,
+            gpfn,
+            ..place
+        };
+        assert_eq!(
+            guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place),
+            Err(error),
+            "{space} {idx:#x} {gpfn:#x}"
+        );
     }
-    let mut moved = AddToPhysmap { space: XENMAPSPACE_GMFN, idx: 9, gpfn: 0x900, ..place };
+    let mut moved = AddToPhysmap {
+        space: XENMAPSPACE_GMFN,
+        idx: 9,
+        gpfn: 0x900,
+        ..place
+    };
     guest.put(0x9000, &0x1234u64);
     assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut moved), Ok(0));
     assert_eq!(guest.get::<u64>(0x90_0000), 0x1234);
     assert!(guest.domain.p2m.lookup(Gfn(9)).is_none());
-    let mut remove = RemoveFromPhysmap { domid: DOMID_SELF, gpfn: 0x900, ..Default::default() };
+    let mut remove = RemoveFromPhysmap {
+        domid: DOMID_SELF,
+        gpfn: 0x900,
+        ..Default::default()
+    };
     assert_eq!(guest.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove), Ok(0));
-    assert_eq!(guest.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove), Err(Errno::ENOENT));
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove),
+        Err(Errno::ENOENT)
+    );
     guest.faults(MEMORY, XENMEM_ADD_TO_PHYSMAP);
     guest.faults(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP);
 }
@@ -347,7 +587,10 @@ fn foreign_maps_keep_a_dead_domain() {
     let mut dom0 = World::privileged();
     let guest = World::new();
     guest.put(0x3000, &0xfeedu64);
-    for (index, (idx, gpfn)) in [(3u64, 0x2000u64), (0x99, 0x2001), (4, 0x2002)].iter().enumerate() {
+    for (index, (idx, gpfn)) in [(3u64, 0x2000u64), (0x99, 0x2001), (4, 0x2002)]
+        .iter()
+        .enumerate()
+    {
         dom0.put(LIST + 8 * index as u64, idx);
         dom0.put(LIST + 0x100 + 8 * index as u64, gpfn);
     }
@@ -365,12 +608,30 @@ fn foreign_maps_keep_a_dead_domain() {
     assert_eq!(dom0.get::<u64>(0x200_0000), 0xfeed);
     dom0.put(0x200_0008, &0xbeefu64);
     assert_eq!(guest.get::<u64>(0x3008), 0xbeef);
-    assert_eq!(dom0.domain.p2m.lookup(Gfn(0x2000)).expect("mapped").kind, Kind::Foreign);
-    let mut bad = AddToPhysmapBatch { space: XENMAPSPACE_GMFN_RANGE as u16, ..batch };
-    assert_eq!(dom0.op(MEMORY, XENMEM_ADD_TO_PHYSMAP_BATCH, &mut bad), Err(Errno::EOPNOTSUPP));
-    let mut bad = AddToPhysmapBatch { errs: GuestHandle::new(BAD), ..batch };
-    assert_eq!(dom0.op(MEMORY, XENMEM_ADD_TO_PHYSMAP_BATCH, &mut bad), Err(Errno::EFAULT));
-    assert_eq!(dom0.call(MEMORY, &[u64::from(XENMEM_ADD_TO_PHYSMAP_BATCH) | 1 << 40, ARG]), Err(Errno::EDOM));
+    assert_eq!(
+        dom0.domain.p2m.lookup(Gfn(0x2000)).expect("mapped").kind,
+        Kind::Foreign
+    );
+    let mut bad = AddToPhysmapBatch {
+        space: XENMAPSPACE_GMFN_RANGE as u16,
+        ..batch
+    };
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_ADD_TO_PHYSMAP_BATCH, &mut bad),
+        Err(Errno::EOPNOTSUPP)
+    );
+    let mut bad = AddToPhysmapBatch {
+        errs: GuestHandle::new(BAD),
+        ..batch
+    };
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_ADD_TO_PHYSMAP_BATCH, &mut bad),
+        Err(Errno::EFAULT)
+    );
+    assert_eq!(
+        dom0.call(MEMORY, &[u64::from(XENMEM_ADD_TO_PHYSMAP_BATCH) | 1 << 40, ARG]),
+        Err(Errno::EDOM)
+    );
 
     destroy(&guest.domain);
     assert_eq!(guest.domain.life(), Life::Zombie);
@@ -378,7 +639,11 @@ fn foreign_maps_keep_a_dead_domain() {
     assert!(table::get(guest.domain.id).is_some());
     assert_eq!(dom0.get::<u64>(0x200_0000), 0xfeed);
     for gpfn in [0x2000, 0x2002] {
-        let mut remove = RemoveFromPhysmap { domid: DOMID_SELF, gpfn, ..Default::default() };
+        let mut remove = RemoveFromPhysmap {
+            domid: DOMID_SELF,
+            gpfn,
+            ..Default::default()
+        };
         assert_eq!(dom0.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove), Ok(0));
     }
     lifecycle::reap();
@@ -390,13 +655,36 @@ fn foreign_maps_keep_a_dead_domain() {
 fn memory_maps() {
     let mut dom0 = World::privileged();
     let mut guest = World::new();
-    let mut request = MemoryMap { nr_entries: 4, buffer: GuestHandle::new(LIST), ..Default::default() };
-    assert_eq!(guest.op(MEMORY, XENMEM_MEMORY_MAP, &mut request), Err(Errno::ENOSYS), "there is none yet");
-    let entries = [E820Entry { addr: 0, size: 1 << 20, type_: 1 }, E820Entry { addr: 1 << 32, size: 4096, type_: 2 }];
+    let mut request = MemoryMap {
+        nr_entries: 4,
+        buffer: GuestHandle::new(LIST),
+        ..Default::default()
+    };
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_MEMORY_MAP, &mut request),
+        Err(Errno::ENOSYS),
+        "there is none yet"
+    );
+    let entries = [
+        E820Entry {
+            addr: 0,
+            size: 1 << 20,
+            type_: 1,
+        },
+        E820Entry {
+            addr: 1 << 32,
+            size: 4096,
+            type_: 2,
+        },
+    ];
     dom0.put(LIST, &entries);
     let mut set = ForeignMemoryMap {
         domid: guest.domain.id.0,
-        map: MemoryMap { nr_entries: 2, buffer: GuestHandle::new(LIST), ..Default::default() },
+        map: MemoryMap {
+            nr_entries: 2,
+            buffer: GuestHandle::new(LIST),
+            ..Default::default()
+        },
         ..Default::default()
     };
     assert_eq!(dom0.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut set), Ok(0));
@@ -407,10 +695,16 @@ fn memory_maps() {
     assert_eq!(guest.op(MEMORY, XENMEM_MEMORY_MAP, &mut request), Ok(0));
     assert_eq!(request.nr_entries, 1);
     set.map.nr_entries = u32::MAX;
-    assert_eq!(dom0.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut set), Err(Errno::EINVAL));
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut set),
+        Err(Errno::EINVAL)
+    );
     set.map.nr_entries = 2;
     set.map.buffer = GuestHandle::new(BAD);
-    assert_eq!(dom0.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut set), Err(Errno::EFAULT));
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_SET_MEMORY_MAP, &mut set),
+        Err(Errno::EFAULT)
+    );
     guest.faults(MEMORY, XENMEM_MEMORY_MAP);
 }
 
@@ -419,29 +713,70 @@ fn what_toolstacks_ask_for() {
     let mut dom0 = World::privileged();
     let guest = World::new();
     let id = guest.domain.id.0;
-    let mut claim = MemoryReservation { nr_extents: 20, domid: id, ..Default::default() };
+    let mut claim = MemoryReservation {
+        nr_extents: 20,
+        domid: id,
+        ..Default::default()
+    };
     assert_eq!(dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim), Ok(0));
     claim.extent_order = 1;
-    assert_eq!(dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim), Err(Errno::EINVAL));
-    let mut target = PodTarget { target_pages: 10, domid: id, ..Default::default() };
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim),
+        Err(Errno::EINVAL)
+    );
+    let mut target = PodTarget {
+        target_pages: 10,
+        domid: id,
+        ..Default::default()
+    };
     assert_eq!(dom0.op(MEMORY, XENMEM_SET_POD_TARGET, &mut target), Ok(0));
     assert_eq!((target.tot_pages, target.pod_entries), (PAGES, 0));
-    assert_eq!(dom0.call(MEMORY, &[XENMEM_GET_SHARING_FREED_PAGES.into(), 0]), Ok(0));
-    assert!(dom0.call(MEMORY, &[XENMEM_MAXIMUM_RAM_PAGE.into(), 0]).is_ok_and(|frame| frame > 0));
-    let mut numa = VnumaTopologyInfo { domid: DOMID_SELF, ..Default::default() };
-    assert_eq!(dom0.op(MEMORY, XENMEM_GET_VNUMAINFO, &mut numa), Err(Errno::EOPNOTSUPP));
+    assert_eq!(
+        dom0.call(MEMORY, &[XENMEM_GET_SHARING_FREED_PAGES.into(), 0]),
+        Ok(0)
+    );
+    assert!(
+        dom0.call(MEMORY, &[XENMEM_MAXIMUM_RAM_PAGE.into(), 0])
+            .is_ok_and(|frame| frame > 0)
+    );
+    let mut numa = VnumaTopologyInfo {
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_GET_VNUMAINFO, &mut numa),
+        Err(Errno::EOPNOTSUPP)
+    );
     // The grant table, to seed entries: asked for its size, then mapped where the list says.
-    let mut resource = MemAcquireResource { domid: id, type_: XENMEM_RESOURCE_GRANT_TABLE, ..Default::default() };
+    let mut resource = MemAcquireResource {
+        domid: id,
+        type_: XENMEM_RESOURCE_GRANT_TABLE,
+        ..Default::default()
+    };
     assert_eq!(dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource), Ok(0));
     assert_eq!(resource.nr_frames, 4);
     dom0.put(LIST, &0x3000u64);
     resource.nr_frames = 1;
     resource.frame_list = GuestHandle::new(LIST);
     assert_eq!(dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource), Ok(0));
-    dom0.put(0x300_0008, &GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid: 0, frame: 5 });
+    dom0.put(
+        0x300_0008,
+        &GrantEntryV1 {
+            flags: GTF_PERMIT_ACCESS,
+            domid: 0,
+            frame: 5,
+        },
+    );
     resource.frame = u64::MAX;
-    assert_eq!(dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource), Err(Errno::EINVAL));
-    let mut remove = RemoveFromPhysmap { domid: DOMID_SELF, gpfn: 0x3000, ..Default::default() };
+    assert_eq!(
+        dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource),
+        Err(Errno::EINVAL)
+    );
+    let mut remove = RemoveFromPhysmap {
+        domid: DOMID_SELF,
+        gpfn: 0x3000,
+        ..Default::default()
+    };
     assert_eq!(dom0.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove), Ok(0));
 }
 
@@ -453,7 +788,11 @@ fn all_memory_comes_back() {
         destroy(&guest.domain);
         assert_eq!(crate::mm::page_info::owned(id), 0);
         assert!(guest.domain.p2m.highest_mapped().is_none());
-        assert_eq!(guest.domain.populate(Gfn(1), 0), Err(Errno::EINVAL), "dead domains get nothing");
+        assert_eq!(
+            guest.domain.populate(Gfn(1), 0),
+            Err(Errno::EINVAL),
+            "dead domains get nothing"
+        );
     }
 }
 
@@ -461,9 +800,21 @@ fn all_memory_comes_back() {
 
 /// `granter` lets `user` at its frame 5, by entry 9.
 fn grant(granter: &mut World, user: DomId, flags: u16) {
-    let mut place = AddToPhysmap { domid: DOMID_SELF, space: XENMAPSPACE_GRANT_TABLE, gpfn: 15, ..Default::default() };
+    let mut place = AddToPhysmap {
+        domid: DOMID_SELF,
+        space: XENMAPSPACE_GRANT_TABLE,
+        gpfn: 15,
+        ..Default::default()
+    };
     assert_eq!(granter.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
-    granter.put(0xf000 + 9 * 8, &GrantEntryV1 { flags: GTF_PERMIT_ACCESS | flags, domid: user.0, frame: 5 });
+    granter.put(
+        0xf000 + 9 * 8,
+        &GrantEntryV1 {
+            flags: GTF_PERMIT_ACCESS | flags,
+            domid: user.0,
+            frame: 5,
+        },
+    );
     granter.put(0x5000, &0xcafeu64);
 }
 
@@ -499,16 +850,35 @@ fn a_grant_is_mapped_and_unmapped() {
     b.put(0x100_0000, &0xd00du64);
     assert_eq!(a.get::<u64>(0x5000), 0xd00d);
     assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING);
-    let mut again = GnttabMapGrantRef { host_addr: 0x100_1000, flags: GNTMAP_HOST_MAP | GNTMAP_READONLY, ..wanted };
+    let mut again = GnttabMapGrantRef {
+        host_addr: 0x100_1000,
+        flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
+        ..wanted
+    };
     assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut again), Ok(0));
-    assert_eq!(b.domain.p2m.lookup(Gfn(0x1001)).expect("mapped").kind, Kind::GrantRo);
-    let mut unmap = GnttabUnmapGrantRef { host_addr: 0x100_0000, handle: map.handle, ..Default::default() };
+    assert_eq!(
+        b.domain.p2m.lookup(Gfn(0x1001)).expect("mapped").kind,
+        Kind::GrantRo
+    );
+    let mut unmap = GnttabUnmapGrantRef {
+        host_addr: 0x100_0000,
+        handle: map.handle,
+        ..Default::default()
+    };
     assert_eq!(one(&mut b, GNTTABOP_UNMAP_GRANT_REF, &mut unmap), Ok(0));
     assert_eq!(unmap.status, GNTST_OKAY);
-    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS | GTF_READING, "the other mapping reads");
+    assert_eq!(
+        flags_of(&a),
+        GTF_PERMIT_ACCESS | GTF_READING,
+        "the other mapping reads"
+    );
     assert_eq!(one(&mut b, GNTTABOP_UNMAP_GRANT_REF, &mut unmap), Ok(0));
     assert_eq!(unmap.status, GNTST_BAD_HANDLE);
-    let mut elsewhere = GnttabUnmapGrantRef { host_addr: 0, handle: again.handle, ..Default::default() };
+    let mut elsewhere = GnttabUnmapGrantRef {
+        host_addr: 0,
+        handle: again.handle,
+        ..Default::default()
+    };
     assert_eq!(one(&mut b, GNTTABOP_UNMAP_GRANT_REF, &mut elsewhere), Ok(0));
     assert_eq!(elsewhere.status, GNTST_GENERAL_ERROR);
     destroy(&b.domain);
@@ -528,27 +898,67 @@ fn bad_grants_have_a_status() {
     };
     for (bad, status) in [
         (GnttabMapGrantRef { flags: 0, ..good }, GNTST_BAD_GNTREF),
-        (GnttabMapGrantRef { flags: GNTMAP_HOST_MAP, ..good }, GNTST_GENERAL_ERROR),
-        (GnttabMapGrantRef { flags: GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP, ..good }, GNTST_GENERAL_ERROR),
+        (
+            GnttabMapGrantRef {
+                flags: GNTMAP_HOST_MAP,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+        (
+            GnttabMapGrantRef {
+                flags: GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
         (GnttabMapGrantRef { ref_: 10, ..good }, GNTST_GENERAL_ERROR),
         (GnttabMapGrantRef { ref_: 512, ..good }, GNTST_BAD_GNTREF),
-        (GnttabMapGrantRef { ref_: u32::MAX, ..good }, GNTST_BAD_GNTREF),
+        (
+            GnttabMapGrantRef {
+                ref_: u32::MAX,
+                ..good
+            },
+            GNTST_BAD_GNTREF,
+        ),
         (GnttabMapGrantRef { dom: 0x7000, ..good }, GNTST_BAD_DOMAIN),
-        (GnttabMapGrantRef { host_addr: 0x1000, ..good }, GNTST_GENERAL_ERROR),
-        (GnttabMapGrantRef { host_addr: u64::MAX, ..good }, GNTST_GENERAL_ERROR),
+        (
+            GnttabMapGrantRef {
+                host_addr: 0x1000,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+        (
+            GnttabMapGrantRef {
+                host_addr: u64::MAX,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
     ] {
         let mut map = bad;
         assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
         assert_eq!(map.status, status, "{bad:?}");
-        assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS | GTF_READONLY, "{bad:?} leaves the entry alone");
+        assert_eq!(
+            flags_of(&a),
+            GTF_PERMIT_ACCESS | GTF_READONLY,
+            "{bad:?} leaves the entry alone"
+        );
     }
     a.put(0xf000 + 9 * 8 + 4, &0x123u32);
     let mut map = good;
     assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
     assert_eq!(map.status, GNTST_BAD_PAGE);
     assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS | GTF_READONLY);
-    assert_eq!(b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), BAD, 1]), Err(Errno::EFAULT));
-    assert_eq!(b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), ARG, u32::MAX.into()]), Err(Errno::EINVAL));
+    assert_eq!(
+        b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), BAD, 1]),
+        Err(Errno::EFAULT)
+    );
+    assert_eq!(
+        b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), ARG, u32::MAX.into()]),
+        Err(Errno::EINVAL)
+    );
     for operation in [3, 4, 7, 9, 12] {
         assert_eq!(b.call(GRANT, &[operation, ARG, 1]), Err(Errno::ENOSYS));
     }
@@ -558,9 +968,25 @@ fn bad_grants_have_a_status() {
 fn copies_by_grant() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, 0);
-    let theirs = GnttabCopyPtr { u: 9, domid: a.domain.id.0, offset: 0, pad: 0 };
-    let ours = GnttabCopyPtr { u: 6, domid: DOMID_SELF, offset: 0x10, pad: 0 };
-    let good = GnttabCopy { source: theirs, dest: ours, len: 8, flags: GNTCOPY_SOURCE_GREF, ..Default::default() };
+    let theirs = GnttabCopyPtr {
+        u: 9,
+        domid: a.domain.id.0,
+        offset: 0,
+        pad: 0,
+    };
+    let ours = GnttabCopyPtr {
+        u: 6,
+        domid: DOMID_SELF,
+        offset: 0x10,
+        pad: 0,
+    };
+    let good = GnttabCopy {
+        source: theirs,
+        dest: ours,
+        len: 8,
+        flags: GNTCOPY_SOURCE_GREF,
+        ..Default::default()
+    };
     let mut copy = good;
     assert_eq!(one(&mut b, GNTTABOP_COPY, &mut copy), Ok(0));
     assert_eq!((copy.status, b.get::<u64>(0x6010)), (GNTST_OKAY, 0xcafe));
@@ -568,8 +994,20 @@ fn copies_by_grant() {
     for (bad, status) in [
         (GnttabCopy { len: 4096, ..good }, GNTST_BAD_COPY_ARG),
         (GnttabCopy { flags: 0, ..good }, GNTST_PERMISSION_DENIED),
-        (GnttabCopy { dest: GnttabCopyPtr { u: 0x999, ..ours }, ..good }, GNTST_BAD_PAGE),
-        (GnttabCopy { source: GnttabCopyPtr { u: 8, ..theirs }, ..good }, GNTST_GENERAL_ERROR),
+        (
+            GnttabCopy {
+                dest: GnttabCopyPtr { u: 0x999, ..ours },
+                ..good
+            },
+            GNTST_BAD_PAGE,
+        ),
+        (
+            GnttabCopy {
+                source: GnttabCopyPtr { u: 8, ..theirs },
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
     ] {
         let mut copy = bad;
         assert_eq!(one(&mut b, GNTTABOP_COPY, &mut copy), Ok(0));
@@ -580,19 +1018,34 @@ fn copies_by_grant() {
 #[test]
 fn the_tables_size_and_version() {
     let mut guest = World::new();
-    let mut size = GnttabQuerySize { dom: DOMID_SELF, ..Default::default() };
+    let mut size = GnttabQuerySize {
+        dom: DOMID_SELF,
+        ..Default::default()
+    };
     assert_eq!(one(&mut guest, GNTTABOP_QUERY_SIZE, &mut size), Ok(0));
-    assert_eq!((size.status, size.nr_frames, size.max_nr_frames), (GNTST_OKAY, 1, 4));
+    assert_eq!(
+        (size.status, size.nr_frames, size.max_nr_frames),
+        (GNTST_OKAY, 1, 4)
+    );
     size.dom = 0x7000;
     assert_eq!(one(&mut guest, GNTTABOP_QUERY_SIZE, &mut size), Ok(0));
     assert_eq!(size.status, GNTST_BAD_DOMAIN);
     let mut version = GnttabSetVersion { version: 1 };
     assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Ok(0));
     version.version = 2;
-    assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Err(Errno::ENOSYS));
+    assert_eq!(
+        one(&mut guest, GNTTABOP_SET_VERSION, &mut version),
+        Err(Errno::ENOSYS)
+    );
     version.version = 3;
-    assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Err(Errno::EINVAL));
-    let mut version = GnttabGetVersion { dom: DOMID_SELF, ..Default::default() };
+    assert_eq!(
+        one(&mut guest, GNTTABOP_SET_VERSION, &mut version),
+        Err(Errno::EINVAL)
+    );
+    let mut version = GnttabGetVersion {
+        dom: DOMID_SELF,
+        ..Default::default()
+    };
     assert_eq!(one(&mut guest, GNTTABOP_GET_VERSION, &mut version), Ok(0));
     assert_eq!(version.version, 1);
     let mut setup = GnttabSetupTable {
@@ -608,7 +1061,11 @@ fn the_tables_size_and_version() {
     assert_eq!(setup.status, GNTST_GENERAL_ERROR);
     let user = DomId(1);
     grant(&mut guest, user, 0);
-    let mut swap = GnttabSwapGrantRef { ref_a: 9, ref_b: 10, ..Default::default() };
+    let mut swap = GnttabSwapGrantRef {
+        ref_a: 9,
+        ref_b: 10,
+        ..Default::default()
+    };
     assert_eq!(one(&mut guest, GNTTABOP_SWAP_GRANT_REF, &mut swap), Ok(0));
     assert_eq!((swap.status, flags_of(&guest)), (GNTST_OKAY, 0));
     swap.ref_b = 1 << 20;
@@ -623,18 +1080,47 @@ fn parameters() {
     let mut dom0 = World::privileged();
     let mut guest = World::new();
     let id = guest.domain.id.0;
-    let param = |domid, index, value| HvmParam { domid, index, value, ..Default::default() };
-    let set = |world: &mut World, domid, index, value| world.op(HVM, HVMOP_SET_PARAM, &mut param(domid, index, value));
+    let param = |domid, index, value| HvmParam {
+        domid,
+        index,
+        value,
+        ..Default::default()
+    };
+    let set = |world: &mut World, domid, index, value| {
+        world.op(HVM, HVMOP_SET_PARAM, &mut param(domid, index, value))
+    };
     assert_eq!(set(&mut dom0, id, HVM_PARAM_STORE_PFN, 0xfeffc), Ok(0));
-    assert_eq!(set(&mut dom0, id, HVM_PARAM_STORE_PFN, 0xfeffd), Err(Errno::EEXIST));
-    assert_eq!(set(&mut guest, DOMID_SELF, HVM_PARAM_STORE_PFN, 1), Err(Errno::EPERM));
+    assert_eq!(
+        set(&mut dom0, id, HVM_PARAM_STORE_PFN, 0xfeffd),
+        Err(Errno::EEXIST)
+    );
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, HVM_PARAM_STORE_PFN, 1),
+        Err(Errno::EPERM)
+    );
     assert_eq!(set(&mut guest, DOMID_SELF, HVM_PARAM_STORE_EVTCHN, 4), Ok(0));
     assert_eq!(set(&mut guest, DOMID_SELF, HVM_NR_PARAMS, 4), Err(Errno::EINVAL));
-    assert_eq!(set(&mut guest, DOMID_SELF, 4, 4), Err(Errno::EINVAL), "deprecated");
-    assert_eq!(set(&mut guest, DOMID_SELF, HVM_PARAM_X87_FIP_WIDTH, 5), Err(Errno::EINVAL));
-    assert_eq!(set(&mut guest, dom0.domain.id.0, HVM_PARAM_STORE_EVTCHN, 4), Err(Errno::EPERM));
-    assert_eq!(set(&mut guest, 0x7000, HVM_PARAM_STORE_EVTCHN, 4), Err(Errno::ESRCH));
-    assert_eq!(set(&mut guest, DOMID_SELF, HVM_PARAM_CALLBACK_IRQ, 2 << 56 | 0xf3), Ok(0));
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, 4, 4),
+        Err(Errno::EINVAL),
+        "deprecated"
+    );
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, HVM_PARAM_X87_FIP_WIDTH, 5),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(
+        set(&mut guest, dom0.domain.id.0, HVM_PARAM_STORE_EVTCHN, 4),
+        Err(Errno::EPERM)
+    );
+    assert_eq!(
+        set(&mut guest, 0x7000, HVM_PARAM_STORE_EVTCHN, 4),
+        Err(Errno::ESRCH)
+    );
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, HVM_PARAM_CALLBACK_IRQ, 2 << 56 | 0xf3),
+        Ok(0)
+    );
     assert_eq!(guest.domain.callback_vector(), Some(0xf3));
     let mut get = param(DOMID_SELF, HVM_PARAM_STORE_PFN, 0);
     assert_eq!(guest.op(HVM, HVMOP_GET_PARAM, &mut get), Ok(0));
@@ -651,25 +1137,47 @@ fn parameters() {
 #[test]
 fn other_hvm_operations() {
     let mut guest = World::new();
-    let mut vector = HvmEvtchnUpcallVector { vcpu: 1, vector: 0xf3, ..Default::default() };
+    let mut vector = HvmEvtchnUpcallVector {
+        vcpu: 1,
+        vector: 0xf3,
+        ..Default::default()
+    };
     assert_eq!(guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector), Ok(0));
     vector.vector = 15;
-    assert_eq!(guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector), Err(Errno::EINVAL));
-    vector = HvmEvtchnUpcallVector { vcpu: 3, vector: 16, ..vector };
-    assert_eq!(guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector), Err(Errno::ENOENT));
+    assert_eq!(
+        guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector),
+        Err(Errno::EINVAL)
+    );
+    vector = HvmEvtchnUpcallVector {
+        vcpu: 3,
+        vector: 16,
+        ..vector
+    };
+    assert_eq!(
+        guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector),
+        Err(Errno::ENOENT)
+    );
     guest.faults(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR);
     assert_eq!(guest.call(HVM, &[HVMOP_FLUSH_TLBS.into(), 0]), Ok(0));
     assert_eq!(guest.call(HVM, &[HVMOP_FLUSH_TLBS.into(), 1]), Err(Errno::EINVAL));
     assert_eq!(guest.call(HVM, &[HVMOP_GET_TIME.into(), ARG]), Ok(0));
     guest.faults(HVM, HVMOP_GET_TIME);
-    let mut kind = HvmGetMemType { domid: DOMID_SELF, pfn: 3, mem_type: 9, ..Default::default() };
+    let mut kind = HvmGetMemType {
+        domid: DOMID_SELF,
+        pfn: 3,
+        mem_type: 9,
+        ..Default::default()
+    };
     assert_eq!(guest.op(HVM, HVMOP_GET_MEM_TYPE, &mut kind), Ok(0));
     assert_eq!(kind.mem_type, HVMMEM_RAM_RW);
     kind.pfn = 0x1234;
     assert_eq!(guest.op(HVM, HVMOP_GET_MEM_TYPE, &mut kind), Ok(0));
     assert_eq!(kind.mem_type, HVMMEM_MMIO_DM);
     guest.faults(HVM, HVMOP_GET_MEM_TYPE);
-    assert_eq!(guest.call(HVM, &[HVMOP_ALTP2M.into(), ARG]), Err(Errno::EOPNOTSUPP));
+    assert_eq!(
+        guest.call(HVM, &[HVMOP_ALTP2M.into(), ARG]),
+        Err(Errno::EOPNOTSUPP)
+    );
 }
 
 // ---- vcpus ----
@@ -677,13 +1185,20 @@ fn other_hvm_operations() {
 #[test]
 fn vcpu_info_moves_once() {
     let mut guest = World::new();
-    let mut info = VcpuRegisterVcpuInfo { mfn: 6, offset: 0x100, rsvd: 0 };
+    let mut info = VcpuRegisterVcpuInfo {
+        mfn: 6,
+        offset: 0x100,
+        rsvd: 0,
+    };
     let register = |guest: &mut World, vcpu: u64, info: &mut VcpuRegisterVcpuInfo| {
         guest.put(ARG, info);
         guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), vcpu, ARG])
     };
     for (mfn, offset) in [(6, 4096 - 63), (6, 4), (0x999, 0), (u64::MAX, 0)] {
-        assert_eq!(register(&mut guest, 0, &mut VcpuRegisterVcpuInfo { mfn, offset, rsvd: 0 }), Err(Errno::EINVAL));
+        assert_eq!(
+            register(&mut guest, 0, &mut VcpuRegisterVcpuInfo { mfn, offset, rsvd: 0 }),
+            Err(Errno::EINVAL)
+        );
     }
     assert_eq!(register(&mut guest, 3, &mut info), Err(Errno::ENOENT));
     assert_eq!(register(&mut guest, 0, &mut info), Ok(0));
@@ -693,13 +1208,26 @@ fn vcpu_info_moves_once() {
     assert_eq!(guest.get::<u32>(0x6100 + 32) % 2, 0, "the clock is complete");
     info.mfn = 7;
     assert_eq!(register(&mut guest, 1, &mut info), Ok(0), "one that is down");
-    assert_eq!(guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), 2, BAD]), Err(Errno::EFAULT));
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), 2, BAD]),
+        Err(Errno::EFAULT)
+    );
     guest.put(0x6100, &0u64);
     let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }), Ok(0));
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }),
+        Ok(0)
+    );
     assert_eq!(guest.get::<u8>(0x6100), 0, "the selector was set already");
-    assert_eq!(guest.domain.shared_info.u8_at(0).load(core::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(
+        guest
+            .domain
+            .shared_info
+            .u8_at(0)
+            .load(core::sync::atomic::Ordering::SeqCst),
+        0
+    );
 }
 
 #[test]
@@ -707,16 +1235,40 @@ fn timers() {
     let mut guest = World::new();
     let op = |guest: &mut World, operation: u32, vcpu: u64| guest.call(VCPU, &[operation.into(), vcpu, ARG]);
     let deadline = |guest: &World| {
-        guest.domain.vcpu(VcpuId(0)).expect("vcpu").timers.singleshot.load(core::sync::atomic::Ordering::SeqCst)
+        guest
+            .domain
+            .vcpu(VcpuId(0))
+            .expect("vcpu")
+            .timers
+            .singleshot
+            .load(core::sync::atomic::Ordering::SeqCst)
     };
-    guest.put(ARG, &VcpuSetSingleshotTimer { timeout_abs_ns: 1 << 40, flags: VCPU_SSHOTTMR_FUTURE, pad: 0 });
+    guest.put(
+        ARG,
+        &VcpuSetSingleshotTimer {
+            timeout_abs_ns: 1 << 40,
+            flags: VCPU_SSHOTTMR_FUTURE,
+            pad: 0,
+        },
+    );
     assert_eq!(op(&mut guest, VCPUOP_SET_SINGLESHOT_TIMER, 0), Ok(0));
     assert_eq!(deadline(&guest), 1 << 40);
-    assert_eq!(op(&mut guest, VCPUOP_SET_SINGLESHOT_TIMER, 1), Err(Errno::EINVAL), "another's");
-    assert_eq!(op(&mut guest, VCPUOP_STOP_SINGLESHOT_TIMER, 1), Err(Errno::EINVAL));
+    assert_eq!(
+        op(&mut guest, VCPUOP_SET_SINGLESHOT_TIMER, 1),
+        Err(Errno::EINVAL),
+        "another's"
+    );
+    assert_eq!(
+        op(&mut guest, VCPUOP_STOP_SINGLESHOT_TIMER, 1),
+        Err(Errno::EINVAL)
+    );
     assert_eq!(op(&mut guest, VCPUOP_STOP_SINGLESHOT_TIMER, 0), Ok(0));
     assert_eq!(deadline(&guest), u64::MAX);
-    assert_eq!(op(&mut guest, VCPUOP_STOP_PERIODIC_TIMER, 0), Ok(0), "Linux probes with this one");
+    assert_eq!(
+        op(&mut guest, VCPUOP_STOP_PERIODIC_TIMER, 0),
+        Ok(0),
+        "Linux probes with this one"
+    );
     guest.put(ARG, &VcpuSetPeriodicTimer { period_ns: 999_999 });
     assert_eq!(op(&mut guest, VCPUOP_SET_PERIODIC_TIMER, 0), Err(Errno::EINVAL));
     guest.put(ARG, &VcpuSetPeriodicTimer { period_ns: 1_000_000 });
@@ -736,12 +1288,24 @@ fn up_and_down() {
     let op = |guest: &mut World, operation: u32, vcpu: u64| guest.call(VCPU, &[operation.into(), vcpu, ARG]);
     assert_eq!(op(&mut guest, VCPUOP_IS_UP, 0), Ok(1));
     assert_eq!(op(&mut guest, VCPUOP_IS_UP, 1), Ok(0));
-    assert_eq!(op(&mut guest, VCPUOP_UP, 1), Err(Errno::EINVAL), "it has no state");
-    let mut context = VcpuHvmContext { mode: 7, ..Default::default() };
+    assert_eq!(
+        op(&mut guest, VCPUOP_UP, 1),
+        Err(Errno::EINVAL),
+        "it has no state"
+    );
+    let mut context = VcpuHvmContext {
+        mode: 7,
+        ..Default::default()
+    };
     guest.put(ARG, &context);
     assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Err(Errno::EINVAL));
     context.mode = VCPU_HVM_MODE_64B;
-    context.cpu_regs.set(&VcpuHvmX8664 { cr0: 0x8000_0001, efer: 1 << 8, rip: 0x4000, ..Default::default() });
+    context.cpu_regs.set(&VcpuHvmX8664 {
+        cr0: 0x8000_0001,
+        efer: 1 << 8,
+        rip: 0x4000,
+        ..Default::default()
+    });
     guest.put(ARG, &context);
     assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Ok(0));
     assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Err(Errno::EEXIST));
@@ -750,29 +1314,57 @@ fn up_and_down() {
     assert_eq!(op(&mut guest, VCPUOP_DOWN, 1), Ok(0));
     assert_eq!(guest.domain.shutdown_reason(), None);
     assert_eq!(op(&mut guest, VCPUOP_DOWN, 0), Ok(0));
-    assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_POWEROFF), "the last one");
+    assert_eq!(
+        guest.domain.shutdown_reason(),
+        Some(SHUTDOWN_POWEROFF),
+        "the last one"
+    );
     assert_eq!(op(&mut guest, VCPUOP_SEND_NMI, 0), Ok(0));
     assert_eq!(op(&mut guest, VCPUOP_IS_UP, 3), Err(Errno::ENOENT));
-    assert_eq!(guest.call(VCPU, &[VCPUOP_INITIALISE.into(), 2, BAD]), Err(Errno::EFAULT));
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_INITIALISE.into(), 2, BAD]),
+        Err(Errno::EFAULT)
+    );
 }
 
 #[test]
 fn areas() {
     let mut guest = World::new();
     guest.put(ARG, &0x6000u64);
-    assert_eq!(guest.call(VCPU, &[VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA.into(), 0, ARG]), Ok(0));
-    guest.domain.vcpu(VcpuId(0)).expect("vcpu").areas.change_state(RUNSTATE_RUNNING, 1 << 40);
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA.into(), 0, ARG]),
+        Ok(0)
+    );
+    guest
+        .domain
+        .vcpu(VcpuId(0))
+        .expect("vcpu")
+        .areas
+        .change_state(RUNSTATE_RUNNING, 1 << 40);
     let info: VcpuRunstateInfo = guest.get(0x6000);
     assert_eq!((info.state, info.state_entry_time), (RUNSTATE_RUNNING, 1 << 40));
-    assert_eq!(guest.call(VCPU, &[VCPUOP_GET_RUNSTATE_INFO.into(), 0, LIST]), Ok(0));
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_GET_RUNSTATE_INFO.into(), 0, LIST]),
+        Ok(0)
+    );
     assert_eq!(guest.get::<VcpuRunstateInfo>(LIST).state, RUNSTATE_RUNNING);
     guest.put(ARG, &0x6100u64);
-    assert_eq!(guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA.into(), 0, ARG]), Ok(0));
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA.into(), 0, ARG]),
+        Ok(0)
+    );
     assert_eq!(guest.get::<u32>(0x6100), 2, "version");
     guest.put(ARG, &BAD);
-    for operation in [VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA] {
+    for operation in [
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA,
+        VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
+    ] {
         assert_eq!(guest.call(VCPU, &[operation.into(), 0, BAD]), Err(Errno::EFAULT));
-        assert_eq!(guest.call(VCPU, &[operation.into(), 0, ARG]), Err(Errno::EFAULT), "the area itself");
+        assert_eq!(
+            guest.call(VCPU, &[operation.into(), 0, ARG]),
+            Err(Errno::EFAULT),
+            "the area itself"
+        );
     }
 }
 
@@ -789,12 +1381,24 @@ fn waiting() {
     let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
     assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
     guest.put(LIST, &ipi.port);
-    let mut poll = SchedPoll { ports: GuestHandle::new(LIST), nr_ports: 1, pad: 0, timeout: 0 };
+    let mut poll = SchedPoll {
+        ports: GuestHandle::new(LIST),
+        nr_ports: 1,
+        pad: 0,
+        timeout: 0,
+    };
     assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
     assert!(vcpu.held_by(Hold::POLLING));
     // Masked as it is, it ends the poll.
-    guest.domain.shared_info.u64_at(2560).store(u64::MAX, core::sync::atomic::Ordering::SeqCst);
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }), Ok(0));
+    guest
+        .domain
+        .shared_info
+        .u64_at(2560)
+        .store(u64::MAX, core::sync::atomic::Ordering::SeqCst);
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }),
+        Ok(0)
+    );
     assert!(!vcpu.held_by(Hold::POLLING));
     assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
     assert!(!vcpu.held_by(Hold::POLLING), "pending already");
@@ -814,19 +1418,55 @@ fn shutting_down() {
     let mut guest = World::new();
     let id = guest.domain.id.0;
     guest.faults(SCHED, SCHEDOP_SHUTDOWN);
-    let mut remote = SchedRemoteShutdown { domain_id: dom0.domain.id.0, pad: 0, reason: SHUTDOWN_CRASH };
-    assert_eq!(guest.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote), Err(Errno::EPERM));
+    let mut remote = SchedRemoteShutdown {
+        domain_id: dom0.domain.id.0,
+        pad: 0,
+        reason: SHUTDOWN_CRASH,
+    };
+    assert_eq!(
+        guest.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote),
+        Err(Errno::EPERM)
+    );
     assert_eq!(guest.domain.resume(), Err(Errno::EINVAL));
-    assert_eq!(guest.op(SCHED, SCHEDOP_SHUTDOWN, &mut SchedShutdown { reason: SHUTDOWN_SUSPEND }), Ok(0));
+    assert_eq!(
+        guest.op(
+            SCHED,
+            SCHEDOP_SHUTDOWN,
+            &mut SchedShutdown {
+                reason: SHUTDOWN_SUSPEND
+            }
+        ),
+        Ok(0)
+    );
     assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_SUSPEND));
     assert_eq!(guest.domain.resume(), Ok(()));
-    assert_eq!(guest.op(SCHED, SCHEDOP_SHUTDOWN_CODE, &mut SchedShutdown { reason: SHUTDOWN_CRASH }), Ok(0));
+    assert_eq!(
+        guest.op(
+            SCHED,
+            SCHEDOP_SHUTDOWN_CODE,
+            &mut SchedShutdown {
+                reason: SHUTDOWN_CRASH
+            }
+        ),
+        Ok(0)
+    );
     assert_eq!(guest.domain.shutdown_reason(), None);
-    remote = SchedRemoteShutdown { domain_id: id, pad: 0, reason: SHUTDOWN_POWEROFF };
+    remote = SchedRemoteShutdown {
+        domain_id: id,
+        pad: 0,
+        reason: SHUTDOWN_POWEROFF,
+    };
     assert_eq!(dom0.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote), Ok(0));
-    assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_CRASH), "as recorded before");
+    assert_eq!(
+        guest.domain.shutdown_reason(),
+        Some(SHUTDOWN_CRASH),
+        "as recorded before"
+    );
     remote.domain_id = 0x7000;
-    assert_eq!(dom0.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote), Err(Errno::ESRCH));
+    assert_eq!(
+        dom0.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote),
+        Err(Errno::ESRCH)
+    );
 }
 
 // ---- the rest ----
@@ -834,7 +1474,11 @@ fn shutting_down() {
 #[test]
 fn multicalls() {
     let mut guest = World::new();
-    let entry = |op: u32, first, second| MulticallEntry { op: op.into(), result: 99, args: [first, second, 0, 0, 0, 0] };
+    let entry = |op: u32, first, second| MulticallEntry {
+        op: op.into(),
+        result: 99,
+        args: [first, second, 0, 0, 0, 0],
+    };
     let mut calls = vec![entry(HYPERVISOR_XEN_VERSION, 0, 0); 70];
     calls[1] = entry(HYPERVISOR_MULTICALL, LIST, 1);
     calls[2] = entry(1000, 0, 0);
@@ -846,7 +1490,10 @@ fn multicalls() {
     }
     assert_eq!(guest.call(HYPERVISOR_MULTICALL, &[LIST, 70]), Ok(0));
     let result = |index: u64| guest.get::<MulticallEntry>(LIST + index * 64).result;
-    assert_eq!([0, 1, 2, 3, 69].map(result), [0x40011, -38i64 as u64, -38i64 as u64, 0, 0x40011]);
+    assert_eq!(
+        [0, 1, 2, 3, 69].map(result),
+        [0x40011, -38i64 as u64, -38i64 as u64, 0, 0x40011]
+    );
     assert_eq!(guest.call(HYPERVISOR_MULTICALL, &[BAD, 1]), Err(Errno::EFAULT));
 }
 

@@ -158,14 +158,20 @@ impl Default for WalkCache {
 pub struct GuestVirt<'a> {
     p2m: &'a P2m,
     walks: &'a mut WalkCache,
-    paging: Paging,
+    cr3: u64,
+    mode: u64,
 }
 
 impl<'a> GuestVirt<'a> {
     /// The memory behind `p2m` as a vCPU with these registers sees it. `walks` belongs to that vCPU.
     #[inline]
     pub fn new(p2m: &'a P2m, walks: &'a mut WalkCache, paging: Paging) -> Self {
-        Self { p2m, walks, paging }
+        Self {
+            p2m,
+            walks,
+            cr3: paging.cr3,
+            mode: walk::mode_bits(&paging),
+        }
     }
 
     /// Copy a value out.
@@ -293,8 +299,8 @@ impl<'a> GuestVirt<'a> {
         let page = gva.0 >> 12;
         let index = (page ^ page >> 9) as usize % CACHED_WALKS;
         let walk = &mut self.walks.walks[index];
-        if !walk.answers(&self.paging, gva, access, generation) {
-            *walk = walk::walk(self.p2m, &self.paging, gva, access, generation)?;
+        if !walk.answers(self.cr3, self.mode, gva, access, generation) {
+            *walk = walk::walk(self.p2m, self.cr3, self.mode, gva, access, generation)?;
         }
         Ok(walk.frame())
     }

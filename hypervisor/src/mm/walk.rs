@@ -41,7 +41,7 @@ const MAX_LEVELS: usize = 5;
 
 /// All bits that steer a walk, besides CR3. No two of them have the same place.
 #[inline]
-fn mode_bits(paging: &Paging) -> u64 {
+pub(super) fn mode_bits(paging: &Paging) -> u64 {
     (paging.cr0 & (CR0_WP | CR0_PG))
         | (paging.cr4 & (CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMAP))
         | (paging.efer & (EFER_LMA | EFER_NXE))
@@ -88,13 +88,13 @@ impl Walk {
         self.frame
     }
 
-    /// Would a walk for this access, made now at `generation`, be this one?
+    /// Would a walk for this access, made now with these registers (`mode` from [`mode_bits`]) at `generation`, be this one?
     #[inline]
-    pub(super) fn answers(&self, paging: &Paging, gva: Gva, access: Access, generation: u64) -> bool {
+    pub(super) fn answers(&self, cr3: u64, mode: u64, gva: Gva, access: Access, generation: u64) -> bool {
         self.page == gva.0 >> 12
-            && self.cr3 == paging.cr3
+            && self.cr3 == cr3
             && self.generation == generation
-            && self.mode == mode_bits(paging)
+            && self.mode == mode
             && (access == Access::Read || self.writable)
             && self
                 .read
@@ -165,13 +165,14 @@ const MAX_TRIES: u32 = 64;
 /// The guest's tables do not allow the access, or lead to what is not RAM of the guest.
 pub(super) fn walk(
     p2m: &P2m,
-    paging: &Paging,
+    cr3: u64,
+    mode: u64,
     gva: Gva,
     access: Access,
     generation: u64,
 ) -> Result<Walk, Fault> {
     for _ in 0..MAX_TRIES {
-        if let Some(walk) = try_walk(p2m, paging, gva, access, generation)? {
+        if let Some(walk) = try_walk(p2m, cr3, mode, gva, access, generation)? {
             return Ok(walk);
         }
     }
@@ -181,15 +182,15 @@ pub(super) fn walk(
 /// [`walk`]; `None`: the guest changed an entry between our reading it and setting bits in it.
 fn try_walk(
     p2m: &P2m,
-    paging: &Paging,
+    cr3: u64,
+    mode: u64,
     gva: Gva,
     access: Access,
     generation: u64,
 ) -> Result<Option<Walk>, Fault> {
-    let mode = mode_bits(paging);
     let mut walk = Walk {
         page: gva.0 >> 12,
-        cr3: paging.cr3,
+        cr3,
         mode,
         generation,
         ..Walk::NONE
@@ -203,7 +204,7 @@ fn try_walk(
         return finish(p2m, walk, Gpa(linear), access).map(Some);
     }
     let shape = Shape::of(mode);
-    let mut table = Gpa(paging.cr3 & shape.root_mask);
+    let mut table = Gpa(cr3 & shape.root_mask);
     let mut shift = shape.top;
     let mut rights = WRITE | USER;
     loop {

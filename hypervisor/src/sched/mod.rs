@@ -13,7 +13,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use crate::domain::vcpu::{NEVER, Request, Vcpu};
+use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
+
+use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::sync::{Mutex, Once};
 
@@ -131,6 +133,7 @@ pub fn wake(vcpu: &Arc<Vcpu>) {
     if entity.running.load(SeqCst) || entity.queued.swap(true, SeqCst) {
         return; // Whoever runs it looks at it again when it stops.
     }
+    vcpu.areas.change_state(RUNSTATE_RUNNABLE, hw::time::now_ns());
     queue.push_woken(vcpu.clone());
     drop(queue);
     reschedule(vcpu.entity.cpu(), cpu);
@@ -158,6 +161,7 @@ pub fn pick() -> Option<Arc<Vcpu>> {
         let now = hw::time::now_ns();
         vcpu.entity.running.store(true, SeqCst);
         vcpu.entity.since.store(now, SeqCst);
+        vcpu.areas.change_state(RUNSTATE_RUNNING, now);
         cpu.slice_end.store(now + SLICE, SeqCst);
         *cpu.current.lock() = Some(vcpu.clone());
         drop(queue);
@@ -174,9 +178,18 @@ pub fn put(vcpu: &Arc<Vcpu>) {
     let mut queue = cpu.queue.lock();
     *cpu.current.lock() = None;
     let entity = &vcpu.entity;
-    let ran = hw::time::now_ns().saturating_sub(entity.since.load(SeqCst));
+    let now = hw::time::now_ns();
+    let ran = now.saturating_sub(entity.since.load(SeqCst));
     entity.ran.fetch_add(ran, SeqCst);
     entity.running.store(false, SeqCst);
+    let state = if vcpu.runnable() {
+        RUNSTATE_RUNNABLE
+    } else if vcpu.held_by(Hold::BLOCKED | Hold::POLLING) {
+        RUNSTATE_BLOCKED
+    } else {
+        RUNSTATE_OFFLINE
+    };
+    vcpu.areas.change_state(state, now);
     if vcpu.runnable() && !entity.queued.swap(true, SeqCst) {
         queue.push_ready(vcpu.clone());
     }
