@@ -126,10 +126,10 @@ proptest! {
                 Op::Send(dom, port) => send(domain(dom), Port(port)).ok().map(|()| 0),
             };
             prop_assert_eq!(done, apply(&mut model, op, waits), "{:?}", op);
-            for dom in 0..2 {
+            for (dom, ports) in model.iter().enumerate() {
                 for port in 0..24 {
                     let binding = domain(dom).events.get(Port(port)).unwrap_or(Channel::FREE);
-                    let expected = model[dom].get(&port).map_or(Channel::FREE, |&(kind, vcpu)| Channel {
+                    let expected = ports.get(&port).map_or(Channel::FREE, |&(kind, vcpu)| Channel {
                         binding: match kind {
                             Model::Unbound(remote) => Binding::Unbound { remote: domain(remote).id },
                             Model::Connected(remote, port) => {

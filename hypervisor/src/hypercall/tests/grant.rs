@@ -1,0 +1,289 @@
+//! Called well and badly: `grant_table_op`.
+
+use abi::domid::DOMID_SELF;
+use abi::grant::*;
+use abi::hypercall::*;
+use abi::memory::*;
+use abi::{Errno, GuestHandle};
+
+use crate::hypercall::testing::{ARG, BAD, LIST, World, destroy};
+use crate::mm::p2m::Kind;
+use crate::types::{DomId, Gfn};
+
+const MEMORY: u32 = HYPERVISOR_MEMORY_OP;
+const GRANT: u32 = HYPERVISOR_GRANT_TABLE_OP;
+
+/// `granter` lets `user` at its frame 5, by entry 9.
+fn grant(granter: &mut World, user: DomId, flags: u16) {
+    let mut place = AddToPhysmap {
+        domid: DOMID_SELF,
+        space: XENMAPSPACE_GRANT_TABLE,
+        gpfn: 15,
+        ..Default::default()
+    };
+    assert_eq!(granter.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
+    granter.put(
+        0xf000 + 9 * 8,
+        &GrantEntryV1 {
+            flags: GTF_PERMIT_ACCESS | flags,
+            domid: user.0,
+            frame: 5,
+        },
+    );
+    granter.put(0x5000, &0xcafeu64);
+}
+
+fn flags_of(granter: &World) -> u16 {
+    granter.get::<GrantEntryV1>(0xf000 + 9 * 8).flags
+}
+
+fn one<T>(world: &mut World, operation: u32, arg: &mut T) -> Result<u64, Errno>
+where
+    T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+{
+    world.put(ARG, arg);
+    let result = world.call(GRANT, &[operation.into(), ARG, 1]);
+    *arg = world.get(ARG);
+    result
+}
+
+#[test]
+fn a_grant_is_mapped_and_unmapped() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, 0);
+    let wanted = GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP,
+        ref_: 9,
+        dom: a.domain.id.0,
+        ..Default::default()
+    };
+    let mut map = wanted;
+    assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
+    assert_eq!(map.status, GNTST_OKAY);
+    assert_eq!(b.get::<u64>(0x100_0000), 0xcafe);
+    b.put(0x100_0000, &0xd00du64);
+    assert_eq!(a.get::<u64>(0x5000), 0xd00d);
+    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING);
+    let mut again = GnttabMapGrantRef {
+        host_addr: 0x100_1000,
+        flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
+        ..wanted
+    };
+    assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut again), Ok(0));
+    assert_eq!(
+        b.domain.p2m.lookup(Gfn(0x1001)).expect("mapped").kind,
+        Kind::GrantRo
+    );
+    let mut unmap = GnttabUnmapGrantRef {
+        host_addr: 0x100_0000,
+        handle: map.handle,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut b, GNTTABOP_UNMAP_GRANT_REF, &mut unmap), Ok(0));
+    assert_eq!(unmap.status, GNTST_OKAY);
+    assert_eq!(
+        flags_of(&a),
+        GTF_PERMIT_ACCESS | GTF_READING,
+        "the other mapping reads"
+    );
+    assert_eq!(one(&mut b, GNTTABOP_UNMAP_GRANT_REF, &mut unmap), Ok(0));
+    assert_eq!(unmap.status, GNTST_BAD_HANDLE);
+    let mut elsewhere = GnttabUnmapGrantRef {
+        host_addr: 0,
+        handle: again.handle,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut b, GNTTABOP_UNMAP_GRANT_REF, &mut elsewhere), Ok(0));
+    assert_eq!(elsewhere.status, GNTST_GENERAL_ERROR);
+    destroy(&b.domain);
+    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS, "death gives grants back");
+}
+
+#[test]
+fn bad_grants_have_a_status() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, GTF_READONLY);
+    let good = GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
+        ref_: 9,
+        dom: a.domain.id.0,
+        ..Default::default()
+    };
+    for (bad, status) in [
+        (GnttabMapGrantRef { flags: 0, ..good }, GNTST_BAD_GNTREF),
+        (
+            GnttabMapGrantRef {
+                flags: GNTMAP_HOST_MAP,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+        (
+            GnttabMapGrantRef {
+                flags: GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+        (GnttabMapGrantRef { ref_: 10, ..good }, GNTST_GENERAL_ERROR),
+        (GnttabMapGrantRef { ref_: 512, ..good }, GNTST_BAD_GNTREF),
+        (
+            GnttabMapGrantRef {
+                ref_: u32::MAX,
+                ..good
+            },
+            GNTST_BAD_GNTREF,
+        ),
+        (GnttabMapGrantRef { dom: 0x7000, ..good }, GNTST_BAD_DOMAIN),
+        (
+            GnttabMapGrantRef {
+                host_addr: 0x1000,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+        (
+            GnttabMapGrantRef {
+                host_addr: u64::MAX,
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+    ] {
+        let mut map = bad;
+        assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
+        assert_eq!(map.status, status, "{bad:?}");
+        assert_eq!(
+            flags_of(&a),
+            GTF_PERMIT_ACCESS | GTF_READONLY,
+            "{bad:?} leaves the entry alone"
+        );
+    }
+    a.put(0xf000 + 9 * 8 + 4, &0x123u32);
+    let mut map = good;
+    assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
+    assert_eq!(map.status, GNTST_BAD_PAGE);
+    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS | GTF_READONLY);
+    assert_eq!(
+        b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), BAD, 1]),
+        Err(Errno::EFAULT)
+    );
+    assert_eq!(
+        b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), ARG, u32::MAX.into()]),
+        Err(Errno::EINVAL)
+    );
+    for operation in [3, 4, 7, 9, 12] {
+        assert_eq!(b.call(GRANT, &[operation, ARG, 1]), Err(Errno::ENOSYS));
+    }
+}
+
+#[test]
+fn copies_by_grant() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, 0);
+    let theirs = GnttabCopyPtr {
+        u: 9,
+        domid: a.domain.id.0,
+        offset: 0,
+        pad: 0,
+    };
+    let ours = GnttabCopyPtr {
+        u: 6,
+        domid: DOMID_SELF,
+        offset: 0x10,
+        pad: 0,
+    };
+    let good = GnttabCopy {
+        source: theirs,
+        dest: ours,
+        len: 8,
+        flags: GNTCOPY_SOURCE_GREF,
+        ..Default::default()
+    };
+    let mut copy = good;
+    assert_eq!(one(&mut b, GNTTABOP_COPY, &mut copy), Ok(0));
+    assert_eq!((copy.status, b.get::<u64>(0x6010)), (GNTST_OKAY, 0xcafe));
+    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS);
+    for (bad, status) in [
+        (GnttabCopy { len: 4096, ..good }, GNTST_BAD_COPY_ARG),
+        (GnttabCopy { flags: 0, ..good }, GNTST_PERMISSION_DENIED),
+        (
+            GnttabCopy {
+                dest: GnttabCopyPtr { u: 0x999, ..ours },
+                ..good
+            },
+            GNTST_BAD_PAGE,
+        ),
+        (
+            GnttabCopy {
+                source: GnttabCopyPtr { u: 8, ..theirs },
+                ..good
+            },
+            GNTST_GENERAL_ERROR,
+        ),
+    ] {
+        let mut copy = bad;
+        assert_eq!(one(&mut b, GNTTABOP_COPY, &mut copy), Ok(0));
+        assert_eq!(copy.status, status);
+    }
+}
+
+#[test]
+fn the_tables_size_and_version() {
+    let mut guest = World::new();
+    let mut size = GnttabQuerySize {
+        dom: DOMID_SELF,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut guest, GNTTABOP_QUERY_SIZE, &mut size), Ok(0));
+    assert_eq!(
+        (size.status, size.nr_frames, size.max_nr_frames),
+        (GNTST_OKAY, 1, 4)
+    );
+    size.dom = 0x7000;
+    assert_eq!(one(&mut guest, GNTTABOP_QUERY_SIZE, &mut size), Ok(0));
+    assert_eq!(size.status, GNTST_BAD_DOMAIN);
+    let mut version = GnttabSetVersion { version: 1 };
+    assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Ok(0));
+    version.version = 2;
+    assert_eq!(
+        one(&mut guest, GNTTABOP_SET_VERSION, &mut version),
+        Err(Errno::ENOSYS)
+    );
+    version.version = 3;
+    assert_eq!(
+        one(&mut guest, GNTTABOP_SET_VERSION, &mut version),
+        Err(Errno::EINVAL)
+    );
+    let mut version = GnttabGetVersion {
+        dom: DOMID_SELF,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut guest, GNTTABOP_GET_VERSION, &mut version), Ok(0));
+    assert_eq!(version.version, 1);
+    let mut setup = GnttabSetupTable {
+        dom: DOMID_SELF,
+        nr_frames: 2,
+        frame_list: GuestHandle::new(LIST),
+        ..Default::default()
+    };
+    assert_eq!(one(&mut guest, GNTTABOP_SETUP_TABLE, &mut setup), Ok(0));
+    assert_eq!((setup.status, guest.get::<u64>(LIST)), (GNTST_OKAY, u64::MAX));
+    setup.nr_frames = 5;
+    assert_eq!(one(&mut guest, GNTTABOP_SETUP_TABLE, &mut setup), Ok(0));
+    assert_eq!(setup.status, GNTST_GENERAL_ERROR);
+    let user = DomId(1);
+    grant(&mut guest, user, 0);
+    let mut swap = GnttabSwapGrantRef {
+        ref_a: 9,
+        ref_b: 10,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut guest, GNTTABOP_SWAP_GRANT_REF, &mut swap), Ok(0));
+    assert_eq!((swap.status, flags_of(&guest)), (GNTST_OKAY, 0));
+    swap.ref_b = 1 << 20;
+    assert_eq!(one(&mut guest, GNTTABOP_SWAP_GRANT_REF, &mut swap), Ok(0));
+    assert_eq!(swap.status, GNTST_BAD_GNTREF);
+}

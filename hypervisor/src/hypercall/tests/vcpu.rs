@@ -1,0 +1,408 @@
+//! Called well and badly: what concerns vCPUs: `hvm_op`, `vcpu_op`, `sched_op`.
+
+use abi::domid::DOMID_SELF;
+use abi::event_channel::*;
+use abi::hvm::*;
+use abi::hypercall::*;
+use abi::sched::*;
+use abi::vcpu::*;
+use abi::{Errno, GuestHandle};
+
+use crate::domain::vcpu::Hold;
+use crate::hypercall::testing::{ARG, BAD, LIST, World};
+use crate::types::VcpuId;
+
+const EVTCHN: u32 = HYPERVISOR_EVENT_CHANNEL_OP;
+const HVM: u32 = HYPERVISOR_HVM_OP;
+const VCPU: u32 = HYPERVISOR_VCPU_OP;
+const SCHED: u32 = HYPERVISOR_SCHED_OP;
+
+#[test]
+fn parameters() {
+    let mut dom0 = World::privileged();
+    let mut guest = World::new();
+    let id = guest.domain.id.0;
+    let param = |domid, index, value| HvmParam {
+        domid,
+        index,
+        value,
+        ..Default::default()
+    };
+    let set = |world: &mut World, domid, index, value| {
+        world.op(HVM, HVMOP_SET_PARAM, &mut param(domid, index, value))
+    };
+    assert_eq!(set(&mut dom0, id, HVM_PARAM_STORE_PFN, 0xfeffc), Ok(0));
+    assert_eq!(
+        set(&mut dom0, id, HVM_PARAM_STORE_PFN, 0xfeffd),
+        Err(Errno::EEXIST)
+    );
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, HVM_PARAM_STORE_PFN, 1),
+        Err(Errno::EPERM)
+    );
+    assert_eq!(set(&mut guest, DOMID_SELF, HVM_PARAM_STORE_EVTCHN, 4), Ok(0));
+    assert_eq!(set(&mut guest, DOMID_SELF, HVM_NR_PARAMS, 4), Err(Errno::EINVAL));
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, 4, 4),
+        Err(Errno::EINVAL),
+        "deprecated"
+    );
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, HVM_PARAM_X87_FIP_WIDTH, 5),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(
+        set(&mut guest, dom0.domain.id.0, HVM_PARAM_STORE_EVTCHN, 4),
+        Err(Errno::EPERM)
+    );
+    assert_eq!(
+        set(&mut guest, 0x7000, HVM_PARAM_STORE_EVTCHN, 4),
+        Err(Errno::ESRCH)
+    );
+    assert_eq!(
+        set(&mut guest, DOMID_SELF, HVM_PARAM_CALLBACK_IRQ, 2 << 56 | 0xf3),
+        Ok(0)
+    );
+    assert_eq!(guest.domain.callback_vector(), Some(0xf3));
+    let mut get = param(DOMID_SELF, HVM_PARAM_STORE_PFN, 0);
+    assert_eq!(guest.op(HVM, HVMOP_GET_PARAM, &mut get), Ok(0));
+    assert_eq!(get.value, 0xfeffc);
+    let mut get = param(DOMID_SELF, HVM_PARAM_IOREQ_PFN, 0);
+    assert_eq!(guest.op(HVM, HVMOP_GET_PARAM, &mut get), Err(Errno::EPERM));
+    let mut get = param(id, HVM_PARAM_TRIPLE_FAULT_REASON, 0);
+    assert_eq!(dom0.op(HVM, HVMOP_GET_PARAM, &mut get), Ok(0));
+    assert_eq!(get.value, SHUTDOWN_REBOOT.into());
+    guest.faults(HVM, HVMOP_SET_PARAM);
+    guest.faults(HVM, HVMOP_GET_PARAM);
+}
+
+#[test]
+fn other_hvm_operations() {
+    let mut guest = World::new();
+    let mut vector = HvmEvtchnUpcallVector {
+        vcpu: 1,
+        vector: 0xf3,
+        ..Default::default()
+    };
+    assert_eq!(guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector), Ok(0));
+    vector.vector = 15;
+    assert_eq!(
+        guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector),
+        Err(Errno::EINVAL)
+    );
+    vector = HvmEvtchnUpcallVector {
+        vcpu: 3,
+        vector: 16,
+        ..vector
+    };
+    assert_eq!(
+        guest.op(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut vector),
+        Err(Errno::ENOENT)
+    );
+    guest.faults(HVM, HVMOP_SET_EVTCHN_UPCALL_VECTOR);
+    assert_eq!(guest.call(HVM, &[HVMOP_FLUSH_TLBS.into(), 0]), Ok(0));
+    assert_eq!(guest.call(HVM, &[HVMOP_FLUSH_TLBS.into(), 1]), Err(Errno::EINVAL));
+    assert_eq!(guest.call(HVM, &[HVMOP_GET_TIME.into(), ARG]), Ok(0));
+    guest.faults(HVM, HVMOP_GET_TIME);
+    let mut kind = HvmGetMemType {
+        domid: DOMID_SELF,
+        pfn: 3,
+        mem_type: 9,
+        ..Default::default()
+    };
+    assert_eq!(guest.op(HVM, HVMOP_GET_MEM_TYPE, &mut kind), Ok(0));
+    assert_eq!(kind.mem_type, HVMMEM_RAM_RW);
+    kind.pfn = 0x1234;
+    assert_eq!(guest.op(HVM, HVMOP_GET_MEM_TYPE, &mut kind), Ok(0));
+    assert_eq!(kind.mem_type, HVMMEM_MMIO_DM);
+    guest.faults(HVM, HVMOP_GET_MEM_TYPE);
+    assert_eq!(
+        guest.call(HVM, &[HVMOP_ALTP2M.into(), ARG]),
+        Err(Errno::EOPNOTSUPP)
+    );
+}
+
+#[test]
+fn vcpu_info_moves_once() {
+    let mut guest = World::new();
+    let mut info = VcpuRegisterVcpuInfo {
+        mfn: 6,
+        offset: 0x100,
+        rsvd: 0,
+    };
+    let register = |guest: &mut World, vcpu: u64, info: &mut VcpuRegisterVcpuInfo| {
+        guest.put(ARG, info);
+        guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), vcpu, ARG])
+    };
+    for (mfn, offset) in [(6, 4096 - 63), (6, 4), (0x999, 0), (u64::MAX, 0)] {
+        assert_eq!(
+            register(&mut guest, 0, &mut VcpuRegisterVcpuInfo { mfn, offset, rsvd: 0 }),
+            Err(Errno::EINVAL)
+        );
+    }
+    assert_eq!(register(&mut guest, 3, &mut info), Err(Errno::ENOENT));
+    assert_eq!(register(&mut guest, 0, &mut info), Ok(0));
+    assert_eq!(register(&mut guest, 0, &mut info), Err(Errno::EINVAL));
+    assert_eq!(guest.get::<u8>(0x6100), 1, "everything may be pending");
+    assert_eq!(guest.get::<u64>(0x6108), u64::MAX);
+    assert_eq!(guest.get::<u32>(0x6100 + 32) % 2, 0, "the clock is complete");
+    info.mfn = 7;
+    assert_eq!(register(&mut guest, 1, &mut info), Ok(0), "one that is down");
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), 2, BAD]),
+        Err(Errno::EFAULT)
+    );
+    guest.put(0x6100, &0u64);
+    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }),
+        Ok(0)
+    );
+    assert_eq!(guest.get::<u8>(0x6100), 0, "the selector was set already");
+    assert_eq!(
+        guest
+            .domain
+            .shared_info
+            .u8_at(0)
+            .load(core::sync::atomic::Ordering::SeqCst),
+        0
+    );
+}
+
+#[test]
+fn timers() {
+    let mut guest = World::new();
+    let op = |guest: &mut World, operation: u32, vcpu: u64| guest.call(VCPU, &[operation.into(), vcpu, ARG]);
+    let deadline = |guest: &World| {
+        guest
+            .domain
+            .vcpu(VcpuId(0))
+            .expect("vcpu")
+            .timers
+            .singleshot
+            .load(core::sync::atomic::Ordering::SeqCst)
+    };
+    guest.put(
+        ARG,
+        &VcpuSetSingleshotTimer {
+            timeout_abs_ns: 1 << 40,
+            flags: VCPU_SSHOTTMR_FUTURE,
+            pad: 0,
+        },
+    );
+    assert_eq!(op(&mut guest, VCPUOP_SET_SINGLESHOT_TIMER, 0), Ok(0));
+    assert_eq!(deadline(&guest), 1 << 40);
+    assert_eq!(
+        op(&mut guest, VCPUOP_SET_SINGLESHOT_TIMER, 1),
+        Err(Errno::EINVAL),
+        "another's"
+    );
+    assert_eq!(
+        op(&mut guest, VCPUOP_STOP_SINGLESHOT_TIMER, 1),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(op(&mut guest, VCPUOP_STOP_SINGLESHOT_TIMER, 0), Ok(0));
+    assert_eq!(deadline(&guest), u64::MAX);
+    assert_eq!(
+        op(&mut guest, VCPUOP_STOP_PERIODIC_TIMER, 0),
+        Ok(0),
+        "Linux probes with this one"
+    );
+    guest.put(ARG, &VcpuSetPeriodicTimer { period_ns: 999_999 });
+    assert_eq!(op(&mut guest, VCPUOP_SET_PERIODIC_TIMER, 0), Err(Errno::EINVAL));
+    guest.put(ARG, &VcpuSetPeriodicTimer { period_ns: 1_000_000 });
+    assert_eq!(op(&mut guest, VCPUOP_SET_PERIODIC_TIMER, 0), Ok(0));
+    assert_eq!(guest.call(HYPERVISOR_SET_TIMER_OP, &[77]), Ok(0));
+    assert_eq!(deadline(&guest), 77);
+    assert_eq!(guest.call(HYPERVISOR_SET_TIMER_OP, &[0]), Ok(0));
+    assert_eq!(deadline(&guest), u64::MAX);
+    for operation in [VCPUOP_SET_PERIODIC_TIMER, VCPUOP_SET_SINGLESHOT_TIMER] {
+        assert_eq!(guest.call(VCPU, &[operation.into(), 0, BAD]), Err(Errno::EFAULT));
+    }
+}
+
+#[test]
+fn up_and_down() {
+    let mut guest = World::new();
+    let op = |guest: &mut World, operation: u32, vcpu: u64| guest.call(VCPU, &[operation.into(), vcpu, ARG]);
+    assert_eq!(op(&mut guest, VCPUOP_IS_UP, 0), Ok(1));
+    assert_eq!(op(&mut guest, VCPUOP_IS_UP, 1), Ok(0));
+    assert_eq!(
+        op(&mut guest, VCPUOP_UP, 1),
+        Err(Errno::EINVAL),
+        "it has no state"
+    );
+    let mut context = VcpuHvmContext {
+        mode: 7,
+        ..Default::default()
+    };
+    guest.put(ARG, &context);
+    assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Err(Errno::EINVAL));
+    context.mode = VCPU_HVM_MODE_64B;
+    context.cpu_regs.set(&VcpuHvmX8664 {
+        cr0: 0x8000_0001,
+        efer: 1 << 8,
+        rip: 0x4000,
+        ..Default::default()
+    });
+    guest.put(ARG, &context);
+    assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Ok(0));
+    assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Err(Errno::EEXIST));
+    assert_eq!(op(&mut guest, VCPUOP_UP, 1), Ok(0));
+    assert_eq!(op(&mut guest, VCPUOP_IS_UP, 1), Ok(1));
+    assert_eq!(op(&mut guest, VCPUOP_DOWN, 1), Ok(0));
+    assert_eq!(guest.domain.shutdown_reason(), None);
+    assert_eq!(op(&mut guest, VCPUOP_DOWN, 0), Ok(0));
+    assert_eq!(
+        guest.domain.shutdown_reason(),
+        Some(SHUTDOWN_POWEROFF),
+        "the last one"
+    );
+    assert_eq!(op(&mut guest, VCPUOP_SEND_NMI, 0), Ok(0));
+    assert_eq!(op(&mut guest, VCPUOP_IS_UP, 3), Err(Errno::ENOENT));
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_INITIALISE.into(), 2, BAD]),
+        Err(Errno::EFAULT)
+    );
+}
+
+#[test]
+fn areas() {
+    let mut guest = World::new();
+    guest.put(ARG, &0x6000u64);
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA.into(), 0, ARG]),
+        Ok(0)
+    );
+    guest
+        .domain
+        .vcpu(VcpuId(0))
+        .expect("vcpu")
+        .areas
+        .change_state(RUNSTATE_RUNNING, 1 << 40);
+    let info: VcpuRunstateInfo = guest.get(0x6000);
+    assert_eq!((info.state, info.state_entry_time), (RUNSTATE_RUNNING, 1 << 40));
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_GET_RUNSTATE_INFO.into(), 0, LIST]),
+        Ok(0)
+    );
+    assert_eq!(guest.get::<VcpuRunstateInfo>(LIST).state, RUNSTATE_RUNNING);
+    guest.put(ARG, &0x6100u64);
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA.into(), 0, ARG]),
+        Ok(0)
+    );
+    assert_eq!(guest.get::<u32>(0x6100), 2, "version");
+    guest.put(ARG, &BAD);
+    for operation in [
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA,
+        VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
+    ] {
+        assert_eq!(guest.call(VCPU, &[operation.into(), 0, BAD]), Err(Errno::EFAULT));
+        assert_eq!(
+            guest.call(VCPU, &[operation.into(), 0, ARG]),
+            Err(Errno::EFAULT),
+            "the area itself"
+        );
+    }
+}
+
+#[test]
+fn waiting() {
+    let mut guest = World::new();
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu").clone();
+    assert_eq!(guest.call(SCHED, &[SCHEDOP_YIELD.into(), 0]), Ok(0));
+    let _ = vcpu.take_requests();
+    assert_eq!(guest.call(SCHED, &[SCHEDOP_BLOCK.into(), 0]), Ok(0));
+    assert!(vcpu.held_by(Hold::BLOCKED));
+    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
+    guest.put(LIST, &ipi.port);
+    let mut poll = SchedPoll {
+        ports: GuestHandle::new(LIST),
+        nr_ports: 1,
+        pad: 0,
+        timeout: 0,
+    };
+    assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
+    assert!(vcpu.held_by(Hold::POLLING));
+    // Masked as it is, it ends the poll.
+    guest
+        .domain
+        .shared_info
+        .u64_at(2560)
+        .store(u64::MAX, core::sync::atomic::Ordering::SeqCst);
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }),
+        Ok(0)
+    );
+    assert!(!vcpu.held_by(Hold::POLLING));
+    assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
+    assert!(!vcpu.held_by(Hold::POLLING), "pending already");
+    poll.nr_ports = 129;
+    assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Err(Errno::EINVAL));
+    poll.nr_ports = 1;
+    guest.put(LIST, &u32::MAX);
+    assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Err(Errno::EINVAL));
+    poll.ports = GuestHandle::new(BAD);
+    assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Err(Errno::EFAULT));
+    guest.faults(SCHED, SCHEDOP_POLL);
+}
+
+#[test]
+fn shutting_down() {
+    let mut dom0 = World::privileged();
+    let mut guest = World::new();
+    let id = guest.domain.id.0;
+    guest.faults(SCHED, SCHEDOP_SHUTDOWN);
+    let mut remote = SchedRemoteShutdown {
+        domain_id: dom0.domain.id.0,
+        pad: 0,
+        reason: SHUTDOWN_CRASH,
+    };
+    assert_eq!(
+        guest.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote),
+        Err(Errno::EPERM)
+    );
+    assert_eq!(guest.domain.resume(), Err(Errno::EINVAL));
+    assert_eq!(
+        guest.op(
+            SCHED,
+            SCHEDOP_SHUTDOWN,
+            &mut SchedShutdown {
+                reason: SHUTDOWN_SUSPEND
+            }
+        ),
+        Ok(0)
+    );
+    assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_SUSPEND));
+    assert_eq!(guest.domain.resume(), Ok(()));
+    assert_eq!(
+        guest.op(
+            SCHED,
+            SCHEDOP_SHUTDOWN_CODE,
+            &mut SchedShutdown {
+                reason: SHUTDOWN_CRASH
+            }
+        ),
+        Ok(0)
+    );
+    assert_eq!(guest.domain.shutdown_reason(), None);
+    remote = SchedRemoteShutdown {
+        domain_id: id,
+        pad: 0,
+        reason: SHUTDOWN_POWEROFF,
+    };
+    assert_eq!(dom0.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote), Ok(0));
+    assert_eq!(
+        guest.domain.shutdown_reason(),
+        Some(SHUTDOWN_CRASH),
+        "as recorded before"
+    );
+    remote.domain_id = 0x7000;
+    assert_eq!(
+        dom0.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote),
+        Err(Errno::ESRCH)
+    );
+}
