@@ -20,6 +20,7 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod cmdline;
 pub mod hw;
 pub mod mm;
 pub mod start;

@@ -1,6 +1,8 @@
 //! The machine: UART, ACPI, interrupt controllers, time, exceptions, power.
 
+pub mod acpi;
 pub mod apic;
+pub mod ioapic;
 pub mod irq;
 pub mod percpu;
 pub mod time;

@@ -142,6 +142,21 @@ pub fn alloc_below(order: u32, limit: Mfn) -> Option<Mfn> {
     })
 }
 
+/// Take a block that ends below 4 GiB, as high as zones go.
+pub fn alloc_low(order: u32) -> Option<Mfn> {
+    let mut frames = FRAMES.lock();
+    let mut zones = frames
+        .ready()
+        .zones
+        .iter_mut()
+        .rev()
+        .filter(|zone| zone.base < 1 << 20);
+    zones.find_map(|zone| {
+        let limit = usize::try_from((1 << 20) - zone.base).ok()?;
+        Some(Mfn(zone.base + zone.buddy.alloc_below(order, limit)? as u64))
+    })
+}
+
 /// Take exactly the `count` frames from `start` on. All of them are free, or nothing happens and it is an error.
 ///
 /// # Errors

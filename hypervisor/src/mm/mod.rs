@@ -7,5 +7,6 @@ pub mod guest;
 pub mod io_bitmap;
 pub mod p2m;
 pub mod page_info;
+pub mod paging;
 pub mod phys;
 mod walk;

@@ -1,0 +1,480 @@
+//! The hypervisor's command line: Xen's names for Xen's things.
+//!
+//! One table, [`OPTIONS`], says which there are. What is unknown or malformed is named in [`CommandLine::complaints`], and the rest is used.
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use log::LevelFilter;
+
+/// Parity of a serial line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parity {
+    /// No parity bit.
+    None,
+    /// Odd.
+    Odd,
+    /// Even.
+    Even,
+}
+
+/// A serial port: `com1=BAUD[,DPS[,IO_BASE[,IRQ]]]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SerialPort {
+    /// Bits a second; `None` for Xen's `auto`: as firmware left it, which is 115,200 here.
+    pub baud: Option<u32>,
+    /// 5 to 8.
+    pub data_bits: u8,
+    /// Parity.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+    /// First I/O port.
+    pub base: u16,
+    /// ISA interrupt; 0: none, the port is polled.
+    pub irq: u8,
+}
+
+impl SerialPort {
+    const fn at(base: u16, irq: u8) -> Self {
+        Self {
+            baud: Some(115_200),
+            data_bits: 8,
+            parity: Parity::None,
+            stop_bits: 1,
+            base,
+            irq,
+        }
+    }
+}
+
+/// How much memory dom0 gets: `dom0_mem=SIZE,min:SIZE,max:SIZE`. In bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Dom0Memory {
+    /// The amount asked for; `None`: what the hypervisor thinks best.
+    pub size: Option<MemorySize>,
+    /// At least this.
+    pub min: Option<MemorySize>,
+    /// At most this.
+    pub max: Option<MemorySize>,
+}
+
+/// An amount of memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemorySize {
+    /// Bytes.
+    Bytes(u64),
+    /// All of the machine's memory but so many bytes.
+    AllBut(u64),
+}
+
+impl MemorySize {
+    /// In bytes, on a machine with `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            MemorySize::Bytes(bytes) => bytes,
+            MemorySize::AllBut(bytes) => total.saturating_sub(bytes),
+        }
+    }
+}
+
+/// What to complain about, for the boot log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Complaint<'a> {
+    /// No such option.
+    Unknown(&'a str),
+    /// The value is not of the option's form, which is named.
+    Malformed(&'a str, &'static str),
+    /// A valid option of Xen which has no effect here.
+    NoEffect(&'a str),
+}
+
+impl fmt::Display for Complaint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Complaint::Unknown(word) => write!(f, "command line: unknown option \"{word}\" is ignored"),
+            Complaint::Malformed(word, form) => {
+                write!(f, "command line: \"{word}\" is ignored: expected {form}")
+            }
+            Complaint::NoEffect(word) => write!(f, "command line: \"{word}\" has no effect"),
+        }
+    }
+}
+
+/// How many complaints are kept; a command line with more is beyond help.
+const MAX_COMPLAINTS: usize = 16;
+
+/// The options, as given or by default.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommandLine<'a> {
+    /// COM1, if the console uses it.
+    pub com1: SerialPort,
+    /// COM2, if the console uses it.
+    pub com2: SerialPort,
+    /// `console=`: which ports the log goes to.
+    pub console_com1: bool,
+    /// The same for COM2.
+    pub console_com2: bool,
+    /// `loglvl=`: what is printed of the hypervisor's messages.
+    pub level: LevelFilter,
+    /// `guest_loglvl=`: what is printed of the messages that guests cause.
+    pub guest_level: LevelFilter,
+    /// `dom0_mem=`.
+    pub dom0_mem: Dom0Memory,
+    /// `dom0_max_vcpus=`: at least, at most.
+    pub dom0_max_vcpus: Option<(u32, u32)>,
+    /// `noreboot`: after a panic, or when dom0 asks for a reboot, the machine stands still.
+    pub noreboot: bool,
+    /// What was wrong.
+    pub complaints: ArrayVec<Complaint<'a>, MAX_COMPLAINTS>,
+}
+
+impl Default for CommandLine<'_> {
+    fn default() -> Self {
+        Self {
+            com1: SerialPort::at(0x3f8, 4),
+            com2: SerialPort::at(0x2f8, 3),
+            console_com1: true,
+            console_com2: false,
+            level: LevelFilter::Info,
+            guest_level: LevelFilter::Warn,
+            dom0_mem: Dom0Memory::default(),
+            dom0_max_vcpus: None,
+            noreboot: false,
+            complaints: ArrayVec::new_const(),
+        }
+    }
+}
+
+/// What an option does.
+enum Action {
+    /// Takes a value.
+    Value(fn(&mut CommandLine<'_>, &str) -> Option<()>),
+    /// True or false (`name`, `no-name`, `name=BOOL`).
+    Flag(fn(&mut CommandLine<'_>, bool)),
+    /// One of these values is what happens anyway; others have no effect.
+    Only(&'static [&'static str]),
+}
+
+/// Name, form of the value, and action.
+const OPTIONS: &[(&str, &str, Action)] = &[
+    (
+        "console",
+        "a list of com1, com2, vga, none",
+        Action::Value(console),
+    ),
+    (
+        "com1",
+        "BAUD[,DPS[,IO_BASE[,IRQ]]]",
+        Action::Value(|line, value| serial(&mut line.com1, value)),
+    ),
+    (
+        "com2",
+        "BAUD[,DPS[,IO_BASE[,IRQ]]]",
+        Action::Value(|line, value| serial(&mut line.com2, value)),
+    ),
+    (
+        "loglvl",
+        "LEVEL[/RATE-LIMITED LEVEL]",
+        Action::Value(|line, value| level(&mut line.level, value)),
+    ),
+    (
+        "guest_loglvl",
+        "LEVEL[/RATE-LIMITED LEVEL]",
+        Action::Value(|line, value| level(&mut line.guest_level, value)),
+    ),
+    (
+        "dom0_mem",
+        "a list of SIZE, min:SIZE, max:SIZE",
+        Action::Value(dom0_mem),
+    ),
+    (
+        "dom0_max_vcpus",
+        "NUMBER or MIN-MAX",
+        Action::Value(dom0_max_vcpus),
+    ),
+    (
+        "noreboot",
+        "a boolean",
+        Action::Flag(|line, value| line.noreboot = value),
+    ),
+    ("dom0", "pvh", Action::Only(&["pvh"])),
+    ("sched", "a scheduler", Action::Only(&["credit2"])),
+    (
+        "iommu",
+        "a list of IOMMU settings",
+        Action::Only(&["off", "no", "false", "0"]),
+    ),
+    (
+        "dom0-iommu",
+        "a list of IOMMU settings",
+        Action::Only(&["none", "off"]),
+    ),
+    ("console_timestamps", "a format", Action::Only(&["boot"])),
+    ("ucode", "a microcode source", Action::Only(&["no"])),
+    ("crashkernel", "a size", Action::Only(&[])),
+    ("cpufreq", "a governor", Action::Only(&["none"])),
+    ("smt", "a boolean", Action::Only(&["1", "on", "yes", "true"])),
+    ("vga", "a mode", Action::Only(&["text-80x25"])),
+    (
+        "watchdog",
+        "a boolean",
+        Action::Only(&["0", "off", "no", "false"]),
+    ),
+    ("spec-ctrl", "a list of mitigations", Action::Only(&[])),
+    (
+        "x2apic_phys",
+        "a boolean",
+        Action::Only(&["1", "on", "yes", "true"]),
+    ),
+];
+
+/// Read a command line. Words are separated by spaces; a word `--` ends what is ours.
+pub fn parse(text: &str) -> CommandLine<'_> {
+    let mut line = CommandLine::default();
+    for word in text.split_ascii_whitespace().take_while(|&word| word != "--") {
+        if let Some(complaint) = option(&mut line, word) {
+            let _ = line.complaints.try_push(complaint);
+        }
+    }
+    line
+}
+
+fn option<'a>(line: &mut CommandLine<'_>, word: &'a str) -> Option<Complaint<'a>> {
+    let (name, value) = word
+        .split_once('=')
+        .map_or((word, None), |(name, value)| (name, Some(value)));
+    let find = |name: &str| OPTIONS.iter().find(|(option, ..)| *option == name);
+    let negated = || find(name.strip_prefix("no-")?).filter(|_| value.is_none());
+    let ((_, form, action), on) = match find(name) {
+        Some(option) => (option, true),
+        None => match negated() {
+            Some(option) => (option, false),
+            None => return Some(Complaint::Unknown(word)),
+        },
+    };
+    let done = match action {
+        Action::Value(set) => value.filter(|_| on).and_then(|value| set(line, value)),
+        Action::Flag(set) => value.map_or(Some(on), boolean).map(|value| set(line, value)),
+        Action::Only(values) => {
+            let value = value.unwrap_or(if on { "1" } else { "0" });
+            if !values.contains(&value) {
+                return Some(Complaint::NoEffect(word));
+            }
+            Some(())
+        }
+    };
+    done.is_none().then_some(Complaint::Malformed(word, form))
+}
+
+fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "1" | "on" | "yes" | "true" | "enable" => Some(true),
+        "0" | "off" | "no" | "false" | "disable" => Some(false),
+        _ => None,
+    }
+}
+
+fn console(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let (mut com1, mut com2) = (false, false);
+    for device in value.split(',') {
+        match device {
+            "com1" => com1 = true,
+            "com2" => com2 = true,
+            "vga" | "none" => {}
+            _ => return None,
+        }
+    }
+    (line.console_com1, line.console_com2) = (com1, com2);
+    Some(())
+}
+
+/// A number in decimal, or in hexadecimal with `0x`.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn serial(port: &mut SerialPort, value: &str) -> Option<()> {
+    let mut new = *port;
+    let mut fields = value.split(',');
+    // `115200/CLOCK_HZ`: the clock is not adjustable here.
+    let baud = fields.next()?.split('/').next()?;
+    new.baud = if baud == "auto" {
+        None
+    } else {
+        Some(number(baud)?.try_into().ok().filter(|&baud| baud > 0)?)
+    };
+    if let Some(format) = fields.next().filter(|format| !format.is_empty()) {
+        let [data, parity, stop] = format.as_bytes() else {
+            return None;
+        };
+        new.data_bits = data.checked_sub(b'0').filter(|bits| (5..=8).contains(bits))?;
+        new.parity = match parity {
+            b'n' => Parity::None,
+            b'o' => Parity::Odd,
+            b'e' => Parity::Even,
+            _ => return None,
+        };
+        new.stop_bits = stop.checked_sub(b'0').filter(|bits| (1..=2).contains(bits))?;
+    }
+    if let Some(base) = fields.next().filter(|base| !base.is_empty()) {
+        new.base = number(base)?
+            .try_into()
+            .ok()
+            .filter(|&base| base != 0 && base <= 0xfff8)?;
+    }
+    if let Some(irq) = fields.next().filter(|irq| !irq.is_empty()) {
+        new.irq = number(irq)?.try_into().ok().filter(|&irq| irq < 16)?;
+    }
+    if fields.next().is_some() {
+        return None;
+    }
+    *port = new;
+    Some(())
+}
+
+/// Xen's levels. The one after the slash is the limit for messages that are rate-limited; ours are not, so it takes no effect.
+fn level(level: &mut LevelFilter, value: &str) -> Option<()> {
+    let parse = |name: &str| {
+        Some(match name {
+            "none" => LevelFilter::Off,
+            "error" => LevelFilter::Error,
+            "warning" => LevelFilter::Warn,
+            "info" => LevelFilter::Info,
+            "debug" => LevelFilter::Debug,
+            "all" => LevelFilter::Trace,
+            _ => return None,
+        })
+    };
+    let (shown, limited) = value.split_once('/').unwrap_or((value, value));
+    parse(limited)?;
+    *level = parse(shown)?;
+    Some(())
+}
+
+/// A number of bytes with Xen's suffixes; a plain number counts KiB.
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
+        b'b' => (&text[..text.len() - 1], 0),
+        b'k' => (&text[..text.len() - 1], 10),
+        b'm' => (&text[..text.len() - 1], 20),
+        b'g' => (&text[..text.len() - 1], 30),
+        b't' => (&text[..text.len() - 1], 40),
+        _ => (text, 10),
+    };
+    number(digits)?.checked_mul(1 << shift)
+}
+
+fn memory_size(text: &str) -> Option<MemorySize> {
+    match text.strip_prefix('-') {
+        Some(rest) => size(rest).map(MemorySize::AllBut),
+        None => size(text).map(MemorySize::Bytes),
+    }
+}
+
+fn dom0_mem(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let mut memory = Dom0Memory::default();
+    for part in value.split(',') {
+        match part.split_once(':') {
+            Some(("min", part)) => memory.min = Some(memory_size(part)?),
+            Some(("max", part)) => memory.max = Some(memory_size(part)?),
+            Some(_) => return None,
+            None => memory.size = Some(memory_size(part)?),
+        }
+    }
+    line.dom0_mem = memory;
+    Some(())
+}
+
+fn dom0_max_vcpus(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let count = |text: &str| text.parse::<u32>().ok();
+    let (min, max) = match value.split_once('-') {
+        Some(("", max)) => (1, count(max)?),
+        Some((min, "")) => (count(min)?, u32::MAX),
+        Some((min, max)) => (count(min)?, count(max)?),
+        None => (count(value)?, count(value)?),
+    };
+    line.dom0_max_vcpus = (1 <= min && min <= max).then_some((min, max));
+    line.dom0_max_vcpus.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_ordinary_line() {
+        let line = parse(
+            "console=com2,vga com2=9600,7e2,0x3e8,5 loglvl=all guest_loglvl=error/all noreboot dom0=pvh",
+        );
+        assert!(line.complaints.is_empty(), "{:?}", line.complaints);
+        assert_eq!((line.console_com1, line.console_com2), (false, true));
+        let expected = SerialPort {
+            baud: Some(9600),
+            data_bits: 7,
+            parity: Parity::Even,
+            stop_bits: 2,
+            base: 0x3e8,
+            irq: 5,
+        };
+        assert_eq!(line.com2, expected);
+        assert_eq!(
+            (line.level, line.guest_level),
+            (LevelFilter::Trace, LevelFilter::Error)
+        );
+        assert!(line.noreboot && !parse("noreboot=off").noreboot);
+    }
+
+    #[test]
+    fn sizes() {
+        let memory = |text| parse(text).dom0_mem;
+        assert_eq!(memory("dom0_mem=256M").size, Some(MemorySize::Bytes(256 << 20)));
+        assert_eq!(memory("dom0_mem=1024").size, Some(MemorySize::Bytes(1 << 20)));
+        let all = memory("dom0_mem=-1G,min:0x10M,max:8g");
+        assert_eq!(all.size.map(|size| size.of(4 << 30)), Some(3 << 30));
+        assert_eq!(
+            (all.min, all.max),
+            (
+                Some(MemorySize::Bytes(16 << 20)),
+                Some(MemorySize::Bytes(8 << 30))
+            )
+        );
+        assert_eq!(memory("dom0_mem=99999999999999999T"), Dom0Memory::default());
+    }
+
+    #[test]
+    fn processors() {
+        let vcpus = |text| parse(text).dom0_max_vcpus;
+        assert_eq!(vcpus("dom0_max_vcpus=4"), Some((4, 4)));
+        assert_eq!(vcpus("dom0_max_vcpus=2-8"), Some((2, 8)));
+        assert_eq!(vcpus("dom0_max_vcpus=-8"), Some((1, 8)));
+        assert_eq!(vcpus("dom0_max_vcpus=8-2"), None);
+        assert_eq!(vcpus("dom0_max_vcpus=0"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let line = parse(
+            "nonsense com1=1152oo,8n1 sched=rtds no-noreboot loglvl dom0_mem=low:4M console=com3 -- more",
+        );
+        let texts: Vec<_> = line.complaints.iter().map(|c| format!("{c}")).collect();
+        assert_eq!(texts.len(), 6, "{texts:?}");
+        assert!(texts[0].contains("unknown option \"nonsense\""));
+        assert!(texts[1].contains("BAUD[,DPS"));
+        assert!(texts[2].contains("sched=rtds") && texts[2].contains("no effect"));
+        assert_eq!(line.com1, CommandLine::default().com1);
+    }
+
+    proptest! {
+        /// Whatever a boot loader hands over: no panic, and no more than one complaint a word.
+        #[test]
+        fn any_text(text in "[ -~é]{0,80}", name in 0..OPTIONS.len(), value in "[0-9a-z,:x/-]{0,12}") {
+            let text = format!("{text} {}={value}", OPTIONS[name].0);
+            prop_assert!(parse(&text).complaints.len() <= text.split_ascii_whitespace().count());
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! ACPI's static tables: CPUs, interrupt controllers, timers, and how to power off and reset.
+//!
+//! Nothing is interpreted: dom0 owns AML. The one thing needed from it, the value that means S5, is found by its encoding.
+// UNSAFETY: firmware's tables in physical memory.
+#![expect(unsafe_code, reason = "firmware's tables in physical memory")]
+
+use core::ptr::NonNull;
+
+use acpi::fadt::Fadt;
+use acpi::madt::{Madt, MadtEntry};
+use acpi::{AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
+use arrayvec::ArrayVec;
+
+use super::ioapic::{Line, MAX_IO_APICS};
+use super::percpu::MAX_CPUS;
+use crate::mm::phys;
+use crate::sync::Once;
+use crate::types::Hpa;
+
+/// A register in I/O space or memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// A port.
+    Port(u16),
+    /// A machine address.
+    Memory(Hpa),
+}
+
+/// What the hypervisor takes from the tables. A machine without ACPI has the defaults: one CPU, nothing else.
+#[derive(Debug, Default)]
+pub struct Info {
+    /// APIC numbers of the CPUs that can be used, in firmware's order.
+    pub cpus: ArrayVec<u32, MAX_CPUS>,
+    /// CPUs beyond [`MAX_CPUS`], which are not used.
+    pub cpus_left_out: usize,
+    /// Local APIC registers, for CPUs without x2APIC.
+    pub local_apic: Option<Hpa>,
+    /// I/O APICs: registers, first line.
+    pub io_apics: ArrayVec<(Hpa, u32), MAX_IO_APICS>,
+    /// Where ISA interrupts go that do not go to the line of the same number.
+    overrides: ArrayVec<(u8, Line), 16>,
+    /// Port of the power management timer.
+    pub pm_timer: Option<u16>,
+    /// Registers of the HPET.
+    pub hpet: Option<Hpa>,
+    /// Power management control registers a and b.
+    pub pm1_control: [Option<u16>; 2],
+    /// Sleep type values of S5 for the two.
+    pub s5: Option<[u8; 2]>,
+    /// Register that resets the machine, and the value to write.
+    pub reset: Option<(Place, u8)>,
+    /// CMOS register of the century; 0 if there is none.
+    pub century_register: u8,
+}
+
+impl Info {
+    /// The line that ISA interrupt `irq` arrives at.
+    pub fn isa_line(&self, irq: u8) -> Line {
+        let overridden = self.overrides.iter().find(|(isa, _)| *isa == irq);
+        overridden.map_or(
+            Line {
+                gsi: u32::from(irq),
+                active_low: false,
+                level: false,
+            },
+            |(_, line)| *line,
+        )
+    }
+}
+
+static INFO: Once<Info> = Once::new();
+
+/// What [`init`] found; nothing before that.
+pub fn info() -> &'static Info {
+    static NOTHING: Once<Info> = Once::new();
+    INFO.get().unwrap_or_else(|| NOTHING.call_once(Info::default))
+}
+
+/// Read the tables. Called once, with the boot page tables, which map all memory below 4 GiB. Without tables the reason is returned, and
+/// [`info`] stays empty.
+///
+/// # Errors
+/// What is wrong with the tables.
+pub fn init(rsdp: Option<u64>) -> Result<(), acpi::AcpiError> {
+    let rsdp = rsdp.ok_or(acpi::AcpiError::NoValidRsdp)?;
+    // SAFETY: the boot loader found a root pointer there; the tables it leads to are firmware's and do not change.
+    let tables = unsafe { AcpiTables::from_rsdp(Mapped, rsdp as usize) }?;
+    INFO.call_once(|| collect(&tables));
+    Ok(())
+}
+
+fn collect(tables: &AcpiTables<Mapped>) -> Info {
+    let mut info = Info::default();
+    if let Ok(madt) = tables.find_table::<Madt>() {
+        info.local_apic = Some(Hpa(u64::from(madt.get().local_apic_address)));
+        madt.get()
+            .entries()
+            .for_each(|entry| add_madt_entry(&mut info, &entry));
+    }
+    info.hpet = HpetInfo::new(tables)
+        .ok()
+        .map(|hpet| Hpa(hpet.base_address as u64));
+    if let Ok(fadt) = tables.find_table::<Fadt>() {
+        add_fadt(&mut info, &fadt);
+        if let Ok(dsdt) = tables.dsdt() {
+            // SAFETY: firmware's table, of the length its header gives; it does not change.
+            let aml = unsafe {
+                core::slice::from_raw_parts(phys::ptr(Hpa(dsdt.address as u64)), dsdt.length as usize)
+            };
+            info.s5 = find_s5(aml);
+        }
+    }
+    info
+}
+
+fn add_madt_entry(info: &mut Info, entry: &MadtEntry<'_>) {
+    const ENABLED: u32 = 1;
+    let mut add_cpu = |id: u32, flags: u32| {
+        if flags & ENABLED != 0 && info.cpus.try_push(id).is_err() {
+            info.cpus_left_out += 1;
+        }
+    };
+    match entry {
+        MadtEntry::LocalApic(cpu) => add_cpu(u32::from(cpu.apic_id), cpu.flags),
+        MadtEntry::LocalX2Apic(cpu) => add_cpu(cpu.x2apic_id, cpu.flags),
+        MadtEntry::IoApic(apic) => {
+            let base = Hpa(u64::from(apic.io_apic_address));
+            let _ = info.io_apics.try_push((base, apic.global_system_interrupt_base));
+        }
+        MadtEntry::LocalApicAddressOverride(local) => info.local_apic = Some(Hpa(local.local_apic_address)),
+        MadtEntry::InterruptSourceOverride(source) => {
+            // MPS INTI flags (ACPI 6.5, table 5.25): 3 is active low, and level; 0 is as the ISA bus has it.
+            let line = Line {
+                gsi: source.global_system_interrupt,
+                active_low: source.flags & 3 == 3,
+                level: source.flags >> 2 & 3 == 3,
+            };
+            let _ = info.overrides.try_push((source.irq, line));
+        }
+        _ => {}
+    }
+}
+
+fn add_fadt(info: &mut Info, fadt: &Fadt) {
+    let place = |address: acpi::address::GenericAddress| match address.address_space {
+        acpi::address::AddressSpace::SystemIo => u16::try_from(address.address).ok().map(Place::Port),
+        acpi::address::AddressSpace::SystemMemory => Some(Place::Memory(Hpa(address.address))),
+        _ => None,
+    };
+    let port = |address| match place(address) {
+        Some(Place::Port(port)) if port != 0 => Some(port),
+        _ => None,
+    };
+    info.pm_timer = fadt.pm_timer_block().ok().flatten().and_then(port);
+    info.pm1_control = [
+        fadt.pm1a_control_block().ok().and_then(port),
+        fadt.pm1b_control_block().ok().flatten().and_then(port),
+    ];
+    info.century_register = fadt.century;
+    let flags = fadt.flags;
+    if flags.supports_system_reset_via_fadt() {
+        info.reset = fadt
+            .reset_register()
+            .ok()
+            .and_then(place)
+            .map(|at| (at, fadt.reset_value));
+    }
+}
+
+/// The two sleep type values in AML's definition of `\_S5_`: NameOp, the name, PackageOp, PkgLength, NumElements, then integers
+/// (ACPI 6.5, 20.2).
+fn find_s5(aml: &[u8]) -> Option<[u8; 2]> {
+    const PACKAGE: u8 = 0x12;
+    let at = aml
+        .windows(5)
+        .position(|bytes| bytes == [b'_', b'S', b'5', b'_', PACKAGE])?
+        + 5;
+    // The two high bits of the first byte of a PkgLength tell how many more there are.
+    let lead = *aml.get(at)?;
+    let mut rest = aml.get(at + 1 + usize::from(lead >> 6) + 1..)?.iter().copied();
+    let mut integer = || match rest.next()? {
+        0x0a => rest.next(),                                    // BytePrefix
+        0x0b => rest.next().filter(|_| rest.next() == Some(0)), // WordPrefix
+        small @ (0 | 1) => Some(small),                         // ZeroOp, OneOp
+        _ => None,
+    };
+    Some([integer()?, integer()?])
+}
+
+/// How the `acpi` crate reaches tables: through the direct map.
+#[derive(Clone)]
+struct Mapped;
+
+impl AcpiHandler for Mapped {
+    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+        let start = NonNull::new(phys::ptr(Hpa(address as u64)).cast::<T>());
+        // SAFETY: the direct map has all of it (or is a page fault away from saying so), and stays.
+        unsafe { PhysicalMapping::new(address, start.unwrap_or(NonNull::dangling()), size, size, Mapped) }
+    }
+
+    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s5_is_found_in_its_encodings() {
+        let short = b"\x08_S5_\x12\x06\x04\x00\x0a\x05\x00\x00";
+        assert_eq!(find_s5(short), Some([0, 5]));
+        let long = b"xx\x08_S5_\x12\x46\x00\x04\x0b\x07\x00\x01\x00";
+        assert_eq!(find_s5(long), Some([7, 1]));
+        assert_eq!(find_s5(b"\x08_S5_\x12\x06\x04\x0a"), None);
+        assert_eq!(find_s5(b"_S5_"), None);
+        assert_eq!(find_s5(b""), None);
+    }
+
+    #[test]
+    fn isa_interrupts_follow_their_overrides() {
+        let mut info = Info::default();
+        let line = Line {
+            gsi: 20,
+            active_low: true,
+            level: true,
+        };
+        info.overrides.push((4, line));
+        assert_eq!(info.isa_line(4), line);
+        assert_eq!(
+            info.isa_line(3),
+            Line {
+                gsi: 3,
+                active_low: false,
+                level: false
+            }
+        );
+    }
+}
