@@ -3,6 +3,7 @@
 //! Domains are shared by reference count and found by number in [`table`]. [`lifecycle`] makes them, and takes them apart in slices. What
 //! is in this struct is either fixed at creation, an atomic, or behind a lock of its own; lock order: event locks (by domain
 //! number), grant locks (by domain number), p2m, then nothing.
+#![forbid(unsafe_code)]
 
 pub mod areas;
 pub mod lifecycle;

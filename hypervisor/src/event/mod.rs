@@ -6,6 +6,16 @@
 //! must expect such an event, as they must expect one from every bind.
 //!
 //! Called by the hypercalls, by timers and devices ([`raise_virq`], [`raise_global_virq`]) and by the life cycle ([`close_some`]).
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
 
 pub mod channel;
 pub mod two_level;

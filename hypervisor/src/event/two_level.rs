@@ -72,10 +72,15 @@ impl VcpuEvents {
         let mut info = [0; VCPU_INFO_SIZE as usize];
         match &*place {
             Place::Registered(..) => return Err(AlreadyRegistered),
-            Place::Shared(old, at) => old.copy_out(*at, &mut info),
-            Place::Nowhere => info[UPCALL_MASK as usize] = 1,
+            Place::Shared(old, at) => {
+                old.copy_out(*at, &mut info);
+                frame.copy_in(offset, &info);
+            }
+            Place::Nowhere => {
+                frame.copy_in(offset, &info);
+                frame.u8_at(offset + UPCALL_MASK).store(1, SeqCst);
+            }
         }
-        frame.copy_in(offset, &info);
         *place = Place::Registered(frame, offset);
         Ok(())
     }

@@ -5,6 +5,16 @@
 //! set, in one exchange with the check of what the guest wrote, so that a guest can end a grant only when nobody uses it.
 //!
 //! The other half is the mapping domain's ([`map`]). The two halves have locks of their own, never held together.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
 
 pub mod map;
 

@@ -5,6 +5,16 @@
 //! says how the call is to go on, and the guest executes the instruction again ([`Stop::Continue`]).
 //!
 //! Only `abi` and this module know Xen's numbers; what they mean is in the modules of the objects.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
 
 pub mod console_io;
 mod event;
@@ -80,6 +90,10 @@ type Handler = fn(&mut Caller<'_>, &Args) -> Outcome;
 const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
 
 /// By number. What is not here does not exist for guests with nested paging.
+#[cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "when this is compiled, not when it runs")
+)]
 static TABLE: [Handler; HANDLERS] = {
     let mut table: [Handler; HANDLERS] = [misc::unknown; HANDLERS];
     table[nr::HYPERVISOR_PLATFORM_OP as usize] = physdev::platform_op;
