@@ -173,6 +173,11 @@ pub trait GuestCpu: Send {
     fn cpl(&self) -> u8;
     /// Operating mode.
     fn mode(&self) -> CpuMode;
+    /// Is this 64-bit code at privilege level 0: where hypercalls come from, asked once for each. `false` may also mean that the
+    /// back end cannot tell cheaply; `mode` and `cpl` can.
+    fn in_long_mode_kernel(&self) -> bool {
+        self.mode() == CpuMode::Long && self.cpl() == 0
+    }
 
     /// Read a system register.
     fn read(&self, reg: SysReg) -> u64;

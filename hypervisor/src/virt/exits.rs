@@ -21,14 +21,14 @@ pub(super) fn hypercall<C: GuestCpu>(running: &mut Running<'_, C>) {
     let regs = running.cpu.gprs();
     let nr = regs.rax;
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
-    let result = if running.cpu.cpl() != 0 {
-        Err(Stop::Errno(Errno::EPERM))
-    } else if running.cpu.mode() != CpuMode::Long {
-        Err(Stop::Errno(Errno::ENOSYS))
-    } else {
+    let result = if running.cpu.in_long_mode_kernel() || (running.cpu.cpl() == 0 && running.cpu.mode() == CpuMode::Long) {
         let caller =
             &mut Caller { domain: running.domain, vcpu: running.vcpu, cpu: running.cpu, walks: running.walks };
         hypercall::dispatch(caller, nr, args)
+    } else if running.cpu.cpl() != 0 {
+        Err(Stop::Errno(Errno::EPERM))
+    } else {
+        Err(Stop::Errno(Errno::ENOSYS))
     };
     let rax = match result {
         Ok(value) => value,

@@ -10,7 +10,7 @@ use super::controls::{Primary, Secondary};
 use super::vmcs::vmxon;
 use super::{Page, msr_bitmap};
 use crate::arch::owned::Owned;
-use crate::arch::{EnableError, OutOfMemory, Unsupported, fpu};
+use crate::arch::{EnableError, OutOfMemory, Unsupported, fpu, msr_policy};
 use crate::sync::Once;
 use crate::types::Hpa;
 
@@ -86,6 +86,18 @@ pub fn probe() -> Result<Caps, Unsupported> {
         ));
     }
     raw().caps()
+}
+
+/// The SPEC_CTRL that the hypervisor runs with on this CPU; 0 where the register does not exist.
+pub(super) fn spec_ctrl() -> u64 {
+    // IBRS, STIBP or SSBD (SDM 2A, CPUID leaf 7).
+    const ANY: u32 = 1 << 26 | 1 << 27 | 1 << 31;
+    let exists = raw_cpuid::cpuid!(0).eax >= 7 && raw_cpuid::cpuid!(7, 0).edx & ANY != 0;
+    if exists {
+        read(msr_policy::msr::SPEC_CTRL)
+    } else {
+        0
+    }
 }
 
 /// What all CPUs share.

@@ -38,66 +38,82 @@ pub fn exit_rip() -> u64 {
 /// What [`switch`] returns when VMLAUNCH or VMRESUME failed (VMfail). No exit reason has all bits set.
 pub const VM_FAIL: u32 = u32::MAX;
 
-/// Enter the guest of the current VMCS, with VMRESUME if it was `launched`, else with VMLAUNCH; the exit reason.
+/// The instruction that enters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// VMRESUME, for a VMCS that was entered since it was last cleared.
+    Resume,
+    /// VMLAUNCH, for one that was not.
+    Launch,
+}
+
+/// Enter the guest of the current VMCS; the exit reason.
 ///
 /// # Safety
 /// Interrupts are off. The current VMCS has the host's state, and HOST_RSP and HOST_RIP of `world` and this module. What the guest can
 /// reach is what its nested tables and bitmaps say, and those are its own.
 #[inline(always)]
-pub unsafe fn switch(world: &mut World, launched: bool) -> u32 {
-    let reason: u32;
-    // SAFETY: the caller's. All general registers are declared lost but RBX, RBP and RSP, which `enter` keeps; the hypervisor has no
-    // floating-point registers.
-    unsafe {
-        asm!(
-            "call {enter}",
-            enter = sym enter,
-            inout("rdi") world => _,
-            inout("esi") u32::from(launched) => _,
-            lateout("eax") reason,
-            out("rcx") _, out("rdx") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
-        );
+pub unsafe fn switch(world: &mut World, how: How) -> u32 {
+    macro_rules! call {
+        ($enter:ident) => {{
+            let reason: u32;
+            // SAFETY: the caller's. All general registers are declared lost but RBX, RBP and RSP, which `$enter` keeps; the hypervisor
+            // has no floating-point registers.
+            unsafe {
+                asm!(
+                    "call {enter}",
+                    enter = sym $enter,
+                    inout("rdi") world => _,
+                    lateout("eax") reason,
+                    out("rcx") _, out("rdx") _, out("rsi") _, out("r8") _, out("r9") _, out("r10") _,
+                    out("r11") _, out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+                );
+            }
+            reason
+        }};
     }
-    reason
+    match how {
+        How::Resume => call!(resume),
+        How::Launch => call!(launch),
+    }
 }
 
-/// RDI: the world; ESI: launched. Returns through [`exit`] with the reason in EAX, or by itself with [`VM_FAIL`].
-#[unsafe(naked)]
-unsafe extern "C" fn enter() {
-    naked_asm!(
-        "push rbx",
-        "push rbp",
-        "mov [rdi + 15 * 8], rsp",
-        "test esi, esi",
-        "mov rax, [rdi]",
-        "mov rcx, [rdi + 1 * 8]",
-        "mov rdx, [rdi + 2 * 8]",
-        "mov rbx, [rdi + 3 * 8]",
-        "mov rbp, [rdi + 4 * 8]",
-        "mov rsi, [rdi + 5 * 8]",
-        "mov r8, [rdi + 7 * 8]",
-        "mov r9, [rdi + 8 * 8]",
-        "mov r10, [rdi + 9 * 8]",
-        "mov r11, [rdi + 10 * 8]",
-        "mov r12, [rdi + 11 * 8]",
-        "mov r13, [rdi + 12 * 8]",
-        "mov r14, [rdi + 13 * 8]",
-        "mov r15, [rdi + 14 * 8]",
-        "mov rdi, [rdi + 6 * 8]",
-        "jz 2f",
-        "vmresume",
-        "jmp 3f",
-        "2:",
-        "vmlaunch",
-        "3:",
-        "mov eax, {fail}",
-        "pop rbp",
-        "pop rbx",
-        "ret",
-        fail = const VM_FAIL,
-    )
+/// `$name`: enter by `$instruction`. RDI: the world. Returns through [`exit`] with the reason in EAX, or by itself with [`VM_FAIL`].
+macro_rules! enter {
+    ($name:ident, $instruction:literal) => {
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            naked_asm!(
+                "push rbx",
+                "push rbp",
+                "mov [rdi + 15 * 8], rsp",
+                "mov rax, [rdi]",
+                "mov rcx, [rdi + 1 * 8]",
+                "mov rdx, [rdi + 2 * 8]",
+                "mov rbx, [rdi + 3 * 8]",
+                "mov rbp, [rdi + 4 * 8]",
+                "mov rsi, [rdi + 5 * 8]",
+                "mov r8, [rdi + 7 * 8]",
+                "mov r9, [rdi + 8 * 8]",
+                "mov r10, [rdi + 9 * 8]",
+                "mov r11, [rdi + 10 * 8]",
+                "mov r12, [rdi + 11 * 8]",
+                "mov r13, [rdi + 12 * 8]",
+                "mov r14, [rdi + 13 * 8]",
+                "mov r15, [rdi + 14 * 8]",
+                "mov rdi, [rdi + 6 * 8]",
+                $instruction,
+                "mov eax, {fail}",
+                "pop rbp",
+                "pop rbx",
+                "ret",
+                fail = const VM_FAIL,
+            )
+        }
+    };
 }
+enter!(resume, "vmresume");
+enter!(launch, "vmlaunch");
 
 /// Where the CPU arrives after an exit, RSP at the end of the registers in `World`.
 #[unsafe(naked)]

@@ -59,6 +59,7 @@ pub struct Guest<'a> {
 }
 
 /// The exit that `exit_reason` and `fields` tell. `guest` is asked only where the reason demands it.
+#[inline(always)]
 pub fn decode<'a>(exit_reason: u32, fields: &impl Fields, guest: impl FnOnce() -> Guest<'a>) -> Exit {
     let basic = exit_reason as u16;
     if exit_reason & ENTRY_FAILURE != 0 {

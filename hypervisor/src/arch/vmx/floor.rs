@@ -2,7 +2,7 @@
 // UNSAFETY: enters a guest.
 #![expect(unsafe_code, reason = "enters a guest")]
 
-use super::entry;
+use super::entry::{self, How};
 use super::exit::{Guest, decode, reason};
 use super::field::{self, Fields};
 use super::vcpu::Vcpu;
@@ -15,10 +15,13 @@ use crate::arch::{CpuMode, Exit};
 /// # Errors
 /// The guest left for another reason than VMCALL.
 pub fn bare_round_trips(vcpu: &mut Vcpu, count: u32) -> Result<(), Exit> {
+    if !vcpu.work.is_empty() {
+        // The first entry is by VMLAUNCH.
+        vcpu.enter();
+    }
     for _ in 0..count {
         // SAFETY: `measure` has loaded the vCPU, and calls with interrupts off.
-        let (exit_reason, vmcs) = unsafe { (entry::switch(&mut vcpu.world, vcpu.launched), Current::new()) };
-        vcpu.launched = true;
+        let (exit_reason, vmcs) = unsafe { (entry::switch(&mut vcpu.world, How::Resume), Current::new()) };
         if exit_reason != u32::from(reason::VMCALL) {
             return Err(decode(exit_reason, &vmcs, || Guest {
                 gprs: &vcpu.world.gprs,

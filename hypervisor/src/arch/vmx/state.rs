@@ -252,14 +252,14 @@ impl GuestCpu for Vcpu {
         self.with(|vmcs| {
             let old = vmcs.get(field::GUEST_RIP);
             let mut new = old.wrapping_add(len.into());
-            if (old ^ new) >> 16 != 0 {
+            // Wraps happen only where the low 16 bits do.
+            if (new as u16) < u16::from(len) {
                 new = truncate_rip(old, new, || mode(&vmcs));
             }
             vmcs.set(field::GUEST_RIP, new);
             let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
             let flags = vmcs.get(field::GUEST_RFLAGS);
-            let unusual = u64::from(blocking & interruptibility::SHADOW) | flags & (rflags::TF | rflags::RF);
-            if unusual != 0 {
+            if blocking & interruptibility::SHADOW != 0 || flags & (rflags::TF | rflags::RF) != 0 {
                 finish_instruction(vmcs, blocking, flags);
             }
         });
@@ -274,6 +274,16 @@ impl GuestCpu for Vcpu {
     #[inline(always)]
     fn mode(&self) -> CpuMode {
         self.with(|vmcs| mode(&vmcs))
+    }
+
+    #[inline(always)]
+    fn in_long_mode_kernel(&self) -> bool {
+        const CONFORMING: u32 = 1 << 2;
+        const DPL: u32 = 3 << 5;
+        const LONG: u32 = 1 << 13;
+        // Code that is not conforming runs at the CPL that its descriptor says: one field tells both. (A kernel in protected mode that sets the
+        // L bit, reserved there, is taken for a 64-bit one; it gets what it asked for.)
+        self.with(|vmcs| vmcs.get(field::GUEST_CS.rights)) & (CONFORMING | DPL | LONG) == LONG
     }
 
     fn read(&self, register: SysReg) -> u64 {

@@ -13,7 +13,7 @@ use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::Msr;
 
 use super::controls::{ExitControls, Pin, Primary, Secondary};
-use super::entry::{self, VM_FAIL, World};
+use super::entry::{self, How, VM_FAIL, World};
 use super::exit::{self, Guest, reason};
 use super::field::{self, Fields};
 use super::vmcs::{self, Current};
@@ -79,6 +79,8 @@ bitflags! {
         const SHUTDOWN = 1 << 3;
         /// The guest's SPEC_CTRL differs from the host's. Stays set.
         const SPEC_CTRL = 1 << 4;
+        /// Enter by VMLAUNCH: the VMCS was cleared.
+        const LAUNCH = 1 << 5;
     }
 }
 
@@ -87,8 +89,6 @@ pub struct Vcpu {
     pub(super) world: Box<World>,
     pub(super) work: Work,
     pub(super) loaded: bool,
-    /// VMRESUME, not VMLAUNCH.
-    pub(super) launched: bool,
     /// The event to deliver at the next entry.
     pub(super) queued: Option<Event>,
     /// Pin-based controls as the VMCS has them.
@@ -136,7 +136,6 @@ impl Vcpu {
             world: Box::default(),
             work: Work::empty(),
             loaded: false,
-            launched: false,
             queued: None,
             pin: caps.pin,
             primary: caps.primary,
@@ -200,30 +199,29 @@ impl Vcpu {
         }
     }
 
+    /// Straight code from the entry to the caller's `match`: whoever inlines it pays for a hypercall what [`super::bare_round_trips`] does,
+    /// and two branches.
+    #[inline(always)]
     pub(super) fn enter(&mut self) -> Exit {
-        if !self.work.is_empty()
-            && let Some(exit) = self.prepare()
-        {
-            return exit;
-        }
-        // SAFETY: `run` is called with interrupts off; loaded, so the VMCS is current and has this CPU's state and this world; nested tables
-        // and bitmaps are the caller's of `new`.
-        let exit_reason = unsafe { entry::switch(&mut self.world, self.launched) };
-        self.launched = true;
-        if self.work.contains(Work::SPEC_CTRL) {
-            self.restore_spec_ctrl();
-        }
+        let exit_reason = if self.work.is_empty() {
+            // SAFETY: `run` is called with interrupts off; loaded and launched (no work), so the VMCS is current and has this CPU's state and this
+            // world; nested tables and bitmaps are the caller's of `new`.
+            unsafe { entry::switch(&mut self.world, How::Resume) }
+        } else {
+            self.work_and_enter()
+        };
         if exit_reason == u32::from(reason::VMCALL) {
             return Exit::Hypercall;
         }
         self.finish(exit_reason)
     }
 
-    /// Do the work that waits. An exit, if the guest cannot be entered.
+    /// Do the work that waits, then enter; the exit reason.
     #[inline(never)]
-    fn prepare(&mut self) -> Option<Exit> {
+    fn work_and_enter(&mut self) -> u32 {
+        debug_assert!(self.loaded);
         if self.work.contains(Work::SHUTDOWN) {
-            return Some(Exit::TripleFault);
+            return reason::TRIPLE_FAULT.into();
         }
         if self.work.contains(Work::FLUSH_NESTED) {
             vmcs::invept(self.host.caps.invept, self.ept_pointer);
@@ -237,22 +235,28 @@ impl Vcpu {
         if let Some(event) = self.queued.take() {
             self.with(|vmcs| deliver(vmcs, event));
         }
-        if self.work.contains(Work::SPEC_CTRL) {
+        let how = if self.work.contains(Work::LAUNCH) {
+            How::Launch
+        } else {
+            How::Resume
+        };
+        self.work &= Work::SPEC_CTRL;
+        let other_spec_ctrl = self.work.contains(Work::SPEC_CTRL);
+        if other_spec_ctrl {
             // SAFETY: set only where the register exists, to a value that the exit loop has checked.
             unsafe { Msr::new(msr::SPEC_CTRL).write(self.spec_ctrl) };
         }
-        self.work &= Work::SPEC_CTRL;
-        None
+        // SAFETY: as in `enter`.
+        let exit_reason = unsafe { entry::switch(&mut self.world, how) };
+        if other_spec_ctrl {
+            // SAFETY: the host's own value.
+            unsafe { Msr::new(msr::SPEC_CTRL).write(self.host_spec_ctrl) };
+        }
+        exit_reason
     }
 
-    #[cold]
-    fn restore_spec_ctrl(&mut self) {
-        // SAFETY: the host's own value.
-        unsafe { Msr::new(msr::SPEC_CTRL).write(self.host_spec_ctrl) };
-    }
-
-    /// Everything about an exit but the world switch.
-    #[inline(never)]
+    /// Everything about an exit but the world switch. Inlined with `enter`, so that the exit is never put together in memory.
+    #[inline(always)]
     fn finish(&mut self, exit_reason: u32) -> Exit {
         // SAFETY: loaded, and a guest was just entered or refused.
         let vmcs = unsafe { Current::new() };
@@ -285,7 +289,7 @@ impl Vcpu {
             vmcs::vmclear(self.vmcs.hpa()).expect("the VMCS is one");
             vmcs::vmptrld(self.vmcs.hpa()).expect("the VMCS is one");
         }
-        self.launched = false;
+        self.work |= Work::LAUNCH;
         exit
     }
 
@@ -371,7 +375,7 @@ impl Vcpu {
         // SAFETY: this CPU is in VMX operation (only then are there vCPUs); not loaded, so active on no other CPU.
         unsafe { vmcs::vmptrld(self.vmcs.hpa()) }.expect("the VMCS is one");
         self.loaded = true;
-        self.launched = false;
+        self.work |= Work::LAUNCH;
         let this_cpu = host_state::this_cpu();
         let world = &self.world;
         self.with(|vmcs| {
@@ -385,6 +389,8 @@ impl Vcpu {
             // What this CPU may remember of an earlier stay, of another user of the VPID or of the page tables' frame.
             self.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
             self.cpu = this_cpu;
+            self.host_spec_ctrl = cpu::spec_ctrl();
+            self.set_spec_ctrl(self.spec_ctrl);
         }
         self.fpu.load();
         self.debug.load();
@@ -401,7 +407,6 @@ impl Vcpu {
         // SAFETY: loaded, so this CPU has it.
         unsafe { vmcs::vmclear(self.vmcs.hpa()) }.expect("the VMCS is one");
         self.loaded = false;
-        self.launched = false;
     }
 }
 
