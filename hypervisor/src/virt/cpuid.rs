@@ -18,11 +18,19 @@ const EXTENDED: usize = 0x22;
 const CACHE_SUBLEAVES: usize = 6;
 const FEATURE_SUBLEAVES: usize = 2;
 const STATE_SUBLEAVES: usize = 63;
+/// Of leaf 0xb, which is all zero but for what each vCPU has for itself.
+const TOPOLOGY_SUBLEAVES: usize = 2;
 /// Last hypervisor leaf, relative to the first.
 const HYPERVISOR_MAX: u32 = 5;
 
+/// The legacy region and the header of an XSAVE area, in bytes (SDM 1, 13.4).
+const STATE_BASE: u32 = 576;
+
+const XSAVE: u32 = 1 << 26;
 const OSXSAVE: u32 = 1 << 27;
 const CR4_OSXSAVE: u64 = 1 << 18;
+/// Of leaf 0xd.1 EAX.
+const XSAVEC: u32 = 1 << 1;
 
 /// Bits of a feature word.
 const fn bits(list: &[u32]) -> u32 {
@@ -53,13 +61,29 @@ const LEAF_7_EDX: u32 = bits(&[4, 10, 14]);
 const LEAF_7_1_EAX: u32 = bits(&[4, 5, 10, 11, 12]);
 /// Leaf 0xd.1 EAX: XSAVEOPT XSAVEC XGETBV1.
 const LEAF_D_1_EAX: u32 = bits(&[0, 1, 2]);
-/// Leaf 0x8000_0001 ECX: LAHF CMP_LEGACY CR8 ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM DBEXT.
-const LEAF_E1_ECX: u32 = bits(&[0, 1, 4, 5, 6, 7, 8, 11, 16, 21, 26]);
+/// Leaf 0x8000_0001 ECX: LAHF CR8 ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM DBEXT.
+const LEAF_E1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8, 11, 16, 21, 26]);
 /// Leaf 0x8000_0001 EDX: SYSCALL NX MMXEXT PAGE1GB RDTSCP LM, and on AMD the copy of leaf 1.
 const LEAF_E1_EDX: u32 = bits(&[11, 20, 22, 26, 27, 29]);
 const LEAF_E1_EDX_COPY: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24]);
-/// Leaf 0x8000_0008 EBX: CLZERO RSTR_FP_ERR_PTRS.
-const LEAF_E8_EBX: u32 = bits(&[0, 2]);
+/// Leaf 0x8000_0008 EBX: CLZERO RSTR_FP_ERR_PTRS IBPB.
+const LEAF_E8_EBX: u32 = bits(&[0, 2, 12]);
+
+/// What needs the upper halves of the YMM registers: FMA, AVX and F16C of leaf 1; AVX2 of leaf 7 EBX; VAES and VPCLMULQDQ of ECX; AVX_VNNI of
+/// leaf 7.1; XOP and FMA4 of leaf 0x8000_0001.
+const AVX_LEAF_1_ECX: u32 = bits(&[12, 28, 29]);
+const AVX_LEAF_7_EBX: u32 = bits(&[5]);
+const AVX_LEAF_7_ECX: u32 = bits(&[9, 10]);
+const AVX_LEAF_7_1_EAX: u32 = bits(&[4]);
+const AVX_LEAF_E1_ECX: u32 = bits(&[11, 16]);
+/// AVX-512 of leaf 7 EBX and ECX, and BF16 of leaf 7.1.
+const AVX512_LEAF_7_EBX: u32 = bits(&[16, 17, 21, 28, 30, 31]);
+const AVX512_LEAF_7_ECX: u32 = bits(&[1, 6, 11, 12, 14]);
+const AVX512_LEAF_7_1_EAX: u32 = bits(&[5]);
+/// State components (SDM 1, 13.1).
+const STATE_SSE: u64 = 0b11;
+const STATE_AVX: u64 = 1 << 2;
+const STATE_AVX512: u64 = 0b111 << 5;
 
 /// What CPUID tells the vCPUs of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,24 +118,22 @@ impl Policy {
             state: [[0; 4]; STATE_SUBLEAVES],
             hypervisor_max: HYPERVISOR_MAX,
         };
-        policy.fill_basic(host, vcpus, xcr0);
+        policy.fill_basic(host);
         policy.fill_extended(host, amd, address_bits);
+        policy.fill_topology(amd, vcpus);
+        policy.fill_state(host, xcr0);
+        policy.make_consistent();
         policy
     }
 
-    fn fill_basic(&mut self, host: Host<'_>, vcpus: u32, xcr0: u64) {
+    fn fill_basic(&mut self, host: Host<'_>) {
         let max = host(0, 0)[0].min(BASIC as u32 - 1);
         self.basic[0] = host(0, 0);
         self.basic[0][0] = max;
         let [eax, ebx, ecx, edx] = host(1, 0);
-        // APIC ids are even, so the package has twice as many.
-        let logical = (vcpus * 2).next_power_of_two().min(0xff);
-        let has_xsave = xcr0 & 3 == 3;
-        let xsave_features = bits(&[12, 26, 28, 29]);
-        let ecx = if has_xsave { ecx } else { ecx & !xsave_features };
         self.basic[1] = [
             eax,
-            ebx & 0xffff | logical << 16,
+            ebx & 0xffff,
             ecx & LEAF_1_ECX | LEAF_1_ECX_ALWAYS,
             edx & LEAF_1_EDX | LEAF_1_EDX_ALWAYS,
         ];
@@ -119,36 +141,101 @@ impl Policy {
         if max >= 4 {
             for (subleaf, leaf) in (0..).zip(&mut self.cache) {
                 *leaf = host(4, subleaf);
-                // One core of the machine is all of a package here, and no cache is shared.
+                // No cache is shared.
                 leaf[0] &= 0x3fff;
             }
         }
         if max >= 7 {
-            let avx512 = bits(&[16, 17, 21, 28, 30, 31]);
-            let [_, ebx, ecx, edx] = host(7, 0);
-            let ebx = if xcr0 & 0xe0 == 0xe0 { ebx } else { ebx & !avx512 };
-            let ebx = if xcr0 & 4 != 0 { ebx } else { ebx & !bits(&[5]) };
-            self.features[0] = [u32::from(host(7, 0)[0] >= 1), ebx & LEAF_7_EBX, ecx & LEAF_7_ECX, edx & LEAF_7_EDX];
-            if host(7, 0)[0] >= 1 {
+            let [subleaves, ebx, ecx, edx] = host(7, 0);
+            self.features[0] = [subleaves.min(1), ebx & LEAF_7_EBX, ecx & LEAF_7_ECX, edx & LEAF_7_EDX];
+            if subleaves >= 1 {
                 self.features[1][0] = host(7, 1)[0] & LEAF_7_1_EAX;
             }
         }
-        if max >= 0xd && has_xsave {
-            self.fill_state(host, xcr0);
+    }
+
+    /// As Xen's toolstack has it: one package with a core for every vCPU. APIC ids are even, so each core has room for two threads.
+    fn fill_topology(&mut self, amd: bool, vcpus: u32) {
+        const MAX_CORES_FIELD: u32 = 0x3f;
+        let logical = vcpus.clamp(1, 128).next_power_of_two() * 2;
+        self.basic[1][1] |= logical.min(0xff) << 16;
+        if amd {
+            // ApicIdCoreIdSize and NC (APM vol. 3, appendix E.4.7).
+            self.extended[8][2] = logical.ilog2() << 12 | (logical - 1).min(0xff);
+        } else {
+            for leaf in self.cache.iter_mut().filter(|leaf| leaf[0] & 0x1f != 0) {
+                leaf[0] |= (logical / 2 - 1).min(MAX_CORES_FIELD) << 26;
+            }
         }
     }
 
     /// Leaf 0xd: the state components of `xcr0`, at the machine's offsets.
     fn fill_state(&mut self, host: Host<'_>, xcr0: u64) {
-        const LEGACY_AND_HEADER: u32 = 576;
-        self.state[1][0] = host(0xd, 1)[0] & LEAF_D_1_EAX;
-        let mut size = LEGACY_AND_HEADER;
-        for component in (2..STATE_SUBLEAVES as u32).filter(|component| xcr0 >> component & 1 != 0) {
-            let leaf = host(0xd, component);
-            size = size.max(leaf[0].saturating_add(leaf[1]));
-            self.state[component as usize] = leaf;
+        let xcr0 = xcr0 & (STATE_SSE | STATE_AVX | STATE_AVX512);
+        if self.basic[0][0] < 0xd || xcr0 & STATE_SSE != STATE_SSE {
+            self.basic[1][2] &= !XSAVE;
+            return;
         }
-        self.state[0] = [xcr0 as u32, size, size, (xcr0 >> 32) as u32];
+        self.state[0] = [xcr0 as u32, 0, 0, (xcr0 >> 32) as u32];
+        self.state[1][0] = host(0xd, 1)[0] & LEAF_D_1_EAX;
+        for component in 2..STATE_SUBLEAVES as u32 {
+            if xcr0 >> component & 1 != 0 {
+                self.state[component as usize] = host(0xd, component);
+            }
+        }
+    }
+
+    /// Take away what needs something that is not there: state components without their features, features without their state.
+    fn make_consistent(&mut self) {
+        let mut xcr0 = if self.has_xsave() { self.xcr0() } else { 0 };
+        if self.basic[1][2] & 1 << 28 == 0 {
+            xcr0 &= STATE_SSE;
+        }
+        if xcr0 & STATE_AVX512 != STATE_AVX512 || self.features[0][1] & 1 << 16 == 0 {
+            xcr0 &= !STATE_AVX512;
+        }
+        if xcr0 & STATE_AVX == 0 {
+            self.basic[1][2] &= !AVX_LEAF_1_ECX;
+            self.features[0][1] &= !AVX_LEAF_7_EBX;
+            self.features[0][2] &= !AVX_LEAF_7_ECX;
+            self.features[1][0] &= !AVX_LEAF_7_1_EAX;
+            self.extended[1][2] &= !AVX_LEAF_E1_ECX;
+        }
+        if xcr0 & STATE_AVX512 == 0 {
+            self.features[0][1] &= !AVX512_LEAF_7_EBX;
+            self.features[0][2] &= !AVX512_LEAF_7_ECX;
+            self.features[1][0] &= !AVX512_LEAF_7_1_EAX;
+        }
+        if xcr0 == 0 {
+            self.state = [[0; 4]; STATE_SUBLEAVES];
+            return;
+        }
+        for (component, leaf) in (2..).zip(&mut self.state[2..]) {
+            if xcr0 >> component & 1 == 0 {
+                *leaf = [0; 4];
+            }
+        }
+        // EBX follows XCR0 and is filled in on each CPUID.
+        self.state[0] = [xcr0 as u32, 0, self.state_size(xcr0), (xcr0 >> 32) as u32];
+    }
+
+    /// The state components of `xcr0` that have leaves of their own.
+    fn components(&self, xcr0: u64) -> impl Iterator<Item = Leaf> {
+        (2..).zip(&self.state[2..]).filter(move |(component, _)| xcr0 >> component & 1 != 0).map(|(_, leaf)| *leaf)
+    }
+
+    /// Bytes of an XSAVE area in the standard format with the components of `xcr0`.
+    fn state_size(&self, xcr0: u64) -> u32 {
+        self.components(xcr0).map(|[size, offset, ..]| size.saturating_add(offset)).fold(STATE_BASE, u32::max)
+    }
+
+    /// The same in the compacted format: one component after the other, some at multiples of 64 (SDM 1, 13.4.3).
+    fn compacted_size(&self, xcr0: u64) -> u32 {
+        const ALIGNED: u32 = 1 << 1;
+        self.components(xcr0).fold(STATE_BASE, |at, [size, _, flags, _]| {
+            let at = if flags & ALIGNED != 0 { at.saturating_add(63) & !63 } else { at };
+            at.saturating_add(size)
+        })
     }
 
     fn fill_extended(&mut self, host: Host<'_>, amd: bool, address_bits: u8) {
@@ -175,7 +262,7 @@ impl Policy {
 
     /// Does leaf 1 ECX show XSAVE?
     pub fn has_xsave(&self) -> bool {
-        self.basic[1][2] & 1 << 26 != 0
+        self.basic[1][2] & XSAVE != 0
     }
 
     /// State components that XCR0 may enable.
@@ -203,8 +290,10 @@ impl Policy {
     /// All leaves for XEN_DOMCTL_get_cpu_policy: leaf, subleaf (`u32::MAX`: none), registers.
     pub fn leaves(&self) -> impl Iterator<Item = (u32, u32, Leaf)> {
         const NO_SUBLEAF: u32 = abi::domctl::XEN_CPUID_NO_SUBLEAF;
-        let plain = (0..BASIC as u32).filter(|leaf| !matches!(leaf, 4 | 7 | 0xd)).map(|leaf| (leaf, NO_SUBLEAF));
-        let nested = [(4, CACHE_SUBLEAVES), (7, FEATURE_SUBLEAVES), (0xd, STATE_SUBLEAVES)]
+        let plain =
+            (0..BASIC as u32).filter(|leaf| !matches!(leaf, 4 | 7 | 0xb | 0xd)).map(|leaf| (leaf, NO_SUBLEAF));
+        let nested =
+            [(4, CACHE_SUBLEAVES), (7, FEATURE_SUBLEAVES), (0xb, TOPOLOGY_SUBLEAVES), (0xd, STATE_SUBLEAVES)]
             .into_iter()
             .flat_map(|(leaf, count)| (0..count as u32).map(move |subleaf| (leaf, subleaf)));
         let hypervisor = [(0x4000_0000, NO_SUBLEAF)].into_iter();
@@ -216,29 +305,37 @@ impl Policy {
         })
     }
 
-    /// Take over one leaf from a toolstack: features may only be taken away. Unknown leaves must be zero, as on Xen.
+    /// Take over one leaf from a toolstack. Features can only be taken away: as on Xen, those that guests cannot have are dropped in silence.
     ///
     /// # Errors
-    /// The leaf claims what this machine's guests cannot have.
+    /// There is no such leaf, and it is not zero; or it says that there are more leaves than there are.
     pub fn set_leaf(&mut self, leaf: u32, subleaf: u32, value: Leaf) -> Result<(), NotAllowed> {
         if leaf == 0x4000_0000 {
             self.hypervisor_max = (value[0] & 0xff).clamp(2, HYPERVISOR_MAX);
             return Ok(());
         }
-        let features_only = |word: usize| match (leaf, subleaf, word) {
+        let is_feature_word = |word: usize| match (leaf, subleaf, word) {
             (1, _, 2 | 3) | (7, 0, 1..=3) | (7, 1, 0) | (0xd, 1, 0) | (0x8000_0001, _, 2 | 3) | (0x8000_0008, _, 1) => true,
             (0xd, 0, 0 | 3) => true,
             _ => false,
         };
-        let allowed = self.lookup(leaf, subleaf);
-        // What is the vCPU's own is filled in on each CPUID, so whatever the toolstack read and writes back is fine.
-        let dynamic = if leaf == 1 { OSXSAVE } else { 0 };
-        if (0..4).any(|word| features_only(word) && value[word] & !allowed[word] & !dynamic != 0) {
+        let own = self.lookup(leaf, subleaf);
+        let last_leaf = matches!((leaf, subleaf), (0 | 0x8000_0000, _) | (7, 0));
+        if last_leaf && value[0] > own[0] {
             return Err(NotAllowed);
+        }
+        let mut value = value;
+        for (word, own) in own.into_iter().enumerate() {
+            if is_feature_word(word) {
+                value[word] &= own;
+            }
         }
         let slot = match leaf {
             4 => self.cache.get_mut(subleaf as usize),
             7 => self.features.get_mut(subleaf as usize),
+            // Sizes and offsets are the machine's; and who is who is for each vCPU.
+            0xd if (2..STATE_SUBLEAVES as u32).contains(&subleaf) => return Ok(()),
+            0xb if subleaf < TOPOLOGY_SUBLEAVES as u32 => return Ok(()),
             0xd => self.state.get_mut(subleaf as usize),
             0x8000_0000.. => self.extended.get_mut((leaf - 0x8000_0000) as usize),
             _ => self.basic.get_mut(leaf as usize),
@@ -248,11 +345,12 @@ impl Policy {
             None if value == [0; 4] => {}
             None => return Err(NotAllowed),
         }
+        self.make_consistent();
         Ok(())
     }
 }
 
-/// A feature was asked for that guests cannot have.
+/// A leaf was given that there cannot be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotAllowed;
 
@@ -278,7 +376,8 @@ fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf
     let apic_id = pvh::acpi::apic_id(running.vcpu.id.0);
     match leaf {
         1 => {
-            value[1] |= apic_id << 24;
+            value[1] = value[1] & 0x00ff_ffff | apic_id << 24;
+            value[2] &= !OSXSAVE;
             if running.cpu.read(SysReg::Cr4) & CR4_OSXSAVE != 0 {
                 value[2] |= OSXSAVE;
             }
@@ -287,7 +386,10 @@ fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf
             value[2] = subleaf & 0xff;
             value[3] = apic_id;
         }
-        0xd if subleaf == 0 => value[1] = state_size(running),
+        0xd if subleaf == 0 => value[1] = running.policy.state_size(running.cpu.read(SysReg::Xcr0)),
+        0xd if subleaf == 1 && value[0] & XSAVEC != 0 => {
+            value[1] = running.policy.compacted_size(running.cpu.read(SysReg::Xcr0));
+        }
         // Only 64-bit code sees SYSCALL on Intel's CPUs.
         0x8000_0001 if running.cpu.mode() != CpuMode::Long && running.policy.basic[0][1] == u32::from_le_bytes(*b"Genu") => {
             value[3] &= !(1 << 11);
@@ -295,15 +397,6 @@ fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf
         _ => {}
     }
     value
-}
-
-/// Bytes of the XSAVE area for what XCR0 enables now.
-fn state_size(running: &Running<'_, dyn GuestCpu>) -> u32 {
-    let xcr0 = running.cpu.read(SysReg::Xcr0);
-    (2..STATE_SUBLEAVES)
-        .filter(|component| xcr0 >> component & 1 != 0)
-        .map(|component| running.policy.state[component][0].saturating_add(running.policy.state[component][1]))
-        .fold(576, u32::max)
 }
 
 /// Xen's leaves (xen/include/public/arch-x86/cpuid.h).
@@ -367,7 +460,8 @@ mod tests {
     fn state_is_what_xcr0_allows() {
         let policy = Policy::new(&everything, 1, 7, 40);
         assert_eq!(policy.xcr0(), 7);
-        assert_eq!(policy.lookup(0xd, 0), [7, 832, 832, 0]);
+        assert_eq!(policy.lookup(0xd, 0), [7, 0, 832, 0]);
+        assert_eq!((policy.state_size(3), policy.state_size(7)), (576, 832));
         assert_eq!(policy.lookup(0xd, 2)[..2], [256, 576]);
         assert_eq!(policy.lookup(0xd, 5), [0; 4]);
         let without = Policy::new(&everything, 1, 0, 40);
@@ -385,7 +479,47 @@ mod tests {
         assert_eq!(policy.set_leaf(1, u32::MAX, leaf1), Ok(()));
         assert_eq!(policy.lookup(1, 0)[2] & 1, 0);
         leaf1[2] |= 1 << 5;
-        assert_eq!(policy.set_leaf(1, u32::MAX, leaf1), Err(NotAllowed));
+        assert_eq!(policy.set_leaf(1, u32::MAX, leaf1), Ok(()));
+        assert_eq!(policy.lookup(1, 0)[2] & 1 << 5, 0, "VMX");
         assert_eq!(policy.set_leaf(0x7fff_0000, 0, [1, 0, 0, 0]), Err(NotAllowed));
+        assert_eq!(policy.set_leaf(0, u32::MAX, [0xe, 0, 0, 0]), Err(NotAllowed));
+    }
+
+    #[test]
+    fn without_avx_there_is_nothing_that_needs_it() {
+        let mut policy = Policy::new(&everything, 1, 0xe7, 40);
+        assert_eq!(policy.xcr0(), 0xe7);
+        assert_ne!(policy.lookup(7, 0)[1] & AVX512_LEAF_7_EBX, 0);
+        let mut leaf1 = policy.lookup(1, 0);
+        leaf1[2] &= !(1 << 28);
+        assert_eq!(policy.set_leaf(1, u32::MAX, leaf1), Ok(()));
+        assert_eq!(policy.xcr0(), 3);
+        assert_eq!(policy.lookup(7, 0)[1] & (AVX_LEAF_7_EBX | AVX512_LEAF_7_EBX), 0);
+        assert_eq!(policy.lookup(1, 0)[2] & AVX_LEAF_1_ECX, 0);
+    }
+
+    #[test]
+    fn compacted_areas_have_no_holes() {
+        let mut policy = Policy::new(&everything, 1, 0xe7, 40);
+        policy.state[2] = [256, 576, 0, 0];
+        policy.state[5] = [40, 1088, 0, 0];
+        policy.state[6] = [512, 1152, 2, 0];
+        policy.state[7] = [1024, 1664, 0, 0];
+        assert_eq!(policy.compacted_size(3), 576);
+        assert_eq!(policy.compacted_size(7), 832);
+        // 832 + 40 = 872, up to 896.
+        assert_eq!(policy.compacted_size(0xe7), 896 + 512 + 1024);
+        assert_eq!(policy.state_size(0xe7), 1664 + 1024);
+    }
+
+    #[test]
+    fn every_vcpu_is_a_core() {
+        // The way of Linux: threads of a core = logical processors / cores.
+        for vcpus in [1, 3, 4, 64] {
+            let policy = Policy::new(&everything, vcpus, 7, 40);
+            let logical = policy.lookup(1, 0)[1] >> 16 & 0xff;
+            let cores = (policy.lookup(4, 0)[0] >> 26) + 1;
+            assert!(logical >= vcpus * 2 && logical / cores == 2, "{vcpus} {logical} {cores}");
+        }
     }
 }

@@ -66,8 +66,14 @@ fn fetch_address(running: &Running<'_, dyn GuestCpu>) -> Gva {
 }
 
 fn read(running: &mut Running<'_, dyn GuestCpu>, to: &mut [u8]) -> Option<()> {
+    const CR4_SMAP: u64 = 1 << 21;
     let from = fetch_address(running);
-    GuestVirt::new(&running.domain.p2m, running.walks, running.cpu.paging()).read_bytes(from, to).ok()
+    // SMAP is about data: user code is fetched by user code.
+    let mut paging = running.cpu.paging();
+    paging.cr4 &= !CR4_SMAP;
+    GuestVirt::new(&running.domain.p2m, running.walks, paging)
+        .read_bytes(from, to)
+        .ok()
 }
 
 #[cfg(test)]

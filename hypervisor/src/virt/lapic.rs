@@ -17,6 +17,8 @@ use crate::{hw, sched};
 pub const DEFAULT_BASE: u64 = 0xfee0_0000;
 /// Nanoseconds of a tick of the timer's undivided clock, as Xen has it.
 const BUS_CYCLE: u64 = 10;
+/// Nanoseconds from one tick of a periodic timer to the next, at least: a guest cannot have more of the CPU's time spent on its timer.
+const MIN_PERIOD: u64 = 100_000;
 
 /// Register offsets of the xAPIC's page; an x2APIC's MSR is 0x800 + offset / 16.
 mod reg {
@@ -242,7 +244,7 @@ impl Lapic {
         if period == 0 || self.timer_mode() == TIMER_TSC_DEADLINE {
             return 0;
         }
-        let elapsed = now.saturating_sub(self.timer_start);
+        let elapsed = now.wrapping_sub(self.timer_start);
         let left = if self.timer_mode() == TIMER_PERIODIC { period - elapsed % period } else { period.saturating_sub(elapsed) };
         (left / (BUS_CYCLE * self.divider())) as u32
     }
@@ -280,6 +282,7 @@ fn word(offset: u32) -> usize {
 
 /// A read from the page of registers.
 pub fn mmio_read(running: &mut Running<'_, dyn GuestCpu>, offset: u32) -> u32 {
+    take_priority(running);
     running.lapic.read(offset & !0xf, &running.vcpu.apic, hw::time::now_ns()).unwrap_or(0)
 }
 
@@ -300,6 +303,7 @@ pub fn rdmsr(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Result<u64, R
     if offset == reg::ICR {
         return Ok(running.lapic.icr);
     }
+    take_priority(running);
     running.lapic.read(offset, &running.vcpu.apic, hw::time::now_ns()).map(u64::from)
 }
 
@@ -372,7 +376,8 @@ fn write(running: &mut Running<'_, dyn GuestCpu>, offset: u32, value: u32) -> Re
             if value & SVR_ENABLED == 0 {
                 lapic.lvt.iter_mut().for_each(|entry| *entry |= LVT_MASKED);
             } else if !was_enabled {
-                software_enabled(running);
+                // What came while it was off, upcalls among it, has been kept (SDM 3A, 11.4.7.2).
+                running.vcpu.request(Request::INTERRUPT);
             }
         }
         reg::ESR => lapic.esr = 0,
@@ -386,10 +391,7 @@ fn write(running: &mut Running<'_, dyn GuestCpu>, offset: u32, value: u32) -> Re
             lapic.timer_initial = value;
             start_timer(running);
         }
-        reg::TIMER_DIVIDE => {
-            lapic.timer_divide = value & 0xb;
-            start_timer(running);
-        }
+        reg::TIMER_DIVIDE => divide_timer(running, value & 0xb),
         _ => return Err(Refused),
     }
     Ok(())
@@ -397,14 +399,6 @@ fn write(running: &mut Running<'_, dyn GuestCpu>, offset: u32, value: u32) -> Re
 
 fn publish(running: &mut Running<'_, dyn GuestCpu>) {
     running.vcpu.apic.address.store(running.lapic.address().pack(), SeqCst);
-}
-
-/// An upcall that came while the APIC was off was dropped; the event channels still want it.
-fn software_enabled(running: &mut Running<'_, dyn GuestCpu>) {
-    publish(running);
-    if running.upcall_due() {
-        running.vcpu.raise_upcall();
-    }
 }
 
 fn write_lvt(running: &mut Running<'_, dyn GuestCpu>, index: usize, value: u32) {
@@ -438,6 +432,19 @@ fn start_timer(running: &mut Running<'_, dyn GuestCpu>) {
     set_deadline(running.vcpu, deadline);
 }
 
+/// Another divider: a timer that runs goes on from its current count at the new rate.
+fn divide_timer(running: &mut Running<'_, dyn GuestCpu>, divide: u32) {
+    let lapic = &mut *running.lapic;
+    let now = hw::time::now_ns();
+    let left = lapic.current_count(now);
+    lapic.timer_divide = divide;
+    if left != 0 {
+        let until = u64::from(left) * BUS_CYCLE * lapic.divider();
+        lapic.timer_start = now.wrapping_add(until).wrapping_sub(lapic.period());
+        set_deadline(running.vcpu, now.saturating_add(until));
+    }
+}
+
 /// RDMSR of IA32_TSC_DEADLINE.
 pub fn tsc_deadline(lapic: &Lapic) -> u64 {
     if lapic.timer_mode() == TIMER_TSC_DEADLINE { lapic.tsc_deadline } else { 0 }
@@ -461,8 +468,8 @@ pub(super) fn timer_expired(running: &mut Running<'_, dyn GuestCpu>, deadline: u
             // From deadline to deadline, so that nothing drifts; ticks that were missed are one.
             let period = lapic.period().max(BUS_CYCLE);
             let missed = now.saturating_sub(deadline) / period;
-            lapic.timer_start = deadline.saturating_add(missed * period);
-            next = lapic.timer_start.saturating_add(period);
+            lapic.timer_start = deadline.saturating_add(missed.saturating_mul(period));
+            next = lapic.timer_start.saturating_add(period).max(now.saturating_add(MIN_PERIOD));
         }
         TIMER_TSC_DEADLINE => lapic.tsc_deadline = 0,
         _ => {}
@@ -585,7 +592,8 @@ pub(super) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
 }
 
 /// Is there an interrupt that the guest would take if it let interrupts in?
-pub fn has_deliverable(running: &Running<'_, dyn GuestCpu>) -> bool {
+pub fn has_deliverable(running: &mut Running<'_, dyn GuestCpu>) -> bool {
+    take_priority(running);
     next(running).is_some()
 }
 
@@ -594,9 +602,17 @@ fn next(running: &Running<'_, dyn GuestCpu>) -> Option<u8> {
     (u32::from(vector) >> 4 > running.lapic.ppr() >> 4).then_some(vector)
 }
 
+/// The guest's CR8 is the upper half of the task priority, and changes without an exit (SDM 3A, 11.8.6).
+fn take_priority(running: &mut Running<'_, dyn GuestCpu>) {
+    let class = (running.cpu.read(SysReg::Cr8) as u32) & 0xf;
+    if running.lapic.tpr >> 4 != class {
+        running.lapic.tpr = class << 4;
+    }
+}
+
 /// Deliver the highest interrupt that the priorities allow, now or as soon as the guest can take one.
 pub(super) fn deliver(running: &mut Running<'_, dyn GuestCpu>) {
-    running.lapic.tpr = running.lapic.tpr & 0xf | (running.cpu.read(SysReg::Cr8) as u32) << 4;
+    take_priority(running);
     let Some(vector) = next(running) else { return };
     if running.cpu.interruptible() {
         running.vcpu.apic.take(vector);

@@ -27,9 +27,19 @@ pub fn time_info(vcpu: &Vcpu) -> VcpuTimeInfo {
     }
 }
 
-/// System time at which the guest's TSC reads `guest_tsc`, in nanoseconds.
+/// System time at which the guest's TSC reads `guest_tsc`, in nanoseconds; now, if it has passed that, and [`NEVER`] if nobody will live to see it.
 pub fn system_time_of(vcpu: &Vcpu, guest_tsc: u64) -> u64 {
-    hw::time::clock().nanoseconds(guest_tsc.wrapping_sub(vcpu.tsc_offset.load(SeqCst)))
+    let host_tsc = hw::time::tsc();
+    let ticks = ticks_until(host_tsc.wrapping_add(vcpu.tsc_offset.load(SeqCst)), guest_tsc);
+    ticks.map_or(NEVER, |ticks| hw::time::clock().nanoseconds(host_tsc.saturating_add(ticks)))
+}
+
+/// Ticks from `now` to `then`; `None`: more than a clock can count.
+fn ticks_until(now: u64, then: u64) -> Option<u64> {
+    /// Years at any frequency; and a clock may shift it left without losing bits.
+    const LIMIT: u64 = 1 << 56;
+    let ticks = then.saturating_sub(now);
+    (ticks < LIMIT).then_some(ticks)
 }
 
 /// Xen's CPUID leaf 3 (time).
@@ -74,4 +84,16 @@ pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
         lapic::timer_expired(running, deadline, now);
     }
     sched::timers_changed(vcpu);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ticks_until;
+
+    #[test]
+    fn what_has_passed_is_due_now() {
+        assert_eq!(ticks_until(100, 150), Some(50));
+        assert_eq!(ticks_until(100, 1), Some(0));
+        assert_eq!(ticks_until(100, u64::MAX), None);
+    }
 }
