@@ -292,6 +292,52 @@ mod tests {
         assert_eq!(x2apic[12..16], 128u32.to_le_bytes());
     }
 
+    /// As iasl compiles `Scope (\\_SB) { Processor (P000, 0, 0, 0) {} Processor (P001, 1, 0, 0) {} }`.
+    #[test]
+    fn dsdt_has_a_processor_for_each_vcpu() {
+        let dsdt = dsdt(2);
+        assert_eq!(
+            dsdt[36..],
+            *b"\x10\x20\\_SB_\x5b\x83\x0bP000\0\0\0\0\0\0\x5b\x83\x0bP001\x01\0\0\0\0\0"
+        );
+    }
+
+    /// Offsets from ACPI 5.0, table 5-34.
+    #[test]
+    fn fadt_points_at_facs_and_dsdt() {
+        const AT: u64 = 0xfc00_1000;
+        let tables = domu(AT, 1);
+        let fadt = table(&tables, AT, xsdt_entries(&tables, AT)[0]);
+        assert_eq!((fadt[8], fadt.len()), (5, 268));
+        let word = |at: usize| u64::from(u32::from_le_bytes(fadt[at..at + 4].try_into().unwrap()));
+        assert_eq!(table(&tables, AT, word(36))[..4], *b"FACS");
+        assert_eq!(table(&tables, AT, word(40))[..4], *b"DSDT");
+        assert_eq!((word(36), word(40)), (word(132), word(140)));
+        assert_eq!(word(36) % 64, 0, "the FACS must be aligned");
+    }
+
+    #[test]
+    fn dom0_has_its_own_madt_among_the_machines_tables() {
+        const AT: u64 = 0x10_0000;
+        let io_apic = Vec::from([1, 12, 2, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+        let host = [0x7fe_1000, 0x1_2345_6000];
+        let tables = dom0(AT, 1, core::slice::from_ref(&io_apic), &host);
+        let listed = xsdt_entries(&tables, AT);
+        let madt = table(&tables, AT, listed[0]);
+        assert_eq!(madt[..4], *b"APIC");
+        assert_eq!(madt[madt.len() - io_apic.len()..], io_apic);
+        assert_eq!(listed[1..], host);
+        let rsdp = &tables.bytes[(tables.rsdp - AT) as usize..];
+        let rsdt = u32::from_le_bytes(rsdp[16..20].try_into().unwrap());
+        let rsdt = table(&tables, AT, rsdt.into());
+        assert_eq!(
+            rsdt.len(),
+            36 + 2 * 4,
+            "the table above 4 GiB is in the XSDT only"
+        );
+        assert_eq!(rsdt[40..], 0x7fe_1000u32.to_le_bytes());
+    }
+
     #[test]
     fn package_lengths_of_each_size() {
         assert_eq!(package(&[0; 10])[..1], [11]);

@@ -180,18 +180,29 @@ struct Found {
 fn scan<H: FileHeader<Endian = LE>>(elf: &[u8]) -> Result<Found, Error> {
     let header = H::parse(elf).map_err(|_| Error::Truncated)?;
     header.endian().map_err(|_| Error::Truncated)?;
+    // Notes that lie apart are no longer than the file; many over the same bytes would be read many times.
+    let charge = |budget: &mut u64, bytes: u64| {
+        *budget = budget.checked_sub(bytes).ok_or(Error::Truncated)?;
+        Ok(())
+    };
+    let mut budget = elf.len() as u64;
     let mut found = Found::default();
     for program in header.program_headers(LE, elf).map_err(|_| Error::Truncated)? {
         match program.p_type(LE) {
             PT_LOAD => found.segments.extend(segment::<H>(program, elf.len())?),
-            PT_NOTE => found.read_notes::<H>(program.notes(LE, elf)),
+            PT_NOTE => {
+                charge(&mut budget, program.p_filesz(LE).into())?;
+                found.read_notes::<H>(program.notes(LE, elf));
+            }
             _ => {}
         }
     }
     if found.entry.is_none() {
         // Some kernels have the notes in sections only.
+        let mut budget = elf.len() as u64;
         for section in header.section_headers(LE, elf).unwrap_or(&[]) {
             if section.sh_type(LE) == SHT_NOTE {
+                charge(&mut budget, section.sh_size(LE).into())?;
                 found.read_notes::<H>(section.notes(LE, elf));
             }
         }

@@ -1,13 +1,18 @@
 //! Kernel images of every kind, good and bad.
 
-use abi::start_info::{HvmStartInfo, XEN_HVM_START_MAGIC_VALUE};
+use abi::start_info::{
+    HvmStartInfo, SIF_INITDOMAIN, SIF_PRIVILEGED, XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_START_MAGIC_VALUE,
+};
 use proptest::prelude::*;
 use pvh::kernel::{self, Error};
 use pvh::layout::{self, Guest};
 use zerocopy::FromBytes;
 
 const ELF: &[u8] = include_bytes!("tiny.elf");
+/// With the x86 filter and a 128 MiB dictionary, as Linux's build makes them since 6.12.
 const XZ: &[u8] = include_bytes!("tiny.elf.xz");
+/// 4 MiB of nothing.
+const XZ_BOMB: &[u8] = include_bytes!("zeros.xz");
 const LIMIT: usize = 1 << 20;
 
 /// `payload` in a bzImage with one setup sector, followed by the unpacked length as Linux's build does.
@@ -26,7 +31,8 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     let mut out = vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3];
     out.extend_from_slice(b"vmlinux\0");
     out.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
-    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&crc32fast::hash(data).to_le_bytes());
+    out.extend_from_slice(&(data.len() as u32).to_le_bytes());
     out
 }
 
@@ -68,12 +74,61 @@ fn every_wrapping_gives_the_same_kernel() {
 #[test]
 fn bombs_are_stopped() {
     let zeros = vec![0; 4 << 20];
-    for payload in [gzip(&zeros), lz4(&zeros), zstd(&zeros)] {
+    for payload in [gzip(&zeros), lz4(&zeros), zstd(&zeros), XZ_BOMB.to_vec()] {
         assert_eq!(
             kernel::open(&bzimage(&payload, 100), LIMIT).unwrap_err(),
             Error::TooBig { limit: LIMIT }
         );
     }
+}
+
+#[test]
+fn a_false_claim_of_length_changes_nothing() {
+    for payload in [gzip(ELF), XZ.to_vec(), lz4(ELF), zstd(ELF)] {
+        for claim in [0, 1, LIMIT, u32::MAX as usize] {
+            assert!(kernel::open(&bzimage(&payload, claim), LIMIT).is_ok());
+        }
+    }
+}
+
+#[test]
+fn wrong_checksums_are_noticed() {
+    const TRAILER: usize = 8;
+    let mut gzipped = gzip(ELF);
+    let sum = gzipped.len() - TRAILER;
+    gzipped[sum] ^= 1;
+    let mut zstd = zstd(ELF);
+    *zstd.last_mut().unwrap() ^= 1;
+    let mut cut = gzip(ELF);
+    cut.truncate(sum);
+    for (what, image) in [("gzip", gzipped), ("gzip", cut)] {
+        assert_eq!(
+            kernel::open(&image, LIMIT).unwrap_err(),
+            Error::CorruptPayload(what)
+        );
+    }
+    let image = bzimage(&zstd, ELF.len());
+    assert_eq!(
+        kernel::open(&image, LIMIT).unwrap_err(),
+        Error::CorruptPayload("zstd")
+    );
+}
+
+/// Reading the same notes once for each of many headers would take hours.
+#[test]
+fn notes_over_notes_are_refused() {
+    const HEADER: usize = 52;
+    const PROGRAM: usize = 32;
+    const COUNT: u16 = 1000;
+    let mut elf = ELF[..HEADER].to_vec();
+    elf[44..46].copy_from_slice(&COUNT.to_le_bytes());
+    let all = HEADER + PROGRAM * usize::from(COUNT);
+    for _ in 0..COUNT {
+        for word in [4, 0, 0, 0, all as u32, all as u32, 4, 4] {
+            elf.extend_from_slice(&u32::to_le_bytes(word));
+        }
+    }
+    assert_eq!(kernel::open(&elf, LIMIT).unwrap_err(), Error::Truncated);
 }
 
 #[test]
@@ -194,11 +249,12 @@ fn big_guests_go_on_above_the_hole() {
 proptest! {
     /// No damage makes the loader panic, or produce segments that are not in the file.
     #[test]
-    fn damage_is_survived(which in 0usize..4, cut in 0usize..2000, at in 0usize..1500, value: u8) {
+    fn damage_is_survived(which in 0usize..5, cut in 0usize..2000, at in 0usize..1500, value: u8) {
         let mut image = match which {
             0 => ELF.to_vec(),
             1 => bzimage(&gzip(ELF), ELF.len()),
             2 => bzimage(XZ, ELF.len()),
+            3 => bzimage(&zstd(ELF), ELF.len()),
             _ => bzimage(&lz4(ELF), ELF.len()),
         };
         image.truncate(image.len().saturating_sub(cut / 4));
@@ -209,6 +265,43 @@ proptest! {
             for segment in &kernel.segments {
                 prop_assert!(kernel.bytes(segment).len() as u64 <= segment.mem_size);
             }
+        }
+    }
+
+    /// Whatever RAM the builder found for dom0: what is written lies in it, apart from everything else.
+    #[test]
+    fn plans_stay_in_ram(
+        regions in prop::collection::vec((1u64..600, 1u64..600), 1..6),
+        ramdisk in 0usize..2_000_000,
+    ) {
+        let ramdisk = vec![7; ramdisk];
+        let mut at = 0;
+        let memory_map: Vec<_> = regions
+            .iter()
+            .map(|(gap, pages)| {
+                let region = layout::entry(at, pages << 12, XEN_HVM_MEMMAP_TYPE_RAM);
+                at += (gap + pages) << 12;
+                region
+            })
+            .collect();
+        let kernel = kernel::open(ELF, LIMIT).unwrap();
+        let guest = Guest {
+            kernel: &kernel,
+            ramdisk: Some(&ramdisk),
+            command_line: "quiet",
+            memory_map: &memory_map,
+            rsdp: 0,
+            flags: SIF_PRIVILEGED | SIF_INITDOMAIN,
+        };
+        if let Ok(plan) = guest.plan() {
+            let mut end = 0;
+            for (gpa, bytes) in &plan.writes {
+                prop_assert!(*gpa >= end, "overlap");
+                end = gpa + bytes.len() as u64;
+                prop_assert!(memory_map.iter().any(|ram| ram.addr <= *gpa && end <= ram.addr + ram.size));
+            }
+            let (head, _) = HvmStartInfo::read_from_prefix(&plan.writes.last().unwrap().1).unwrap();
+            prop_assert_eq!(head.flags, 3);
         }
     }
 }
