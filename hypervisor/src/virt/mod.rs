@@ -3,6 +3,7 @@
 //! [`run_cpu`] is what a physical CPU does for ever. The loop inside is generic over the back end, so that entry, exit and the frequent
 //! reasons are straight code; rarer work goes through `&mut dyn GuestCpu`.
 
+mod control;
 pub mod cpuid;
 pub mod decode;
 mod exits;

@@ -262,24 +262,15 @@ fn write_hypercall_page(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> 
 /// # Errors
 /// #GP: a combination that does not exist.
 pub fn write_control_register(running: &mut Running<'_, dyn GuestCpu>, cr: u8, value: u64) -> Result<(), Event> {
-    const CR0_PE: u64 = 1 << 0;
-    const CR0_NW: u64 = 1 << 29;
-    const CR0_CD: u64 = 1 << 30;
-    const CR0_PG: u64 = 1 << 31;
-    const CR4_VMXE: u64 = 1 << 13;
-    const CR4_SMXE: u64 = 1 << 14;
+    let now = running.cpu.paging();
     match cr {
-        0 if value >> 32 != 0 => return Err(Event::GP0),
-        0 if value & CR0_PG != 0 && value & CR0_PE == 0 => return Err(Event::GP0),
-        0 if value & CR0_NW != 0 && value & CR0_CD == 0 => return Err(Event::GP0),
-        0 => running.cpu.write(SysReg::Cr0, value),
-        4 if value & (CR4_VMXE | CR4_SMXE) != 0 => return Err(Event::GP0),
-        4 => running.cpu.write(SysReg::Cr4, value),
-        8 if value > 15 => return Err(Event::GP0),
-        _ => {
+        0 if super::control::valid_cr0(&now, running.cpu.mode(), value) => running.cpu.write(SysReg::Cr0, value),
+        4 if super::control::valid_cr4(&now, value) => running.cpu.write(SysReg::Cr4, value),
+        8 if value <= 15 => {
             running.cpu.write(SysReg::Cr8, value);
             running.vcpu.request(crate::domain::vcpu::Request::INTERRUPT);
         }
+        _ => return Err(Event::GP0),
     }
     Ok(())
 }

@@ -1,0 +1,93 @@
+//! What CR0 and CR4 of a guest may be, where a write exits (SDM 2B, MOV to and from control registers; SDM 3A, 2.5). Pure.
+
+use crate::arch::{CpuMode, Paging};
+
+const CR0_PE: u64 = 1 << 0;
+const CR0_NW: u64 = 1 << 29;
+const CR0_CD: u64 = 1 << 30;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_PCIDE: u64 = 1 << 17;
+/// VME to PCE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP: what goes with the features that CPUID shows.
+const CR4_EXISTS: u64 = 0x0037_0fff;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+
+/// Would a CPU that is in state `now` take `value` in CR0?
+pub fn valid_cr0(now: &Paging, mode: CpuMode, value: u64) -> bool {
+    let turned_on = value & !now.cr0 & CR0_PG != 0;
+    let turned_off = now.cr0 & !value & CR0_PG != 0;
+    value >> 32 == 0
+        && (value & CR0_PG == 0 || value & CR0_PE != 0)
+        && (value & CR0_NW == 0 || value & CR0_CD != 0)
+        && !(turned_on && now.efer & EFER_LME != 0 && now.cr4 & CR4_PAE == 0)
+        && !(turned_off && (mode == CpuMode::Long || now.cr4 & CR4_PCIDE != 0))
+}
+
+/// Would a CPU with our features that is in state `now` take `value` in CR4?
+pub fn valid_cr4(now: &Paging, value: u64) -> bool {
+    let is_long = now.efer & EFER_LMA != 0;
+    let wants_pcids = value & !now.cr4 & CR4_PCIDE != 0;
+    value & !CR4_EXISTS == 0
+        && !(is_long && value & CR4_PAE == 0)
+        && !(wants_pcids && (!is_long || now.cr3 & 0xfff != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Paging = Paging {
+        cr0: CR0_PE | CR0_PG,
+        cr3: 0x1000,
+        cr4: CR4_PAE,
+        efer: EFER_LME | EFER_LMA,
+        rflags: 2,
+    };
+
+    #[test]
+    fn paging_needs_protection_and_long_mode_needs_pae() {
+        let off = Paging {
+            cr0: CR0_PE,
+            cr4: 0,
+            efer: EFER_LME,
+            ..LONG
+        };
+        assert!(!valid_cr0(&off, CpuMode::Protected32, CR0_PG | CR0_PE));
+        let off = Paging { cr4: CR4_PAE, ..off };
+        assert!(valid_cr0(&off, CpuMode::Protected32, CR0_PG | CR0_PE));
+        assert!(!valid_cr0(&off, CpuMode::Protected32, CR0_PG));
+        assert!(!valid_cr4(&LONG, 0));
+    }
+
+    #[test]
+    fn cache_bits_and_reserved_bits() {
+        assert!(!valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | CR0_NW));
+        assert!(valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | CR0_NW | CR0_CD));
+        assert!(!valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | 1 << 32));
+        // LA57, VMXE, SMXE, PKE, CET
+        for hidden in [12, 13, 14, 22, 23] {
+            assert!(!valid_cr4(&LONG, CR4_PAE | 1 << hidden), "{hidden}");
+        }
+    }
+
+    #[test]
+    fn long_mode_is_left_from_compatibility_mode() {
+        assert!(!valid_cr0(&LONG, CpuMode::Long, CR0_PE));
+        assert!(valid_cr0(&LONG, CpuMode::Protected32, CR0_PE));
+        let pcids = Paging {
+            cr4: CR4_PAE | CR4_PCIDE,
+            ..LONG
+        };
+        assert!(!valid_cr0(&pcids, CpuMode::Protected32, CR0_PE));
+    }
+
+    #[test]
+    fn pcids_are_turned_on_in_long_mode_with_pcid_0() {
+        assert!(valid_cr4(&LONG, CR4_PAE | CR4_PCIDE));
+        let in_use = Paging { cr3: 0x1001, ..LONG };
+        assert!(!valid_cr4(&in_use, CR4_PAE | CR4_PCIDE));
+        let legacy = Paging { efer: 0, ..LONG };
+        assert!(!valid_cr4(&legacy, CR4_PAE | CR4_PCIDE));
+    }
+}
