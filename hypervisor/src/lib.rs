@@ -21,10 +21,16 @@ extern crate alloc;
 
 pub mod arch;
 pub mod cmdline;
+pub mod domain;
+pub mod event;
+pub mod grant;
 pub mod hw;
+pub mod hypercall;
 pub mod mm;
+pub mod sched;
 pub mod start;
 pub mod sync;
 pub mod types;
+pub mod virt;
 
 pub use start::{kernel_main, panic};

@@ -10,6 +10,7 @@ mod exits;
 pub mod lapic;
 pub mod mmio;
 pub mod msr;
+mod ports;
 pub mod time;
 
 use alloc::sync::Arc;
