@@ -10,6 +10,7 @@ pub mod exit;
 pub mod fake;
 pub mod floor;
 pub mod fpu;
+pub mod machine;
 pub mod msr_policy;
 pub mod msr_switch;
 pub mod owned;

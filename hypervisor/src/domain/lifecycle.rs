@@ -16,7 +16,7 @@ use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
-use crate::arch::{GuestCpu, VcpuConfig};
+use crate::arch::{GuestCpu, VcpuConfig, fpu};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
 use crate::hw::time::wall_clock_base;
@@ -27,6 +27,8 @@ use crate::mm::page_info;
 use crate::sched;
 use crate::sync::{Mutex, Once};
 use crate::types::{Gfn, Port, VcpuId};
+use crate::virt::Described;
+use crate::virt::cpuid::{self, Policy};
 
 /// How far destruction has come.
 pub struct Teardown {
@@ -61,6 +63,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             events: EventChannels::new(config.max_evtchn_port, config.max_vcpus),
             grants: GrantTable::new(id, config.max_grant_frames, config.max_maptrack_frames)?,
             io_bitmap: IoBitmap::new()?,
+            cpu_policy: Mutex::new(Arc::new(default_policy(&config))),
             memory_map: Mutex::new(Vec::new()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],
             handle: Mutex::new(config.handle),
@@ -93,6 +96,12 @@ fn set_wall_clock(shared: &GuestFrame, seconds: u64) {
     shared.u32_at(VERSION).store(2, Ordering::SeqCst);
 }
 
+/// What CPUID tells a new domain's vCPUs, before a toolstack takes something away.
+fn default_policy(config: &Config) -> Policy {
+    let xcr0 = fpu::host().map_or(0, |host| host.xcr0);
+    Policy::new(&cpuid::host, config.max_vcpus, xcr0, config.address_bits)
+}
+
 impl Domain {
     /// Make the vCPUs, all that the configuration has, down and paused with the domain.
     ///
@@ -106,10 +115,11 @@ impl Domain {
             nested_root: self.p2m.root(),
             io_bitmap: self.io_bitmap.addr(),
         };
+        let policy = self.cpu_policy.lock().clone();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
             let vcpu =
-                Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config).map_err(|_| Errno::ENOMEM)?;
+                Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config, policy.clone()).map_err(|_| Errno::ENOMEM)?;
             vcpu.events
                 .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
             vcpus.push(vcpu);
@@ -181,16 +191,6 @@ impl Domain {
         }
         self.shutdown_code.store(NOT_SHUT_DOWN, Ordering::SeqCst);
         self.vcpus().iter().for_each(Vcpu::unpause);
-        Ok(())
-    }
-}
-
-/// [`GuestCpu::describe`] for a format string.
-struct Described<'a>(&'a dyn GuestCpu);
-
-impl core::fmt::Display for Described<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        self.0.describe(f);
         Ok(())
     }
 }

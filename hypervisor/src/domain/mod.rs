@@ -31,6 +31,7 @@ use crate::mm::p2m::P2m;
 use crate::mm::page_info;
 use crate::sync::{Mutex, Once};
 use crate::types::{DomId, VcpuId};
+use crate::virt::cpuid::Policy;
 use vcpu::Vcpu;
 
 /// Most vCPUs that a domain can have.
@@ -95,6 +96,8 @@ pub struct Domain {
     pub grants: GrantTable,
     /// I/O ports that it reaches itself.
     pub io_bitmap: IoBitmap,
+    /// What CPUID tells its vCPUs; theirs are copies from when they were made.
+    pub cpu_policy: Mutex<Arc<Policy>>,
     /// What XENMEM_memory_map tells.
     pub memory_map: Mutex<Vec<E820Entry>>,
     /// `HVM_PARAM_*`.

@@ -20,7 +20,10 @@ use crate::mm::guest::WalkCache;
 use crate::sched::{self, Entity};
 use crate::sync::Mutex;
 use crate::types::{DomId, Port, VcpuId};
+use crate::hw;
+use crate::virt::cpuid::Policy;
 use crate::virt::lapic::{Lapic, SharedLapic};
+use crate::virt::msr::Msrs;
 
 bitflags! {
     /// What a vCPU must look at before it enters the guest again.
@@ -73,32 +76,15 @@ impl Hold {
 /// The half that belongs to whoever runs the vCPU.
 pub struct Private {
     /// Registers and control block.
-    pub cpu: Cpu,
+    pub cpu: arch::machine::Vcpu,
     /// Local APIC state that only its own CPU touches.
     pub lapic: Lapic,
     /// Recent walks of the guest's page tables, each checked again when used.
     pub walks: WalkCache,
-}
-
-/// A control block of the vendor that this machine has: a closed set, matched once per period of running.
-#[expect(missing_docs, reason = "the vendors' names")]
-pub enum Cpu {
-    Svm(arch::svm::Vcpu),
-    Vmx(arch::vmx::Vcpu),
-    #[cfg(test)]
-    Fake(arch::fake::Vcpu),
-}
-
-impl Cpu {
-    /// The vendor-neutral view.
-    pub fn as_dyn(&mut self) -> &mut dyn arch::GuestCpu {
-        match self {
-            Cpu::Svm(cpu) => cpu,
-            Cpu::Vmx(cpu) => cpu,
-            #[cfg(test)]
-            Cpu::Fake(cpu) => cpu,
-        }
-    }
+    /// What CPUID says.
+    pub policy: Arc<Policy>,
+    /// Model-specific registers without any effect of their own.
+    pub msrs: Msrs,
 }
 
 /// A virtual CPU. See the module's head for who may touch what.
@@ -114,6 +100,8 @@ pub struct Vcpu {
     polled: AtomicU32,
     /// Local APIC state that others write: pending interrupts.
     pub apic: SharedLapic,
+    /// Added to the machine's TSC to give the guest's.
+    pub tsc_offset: AtomicU64,
     /// Where events for this vCPU are signalled.
     pub events: VcpuEvents,
     /// Memory that it shares with the guest.
@@ -178,8 +166,14 @@ impl Vcpu {
         domid: DomId,
         id: VcpuId,
         config: &VcpuConfig,
+        policy: Arc<Policy>,
     ) -> Result<Arc<Vcpu>, arch::OutOfMemory> {
-        let cpu = arch::new_vcpu(config)?;
+        let mut cpu = arch::machine::Vcpu::new(config)?;
+        // A guest's TSC starts at 0.
+        let tsc_offset = hw::time::tsc().wrapping_neg();
+        cpu.as_dyn().set_tsc_offset(tsc_offset);
+        let lapic = Lapic::new(id);
+        let apic = SharedLapic::new(&lapic);
         Ok(Arc::new(Vcpu {
             id,
             domid,
@@ -187,7 +181,8 @@ impl Vcpu {
             requests: AtomicU32::new(0),
             holds: AtomicU32::new(Hold::DOWN.bits()),
             polled: AtomicU32::new(0),
-            apic: SharedLapic::new(),
+            apic,
+            tsc_offset: AtomicU64::new(tsc_offset),
             events: VcpuEvents::new(),
             areas: Areas::new(),
             initialised: AtomicBool::new(false),
@@ -196,8 +191,10 @@ impl Vcpu {
             upcall_vector: AtomicU8::new(0),
             private: Mutex::new(Private {
                 cpu,
-                lapic: Lapic::new(id),
+                lapic,
                 walks: WalkCache::new(),
+                policy,
+                msrs: Msrs::new(),
             }),
         }))
     }
@@ -207,7 +204,7 @@ impl Vcpu {
         self.domain.upgrade()
     }
 
-    /// Work on the private half of a vCPU that is not running, or of the caller's own. Its state is in memory while `work` runs.
+    /// Work on the private half of a vCPU that is paused and has stopped. (Never the caller's own, whose lock the run loop holds.) Its state is in memory while `work` runs.
     pub fn with_private<R>(&self, work: impl FnOnce(&mut Private) -> R) -> R {
         sched::evict(self);
         work(&mut self.private.lock())
@@ -229,6 +226,11 @@ impl Vcpu {
     /// Take all requests.
     pub fn take_requests(&self) -> Request {
         Request::from_bits_retain(self.requests.swap(0, SeqCst))
+    }
+
+    /// Keep `what` for the next time that the vCPU looks at its requests; no reason to look now.
+    pub fn defer(&self, what: Request) {
+        self.requests.fetch_or(what.bits(), SeqCst);
     }
 
     /// Ask the vCPU to look at `what`, wherever it is: it is woken if it waits and made to exit if it runs elsewhere.

@@ -3,7 +3,12 @@
 pub mod acpi;
 pub mod apic;
 pub mod ioapic;
+pub mod console;
 pub mod irq;
+pub mod panic;
 pub mod percpu;
+pub mod power;
 pub mod time;
 pub mod timer;
+#[cfg(target_os = "none")]
+pub mod traps;

@@ -108,7 +108,7 @@ pub fn host(leaf: u32, subleaf: u32) -> Leaf {
 impl Policy {
     /// What a guest with `vcpus` vCPUs gets on `host`, where `xcr0` is the extended state that vCPUs can have, and guest-physical addresses have
     /// `address_bits`.
-    pub fn new(host: Host<'_>, vcpus: u32, xcr0: u64, address_bits: u8) -> Policy {
+    pub fn new(host: Host<'_>, vcpus: u32, xcr0: u64, address_bits: u32) -> Policy {
         let amd = host(0, 0)[2] == u32::from_le_bytes(*b"cAMD");
         let mut policy = Policy {
             basic: [[0; 4]; BASIC],
@@ -238,7 +238,7 @@ impl Policy {
         })
     }
 
-    fn fill_extended(&mut self, host: Host<'_>, amd: bool, address_bits: u8) {
+    fn fill_extended(&mut self, host: Host<'_>, amd: bool, address_bits: u32) {
         let limit = if amd { 0x8000_0021 } else { 0x8000_0008 };
         let max = host(0x8000_0000, 0)[0].min(limit);
         let [_, ebx, ecx, edx] = host(0x8000_0000, 0);
@@ -250,7 +250,7 @@ impl Policy {
             self.extended[brand_and_cache as usize] = host(0x8000_0000 + brand_and_cache, 0);
         }
         let [eax, ebx, ..] = host(0x8000_0008, 0);
-        let physical = (eax & 0xff).min(u32::from(address_bits));
+        let physical = (eax & 0xff).min(address_bits);
         self.extended[8] = [eax & 0xff00 | physical, ebx & LEAF_E8_EBX, 0, 0];
         if amd {
             // LFENCE always serializes, null selectors clear bases.

@@ -14,7 +14,7 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// VMCALL or VMMCALL. Separate from [`handle`], since this one is hot.
 #[inline]
-pub(super) fn hypercall<C: GuestCpu>(running: &mut Running<'_, C>) {
+pub(super) fn hypercall<C: GuestCpu + 'static>(running: &mut Running<'_, C>) {
     let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(&mut running.erase())) else {
         return; // The guest changed its mapping under us: let it fetch again.
     };
@@ -32,7 +32,7 @@ pub(super) fn hypercall<C: GuestCpu>(running: &mut Running<'_, C>) {
     };
     let rax = match result {
         Ok(value) => value,
-        Err(Stop::Errno(errno)) => errno.to_rax(),
+        Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
         // Progress is in the argument registers; the guest executes the instruction again.
         Err(Stop::Continue) => return,
     };
@@ -68,6 +68,8 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),
         Exit::HostInterrupt(None) => hw::irq::take_pending(),
         Exit::HostNmi | Exit::HostInit => {}
+        // Taken by the loop itself before it gets here.
+        Exit::Hypercall => {}
         Exit::PreemptionTimer => crate::sched::on_timer(),
         Exit::TripleFault => triple_fault(running),
         Exit::TaskSwitch { .. } | Exit::EntryFailed(_) | Exit::Unknown { .. } => {
@@ -104,7 +106,7 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
 fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>, debug_bits: u64) {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {
-        hw::traps::machine_check();
+        log::error!("machine check while {}v{} ran", running.vcpu.domid, running.vcpu.id.0);
     }
     if debug_bits != 0 {
         let dr6 = running.cpu.read(SysReg::Dr6);

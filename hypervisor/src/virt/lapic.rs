@@ -77,9 +77,9 @@ const INIT_PENDING: u32 = 1 << 31;
 const SIPI_PENDING: u32 = 1 << 30;
 
 impl SharedLapic {
-    /// An APIC to which nothing has come yet.
-    pub fn new() -> Self {
-        Self { irr: Default::default(), startup: AtomicU32::new(0), address: AtomicU64::new(0) }
+    /// The shared part of `own`, to which nothing has come yet.
+    pub fn new(own: &Lapic) -> Self {
+        Self { irr: Default::default(), startup: AtomicU32::new(0), address: AtomicU64::new(own.address().pack()) }
     }
 
     /// An interrupt of `vector` arrives. (The caller then makes the vCPU look: `Request::INTERRUPT`.)
@@ -96,12 +96,6 @@ impl SharedLapic {
 
     fn take(&self, vector: u8) {
         self.irr[usize::from(vector / 32)].fetch_and(!(1 << (vector % 32)), SeqCst);
-    }
-}
-
-impl Default for SharedLapic {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -383,7 +377,8 @@ fn write(running: &mut Running<'_, dyn GuestCpu>, offset: u32, value: u32) -> Re
         reg::ESR => lapic.esr = 0,
         reg::ICR => {
             let destination = (lapic.icr >> 56) as u32;
-            return send_ipi(running, lapic.icr & !0xffff_ffff | u64::from(value), destination);
+            let command = lapic.icr & !0xffff_ffff | u64::from(value);
+            return send_ipi(running, command, destination);
         }
         reg::ICR_HIGH => lapic.icr = lapic.icr & 0xffff_ffff | u64::from(value & 0xff00_0000) << 32,
         reg::LVT_TIMER..=reg::LVT_ERROR => write_lvt(running, ((offset - reg::LVT_TIMER) / 16) as usize, value),
@@ -623,11 +618,6 @@ pub(super) fn deliver(running: &mut Running<'_, dyn GuestCpu>) {
     }
 }
 
-/// Make the vCPU's address known to senders. Once, when it is made.
-pub fn announce(vcpu: &Vcpu, lapic: &Lapic) {
-    vcpu.apic.address.store(lapic.address().pack(), SeqCst);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -672,7 +662,7 @@ mod tests {
 
     #[test]
     fn pending_interrupts_by_priority() {
-        let shared = SharedLapic::new();
+        let shared = SharedLapic::new(&Lapic::new(VcpuId(0)));
         assert_eq!(shared.highest_pending(), None);
         shared.raise(0x31);
         shared.raise(0xf3);
@@ -684,7 +674,7 @@ mod tests {
     #[test]
     fn unknown_registers_are_refused() {
         let lapic = Lapic::new(VcpuId(0));
-        let shared = SharedLapic::new();
+        let shared = SharedLapic::new(&Lapic::new(VcpuId(0)));
         for offset in (0..0x1000).step_by(16) {
             let known = lapic.read(offset, &shared, 0).is_ok();
             assert_eq!(known, matches!(offset, 0x20 | 0x30 | 0x80 | 0xa0 | 0xd0..=0xf0 | 0x100..=0x280 | 0x300..=0x390 | 0x3e0), "{offset:#x}");

@@ -16,12 +16,30 @@ pub mod time;
 use alloc::sync::Arc;
 
 use crate::arch::{Exit, GuestCpu};
-use crate::domain::Domain;
-use crate::domain::vcpu::{Cpu, Request, Vcpu};
+use abi::event_channel::VIRQ_CONSOLE;
+
+use crate::domain::{Domain, table};
+use crate::event;
+use crate::types::{DomId, VcpuId};
+use crate::arch::machine::Vcpu as Cpu;
+use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::mm::guest::WalkCache;
+use crate::hw::irq::SoftIrq;
 use crate::{hw, sched};
 
+use cpuid::Policy;
 use lapic::Lapic;
+use msr::Msrs;
+
+/// A line about a vCPU's registers, for logs.
+pub struct Described<'a>(pub &'a dyn GuestCpu);
+
+impl core::fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.describe(f);
+        Ok(())
+    }
+}
 
 /// What the CPU that runs a vCPU holds of it.
 pub struct Running<'a, C: GuestCpu + ?Sized> {
@@ -35,9 +53,25 @@ pub struct Running<'a, C: GuestCpu + ?Sized> {
     pub lapic: &'a mut Lapic,
     /// Its recent page walks.
     pub walks: &'a mut WalkCache,
+    /// What CPUID says.
+    pub policy: &'a Policy,
+    /// Its model-specific registers without any effect of their own.
+    pub msrs: &'a mut Msrs,
 }
 
-impl<'a, C: GuestCpu> Running<'a, C> {
+impl Running<'_, dyn GuestCpu> {
+    /// The guest did what cannot be continued.
+    pub fn crash(&mut self, why: core::fmt::Arguments<'_>) {
+        self.domain.crash(self.vcpu, self.cpu, why);
+    }
+
+    /// Do event channels want to be looked at?
+    pub fn upcall_due(&self) -> bool {
+        self.vcpu.events.upcall_pending()
+    }
+}
+
+impl<'a, C: GuestCpu + 'static> Running<'a, C> {
     /// The same without the back end's type, for what is not hot.
     pub fn erase(&mut self) -> Running<'_, dyn GuestCpu> {
         Running {
@@ -46,6 +80,8 @@ impl<'a, C: GuestCpu> Running<'a, C> {
             cpu: self.cpu,
             lapic: self.lapic,
             walks: self.walks,
+            policy: self.policy,
+            msrs: self.msrs,
         }
     }
 }
@@ -53,10 +89,25 @@ impl<'a, C: GuestCpu> Running<'a, C> {
 /// Run guests on this CPU for ever. Interrupts are off, except while idle and where an exit says that the host has one.
 pub fn run_cpu() -> ! {
     loop {
-        hw::irq::run_softirqs();
+        softirqs();
         match sched::pick() {
             Some(vcpu) => run_vcpu(&vcpu),
             None => hw::irq::wait(),
+        }
+    }
+}
+
+/// Work that interrupt handlers left for this CPU.
+fn softirqs() {
+    let work = hw::irq::take_softirqs();
+    if work.contains(SoftIrq::TIMER) {
+        sched::on_timer();
+    }
+    if work.contains(SoftIrq::CONSOLE) {
+        if hw::console::receive()
+            && let Some(dom0) = table::get(DomId::DOM0)
+        {
+            event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
         }
     }
 }
@@ -66,21 +117,33 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
         sched::load(vcpu);
         let mut private = vcpu.private().lock();
         let private = &mut *private;
-        let (lapic, walks) = (&mut private.lapic, &mut private.walks);
+        macro_rules! run_on {
+            ($cpu:ident) => {
+                run(Running {
+                    domain: &domain,
+                    vcpu,
+                    cpu: $cpu,
+                    lapic: &mut private.lapic,
+                    walks: &mut private.walks,
+                    policy: &private.policy,
+                    msrs: &mut private.msrs,
+                })
+            };
+        }
         match &mut private.cpu {
-            Cpu::Svm(cpu) => run(Running { domain: &domain, vcpu, cpu, lapic, walks }),
-            Cpu::Vmx(cpu) => run(Running { domain: &domain, vcpu, cpu, lapic, walks }),
+            Cpu::Svm(cpu) => run_on!(cpu),
+            Cpu::Vmx(cpu) => run_on!(cpu),
             #[cfg(test)]
-            Cpu::Fake(cpu) => run(Running { domain: &domain, vcpu, cpu, lapic, walks }),
+            Cpu::Fake(cpu) => run_on!(cpu),
         }
     } else {
-        vcpu.hold(crate::domain::vcpu::Hold::DOWN);
+        vcpu.hold(Hold::DOWN);
     }
     sched::put(vcpu);
 }
 
 /// Enter and leave the guest until the vCPU has to give up the CPU.
-fn run<C: GuestCpu>(mut running: Running<'_, C>) {
+fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
     loop {
         if running.vcpu.has_requests() | hw::irq::softirq_pending() && before_entry(&mut running.erase()) == Next::Leave {
             return;
@@ -103,7 +166,7 @@ enum Next {
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
-    hw::irq::run_softirqs();
+    softirqs();
     let vcpu = running.vcpu;
     let requests = vcpu.take_requests();
     if requests.contains(Request::FLUSH) {

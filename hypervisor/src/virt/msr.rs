@@ -3,8 +3,10 @@
 use zerocopy::IntoBytes;
 
 use super::{Running, lapic};
+use crate::arch::fpu;
 use crate::arch::msr_policy::msr as number;
 use crate::arch::{Event, GuestCpu, SysReg};
+use crate::arch::machine::is_amd;
 use crate::hw;
 use crate::mm::guest;
 use crate::types::{Gpa, PAGE_SIZE};
@@ -138,14 +140,14 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
         MC0_CTL..MC_END => 0,
         MCG_STATUS | MC0_CTL2 | MC1_CTL2 => 0,
         // Locked, nothing enabled: Windows reads it unasked.
-        FEATURE_CONTROL if !hw::cpu::is_amd() => 1,
+        FEATURE_CONTROL if !is_amd() => 1,
         // Fast strings; no branch trace store, no PEBS.
-        MISC_ENABLE if !hw::cpu::is_amd() => 1 << 0 | 1 << 11 | 1 << 12,
-        PLATFORM_ID | PLATFORM_INFO if !hw::cpu::is_amd() => 0,
+        MISC_ENABLE if !is_amd() => 1 << 0 | 1 << 11 | 1 << 12,
+        PLATFORM_ID | PLATFORM_INFO if !is_amd() => 0,
         UCODE_REV | DEBUGCTL | XSS | HYPERCALL_PAGE => 0,
-        AMD_SYSCFG | AMD_HWCR | AMD_NB_CFG | AMD_INT_PENDING | AMD_VM_CR | AMD_DC_CFG if hw::cpu::is_amd() => 0,
+        AMD_SYSCFG | AMD_HWCR | AMD_NB_CFG | AMD_INT_PENDING | AMD_VM_CR | AMD_DC_CFG if is_amd() => 0,
         // LFENCE is serializing.
-        AMD_DE_CFG if hw::cpu::is_amd() => 1 << 1,
+        AMD_DE_CFG if is_amd() => 1 << 1,
         _ => {
             if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
                 return msrs.mtrr_fixed.get(range).copied();
@@ -202,7 +204,7 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
         MISC_FEATURES_ENABLES | XSS => (value == 0).then_some(())?,
         DEBUGCTL => (value & !3 == 0).then_some(())?,
         MCG_STATUS | MC0_CTL2 | MC1_CTL2 | MC0_CTL..MC_END | UCODE_REV | MISC_ENABLE => {}
-        AMD_HWCR | AMD_NB_CFG | AMD_SYSCFG | AMD_DC_CFG | AMD_DE_CFG | AMD_INT_PENDING if hw::cpu::is_amd() => {}
+        AMD_HWCR | AMD_NB_CFG | AMD_SYSCFG | AMD_DC_CFG | AMD_DE_CFG | AMD_INT_PENDING if is_amd() => {}
         HYPERCALL_PAGE => write_hypercall_page(running, value)?,
         _ => {
             if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
@@ -243,7 +245,7 @@ fn write_hypercall_page(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> 
     const UD2: [u8; 2] = [0x0f, 0x0b];
     // The low bits are the index of the page; there is one.
     (value & (PAGE_SIZE - 1) == 0).then_some(())?;
-    let call = if hw::cpu::is_amd() { 0xd9 } else { 0xc1 };
+    let call = if is_amd() { 0xd9 } else { 0xc1 };
     let mut page = [0xcc; PAGE_SIZE as usize];
     for (nr, stub) in page.chunks_exact_mut(STUB).enumerate() {
         if nr == IRET {
@@ -275,7 +277,7 @@ pub fn write_control_register(running: &mut Running<'_, dyn GuestCpu>, cr: u8, v
     Ok(())
 }
 
-/// XSETBV (SDM 2B): only XCR0, x87 always on, AVX needs SSE, the AVX-512 components come together.
+/// XSETBV.
 ///
 /// # Errors
 /// #GP: a combination that does not exist, or that this guest does not have.
@@ -283,36 +285,9 @@ pub fn xsetbv(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     require_ring_0(running)?;
     let regs = running.cpu.gprs();
     let (register, value) = (regs.rcx as u32, regs.rdx << 32 | regs.rax & 0xffff_ffff);
-    if register != 0 || !valid_xcr0(value, running.policy.xcr0()) {
+    if register != 0 || !fpu::valid_xcr0(value, running.policy.xcr0()) {
         return Err(Event::GP0);
     }
     running.cpu.write(SysReg::Xcr0, value);
     Ok(())
-}
-
-fn valid_xcr0(value: u64, allowed: u64) -> bool {
-    const X87: u64 = 1;
-    const SSE: u64 = 2;
-    const AVX: u64 = 4;
-    const AVX512: u64 = 0xe0;
-    value & !allowed == 0
-        && value & X87 != 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & AVX512 == 0 || value & (AVX512 | AVX) == AVX512 | AVX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::valid_xcr0;
-
-    #[test]
-    fn xcr0_combinations() {
-        for good in [1, 3, 7, 0xe7] {
-            assert!(valid_xcr0(good, 0xe7), "{good:#x}");
-        }
-        for bad in [0, 2, 5, 0x27, 0xe3, 0x101] {
-            assert!(!valid_xcr0(bad, 0xe7), "{bad:#x}");
-        }
-        assert!(!valid_xcr0(7, 3));
-    }
 }

@@ -1,0 +1,84 @@
+//! The back end of this machine: probed once, enabled on each CPU.
+
+use super::{EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, svm, vmx};
+use crate::sync::Once;
+
+#[derive(Clone, Copy, Debug)]
+enum Machine {
+    Svm(svm::Caps),
+    Vmx(vmx::Caps),
+}
+
+static MACHINE: Once<Machine> = Once::new();
+
+/// Is the CPU one of AMD's (or Hygon's), by its vendor string? It decides which back end there can be, and how guests make hypercalls.
+pub fn is_amd() -> bool {
+    let vendor = raw_cpuid::native_cpuid::cpuid_count(0, 0);
+    vendor.ecx == u32::from_le_bytes(*b"cAMD") || vendor.ecx == u32::from_le_bytes(*b"uine")
+}
+
+/// Find out what this machine can.
+///
+/// # Errors
+/// A sentence that names the capability which is missing.
+pub fn probe() -> Result<(), Unsupported> {
+    let machine = if is_amd() { Machine::Svm(svm::probe()?) } else { Machine::Vmx(vmx::probe()?) };
+    MACHINE.call_once(|| machine);
+    Ok(())
+}
+
+/// Switch virtualization on, on this CPU. After [`probe`].
+///
+/// # Errors
+/// See [`EnableError`].
+pub fn enable() -> Result<(), EnableError> {
+    match MACHINE.get() {
+        Some(Machine::Svm(caps)) => svm::enable(caps),
+        Some(Machine::Vmx(caps)) => vmx::enable(caps),
+        None => Err(EnableError::Refused("virtualization was not probed")),
+    }
+}
+
+/// Format of the machine's nested page tables.
+pub fn nested_format() -> NestedFormat {
+    match MACHINE.get() {
+        Some(Machine::Vmx(_)) => NestedFormat::Ept,
+        _ => NestedFormat::Npt,
+    }
+}
+
+/// A control block of the vendor that this machine has: a closed set, matched once per period of running.
+#[expect(missing_docs, reason = "the vendors' names")]
+pub enum Vcpu {
+    Svm(svm::Vcpu),
+    Vmx(vmx::Vcpu),
+    #[cfg(test)]
+    Fake(super::fake::Vcpu),
+}
+
+impl Vcpu {
+    /// A new one, in the state after reset.
+    ///
+    /// # Errors
+    /// No memory for it.
+    pub fn new(config: &VcpuConfig) -> Result<Vcpu, OutOfMemory> {
+        match MACHINE.get() {
+            #[cfg(test)]
+            None => Ok(Vcpu::Fake(super::fake::Vcpu::new())),
+            #[cfg(not(test))]
+            None => Err(OutOfMemory),
+            Some(Machine::Svm(_)) => svm::Vcpu::new(config).map(Vcpu::Svm),
+            Some(Machine::Vmx(_)) => vmx::Vcpu::new(config).map(Vcpu::Vmx),
+        }
+    }
+
+    /// The vendor-neutral view.
+    pub fn as_dyn(&mut self) -> &mut dyn GuestCpu {
+        match self {
+            Vcpu::Svm(cpu) => cpu,
+            Vcpu::Vmx(cpu) => cpu,
+            #[cfg(test)]
+            Vcpu::Fake(cpu) => cpu,
+        }
+    }
+}

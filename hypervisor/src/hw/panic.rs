@@ -1,0 +1,57 @@
+//! The end: what happened, where, and who was running.
+// UNSAFETY: follows frame pointers, breaks the console's lock.
+#![expect(unsafe_code, reason = "follows frame pointers")]
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use super::{console, percpu, power};
+
+/// Frames of a backtrace, at most.
+const DEPTH: usize = 32;
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Print `what` with a backtrace from `rip` and the frame at `rbp`, then stop the machine as the command line says.
+pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
+    if PANICKED.swap(true, SeqCst) {
+        // A panic while panicking: nothing more can be trusted.
+        power::after_panic();
+    }
+    // SAFETY: the machine is about to stop; what another CPU still prints may get mixed in.
+    unsafe { console::seize() };
+    log::error!("--- Oxen panic on CPU {} ---", percpu::id());
+    log::error!("{what}");
+    if let Some(vcpu) = crate::sched::current() {
+        log::error!("running: {}v{}", vcpu.domid, vcpu.id.0);
+    }
+    let mut return_address = rip;
+    let mut frame = rbp;
+    for _ in 0..DEPTH {
+        match boot::symbols::lookup(return_address) {
+            Some((name, offset)) => log::error!("  {return_address:#018x} {name}+{offset:#x}"),
+            None => log::error!("  {return_address:#018x}"),
+        }
+        // Frames are on hypervisor stacks: upper half, aligned.
+        if frame < 1 << 63 || frame % 8 != 0 {
+            break;
+        }
+        // SAFETY: the image is compiled with frame pointers, so this is the frame of a function that has not returned.
+        let [next, address] = unsafe { (frame as *const [u64; 2]).read() };
+        if next <= frame || address == 0 {
+            break;
+        }
+        (frame, return_address) = (next, address);
+    }
+    power::after_panic()
+}
+
+/// A panic of Rust code.
+pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let (rip, rbp): (u64, u64);
+    // SAFETY: reads two registers.
+    unsafe {
+        core::arch::asm!("lea {}, [rip]", "mov {}, rbp", out(reg) rip, out(reg) rbp, options(nomem, nostack, preserves_flags));
+    }
+    fatal(format_args!("{info}"), rip, rbp)
+}

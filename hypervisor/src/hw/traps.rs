@@ -1,0 +1,169 @@
+//! This CPU's descriptor tables, and what happens on exceptions and interrupts of the host.
+//!
+//! Exceptions in the hypervisor are bugs: registers and a backtrace are printed and the machine stops. #DF, NMI and #MC have stacks of their own.
+// UNSAFETY: descriptor tables and interrupt entry.
+#![expect(unsafe_code, reason = "descriptor tables and interrupt entry")]
+
+use alloc::boxed::Box;
+use core::arch::global_asm;
+use core::fmt;
+
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
+use x86_64::instructions::tables::{lidt, load_tss};
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
+use x86_64::structures::tss::TaskStateSegment;
+
+use super::irq;
+
+// One stub of 16 bytes for each vector: an error code (0 where the CPU pushes none), the vector, then all general registers.
+global_asm!(
+    ".section .text.traps, \"ax\"",
+    ".balign 16",
+    ".global trap_stubs",
+    "trap_stubs:",
+    ".set vector, 0",
+    ".rept 256",
+    ".balign 16",
+    ".if (vector == 8) | (vector == 10) | (vector == 11) | (vector == 12) | (vector == 13) | (vector == 14) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30)",
+    ".else",
+    "push 0",
+    ".endif",
+    "push vector",
+    "jmp trap_common",
+    ".set vector, vector + 1",
+    ".endr",
+    "trap_common:",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "push rbx",
+    "push rbp",
+    "push rsi",
+    "push rdi",
+    "push r8",
+    "push r9",
+    "push r10",
+    "push r11",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "cld",
+    "mov rdi, rsp",
+    // The CPU aligned the stack before it pushed five words; two and fifteen more leave it aligned again.
+    "call {handler}",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop r11",
+    "pop r10",
+    "pop r9",
+    "pop r8",
+    "pop rdi",
+    "pop rsi",
+    "pop rbp",
+    "pop rbx",
+    "pop rdx",
+    "pop rcx",
+    "pop rax",
+    "add rsp, 16",
+    "iretq",
+    ".text",
+    handler = sym handle,
+);
+
+unsafe extern "C" {
+    static trap_stubs: u8;
+}
+
+/// What the stubs leave on the stack.
+#[repr(C)]
+struct Frame {
+    gprs: [u64; 15],
+    vector: u64,
+    error_code: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 15] =
+            ["r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax"];
+        writeln!(f, "rip {:04x}:{:016x} rsp {:04x}:{:016x} rflags {:x}", self.cs, self.rip, self.ss, self.rsp, self.rflags)?;
+        for (index, (name, value)) in NAMES.iter().zip(self.gprs).rev().enumerate() {
+            let end = if index % 4 == 3 { '\n' } else { ' ' };
+            write!(f, "{name:>3} {value:016x}{end}")?;
+        }
+        let cr2 = x86_64::registers::control::Cr2::read_raw();
+        write!(f, "cr2 {cr2:016x}")
+    }
+}
+
+const NMI: u64 = 2;
+const RBP: usize = 10;
+
+extern "C" fn handle(frame: &Frame) {
+    match frame.vector {
+        NMI => log::warn!("NMI at {:#x}", frame.rip),
+        exception @ 0..32 => {
+            super::panic::fatal(
+                format_args!("exception {exception}, error code {:#x}\n{frame}", frame.error_code),
+                frame.rip,
+                frame.gprs[RBP],
+            );
+        }
+        vector => irq::handle(vector as u8),
+    }
+}
+
+/// Bytes of each stack of its own.
+const STACK: usize = 16 << 10;
+/// Vectors with a stack of their own, and its index in the TSS.
+const OWN_STACK: [(usize, u16); 3] = [(2, 1), (8, 2), (18, 3)];
+
+/// One gate of an IDT (SDM 3A, 7.14.1).
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+struct Gate([u64; 2]);
+
+/// Load this CPU's descriptor tables. They live for ever.
+pub fn init() {
+    let mut tss = TaskStateSegment::new();
+    for (_, index) in OWN_STACK {
+        let stack: &'static mut [u8] = Box::leak(alloc::vec![0; STACK].into_boxed_slice());
+        let top = (stack.as_ptr() as u64 + STACK as u64) & !15;
+        tss.interrupt_stack_table[usize::from(index) - 1] = VirtAddr::new(top);
+    }
+    let mut gdt = GlobalDescriptorTable::new();
+    let code = gdt.append(Descriptor::kernel_code_segment());
+    let data = gdt.append(Descriptor::kernel_data_segment());
+    let task = gdt.append(Descriptor::tss_segment(Box::leak(Box::new(tss))));
+    Box::leak(Box::new(gdt)).load();
+    // SAFETY: the selectors are of the table that was just loaded; it, and the TSS in it, are never freed.
+    unsafe {
+        CS::set_reg(code);
+        DS::set_reg(data);
+        ES::set_reg(data);
+        SS::set_reg(data);
+        load_tss(task);
+    }
+    let gates: &'static [Gate; 256] = Box::leak(Box::new(core::array::from_fn(|vector| gate(vector, code.0))));
+    let pointer = DescriptorTablePointer { limit: (size_of_val(gates) - 1) as u16, base: VirtAddr::from_ptr(gates) };
+    // SAFETY: 256 valid gates to stubs that handle every vector.
+    unsafe { lidt(&pointer) };
+}
+
+fn gate(vector: usize, code: u16) -> Gate {
+    const PRESENT_INTERRUPT_GATE: u64 = 0x8e00;
+    let stub = &raw const trap_stubs as u64 + vector as u64 * 16;
+    let stack = OWN_STACK.iter().find(|(own, _)| *own == vector).map_or(0, |(_, index)| u64::from(*index));
+    let low = stub & 0xffff | u64::from(code) << 16 | (stack | PRESENT_INTERRUPT_GATE) << 32 | (stub >> 16 & 0xffff) << 48;
+    Gate([low, stub >> 32])
+}
