@@ -28,9 +28,11 @@ pub mod hw;
 pub mod hypercall;
 pub mod mm;
 pub mod sched;
-pub mod start;
+#[cfg(target_os = "none")]
+mod start;
 pub mod sync;
 pub mod types;
 pub mod virt;
 
-pub use start::{kernel_main, panic};
+#[cfg(target_os = "none")]
+pub use {hw::panic::panic, start::kernel_main};

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod areas;
+pub mod dom0;
 pub mod lifecycle;
 pub mod memory;
 pub mod table;

@@ -5,6 +5,7 @@ pub mod apic;
 pub mod ioapic;
 pub mod console;
 pub mod irq;
+#[cfg(target_os = "none")]
 pub mod panic;
 pub mod percpu;
 pub mod power;

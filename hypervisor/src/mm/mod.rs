@@ -4,6 +4,8 @@ pub mod buddy;
 pub mod device;
 pub mod frames;
 pub mod guest;
+#[cfg(target_os = "none")]
+pub mod heap;
 pub mod io_bitmap;
 pub mod p2m;
 pub mod page_info;

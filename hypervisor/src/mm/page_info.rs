@@ -98,7 +98,8 @@ fn word_or_new(mfn: Mfn) -> Result<&'static AtomicU64, OutOfMemory> {
     word(mfn).ok_or(OutOfMemory)
 }
 
-/// Give the `1 << order` freshly allocated frames from `mfn` on to `owner`, with one reference each.
+/// Give the `1 << order` freshly allocated frames from `mfn` on to `owner`, zeroed, with one reference each: whatever was in them, a
+/// boot loader's leavings or the hypervisor's own, no domain sees it.
 ///
 /// # Errors
 /// No memory for the words; the frames are still the caller's.
@@ -110,6 +111,8 @@ pub fn assign(mfn: Mfn, order: u32, owner: DomId, kind: Kind) -> Result<(), OutO
         at = (at | ((1 << CHUNK_ORDER) - 1)) + 1;
     }
     for frame in mfn.0..end {
+        // SAFETY: the caller has just allocated it.
+        unsafe { phys::zero(Mfn(frame)) };
         word_or_new(Mfn(frame))?.store(pack(owner, kind, 1), Ordering::Release);
     }
     if kind == Kind::Ram

@@ -10,6 +10,7 @@ mod exits;
 pub mod lapic;
 pub mod mmio;
 pub mod msr;
+mod emulate;
 mod ports;
 pub mod time;
 
