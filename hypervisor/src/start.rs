@@ -10,6 +10,7 @@ use bootloader_api::BootInfo;
 use bootloader_api::info::MemoryRegionKind;
 
 use crate::arch::machine;
+use crate::cmdline::CommandLine;
 use crate::domain::dom0::{self, Dom0};
 use crate::hw::{apic, console, percpu, power, time, traps};
 use crate::mm::{device, frames, phys};
@@ -24,17 +25,26 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     console::init(0x3f8);
     let boot_cpu = alloc_boot_cpu();
     percpu::install(boot_cpu);
-    log::info!("Oxen {} ({}, by {:?})", env!("CARGO_PKG_VERSION"), handover.path, handover.loader);
+    log::info!(
+        "Oxen {} ({}, by {:?})",
+        env!("CARGO_PKG_VERSION"),
+        handover.path,
+        handover.loader
+    );
     log::info!("command line: {}", handover.command_line);
     let options = crate::cmdline::parse(handover.command_line);
-    if options.no_reboot {
+    if options.noreboot {
         power::set_no_reboot();
     }
     let ram = take_memory(info);
     traps::init();
     time::init();
     apic::init();
-    log::info!("time: TSC {} MHz; local APIC: {}", time::clock().khz() / 1000, apic::describe());
+    log::info!(
+        "time: TSC {} MHz; local APIC: {}",
+        time::clock().khz() / 1000,
+        apic::describe()
+    );
     sched::init(1);
     if let Err(missing) = machine::probe() {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
@@ -62,7 +72,12 @@ fn alloc_boot_cpu() -> &'static percpu::PerCpu {
 fn take_memory(info: &BootInfo) -> Vec<Range<u64>> {
     let mut free: arrayvec::ArrayVec<Range<Mfn>, 64> = arrayvec::ArrayVec::new();
     for region in info.memory_regions.iter() {
-        log::info!("memory {:#014x}..{:#014x} {:?}", region.start, region.end, region.kind);
+        log::info!(
+            "memory {:#014x}..{:#014x} {:?}",
+            region.start,
+            region.end,
+            region.kind
+        );
         if region.kind == MemoryRegionKind::Usable {
             let start = region.start.div_ceil(1 << PAGE_SHIFT).max(LOW_KEPT);
             let end = region.end >> PAGE_SHIFT;
@@ -76,24 +91,31 @@ fn take_memory(info: &BootInfo) -> Vec<Range<u64>> {
     unsafe { frames::init(&free) };
     let mut ram: Vec<Range<u64>> = Vec::new();
     for region in info.memory_regions.iter() {
-        if matches!(region.kind, MemoryRegionKind::Usable | MemoryRegionKind::Bootloader) {
+        if matches!(
+            region.kind,
+            MemoryRegionKind::Usable | MemoryRegionKind::Bootloader
+        ) {
             match ram.last_mut() {
                 Some(last) if last.end == region.start => last.end = region.end,
                 _ => ram.push(region.start..region.end),
             }
         }
     }
-    let mut kept: Vec<Range<Mfn>> =
-        ram.iter().map(|range| Mfn(range.start >> PAGE_SHIFT)..Mfn(range.end >> PAGE_SHIFT)).collect();
+    let mut kept: Vec<Range<Mfn>> = ram
+        .iter()
+        .map(|range| Mfn(range.start >> PAGE_SHIFT)..Mfn(range.end >> PAGE_SHIFT))
+        .collect();
     // I/O APICs and local APICs.
     kept.push(Mfn(0xfec00)..Mfn(0xfef00));
     device::keep(kept);
     ram
 }
 
-fn build_dom0(handover: &Handover, ram: &[Range<u64>], options: &crate::cmdline::Options) {
+fn build_dom0(handover: &Handover, ram: &[Range<u64>], options: &CommandLine<'_>) {
     let Some(kernel) = handover.modules.first() else {
-        stop(format_args!("no dom0: the boot loader brought no module (the first is dom0's kernel, the second its ramdisk)"));
+        stop(format_args!(
+            "no dom0: the boot loader brought no module (the first is dom0's kernel, the second its ramdisk)"
+        ));
     };
     let bytes = |module: &boot::Module| {
         // SAFETY: the loader put the module there, its memory is in nobody's pool, and nobody writes to it.
@@ -105,8 +127,8 @@ fn build_dom0(handover: &Handover, ram: &[Range<u64>], options: &crate::cmdline:
         command_line: kernel.command_line,
         ramdisk: handover.modules.get(1).map(bytes),
         ram,
-        memory: options.dom0_memory.unwrap_or(free / 2) & !0x1f_ffff,
-        vcpus: options.dom0_vcpus.unwrap_or(1),
+        memory: options.dom0_mem.size.map_or(free / 2, |size| size.of(free)) & !0x1f_ffff,
+        vcpus: options.dom0_max_vcpus.map_or(1, |(_, most)| most).max(1),
     };
     match dom0.build() {
         Ok(domain) => dom0::start(&domain),

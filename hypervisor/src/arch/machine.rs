@@ -22,7 +22,11 @@ pub fn is_amd() -> bool {
 /// # Errors
 /// A sentence that names the capability which is missing.
 pub fn probe() -> Result<(), Unsupported> {
-    let machine = if is_amd() { Machine::Svm(svm::probe()?) } else { Machine::Vmx(vmx::probe()?) };
+    let machine = if is_amd() {
+        Machine::Svm(svm::probe()?)
+    } else {
+        Machine::Vmx(vmx::probe()?)
+    };
     MACHINE.call_once(|| machine);
     Ok(())
 }

@@ -57,7 +57,12 @@ impl fmt::Display for Error {
             Error::Kernel(error) => write!(f, "its kernel (the first module): {error}"),
             Error::Layout(error) => error.fmt(f),
             Error::TooLittleMemory { wanted, free } => {
-                write!(f, "dom0_mem={}M is more than the {} MiB that are free", wanted >> 20, free >> 20)
+                write!(
+                    f,
+                    "dom0_mem={}M is more than the {} MiB that are free",
+                    wanted >> 20,
+                    free >> 20
+                )
             }
             Error::Refused { step, errno } => write!(f, "{step}: {errno:?}"),
         }
@@ -76,8 +81,14 @@ const MAX_KERNEL: usize = 512 << 20;
 /// Room for ACPI tables, in bytes.
 const ACPI_ROOM: u64 = 64 << 10;
 /// Ports that stay Oxen's: interrupt controllers, timer, and the console's UART.
-const OWN_PORTS: [core::ops::RangeInclusive<u16>; 6] =
-    [0x20..=0x21, 0xa0..=0xa1, 0x40..=0x43, 0x61..=0x61, 0x3f8..=0x3ff, 0xe9..=0xe9];
+const OWN_PORTS: [core::ops::RangeInclusive<u16>; 6] = [
+    0x20..=0x21,
+    0xa0..=0xa1,
+    0x40..=0x43,
+    0x61..=0x61,
+    0x3f8..=0x3ff,
+    0xe9..=0xe9,
+];
 
 impl Dom0<'_> {
     /// Build it, ready to be unpaused.
@@ -88,11 +99,17 @@ impl Dom0<'_> {
         let kernel = kernel::open(self.kernel, MAX_KERNEL).map_err(Error::Kernel)?;
         let free = frames::free_count() << PAGE_SHIFT;
         if self.memory > free {
-            return Err(Error::TooLittleMemory { wanted: self.memory, free });
+            return Err(Error::TooLittleMemory {
+                wanted: self.memory,
+                free,
+            });
         }
         let ram = self.choose_ram();
         let memory_map = memory_map(&ram);
-        let acpi_at = memory_map.iter().find(|line| line.type_ == XEN_HVM_MEMMAP_TYPE_ACPI).map_or(0, |line| line.addr);
+        let acpi_at = memory_map
+            .iter()
+            .find(|line| line.type_ == XEN_HVM_MEMMAP_TYPE_ACPI)
+            .map_or(0, |line| line.addr);
         let tables = acpi::dom0(acpi_at, self.vcpus, &[], &[]);
         let plan = layout::Guest {
             kernel: &kernel,
@@ -110,13 +127,22 @@ impl Dom0<'_> {
             give(&domain, range).map_err(refused("memory"))?;
         }
         let write = |gpa: u64, bytes: &[u8]| {
-            write_phys(&domain.p2m, Gpa(gpa), bytes).map_err(|_| Error::Refused { step: "loading", errno: Errno::EFAULT })
+            write_phys(&domain.p2m, Gpa(gpa), bytes).map_err(|_| Error::Refused {
+                step: "loading",
+                errno: Errno::EFAULT,
+            })
         };
-        plan.writes.iter().try_for_each(|(gpa, bytes)| write(*gpa, bytes))?;
+        plan.writes
+            .iter()
+            .try_for_each(|(gpa, bytes)| write(*gpa, bytes))?;
         write(acpi_at, &tables.bytes)?;
         *domain.memory_map.lock() = memory_map
             .iter()
-            .map(|line| E820Entry { addr: line.addr, size: line.size, type_: line.type_ })
+            .map(|line| E820Entry {
+                addr: line.addr,
+                size: line.size,
+                type_: line.type_,
+            })
             .collect();
 
         domain.create_vcpus().map_err(refused("vCPUs"))?;
@@ -177,12 +203,18 @@ impl Dom0<'_> {
 
 /// RAM, with the end of its last part below 4 GiB for ACPI tables.
 fn memory_map(ram: &[Range<u64>]) -> Vec<HvmMemmapTableEntry> {
-    let last_low = ram.iter().rposition(|range| range.end <= 1 << 32 && range.end - range.start > ACPI_ROOM);
+    let last_low = ram
+        .iter()
+        .rposition(|range| range.end <= 1 << 32 && range.end - range.start > ACPI_ROOM);
     let mut map = Vec::new();
     for (index, range) in ram.iter().enumerate() {
         let acpi = if Some(index) == last_low { ACPI_ROOM } else { 0 };
         let end = range.end - acpi;
-        map.push(layout::entry(range.start, end - range.start, XEN_HVM_MEMMAP_TYPE_RAM));
+        map.push(layout::entry(
+            range.start,
+            end - range.start,
+            XEN_HVM_MEMMAP_TYPE_RAM,
+        ));
         if acpi > 0 {
             map.push(layout::entry(end, acpi, XEN_HVM_MEMMAP_TYPE_ACPI));
         }
@@ -194,8 +226,14 @@ fn memory_map(ram: &[Range<u64>]) -> Vec<HvmMemmapTableEntry> {
 fn give(domain: &Domain, range: &Range<u64>) -> Result<(), Errno> {
     let (mut gfn, end) = (range.start >> PAGE_SHIFT, range.end >> PAGE_SHIFT);
     while gfn < end {
-        let order = if gfn % LARGE == 0 && end - gfn >= LARGE { LARGE_ORDER } else { 0 };
-        let own = frames::take_range(Mfn(gfn), 1 << order).is_ok().then_some(Mfn(gfn));
+        let order = if gfn % LARGE == 0 && end - gfn >= LARGE {
+            LARGE_ORDER
+        } else {
+            0
+        };
+        let own = frames::take_range(Mfn(gfn), 1 << order)
+            .is_ok()
+            .then_some(Mfn(gfn));
         let mfn = own.or_else(|| frames::alloc(order)).ok_or(Errno::ENOMEM)?;
         page_info::assign(mfn, order, domain.id, page_info::Kind::Ram).map_err(|_| Errno::ENOMEM)?;
         domain.p2m.map(Gfn(gfn), mfn, order, Kind::RamRw)?;

@@ -118,8 +118,8 @@ impl Domain {
         let policy = self.cpu_policy.lock().clone();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
-            let vcpu =
-                Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config, policy.clone()).map_err(|_| Errno::ENOMEM)?;
+            let vcpu = Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config, policy.clone())
+                .map_err(|_| Errno::ENOMEM)?;
             vcpu.events
                 .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
             vcpus.push(vcpu);

@@ -160,7 +160,9 @@ pub fn receive() -> bool {
 /// Copy the log's ring from byte `from` (counted from the start of time) into `to`. Returns how many bytes, and where to go on.
 pub fn ring(from: u64, to: &mut [u8]) -> (usize, u64) {
     let console = CONSOLE.lock();
-    let start = from.max(console.written.saturating_sub(RING as u64)).min(console.written);
+    let start = from
+        .max(console.written.saturating_sub(RING as u64))
+        .min(console.written);
     let len = (console.written - start).min(to.len() as u64) as usize;
     for (offset, slot) in to.iter_mut().take(len).enumerate() {
         *slot = console.ring[((start + offset as u64) % RING as u64) as usize];

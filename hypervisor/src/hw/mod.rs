@@ -2,8 +2,8 @@
 
 pub mod acpi;
 pub mod apic;
-pub mod ioapic;
 pub mod console;
+pub mod ioapic;
 pub mod irq;
 #[cfg(target_os = "none")]
 pub mod panic;

@@ -85,7 +85,10 @@ mod machine {
     pub fn power_off() -> ! {
         const SLEEP_ENABLE: u16 = 1 << 13;
         if let Some(how) = SOFT_OFF.get() {
-            for (port, kind) in [how.pm1a_control, how.pm1b_control].into_iter().zip(how.sleep_type) {
+            for (port, kind) in [how.pm1a_control, how.pm1b_control]
+                .into_iter()
+                .zip(how.sleep_type)
+            {
                 if port != 0 {
                     // SAFETY: the FADT says that this is the register to write.
                     unsafe { Port::new(port).write(u16::from(kind & 7) << 10 | SLEEP_ENABLE) };
@@ -104,7 +107,10 @@ mod machine {
             Port::<u8>::new(0xcf9).write(0x06);
             Port::<u8>::new(0x64).write(0xfe);
         }
-        let nothing = x86_64::structures::DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
+        let nothing = x86_64::structures::DescriptorTablePointer {
+            limit: 0,
+            base: x86_64::VirtAddr::zero(),
+        };
         // SAFETY: the triple fault that follows is meant.
         unsafe {
             x86_64::instructions::tables::lidt(&nothing);

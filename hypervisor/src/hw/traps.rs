@@ -94,9 +94,15 @@ struct Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 15] =
-            ["r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax"];
-        writeln!(f, "rip {:04x}:{:016x} rsp {:04x}:{:016x} rflags {:x}", self.cs, self.rip, self.ss, self.rsp, self.rflags)?;
+        const NAMES: [&str; 15] = [
+            "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rdi", "rsi", "rbp", "rbx", "rdx", "rcx",
+            "rax",
+        ];
+        writeln!(
+            f,
+            "rip {:04x}:{:016x} rsp {:04x}:{:016x} rflags {:x}",
+            self.cs, self.rip, self.ss, self.rsp, self.rflags
+        )?;
         for (index, (name, value)) in NAMES.iter().zip(self.gprs).rev().enumerate() {
             let end = if index % 4 == 3 { '\n' } else { ' ' };
             write!(f, "{name:>3} {value:016x}{end}")?;
@@ -114,7 +120,10 @@ extern "C" fn handle(frame: &Frame) {
         NMI => log::warn!("NMI at {:#x}", frame.rip),
         exception @ 0..32 => {
             super::panic::fatal(
-                format_args!("exception {exception}, error code {:#x}\n{frame}", frame.error_code),
+                format_args!(
+                    "exception {exception}, error code {:#x}\n{frame}",
+                    frame.error_code
+                ),
                 frame.rip,
                 frame.gprs[RBP],
             );
@@ -154,8 +163,12 @@ pub fn init() {
         SS::set_reg(data);
         load_tss(task);
     }
-    let gates: &'static [Gate; 256] = Box::leak(Box::new(core::array::from_fn(|vector| gate(vector, code.0))));
-    let pointer = DescriptorTablePointer { limit: (size_of_val(gates) - 1) as u16, base: VirtAddr::from_ptr(gates) };
+    let gates: &'static [Gate; 256] =
+        Box::leak(Box::new(core::array::from_fn(|vector| gate(vector, code.0))));
+    let pointer = DescriptorTablePointer {
+        limit: (size_of_val(gates) - 1) as u16,
+        base: VirtAddr::from_ptr(gates),
+    };
     // SAFETY: 256 valid gates to stubs that handle every vector.
     unsafe { lidt(&pointer) };
 }
@@ -163,7 +176,13 @@ pub fn init() {
 fn gate(vector: usize, code: u16) -> Gate {
     const PRESENT_INTERRUPT_GATE: u64 = 0x8e00;
     let stub = &raw const trap_stubs as u64 + vector as u64 * 16;
-    let stack = OWN_STACK.iter().find(|(own, _)| *own == vector).map_or(0, |(_, index)| u64::from(*index));
-    let low = stub & 0xffff | u64::from(code) << 16 | (stack | PRESENT_INTERRUPT_GATE) << 32 | (stub >> 16 & 0xffff) << 48;
+    let stack = OWN_STACK
+        .iter()
+        .find(|(own, _)| *own == vector)
+        .map_or(0, |(_, index)| u64::from(*index));
+    let low = stub & 0xffff
+        | u64::from(code) << 16
+        | (stack | PRESENT_INTERRUPT_GATE) << 32
+        | (stub >> 16 & 0xffff) << 48;
     Gate([low, stub >> 32])
 }

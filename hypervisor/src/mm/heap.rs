@@ -27,7 +27,9 @@ struct Heap(Mutex<[Option<List>; ARENAS]>);
 static HEAP: Heap = Heap(Mutex::new([const { None }; ARENAS]));
 
 fn order_of(size: usize) -> u32 {
-    size.div_ceil(PAGE_SIZE as usize).next_power_of_two().trailing_zeros()
+    size.div_ceil(PAGE_SIZE as usize)
+        .next_power_of_two()
+        .trailing_zeros()
 }
 
 // SAFETY: memory comes from frames that nobody else has, each piece to one owner at a time: the list allocator keeps them apart within an arena.
@@ -41,7 +43,9 @@ unsafe impl GlobalAlloc for Heap {
             let list = match arena {
                 Some(list) => list,
                 None => {
-                    let Some(mfn) = frames::alloc(ARENA_ORDER) else { break };
+                    let Some(mfn) = frames::alloc(ARENA_ORDER) else {
+                        break;
+                    };
                     let mut list = List::empty();
                     // SAFETY: frames that were just allocated and are never given back.
                     unsafe { list.init(phys::ptr(mfn.addr()), (PAGE_SIZE as usize) << ARENA_ORDER) };
@@ -63,11 +67,13 @@ unsafe impl GlobalAlloc for Heap {
         }
         let Some(piece) = NonNull::new(at) else { return };
         let mut arenas = self.0.lock();
-        if let Some(list) = arenas.iter_mut().flatten().find(|list| (list.bottom()..list.top()).contains(&at)) {
+        if let Some(list) = arenas
+            .iter_mut()
+            .flatten()
+            .find(|list| (list.bottom()..list.top()).contains(&at))
+        {
             // SAFETY: the caller got it from this arena with this layout.
             unsafe { list.deallocate(piece, layout) };
         }
     }
 }
-
-

@@ -83,7 +83,11 @@ impl Entity {
 
     /// Time spent running so far, in nanoseconds.
     pub fn run_time(&self) -> u64 {
-        let current = if self.running() { hw::time::now_ns().saturating_sub(self.since.load(SeqCst)) } else { 0 };
+        let current = if self.running() {
+            hw::time::now_ns().saturating_sub(self.since.load(SeqCst))
+        } else {
+            0
+        };
         self.ran.load(SeqCst).saturating_add(current)
     }
 }
@@ -246,7 +250,11 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
 
 /// Set the hardware's one-shot timer to whatever comes first on this CPU: a vCPU's deadline, or the end of the slice while another waits.
 fn program_timer(cpu: &CpuSched) {
-    let slice = if cpu.queue.lock().is_empty() { NEVER } else { cpu.slice_end.load(SeqCst) };
+    let slice = if cpu.queue.lock().is_empty() {
+        NEVER
+    } else {
+        cpu.slice_end.load(SeqCst)
+    };
     let deadline = cpu.timers.lock().first().min(slice);
     hw::timer::arm(deadline);
 }

@@ -14,7 +14,10 @@ pub struct RunQueue<T> {
 impl<T> RunQueue<T> {
     /// An empty queue.
     pub fn new() -> Self {
-        Self { woken: VecDeque::new(), ready: VecDeque::new() }
+        Self {
+            woken: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
     }
 
     /// Queue one that waited for an event.

@@ -59,7 +59,9 @@ impl<T: Slot> TimerQueue<T> {
 
     /// Take out one whose deadline is not after `now`.
     pub fn pop_due(&mut self, now: u64) -> Option<T> {
-        (self.first() <= now && !self.heap.is_empty()).then(|| self.take(0)).flatten()
+        (self.first() <= now && !self.heap.is_empty())
+            .then(|| self.take(0))
+            .flatten()
     }
 
     fn take(&mut self, at: usize) -> Option<T> {

@@ -48,11 +48,15 @@ const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 
 /// What we provide whatever the machine has: x2APIC, TSC deadline, "running under a hypervisor".
 const LEAF_1_ECX_ALWAYS: u32 = bits(&[21, 24, 31]);
 /// Leaf 1 EDX: FPU to APIC, SEP to PSE36, CLFLUSH, MMX FXSR SSE SSE2.
-const LEAF_1_EDX: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
+const LEAF_1_EDX: u32 = bits(&[
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26,
+]);
 /// HTT: logical processor count is valid.
 const LEAF_1_EDX_ALWAYS: u32 = bits(&[28]);
 /// Leaf 7 EBX: FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID AVX512F/DQ RDSEED ADX SMAP IFMA CLFLUSHOPT CLWB CD SHA BW VL.
-const LEAF_7_EBX: u32 = bits(&[0, 1, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31]);
+const LEAF_7_EBX: u32 = bits(&[
+    0, 1, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31,
+]);
 /// Leaf 7 ECX: AVX512_VBMI UMIP VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID.
 const LEAF_7_ECX: u32 = bits(&[1, 2, 6, 8, 9, 10, 11, 12, 14, 22]);
 /// Leaf 7 EDX: FSRM MD_CLEAR SERIALIZE.
@@ -147,7 +151,12 @@ impl Policy {
         }
         if max >= 7 {
             let [subleaves, ebx, ecx, edx] = host(7, 0);
-            self.features[0] = [subleaves.min(1), ebx & LEAF_7_EBX, ecx & LEAF_7_ECX, edx & LEAF_7_EDX];
+            self.features[0] = [
+                subleaves.min(1),
+                ebx & LEAF_7_EBX,
+                ecx & LEAF_7_ECX,
+                edx & LEAF_7_EDX,
+            ];
             if subleaves >= 1 {
                 self.features[1][0] = host(7, 1)[0] & LEAF_7_1_EAX;
             }
@@ -221,19 +230,28 @@ impl Policy {
 
     /// The state components of `xcr0` that have leaves of their own.
     fn components(&self, xcr0: u64) -> impl Iterator<Item = Leaf> {
-        (2..).zip(&self.state[2..]).filter(move |(component, _)| xcr0 >> component & 1 != 0).map(|(_, leaf)| *leaf)
+        (2..)
+            .zip(&self.state[2..])
+            .filter(move |(component, _)| xcr0 >> component & 1 != 0)
+            .map(|(_, leaf)| *leaf)
     }
 
     /// Bytes of an XSAVE area in the standard format with the components of `xcr0`.
     fn state_size(&self, xcr0: u64) -> u32 {
-        self.components(xcr0).map(|[size, offset, ..]| size.saturating_add(offset)).fold(STATE_BASE, u32::max)
+        self.components(xcr0)
+            .map(|[size, offset, ..]| size.saturating_add(offset))
+            .fold(STATE_BASE, u32::max)
     }
 
     /// The same in the compacted format: one component after the other, some at multiples of 64 (SDM 1, 13.4.3).
     fn compacted_size(&self, xcr0: u64) -> u32 {
         const ALIGNED: u32 = 1 << 1;
         self.components(xcr0).fold(STATE_BASE, |at, [size, _, flags, _]| {
-            let at = if flags & ALIGNED != 0 { at.saturating_add(63) & !63 } else { at };
+            let at = if flags & ALIGNED != 0 {
+                at.saturating_add(63) & !63
+            } else {
+                at
+            };
             at.saturating_add(size)
         })
     }
@@ -281,7 +299,10 @@ impl Policy {
             4 => self.cache.get(subleaf as usize),
             7 => self.features.get(subleaf as usize),
             0xd => self.state.get(subleaf as usize),
-            0x8000_0000.. => self.extended.get((leaf - 0x8000_0000) as usize).filter(|_| leaf <= self.extended[0][0]),
+            0x8000_0000.. => self
+                .extended
+                .get((leaf - 0x8000_0000) as usize)
+                .filter(|_| leaf <= self.extended[0][0]),
             _ => self.basic.get(leaf as usize).filter(|_| leaf <= self.basic[0][0]),
         };
         found.copied().unwrap_or_default()
@@ -290,19 +311,31 @@ impl Policy {
     /// All leaves for XEN_DOMCTL_get_cpu_policy: leaf, subleaf (`u32::MAX`: none), registers.
     pub fn leaves(&self) -> impl Iterator<Item = (u32, u32, Leaf)> {
         const NO_SUBLEAF: u32 = abi::domctl::XEN_CPUID_NO_SUBLEAF;
-        let plain =
-            (0..BASIC as u32).filter(|leaf| !matches!(leaf, 4 | 7 | 0xb | 0xd)).map(|leaf| (leaf, NO_SUBLEAF));
-        let nested =
-            [(4, CACHE_SUBLEAVES), (7, FEATURE_SUBLEAVES), (0xb, TOPOLOGY_SUBLEAVES), (0xd, STATE_SUBLEAVES)]
-            .into_iter()
-            .flat_map(|(leaf, count)| (0..count as u32).map(move |subleaf| (leaf, subleaf)));
+        let plain = (0..BASIC as u32)
+            .filter(|leaf| !matches!(leaf, 4 | 7 | 0xb | 0xd))
+            .map(|leaf| (leaf, NO_SUBLEAF));
+        let nested = [
+            (4, CACHE_SUBLEAVES),
+            (7, FEATURE_SUBLEAVES),
+            (0xb, TOPOLOGY_SUBLEAVES),
+            (0xd, STATE_SUBLEAVES),
+        ]
+        .into_iter()
+        .flat_map(|(leaf, count)| (0..count as u32).map(move |subleaf| (leaf, subleaf)));
         let hypervisor = [(0x4000_0000, NO_SUBLEAF)].into_iter();
         let extended = (0..EXTENDED as u32).map(|leaf| (0x8000_0000 + leaf, NO_SUBLEAF));
-        plain.chain(nested).chain(hypervisor).chain(extended).map(|(leaf, subleaf)| {
-            let value =
-                if leaf == 0x4000_0000 { [leaf + self.hypervisor_max, 0, 0, 0] } else { self.lookup(leaf, subleaf) };
-            (leaf, subleaf, value)
-        })
+        plain
+            .chain(nested)
+            .chain(hypervisor)
+            .chain(extended)
+            .map(|(leaf, subleaf)| {
+                let value = if leaf == 0x4000_0000 {
+                    [leaf + self.hypervisor_max, 0, 0, 0]
+                } else {
+                    self.lookup(leaf, subleaf)
+                };
+                (leaf, subleaf, value)
+            })
     }
 
     /// Take over one leaf from a toolstack. Features can only be taken away: as on Xen, those that guests cannot have are dropped in silence.
@@ -315,7 +348,12 @@ impl Policy {
             return Ok(());
         }
         let is_feature_word = |word: usize| match (leaf, subleaf, word) {
-            (1, _, 2 | 3) | (7, 0, 1..=3) | (7, 1, 0) | (0xd, 1, 0) | (0x8000_0001, _, 2 | 3) | (0x8000_0008, _, 1) => true,
+            (1, _, 2 | 3)
+            | (7, 0, 1..=3)
+            | (7, 1, 0)
+            | (0xd, 1, 0)
+            | (0x8000_0001, _, 2 | 3)
+            | (0x8000_0008, _, 1) => true,
             (0xd, 0, 0 | 3) => true,
             _ => false,
         };
@@ -391,7 +429,10 @@ fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf
             value[1] = running.policy.compacted_size(running.cpu.read(SysReg::Xcr0));
         }
         // Only 64-bit code sees SYSCALL on Intel's CPUs.
-        0x8000_0001 if running.cpu.mode() != CpuMode::Long && running.policy.basic[0][1] == u32::from_le_bytes(*b"Genu") => {
+        0x8000_0001
+            if running.cpu.mode() != CpuMode::Long
+                && running.policy.basic[0][1] == u32::from_le_bytes(*b"Genu") =>
+        {
             value[3] &= !(1 << 11);
         }
         _ => {}
@@ -424,7 +465,12 @@ fn vcpu_leaf(vcpu: u32, domain: DomId) -> Leaf {
     const VCPU_ID_PRESENT: u32 = 1 << 3;
     const DOMID_PRESENT: u32 = 1 << 4;
     const UPCALL_VECTOR: u32 = 1 << 6;
-    [IOMMU_MAPPINGS | VCPU_ID_PRESENT | DOMID_PRESENT | UPCALL_VECTOR, vcpu, domain.0.into(), 0]
+    [
+        IOMMU_MAPPINGS | VCPU_ID_PRESENT | DOMID_PRESENT | UPCALL_VECTOR,
+        vcpu,
+        domain.0.into(),
+        0,
+    ]
 }
 
 #[cfg(test)]
@@ -472,7 +518,11 @@ mod tests {
     fn a_toolstack_may_only_take_away() {
         let mut policy = Policy::new(&everything, 1, 7, 40);
         for (leaf, subleaf, value) in policy.clone().leaves() {
-            assert_eq!(policy.set_leaf(leaf, subleaf, value), Ok(()), "{leaf:#x}.{subleaf:#x}");
+            assert_eq!(
+                policy.set_leaf(leaf, subleaf, value),
+                Ok(()),
+                "{leaf:#x}.{subleaf:#x}"
+            );
         }
         let mut leaf1 = policy.lookup(1, 0);
         leaf1[2] &= !1;
@@ -519,7 +569,10 @@ mod tests {
             let policy = Policy::new(&everything, vcpus, 7, 40);
             let logical = policy.lookup(1, 0)[1] >> 16 & 0xff;
             let cores = (policy.lookup(4, 0)[0] >> 26) + 1;
-            assert!(logical >= vcpus * 2 && logical / cores == 2, "{vcpus} {logical} {cores}");
+            assert!(
+                logical >= vcpus * 2 && logical / cores == 2,
+                "{vcpus} {logical} {cores}"
+            );
         }
     }
 }

@@ -53,7 +53,13 @@ pub fn instruction(running: &mut Running<'_, dyn GuestCpu>) -> Option<(Instructi
         CpuMode::Protected32 => 32,
         CpuMode::Real | CpuMode::Virtual8086 | CpuMode::Protected16 => 16,
     };
-    let decoded = Decoder::with_ip(bitness, bytes.get(..have)?, running.cpu.rip(), DecoderOptions::NONE).decode();
+    let decoded = Decoder::with_ip(
+        bitness,
+        bytes.get(..have)?,
+        running.cpu.rip(),
+        DecoderOptions::NONE,
+    )
+    .decode();
     (!decoded.is_invalid()).then_some((decoded, bytes))
 }
 

@@ -15,15 +15,25 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 /// VMCALL or VMMCALL. Separate from [`handle`], since this one is hot.
 #[inline]
 pub(super) fn hypercall<C: GuestCpu + 'static>(running: &mut Running<'_, C>) {
-    let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(&mut running.erase())) else {
+    let Some(len) = running
+        .cpu
+        .instruction_len()
+        .or_else(|| decode::length(&mut running.erase()))
+    else {
         return; // The guest changed its mapping under us: let it fetch again.
     };
     let regs = running.cpu.gprs();
     let nr = regs.rax;
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
-    let result = if running.cpu.in_long_mode_kernel() || (running.cpu.cpl() == 0 && running.cpu.mode() == CpuMode::Long) {
-        let caller =
-            &mut Caller { domain: running.domain, vcpu: running.vcpu, cpu: running.cpu, walks: running.walks };
+    let result = if running.cpu.in_long_mode_kernel()
+        || (running.cpu.cpl() == 0 && running.cpu.mode() == CpuMode::Long)
+    {
+        let caller = &mut Caller {
+            domain: running.domain,
+            vcpu: running.vcpu,
+            cpu: running.cpu,
+            walks: running.walks,
+        };
         hypercall::dispatch(caller, nr, args)
     } else if running.cpu.cpl() != 0 {
         Err(Stop::Errno(Errno::EPERM))
@@ -50,12 +60,18 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::NestedFault(fault) => mmio::nested_fault(running, fault),
         Exit::Halt => complete(running, halt),
         Exit::Pause => running.vcpu.request(Request::LEAVE),
-        Exit::CrWrite { cr, value } => complete(running, |running| msr::write_control_register(running, cr, value)),
+        Exit::CrWrite { cr, value } => {
+            complete(running, |running| msr::write_control_register(running, cr, value))
+        }
         Exit::Xsetbv => complete(running, msr::xsetbv),
         Exit::CacheFlush => complete(running, |_| Ok(())),
         Exit::UndefinedInstruction => running.cpu.inject(Event::UD),
         Exit::ForbiddenInstruction => running.cpu.inject(Event::GP0),
-        Exit::Exception { vector, error_code, debug_bits } => exception(running, vector, error_code, debug_bits),
+        Exit::Exception {
+            vector,
+            error_code,
+            debug_bits,
+        } => exception(running, vector, error_code, debug_bits),
         Exit::InterruptWindow => {
             running.cpu.request_interrupt_window(false);
             lapic::deliver(running);
@@ -73,7 +89,11 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::PreemptionTimer => crate::sched::on_timer(),
         Exit::TripleFault => triple_fault(running),
         Exit::TaskSwitch { .. } | Exit::EntryFailed(_) | Exit::Unknown { .. } => {
-            running.domain.crash(running.vcpu, running.cpu, format_args!("cannot go on after {exit:?}"));
+            running.domain.crash(
+                running.vcpu,
+                running.cpu,
+                format_args!("cannot go on after {exit:?}"),
+            );
         }
     }
 }
@@ -83,7 +103,9 @@ fn complete(
     running: &mut Running<'_, dyn GuestCpu>,
     execute: impl FnOnce(&mut Running<'_, dyn GuestCpu>) -> Result<(), Event>,
 ) {
-    let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(running)) else { return };
+    let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(running)) else {
+        return;
+    };
     match execute(running) {
         Ok(()) => running.cpu.skip(len),
         Err(fault) => running.cpu.inject(fault),
@@ -106,25 +128,42 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
 fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>, debug_bits: u64) {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {
-        log::error!("machine check while {}v{} ran", running.vcpu.domid, running.vcpu.id.0);
+        log::error!(
+            "machine check while {}v{} ran",
+            running.vcpu.domid,
+            running.vcpu.id.0
+        );
     }
     if debug_bits != 0 {
         let dr6 = running.cpu.read(SysReg::Dr6);
         running.cpu.write(SysReg::Dr6, dr6 | debug_bits);
     }
-    running.cpu.inject(Event { kind: EventKind::HardwareException, vector, error_code, instruction_len: 0 });
+    running.cpu.inject(Event {
+        kind: EventKind::HardwareException,
+        vector,
+        error_code,
+        instruction_len: 0,
+    });
 }
 
 /// HVM_PARAM_TRIPLE_FAULT_REASON decides what it means; a reboot by default.
 fn triple_fault(running: &mut Running<'_, dyn GuestCpu>) {
-    let reason = u32::try_from(running.domain.param(abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON)).unwrap_or(SHUTDOWN_REBOOT);
-    log::warn!("{}v{} triple fault: {}", running.vcpu.domid, running.vcpu.id.0, super::Described(running.cpu));
+    let reason = u32::try_from(running.domain.param(abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON))
+        .unwrap_or(SHUTDOWN_REBOOT);
+    log::warn!(
+        "{}v{} triple fault: {}",
+        running.vcpu.domid,
+        running.vcpu.id.0,
+        super::Described(running.cpu)
+    );
     running.domain.shutdown(reason);
 }
 
 /// Inject the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ, type vector): past the local APIC, whenever the guest can take it.
 pub(super) fn deliver_callback(running: &mut Running<'_, dyn GuestCpu>) {
-    let Some(vector) = running.domain.callback_vector() else { return };
+    let Some(vector) = running.domain.callback_vector() else {
+        return;
+    };
     if !running.vcpu.events.upcall_pending() {
         return;
     }

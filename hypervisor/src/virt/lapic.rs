@@ -50,7 +50,14 @@ const SVR_ENABLED: u32 = 1 << 8;
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_COUNT: usize = 6;
 /// Bits of each LVT entry that can be written: timer, thermal, performance, LINT0, LINT1, error.
-const LVT_WRITABLE: [u32; LVT_COUNT] = [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
+const LVT_WRITABLE: [u32; LVT_COUNT] = [
+    0x0007_00ff,
+    0x0001_07ff,
+    0x0001_07ff,
+    0x0001_a7ff,
+    0x0001_a7ff,
+    0x0001_00ff,
+];
 const TIMER_MODE: u32 = 3 << 17;
 const TIMER_PERIODIC: u32 = 1 << 17;
 const TIMER_TSC_DEADLINE: u32 = 2 << 17;
@@ -79,7 +86,11 @@ const SIPI_PENDING: u32 = 1 << 30;
 impl SharedLapic {
     /// The shared part of `own`, to which nothing has come yet.
     pub fn new(own: &Lapic) -> Self {
-        Self { irr: Default::default(), startup: AtomicU32::new(0), address: AtomicU64::new(own.address().pack()) }
+        Self {
+            irr: Default::default(),
+            startup: AtomicU32::new(0),
+            address: AtomicU64::new(own.address().pack()),
+        }
     }
 
     /// An interrupt of `vector` arrives. (The caller then makes the vCPU look: `Request::INTERRUPT`.)
@@ -111,7 +122,10 @@ struct Address {
 
 impl Address {
     fn pack(self) -> u64 {
-        u64::from(self.logical) | u64::from(self.id & 0x3fff_ffff) << 32 | u64::from(self.x2apic) << 62 | u64::from(self.flat) << 63
+        u64::from(self.logical)
+            | u64::from(self.id & 0x3fff_ffff) << 32
+            | u64::from(self.x2apic) << 62
+            | u64::from(self.flat) << 63
     }
 
     fn unpack(word: u64) -> Self {
@@ -129,7 +143,9 @@ impl Address {
         match (logical, self.x2apic) {
             _ if destination == broadcast => true,
             (false, _) => destination == self.id,
-            (true, true) => self.logical >> 16 == destination >> 16 && self.logical & destination & 0xffff != 0,
+            (true, true) => {
+                self.logical >> 16 == destination >> 16 && self.logical & destination & 0xffff != 0
+            }
             (true, false) if self.flat => (self.logical >> 24) & destination & 0xff != 0,
             (true, false) => {
                 let own = self.logical >> 24;
@@ -193,7 +209,8 @@ impl Lapic {
 
     /// Is `gpa` in the page of the registers?
     pub fn owns(&self, gpa: crate::types::Gpa) -> bool {
-        self.base & (base::ENABLED | base::X2APIC) == base::ENABLED && gpa.0 & !0xfff == self.base & base::ADDRESS
+        self.base & (base::ENABLED | base::X2APIC) == base::ENABLED
+            && gpa.0 & !0xfff == self.base & base::ADDRESS
     }
 
     fn x2apic(&self) -> bool {
@@ -205,17 +222,31 @@ impl Lapic {
     }
 
     fn highest_in_service(&self) -> u32 {
-        (0..8).rev().find_map(|word| (self.isr[word] != 0).then(|| word as u32 * 32 + 31 - self.isr[word].leading_zeros())).unwrap_or(0)
+        (0..8)
+            .rev()
+            .find_map(|word| {
+                (self.isr[word] != 0).then(|| word as u32 * 32 + 31 - self.isr[word].leading_zeros())
+            })
+            .unwrap_or(0)
     }
 
     /// SDM 3A, 11.8.3.1.
     fn ppr(&self) -> u32 {
         let serviced = self.highest_in_service();
-        if self.tpr >> 4 >= serviced >> 4 { self.tpr } else { serviced & 0xf0 }
+        if self.tpr >> 4 >= serviced >> 4 {
+            self.tpr
+        } else {
+            serviced & 0xf0
+        }
     }
 
     fn address(&self) -> Address {
-        Address { id: self.id, logical: self.ldr, x2apic: self.x2apic(), flat: self.dfr >> 28 == 0xf }
+        Address {
+            id: self.id,
+            logical: self.ldr,
+            x2apic: self.x2apic(),
+            flat: self.dfr >> 28 == 0xf,
+        }
     }
 
     fn divider(&self) -> u64 {
@@ -239,7 +270,11 @@ impl Lapic {
             return 0;
         }
         let elapsed = now.wrapping_sub(self.timer_start);
-        let left = if self.timer_mode() == TIMER_PERIODIC { period - elapsed % period } else { period.saturating_sub(elapsed) };
+        let left = if self.timer_mode() == TIMER_PERIODIC {
+            period - elapsed % period
+        } else {
+            period.saturating_sub(elapsed)
+        };
         (left / (BUS_CYCLE * self.divider())) as u32
     }
 
@@ -277,7 +312,10 @@ fn word(offset: u32) -> usize {
 /// A read from the page of registers.
 pub fn mmio_read(running: &mut Running<'_, dyn GuestCpu>, offset: u32) -> u32 {
     take_priority(running);
-    running.lapic.read(offset & !0xf, &running.vcpu.apic, hw::time::now_ns()).unwrap_or(0)
+    running
+        .lapic
+        .read(offset & !0xf, &running.vcpu.apic, hw::time::now_ns())
+        .unwrap_or(0)
 }
 
 /// A write to the page of registers; what does not exist ignores it.
@@ -298,7 +336,10 @@ pub fn rdmsr(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Result<u64, R
         return Ok(running.lapic.icr);
     }
     take_priority(running);
-    running.lapic.read(offset, &running.vcpu.apic, hw::time::now_ns()).map(u64::from)
+    running
+        .lapic
+        .read(offset, &running.vcpu.apic, hw::time::now_ns())
+        .map(u64::from)
 }
 
 /// WRMSR of 0x800..0x900.
@@ -381,7 +422,9 @@ fn write(running: &mut Running<'_, dyn GuestCpu>, offset: u32, value: u32) -> Re
             return send_ipi(running, command, destination);
         }
         reg::ICR_HIGH => lapic.icr = lapic.icr & 0xffff_ffff | u64::from(value & 0xff00_0000) << 32,
-        reg::LVT_TIMER..=reg::LVT_ERROR => write_lvt(running, ((offset - reg::LVT_TIMER) / 16) as usize, value),
+        reg::LVT_TIMER..=reg::LVT_ERROR => {
+            write_lvt(running, ((offset - reg::LVT_TIMER) / 16) as usize, value)
+        }
         reg::TIMER_INITIAL => {
             lapic.timer_initial = value;
             start_timer(running);
@@ -393,7 +436,11 @@ fn write(running: &mut Running<'_, dyn GuestCpu>, offset: u32, value: u32) -> Re
 }
 
 fn publish(running: &mut Running<'_, dyn GuestCpu>) {
-    running.vcpu.apic.address.store(running.lapic.address().pack(), SeqCst);
+    running
+        .vcpu
+        .apic
+        .address
+        .store(running.lapic.address().pack(), SeqCst);
 }
 
 fn write_lvt(running: &mut Running<'_, dyn GuestCpu>, index: usize, value: u32) {
@@ -423,7 +470,11 @@ fn start_timer(running: &mut Running<'_, dyn GuestCpu>) {
         return;
     }
     lapic.timer_start = hw::time::now_ns();
-    let deadline = if lapic.period() == 0 { NEVER } else { lapic.timer_start.saturating_add(lapic.period()) };
+    let deadline = if lapic.period() == 0 {
+        NEVER
+    } else {
+        lapic.timer_start.saturating_add(lapic.period())
+    };
     set_deadline(running.vcpu, deadline);
 }
 
@@ -442,14 +493,22 @@ fn divide_timer(running: &mut Running<'_, dyn GuestCpu>, divide: u32) {
 
 /// RDMSR of IA32_TSC_DEADLINE.
 pub fn tsc_deadline(lapic: &Lapic) -> u64 {
-    if lapic.timer_mode() == TIMER_TSC_DEADLINE { lapic.tsc_deadline } else { 0 }
+    if lapic.timer_mode() == TIMER_TSC_DEADLINE {
+        lapic.tsc_deadline
+    } else {
+        0
+    }
 }
 
 /// WRMSR of IA32_TSC_DEADLINE: 0 disarms; ignored in other modes (SDM 3A, 11.5.4.1).
 pub fn set_tsc_deadline(running: &mut Running<'_, dyn GuestCpu>, value: u64) {
     if running.lapic.timer_mode() == TIMER_TSC_DEADLINE {
         running.lapic.tsc_deadline = value;
-        let deadline = if value == 0 { NEVER } else { time::system_time_of(running.vcpu, value) };
+        let deadline = if value == 0 {
+            NEVER
+        } else {
+            time::system_time_of(running.vcpu, value)
+        };
         set_deadline(running.vcpu, deadline);
     }
 }
@@ -464,7 +523,10 @@ pub(super) fn timer_expired(running: &mut Running<'_, dyn GuestCpu>, deadline: u
             let period = lapic.period().max(BUS_CYCLE);
             let missed = now.saturating_sub(deadline) / period;
             lapic.timer_start = deadline.saturating_add(missed.saturating_mul(period));
-            next = lapic.timer_start.saturating_add(period).max(now.saturating_add(MIN_PERIOD));
+            next = lapic
+                .timer_start
+                .saturating_add(period)
+                .max(now.saturating_add(MIN_PERIOD));
         }
         TIMER_TSC_DEADLINE => lapic.tsc_deadline = 0,
         _ => {}
@@ -534,7 +596,10 @@ fn send_ipi(running: &mut Running<'_, dyn GuestCpu>, icr: u64, destination: u32)
 /// A start-up IPI: only a vCPU that waits for one (down since reset or INIT) takes it.
 fn start_up(target: &Arc<Vcpu>, vector: u8) {
     if target.held_by(Hold::DOWN) {
-        target.apic.startup.store(SIPI_PENDING | u32::from(vector), SeqCst);
+        target
+            .apic
+            .startup
+            .store(SIPI_PENDING | u32::from(vector), SeqCst);
         target.request(Request::STARTUP);
         target.release(Hold::DOWN);
     }
@@ -546,18 +611,41 @@ pub(super) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
     if message & SIPI_PENDING == 0 {
         return;
     }
-    *running.lapic = Lapic { base: running.lapic.base, ..Lapic::new(running.vcpu.id) };
+    *running.lapic = Lapic {
+        base: running.lapic.base,
+        ..Lapic::new(running.vcpu.id)
+    };
     publish(running);
     let cpu = &mut *running.cpu;
     let page = u64::from(message as u8) << 12;
     *cpu.gprs() = Default::default();
     cpu.gprs().rdx = 0xf00;
-    let real_mode = |kind: u16| SegmentAttr::from_bits_retain(kind) | SegmentAttr::NON_SYSTEM | SegmentAttr::PRESENT;
-    let data = Segment { selector: 0, attr: real_mode(3), limit: 0xffff, base: 0 };
-    for segment in [SegmentReg::Ds, SegmentReg::Es, SegmentReg::Fs, SegmentReg::Gs, SegmentReg::Ss] {
+    let real_mode =
+        |kind: u16| SegmentAttr::from_bits_retain(kind) | SegmentAttr::NON_SYSTEM | SegmentAttr::PRESENT;
+    let data = Segment {
+        selector: 0,
+        attr: real_mode(3),
+        limit: 0xffff,
+        base: 0,
+    };
+    for segment in [
+        SegmentReg::Ds,
+        SegmentReg::Es,
+        SegmentReg::Fs,
+        SegmentReg::Gs,
+        SegmentReg::Ss,
+    ] {
         cpu.set_segment(segment, data);
     }
-    cpu.set_segment(SegmentReg::Cs, Segment { selector: (page >> 4) as u16, attr: real_mode(0xb), limit: 0xffff, base: page });
+    cpu.set_segment(
+        SegmentReg::Cs,
+        Segment {
+            selector: (page >> 4) as u16,
+            attr: real_mode(0xb),
+            limit: 0xffff,
+            base: page,
+        },
+    );
     let system = |kind: u16| Segment {
         selector: 0,
         attr: SegmentAttr::from_bits_retain(kind) | SegmentAttr::PRESENT,
@@ -593,7 +681,11 @@ pub fn has_deliverable(running: &mut Running<'_, dyn GuestCpu>) -> bool {
 }
 
 fn next(running: &Running<'_, dyn GuestCpu>) -> Option<u8> {
-    let vector = running.vcpu.apic.highest_pending().filter(|_| running.lapic.accepts())?;
+    let vector = running
+        .vcpu
+        .apic
+        .highest_pending()
+        .filter(|_| running.lapic.accepts())?;
     (u32::from(vector) >> 4 > running.lapic.ppr() >> 4).then_some(vector)
 }
 
@@ -624,13 +716,29 @@ mod tests {
 
     #[test]
     fn destinations() {
-        let flat = Address { id: 4, logical: 0x0400_0000, x2apic: false, flat: true };
+        let flat = Address {
+            id: 4,
+            logical: 0x0400_0000,
+            x2apic: false,
+            flat: true,
+        };
         assert!(flat.matches(4, false) && !flat.matches(5, false) && flat.matches(0xff, false));
         assert!(flat.matches(0x06, true) && !flat.matches(0x03, true));
-        let cluster = Address { flat: false, logical: 0x2400_0000, ..flat };
+        let cluster = Address {
+            flat: false,
+            logical: 0x2400_0000,
+            ..flat
+        };
         assert!(cluster.matches(0x2c, true) && !cluster.matches(0x14, true) && !cluster.matches(0x23, true));
-        let x2apic = Address { id: 18, logical: 1 << 16 | 1 << 2, x2apic: true, flat: true };
-        assert!(x2apic.matches(0x1_0006, true) && !x2apic.matches(0x2_0004, true) && !x2apic.matches(0xff, false));
+        let x2apic = Address {
+            id: 18,
+            logical: 1 << 16 | 1 << 2,
+            x2apic: true,
+            flat: true,
+        };
+        assert!(
+            x2apic.matches(0x1_0006, true) && !x2apic.matches(0x2_0004, true) && !x2apic.matches(0xff, false)
+        );
         assert!(x2apic.matches(u32::MAX, false) && x2apic.matches(18, false));
         assert_eq!(Address::unpack(x2apic.pack()), x2apic);
         assert_eq!(Address::unpack(cluster.pack()), cluster);
@@ -677,7 +785,11 @@ mod tests {
         let shared = SharedLapic::new(&Lapic::new(VcpuId(0)));
         for offset in (0..0x1000).step_by(16) {
             let known = lapic.read(offset, &shared, 0).is_ok();
-            assert_eq!(known, matches!(offset, 0x20 | 0x30 | 0x80 | 0xa0 | 0xd0..=0xf0 | 0x100..=0x280 | 0x300..=0x390 | 0x3e0), "{offset:#x}");
+            assert_eq!(
+                known,
+                matches!(offset, 0x20 | 0x30 | 0x80 | 0xa0 | 0xd0..=0xf0 | 0x100..=0x280 | 0x300..=0x390 | 0x3e0),
+                "{offset:#x}"
+            );
         }
     }
 }

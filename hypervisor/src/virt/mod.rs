@@ -6,11 +6,11 @@
 mod control;
 pub mod cpuid;
 pub mod decode;
+mod emulate;
 mod exits;
 pub mod lapic;
 pub mod mmio;
 pub mod msr;
-mod emulate;
 mod ports;
 pub mod time;
 
@@ -19,13 +19,13 @@ use alloc::sync::Arc;
 use crate::arch::{Exit, GuestCpu};
 use abi::event_channel::VIRQ_CONSOLE;
 
-use crate::domain::{Domain, table};
-use crate::event;
-use crate::types::{DomId, VcpuId};
 use crate::arch::machine::Vcpu as Cpu;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
-use crate::mm::guest::WalkCache;
+use crate::domain::{Domain, table};
+use crate::event;
 use crate::hw::irq::SoftIrq;
+use crate::mm::guest::WalkCache;
+use crate::types::{DomId, VcpuId};
 use crate::{hw, sched};
 
 use cpuid::Policy;
@@ -146,7 +146,9 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
 /// Enter and leave the guest until the vCPU has to give up the CPU.
 fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
     loop {
-        if running.vcpu.has_requests() | hw::irq::softirq_pending() && before_entry(&mut running.erase()) == Next::Leave {
+        if running.vcpu.has_requests() | hw::irq::softirq_pending()
+            && before_entry(&mut running.erase()) == Next::Leave
+        {
             return;
         }
         let exit = running.cpu.run();
@@ -191,5 +193,9 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
         exits::deliver_callback(running);
     }
     lapic::deliver(running);
-    if again.contains(Request::LEAVE) || !vcpu.runnable() { Next::Leave } else { Next::Enter }
+    if again.contains(Request::LEAVE) || !vcpu.runnable() {
+        Next::Leave
+    } else {
+        Next::Enter
+    }
 }

@@ -4,9 +4,9 @@ use zerocopy::IntoBytes;
 
 use super::{Running, lapic};
 use crate::arch::fpu;
+use crate::arch::machine::is_amd;
 use crate::arch::msr_policy::msr as number;
 use crate::arch::{Event, GuestCpu, SysReg};
-use crate::arch::machine::is_amd;
 use crate::hw;
 use crate::mm::guest;
 use crate::types::{Gpa, PAGE_SIZE};
@@ -47,7 +47,9 @@ const AMD_DC_CFG: u32 = 0xc001_1022;
 const AMD_DE_CFG: u32 = 0xc001_1029;
 
 /// Fixed-range MTRRs: one of 64 KiB, two of 16 KiB, eight of 4 KiB ranges.
-const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+const MTRR_FIXED: [u32; 11] = [
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+];
 
 /// Registers of a vCPU that nothing but RDMSR and WRMSR looks at. MTRRs among them: memory types come from the nested page tables and PAT.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,7 +96,11 @@ pub fn read(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     require_ring_0(running)?;
     let msr = running.cpu.gprs().rcx as u32;
     let value = value_of(running, msr).ok_or_else(|| {
-        log::debug!("d{}v{} RDMSR {msr:#x} unimplemented", running.vcpu.domid.0, running.vcpu.id.0);
+        log::debug!(
+            "d{}v{} RDMSR {msr:#x} unimplemented",
+            running.vcpu.domid.0,
+            running.vcpu.id.0
+        );
         Event::GP0
     })?;
     let regs = running.cpu.gprs();
@@ -112,13 +118,21 @@ pub fn write(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     let regs = running.cpu.gprs();
     let (msr, value) = (regs.rcx as u32, regs.rdx << 32 | regs.rax & 0xffff_ffff);
     set(running, msr, value).ok_or_else(|| {
-        log::debug!("d{}v{} WRMSR {msr:#x} <- {value:#x} refused", running.vcpu.domid.0, running.vcpu.id.0);
+        log::debug!(
+            "d{}v{} WRMSR {msr:#x} <- {value:#x} refused",
+            running.vcpu.domid.0,
+            running.vcpu.id.0
+        );
         Event::GP0
     })
 }
 
 fn require_ring_0(running: &Running<'_, dyn GuestCpu>) -> Result<(), Event> {
-    if running.cpu.cpl() == 0 { Ok(()) } else { Err(Event::GP0) }
+    if running.cpu.cpl() == 0 {
+        Ok(())
+    } else {
+        Err(Event::GP0)
+    }
 }
 
 fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
@@ -126,7 +140,9 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
     Some(match msr {
         APIC_BASE => running.lapic.base_msr(),
         number::EFER => running.cpu.read(SysReg::Efer),
-        TSC => hw::time::tsc().wrapping_add(running.vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst)),
+        TSC => {
+            hw::time::tsc().wrapping_add(running.vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst))
+        }
         TSC_ADJUST => msrs.tsc_adjust,
         TSC_DEADLINE => lapic::tsc_deadline(running.lapic),
         X2APIC..X2APIC_END => lapic::rdmsr(running, msr).ok()?,
@@ -192,14 +208,20 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
         X2APIC..X2APIC_END => lapic::wrmsr(running, msr, value).ok()?,
         number::PAT => {
             // Each byte a memory type: not 2, 3 or above 7 (SDM 3A, 12.12.2).
-            value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)).then_some(())?;
+            value
+                .to_le_bytes()
+                .iter()
+                .all(|kind| matches!(kind, 0 | 1 | 4..=7))
+                .then_some(())?;
             running.cpu.write(SysReg::Pat, value);
         }
         MTRR_DEFAULT => {
             (value & !0xcff == 0).then_some(())?;
             msrs.mtrr_default = value;
         }
-        MTRR_VARIABLE..MTRR_VARIABLE_END => *msrs.mtrr_variable.get_mut((msr - MTRR_VARIABLE) as usize)? = value,
+        MTRR_VARIABLE..MTRR_VARIABLE_END => {
+            *msrs.mtrr_variable.get_mut((msr - MTRR_VARIABLE) as usize)? = value
+        }
         // CPUID faulting is not offered, so no bit can be set.
         MISC_FEATURES_ENABLES | XSS => (value == 0).then_some(())?,
         DEBUGCTL => (value & !3 == 0).then_some(())?,
@@ -218,7 +240,10 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
 }
 
 fn move_tsc(running: &mut Running<'_, dyn GuestCpu>, offset: u64) {
-    running.vcpu.tsc_offset.store(offset, core::sync::atomic::Ordering::SeqCst);
+    running
+        .vcpu
+        .tsc_offset
+        .store(offset, core::sync::atomic::Ordering::SeqCst);
     running.cpu.set_tsc_offset(offset);
     running.domain.publish_time(running.vcpu);
 }

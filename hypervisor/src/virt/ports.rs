@@ -43,7 +43,9 @@ fn output(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess, value: u64)
 
 /// INS and OUTS. RIP is left on the instruction until the count is used up (the caller skips it once, so `Err`-less early ends rewind RCX only).
 fn string(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess) -> Result<(), Event> {
-    let Some((instruction, _)) = decode::instruction(running) else { return Ok(()) };
+    let Some((instruction, _)) = decode::instruction(running) else {
+        return Ok(());
+    };
     let mask = match instruction.memory_base().size() {
         2 => 0xffff,
         4 => 0xffff_ffff,
@@ -55,11 +57,23 @@ fn string(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess) -> Result<(
     };
     let base = super::mmio::segment_base(running.cpu, segment);
     let backwards = running.cpu.read(SysReg::Rflags) & 1 << 10 != 0;
-    let step = if backwards { u64::from(access.size).wrapping_neg() } else { u64::from(access.size) };
-    let count = if access.rep { running.cpu.gprs().rcx & mask } else { 1 };
+    let step = if backwards {
+        u64::from(access.size).wrapping_neg()
+    } else {
+        u64::from(access.size)
+    };
+    let count = if access.rep {
+        running.cpu.gprs().rcx & mask
+    } else {
+        1
+    };
     for _ in 0..count.min(MAX_REPEAT) {
         let regs = running.cpu.gprs();
-        let index = if access.direction == IoDirection::In { regs.rdi } else { regs.rsi };
+        let index = if access.direction == IoDirection::In {
+            regs.rdi
+        } else {
+            regs.rsi
+        };
         let at = Gva(base.wrapping_add(index & mask));
         let size = usize::from(access.size.min(4));
         let mut bytes = [0xff; 4];
@@ -70,13 +84,21 @@ fn string(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess) -> Result<(
             IoDirection::Out => memory.read_bytes(at, &mut bytes[..size]),
         };
         if done.is_err() {
-            return Err(super::mmio::page_fault(running, at, access.direction == IoDirection::In));
+            return Err(super::mmio::page_fault(
+                running,
+                at,
+                access.direction == IoDirection::In,
+            ));
         }
         if access.direction == IoDirection::Out {
             output(running, access, u64::from(u32::from_le_bytes(bytes)));
         }
         let regs = running.cpu.gprs();
-        let index = if access.direction == IoDirection::In { &mut regs.rdi } else { &mut regs.rsi };
+        let index = if access.direction == IoDirection::In {
+            &mut regs.rdi
+        } else {
+            &mut regs.rsi
+        };
         *index = *index & !mask | index.wrapping_add(step) & mask;
         if access.rep {
             regs.rcx = regs.rcx & !mask | regs.rcx.wrapping_sub(1) & mask;

@@ -31,7 +31,9 @@ pub fn time_info(vcpu: &Vcpu) -> VcpuTimeInfo {
 pub fn system_time_of(vcpu: &Vcpu, guest_tsc: u64) -> u64 {
     let host_tsc = hw::time::tsc();
     let ticks = ticks_until(host_tsc.wrapping_add(vcpu.tsc_offset.load(SeqCst)), guest_tsc);
-    ticks.map_or(NEVER, |ticks| hw::time::clock().nanoseconds(host_tsc.saturating_add(ticks)))
+    ticks.map_or(NEVER, |ticks| {
+        hw::time::clock().nanoseconds(host_tsc.saturating_add(ticks))
+    })
 }
 
 /// Ticks from `now` to `then`; `None`: more than a clock can count.
@@ -52,7 +54,12 @@ pub(super) fn cpuid(vcpu: &Vcpu, subleaf: u32) -> [u32; 4] {
     let offset = vcpu.tsc_offset.load(SeqCst);
     match subleaf {
         0 => [FLAGS, MODE_NATIVE, clock.khz(), 0],
-        1 => [offset as u32, (offset >> 32) as u32, clock.mul, clock.shift as u8 as u32],
+        1 => [
+            offset as u32,
+            (offset >> 32) as u32,
+            clock.mul,
+            clock.shift as u8 as u32,
+        ],
         2 => [clock.khz(), 0, 0, 0],
         _ => [0; 4],
     }
@@ -73,7 +80,10 @@ pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
     if due(periodic) {
         // From deadline to deadline, so that nothing drifts; ticks that were missed are one.
         let period = timers.period.load(SeqCst).max(1);
-        timers.periodic.store(periodic.saturating_add(((now - periodic) / period + 1).saturating_mul(period)), SeqCst);
+        timers.periodic.store(
+            periodic.saturating_add(((now - periodic) / period + 1).saturating_mul(period)),
+            SeqCst,
+        );
         tick = true;
     }
     if tick {
