@@ -288,10 +288,16 @@ fn write_hypercall_page(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> 
 ///
 /// # Errors
 /// #GP: a combination that does not exist.
-pub fn write_control_register(running: &mut Running<'_, dyn GuestCpu>, cr: u8, value: u64) -> Result<(), Event> {
+pub fn write_control_register(
+    running: &mut Running<'_, dyn GuestCpu>,
+    cr: u8,
+    value: u64,
+) -> Result<(), Event> {
     let now = running.cpu.paging();
     match cr {
-        0 if super::control::valid_cr0(&now, running.cpu.mode(), value) => running.cpu.write(SysReg::Cr0, value),
+        0 if super::control::valid_cr0(&now, running.cpu.mode(), value) => {
+            running.cpu.write(SysReg::Cr0, value)
+        }
         4 if super::control::valid_cr4(&now, value) => running.cpu.write(SysReg::Cr4, value),
         8 if value <= 15 => {
             running.cpu.write(SysReg::Cr8, value);
