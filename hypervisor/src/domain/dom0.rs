@@ -222,7 +222,27 @@ fn memory_map(ram: &[Range<u64>]) -> Vec<HvmMemmapTableEntry> {
     map
 }
 
-/// Give the domain zeroed RAM at `range`: the machine's own frames there if they are free, else others.
+/// Fill a part of the domain's memory with zeroes.
+fn clear(domain: &Domain, from: Gpa, len: u64) -> Result<(), Error> {
+    const ZEROES: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+    let mut done = 0;
+    while done < len {
+        let chunk = (len - done).min(PAGE_SIZE);
+        write_phys(
+            &domain.p2m,
+            from.offset(done),
+            ZEROES.get(..chunk as usize).unwrap_or_default(),
+        )
+        .map_err(|_| Error::Refused {
+            step: "loading",
+            errno: Errno::EFAULT,
+        })?;
+        done += chunk;
+    }
+    Ok(())
+}
+
+/// Give the domain RAM at `range`: the machine's own frames there if they are free, else others.
 fn give(domain: &Domain, range: &Range<u64>) -> Result<(), Errno> {
     let (mut gfn, end) = (range.start >> PAGE_SHIFT, range.end >> PAGE_SHIFT);
     while gfn < end {

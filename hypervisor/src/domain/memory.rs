@@ -41,7 +41,8 @@ impl Domain {
         if self.total_pages().saturating_add(1 << order) > self.max_pages() {
             return Err(Errno::ENOMEM);
         }
-        let mfn = frames::alloc(order).ok_or(Errno::ENOMEM)?;
+        // Whatever was in them, a boot loader's leavings or the hypervisor's own: no domain sees it.
+        let mfn = frames::alloc_zeroed(order).ok_or(Errno::ENOMEM)?;
         if let Err(error) = page_info::assign(mfn, order, self.id, page_info::Kind::Ram) {
             frames::free(mfn, order);
             return Err(error.into());

@@ -125,10 +125,8 @@ pub fn alloc(order: u32) -> Option<Mfn> {
 /// The same, filled with zeroes.
 pub fn alloc_zeroed(order: u32) -> Option<Mfn> {
     let first = alloc(order)?;
-    for frame in 0..1 << order {
-        // SAFETY: just allocated, so RAM, and nobody else has it.
-        unsafe { phys::zero(first.offset(frame)) };
-    }
+    // SAFETY: just allocated, so RAM, and nobody else has it.
+    unsafe { phys::zero(first, 1 << order) };
     Some(first)
 }
 

@@ -484,7 +484,8 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
     if len >= LONG_COPY {
         // SAFETY: the caller's; the direction flag is clear in Rust code.
         unsafe {
-            core::arch::asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _,
+            core::arch::asm!("rep movsq", "mov ecx, {rest:e}", "rep movsb", rest = in(reg) len % 8,
+                inout("rcx") len / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
                 options(nostack, preserves_flags));
         }
         return;

@@ -98,8 +98,7 @@ fn word_or_new(mfn: Mfn) -> Result<&'static AtomicU64, OutOfMemory> {
     word(mfn).ok_or(OutOfMemory)
 }
 
-/// Give the `1 << order` freshly allocated frames from `mfn` on to `owner`, zeroed, with one reference each: whatever was in them, a
-/// boot loader's leavings or the hypervisor's own, no domain sees it.
+/// Give the `1 << order` freshly allocated frames from `mfn` on to `owner`, with one reference each. What is in them, the domain will see.
 ///
 /// # Errors
 /// No memory for the words; the frames are still the caller's.
@@ -111,8 +110,6 @@ pub fn assign(mfn: Mfn, order: u32, owner: DomId, kind: Kind) -> Result<(), OutO
         at = (at | ((1 << CHUNK_ORDER) - 1)) + 1;
     }
     for frame in mfn.0..end {
-        // SAFETY: the caller has just allocated it.
-        unsafe { phys::zero(Mfn(frame)) };
         word_or_new(Mfn(frame))?.store(pack(owner, kind, 1), Ordering::Release);
     }
     if kind == Kind::Ram
@@ -209,7 +206,7 @@ fn release(mfn: Mfn, order: u32) {
         }
     }
     // SAFETY: no reference is left, so nothing maps the frames and no copy is under way; they are this function's.
-    unsafe { phys::ptr(mfn.addr()).write_bytes(0, (PAGE_SIZE as usize) << order) };
+    unsafe { phys::zero(mfn, 1 << order) };
     frames::free(mfn, order);
     if let Some((owner, Kind::Ram)) = owner
         && let Some(owned) = OWNED.get(usize::from(owner.0))

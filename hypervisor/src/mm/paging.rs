@@ -157,7 +157,7 @@ fn slot<'a>(table: Mfn, virt: u64, level: u32) -> &'a AtomicU64 {
 fn table() -> Result<Mfn, OutOfMemory> {
     let frame = frames::alloc_low(0).ok_or(OutOfMemory)?;
     // SAFETY: just allocated.
-    unsafe { phys::zero(frame) };
+    unsafe { phys::zero(frame, 1) };
     Ok(frame)
 }
 
