@@ -132,6 +132,12 @@ impl Dom0<'_> {
                 errno: Errno::EFAULT,
             })
         };
+        // A domU's RAM is zeroed; dom0 gets it as it is, since there is much of it and nobody had it before. So what a segment's file part
+        // does not fill has to be cleared.
+        for segment in &kernel.segments {
+            let filled = kernel.bytes(segment).len() as u64;
+            clear(&domain, Gpa(segment.gpa + filled), segment.mem_size - filled)?;
+        }
         plan.writes
             .iter()
             .try_for_each(|(gpa, bytes)| write(*gpa, bytes))?;

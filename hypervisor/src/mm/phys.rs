@@ -103,7 +103,7 @@ mod tests {
         let frame = crate::mm::frames::alloc(0).unwrap();
         // SAFETY: the frame was just allocated.
         unsafe {
-            zero(frame);
+            zero(frame, 1);
             entry(frame, 511).store(0x1122_3344_5566_7788, core::sync::atomic::Ordering::Relaxed);
             assert_eq!(*ptr(frame.addr().offset(4088)), 0x88);
             assert_eq!(*ptr(frame.addr().offset(4087)), 0);
