@@ -115,6 +115,21 @@ pub unsafe fn init(runs: &[Range<Mfn>]) {
     }
 }
 
+/// Give frames to the allocator that [`init`] left out.
+///
+/// # Errors
+/// If no zone spans them, or one of them is free already.
+///
+/// # Safety
+/// As for [`init`].
+pub unsafe fn add(start: Mfn, count: u64) -> Result<(), NotFree> {
+    let mut frames = FRAMES.lock();
+    let (zone, at) = frames.zone_of(start).ok_or(NotFree)?;
+    zone.buddy.free_range(at, at.saturating_add(count as usize))?;
+    frames.total += count;
+    Ok(())
+}
+
 /// Take `1 << order` frames, aligned to their size: high memory first. Their contents are anything.
 pub fn alloc(order: u32) -> Option<Mfn> {
     let mut frames = FRAMES.lock();

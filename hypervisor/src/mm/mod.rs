@@ -11,4 +11,5 @@ pub mod p2m;
 pub mod page_info;
 pub mod paging;
 pub mod phys;
+pub mod takeover;
 mod walk;

@@ -10,7 +10,6 @@
 // UNSAFETY: page tables, control registers.
 #![expect(unsafe_code, reason = "page tables, control registers")]
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::phys::{DIRECT_MAP, entry};
@@ -197,13 +196,6 @@ pub fn new_stack(pages: u64) -> Result<u64, OutOfMemory> {
     }
     *next = bottom + pages * PAGE_SIZE;
     Ok(*next)
-}
-
-/// The parts of `whole` that lie outside of `hole`.
-pub fn without(whole: Range<u64>, hole: Range<u64>) -> [Range<u64>; 2] {
-    let before = whole.start..whole.end.min(hole.start).max(whole.start);
-    let after = whole.start.max(hole.end).min(whole.end)..whole.end;
-    [before, after]
 }
 
 /// Features of the CPU that protect the hypervisor from itself and from guests' data; those that exist are on after this.
