@@ -20,6 +20,8 @@
 extern crate alloc;
 
 pub mod arch;
+#[cfg(target_os = "none")]
+mod bring_up;
 pub mod cmdline;
 pub mod domain;
 pub mod event;

@@ -57,6 +57,12 @@ pub fn describe() -> &'static str {
     }
 }
 
+/// Where the registers of local APICs lie, for CPUs without x2APIC.
+pub fn registers() -> Hpa {
+    // SAFETY: every CPU with a local APIC has the register; reading it has no side effect.
+    Hpa(unsafe { Msr::new(APIC_BASE).read() } & 0x000f_ffff_ffff_f000)
+}
+
 /// Switch this CPU's local APIC on. On the first CPU after [`time::init`]; in xAPIC mode its page must be mapped uncached.
 ///
 /// # Panics

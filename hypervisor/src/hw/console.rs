@@ -1,8 +1,9 @@
 //! The serial console: Oxen's log, and dom0's terminal.
 //!
-//! Log lines also go to a ring in memory ([`ring`]). Input waits in a queue for dom0.
+//! Log lines also go to a ring in memory ([`ring`]). Messages that guests cause (target [`GUEST`]) have a threshold of their own. Input waits
+//! in a queue for dom0.
 // UNSAFETY: the UART's ports.
-#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "the UART's ports"))]
+#![expect(unsafe_code, reason = "the UART's ports")]
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -11,16 +12,18 @@ use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::time;
+use crate::cmdline::{CommandLine, Parity, SerialPort};
 use crate::sync::Mutex;
 
+/// Target of log messages that a guest can cause.
+pub const GUEST: &str = "guest";
 /// Bytes of the log that are kept.
 pub const RING: usize = 32 << 10;
 /// Bytes of input that wait for dom0; more is dropped.
 const INPUT: usize = 1024;
 
 struct Console {
-    #[cfg(target_os = "none")]
-    uart: Option<uart_16550::Uart16550<uart_16550::backend::PioBackend>>,
+    uarts: ArrayVec<uart_16550::Uart16550<uart_16550::backend::PioBackend>, 2>,
     ring: [u8; RING],
     /// Bytes ever written to the ring.
     written: u64,
@@ -29,26 +32,38 @@ struct Console {
 }
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console {
-    #[cfg(target_os = "none")]
-    uart: None,
+    uarts: ArrayVec::new_const(),
     ring: [0; RING],
     written: 0,
     input: ArrayVec::new_const(),
     line_open: false,
 });
 
-/// Least severe level that is logged, as `log::LevelFilter as u8`.
-static LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Debug as u8);
+/// Least severe level that is logged of the hypervisor's own messages, as `log::LevelFilter as u8`.
+static LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Info as u8);
+/// The same for messages that guests cause.
+static GUEST_LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Warn as u8);
+
+/// A UART that takes no byte for so many looks at its status is gone.
+const PATIENCE: u32 = 1_000_000;
+
+fn put(uart: &mut uart_16550::Uart16550<uart_16550::backend::PioBackend>, byte: u8) {
+    for _ in 0..PATIENCE {
+        if uart.try_send_byte(byte).is_ok() {
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}
 
 impl Console {
     fn send(&mut self, bytes: &[u8]) {
-        #[cfg(target_os = "none")]
-        if let Some(uart) = &mut self.uart {
+        for uart in &mut self.uarts {
             for &byte in bytes {
                 if byte == b'\n' {
-                    uart.send_bytes_exact(b"\r");
+                    put(uart, b'\r');
                 }
-                uart.send_bytes_exact(&[byte]);
+                put(uart, byte);
             }
         }
         if let Some(last) = bytes.last() {
@@ -76,7 +91,12 @@ struct Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() as u8 <= LEVEL.load(Relaxed)
+        let limit = if metadata.target() == GUEST {
+            &GUEST_LEVEL
+        } else {
+            &LEVEL
+        };
+        metadata.level() as u8 <= limit.load(Relaxed)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -106,24 +126,63 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Start logging to the UART at `port`, at 115200 baud.
-#[cfg(target_os = "none")]
-pub fn init(port: u16) {
-    use uart_16550::{Config, Uart16550};
-    // SAFETY: the ports of a UART belong to the hypervisor.
-    let uart = unsafe { Uart16550::new_port(port) };
-    if let Ok(mut uart) = uart
-        && uart.init(Config::default()).is_ok()
-    {
-        CONSOLE.lock().uart = Some(uart);
+/// Start logging, as the command line says. Returns how many of the ports it names are there.
+pub fn init(options: &CommandLine<'_>) -> usize {
+    set_levels(options.level, options.guest_level);
+    let mut console = CONSOLE.lock();
+    let ports = [
+        (options.console_com1, options.com1),
+        (options.console_com2, options.com2),
+    ];
+    for (_, port) in ports.into_iter().filter(|(wanted, _)| *wanted) {
+        if let Some(uart) = set_up(&port) {
+            console.uarts.push(uart);
+        }
     }
+    let count = console.uarts.len();
+    drop(console);
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Trace);
+    count
 }
 
-/// Log nothing less severe than `level`.
-pub fn set_level(level: LevelFilter) {
-    LEVEL.store(level as u8, Relaxed);
+fn set_up(port: &SerialPort) -> Option<uart_16550::Uart16550<uart_16550::backend::PioBackend>> {
+    use uart_16550::spec::registers::{IER, Parity as Bits, WordLength};
+    use uart_16550::{BaudRate, Config, Uart16550};
+    let config = Config {
+        interrupts: IER::empty(),
+        baud_rate: port.baud.map_or(BaudRate::Baud115200, BaudRate::from_integer),
+        data_bits: match port.data_bits {
+            5 => WordLength::FiveBits,
+            6 => WordLength::SixBits,
+            7 => WordLength::SevenBits,
+            _ => WordLength::EightBits,
+        },
+        extra_stop_bits: port.stop_bits == 2,
+        parity: match port.parity {
+            Parity::None => Bits::Disabled,
+            Parity::Odd => Bits::Odd,
+            Parity::Even => Bits::Even,
+        },
+        ..Config::default()
+    };
+    // SAFETY: where the command line, or the PC's tradition, says that there is a UART. It belongs to the hypervisor.
+    let mut uart = unsafe { Uart16550::new_port(port.base) }.ok()?;
+    uart.init(config).is_ok().then_some(uart)
+}
+
+/// Let the UARTs interrupt when there is input.
+pub fn enable_interrupts() {
+    use uart_16550::spec::registers::IER;
+    for uart in &mut CONSOLE.lock().uarts {
+        uart.enable_interrupts(IER::DATA_READY);
+    }
+}
+
+/// Log nothing less severe than these: of the hypervisor's own messages, and of those that guests cause.
+pub fn set_levels(own: LevelFilter, guests: LevelFilter) {
+    LEVEL.store(own as u8, Relaxed);
+    GUEST_LEVEL.store(guests as u8, Relaxed);
 }
 
 /// Bytes for the terminal as they are (dom0's output).
@@ -144,11 +203,12 @@ pub fn read_bytes(to: &mut [u8]) -> usize {
 /// Fetch what the UART has received. Returns whether there is input for dom0.
 pub fn receive() -> bool {
     let mut console = CONSOLE.lock();
-    #[cfg(target_os = "none")]
     {
         let console = &mut *console;
-        if let Some(uart) = &mut console.uart {
-            while let Ok(byte) = uart.try_receive_byte() {
+        for uart in &mut console.uarts {
+            // At most as much as there is room for in one go: a UART that broke reads as ones for ever.
+            for _ in 0..INPUT {
+                let Ok(byte) = uart.try_receive_byte() else { break };
                 // Nobody reads: what does not fit is lost, as on any serial line.
                 let _ = console.input.try_push(byte);
             }
@@ -174,7 +234,6 @@ pub fn ring(from: u64, to: &mut [u8]) -> (usize, u64) {
 ///
 /// # Safety
 /// No other CPU may use the console any more.
-#[expect(unsafe_code, reason = "breaks a lock")]
 pub unsafe fn seize() {
     // SAFETY: the caller sees to it that nobody else is in there.
     unsafe { CONSOLE.force_unlock() };

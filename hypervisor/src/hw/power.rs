@@ -1,35 +1,20 @@
 //! The machine's own power: off, again, or halted.
 // UNSAFETY: port I/O.
-#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "port I/O"))]
+#![expect(unsafe_code, reason = "port I/O")]
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::sync::Once;
+use x86_64::instructions::port::Port;
+
+use super::acpi::{self, Place};
+use crate::mm::paging;
 
 /// `noreboot`: stay halted after a panic or where a reboot is asked for.
 static NO_REBOOT: AtomicBool = AtomicBool::new(false);
 
-/// What ACPI says about switching off (FADT and `\_S5`).
-#[derive(Clone, Copy, Debug)]
-pub struct SoftOff {
-    /// Port of PM1a control.
-    pub pm1a_control: u16,
-    /// Port of PM1b control; 0: none.
-    pub pm1b_control: u16,
-    /// SLP_TYPa and SLP_TYPb of `\_S5`.
-    pub sleep_type: [u8; 2],
-}
-
-static SOFT_OFF: Once<SoftOff> = Once::new();
-
 /// Never reboot.
 pub fn set_no_reboot() {
     NO_REBOOT.store(true, Relaxed);
-}
-
-/// How to switch off.
-pub fn set_soft_off(how: SoftOff) {
-    SOFT_OFF.call_once(|| how);
 }
 
 /// dom0 has ended, for `reason` (`SHUTDOWN_*`): so does the machine.
@@ -47,75 +32,75 @@ pub fn machine_down(reason: u32) -> ! {
 }
 
 /// After a panic.
-pub(super) fn after_panic() -> ! {
+pub fn after_panic() -> ! {
     if NO_REBOOT.load(Relaxed) { halt() } else { reboot() }
 }
 
 /// Stop for ever.
 pub fn halt() -> ! {
+    x86_64::instructions::interrupts::disable();
     loop {
-        #[cfg(target_os = "none")]
-        {
-            x86_64::instructions::interrupts::disable();
-            x86_64::instructions::hlt();
-        }
+        x86_64::instructions::hlt();
     }
 }
 
-#[cfg(not(target_os = "none"))]
-fn power_off() -> ! {
-    halt()
+/// Registers need time to act: some 100 ms on real hardware, less in emulators.
+fn wait() {
+    for _ in 0..100_000 {
+        // SAFETY: the diagnostics port, written for delay by tradition.
+        unsafe { Port::<u8>::new(0x80).write(0) };
+    }
 }
 
-#[cfg(not(target_os = "none"))]
-fn reboot() -> ! {
-    halt()
-}
-
-#[cfg(target_os = "none")]
-pub use machine::{power_off, reboot};
-
-#[cfg(target_os = "none")]
-mod machine {
-    use x86_64::instructions::port::Port;
-
-    use super::{SOFT_OFF, halt};
-
-    /// ACPI 5.0, 4.8.3.2.1 and 16.1.7: SLP_TYP and SLP_EN into PM1a and PM1b control.
-    pub fn power_off() -> ! {
-        const SLEEP_ENABLE: u16 = 1 << 13;
-        if let Some(how) = SOFT_OFF.get() {
-            for (port, kind) in [how.pm1a_control, how.pm1b_control]
-                .into_iter()
-                .zip(how.sleep_type)
-            {
-                if port != 0 {
-                    // SAFETY: the FADT says that this is the register to write.
-                    unsafe { Port::new(port).write(u16::from(kind & 7) << 10 | SLEEP_ENABLE) };
-                }
+/// S5 (ACPI 6.5, 4.8.3.2.1 and 16.1.6), or what an emulator without ACPI offers.
+pub fn power_off() -> ! {
+    const SLEEP_ENABLE: u16 = 1 << 13;
+    const SLEEP_TYPE_SHIFT: u32 = 10;
+    let info = acpi::info();
+    if let Some(types) = info.s5 {
+        for (port, kind) in info.pm1_control.into_iter().zip(types) {
+            let Some(port) = port else { continue };
+            let mut control = Port::<u16>::new(port);
+            // SAFETY: the FADT says that this is the register to write; its other bits are kept.
+            unsafe {
+                let kept = control.read() & !(SLEEP_ENABLE | 7 << SLEEP_TYPE_SHIFT);
+                control.write(kept | u16::from(kind & 7) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE);
             }
         }
-        log::error!("the machine does not switch itself off: halted");
-        halt()
+        wait();
     }
+    for &byte in b"Shutdown" {
+        // SAFETY: Bochs' own port for this; nothing is there on other machines.
+        unsafe { Port::<u8>::new(0x8900).write(byte) };
+    }
+    log::error!("the machine does not switch itself off: halted");
+    halt()
+}
 
-    /// By the chipset's reset register, the keyboard controller, and at last a triple fault.
-    pub fn reboot() -> ! {
-        // SAFETY: these ports do nothing else with these values on PCs.
-        unsafe {
-            Port::<u8>::new(0xcf9).write(0x02);
-            Port::<u8>::new(0xcf9).write(0x06);
-            Port::<u8>::new(0x64).write(0xfe);
+/// By the register that ACPI names, the chipset's, the keyboard controller, and at last a triple fault.
+pub fn reboot() -> ! {
+    // SAFETY: these registers do nothing else with these values on PCs.
+    unsafe {
+        match acpi::info().reset {
+            Some((Place::Port(port), value)) => Port::<u8>::new(port).write(value),
+            Some((Place::Memory(at), value)) => paging::map_mmio(at, 1).write_volatile(value),
+            None => {}
         }
-        let nothing = x86_64::structures::DescriptorTablePointer {
-            limit: 0,
-            base: x86_64::VirtAddr::zero(),
-        };
-        // SAFETY: the triple fault that follows is meant.
-        unsafe {
-            x86_64::instructions::tables::lidt(&nothing);
-            core::arch::asm!("int3");
-        }
-        halt()
+        wait();
+        Port::<u8>::new(0xcf9).write(0x02);
+        Port::<u8>::new(0xcf9).write(0x06);
+        wait();
+        Port::<u8>::new(0x64).write(0xfe);
+        wait();
     }
+    let nothing = x86_64::structures::DescriptorTablePointer {
+        limit: 0,
+        base: x86_64::VirtAddr::zero(),
+    };
+    // SAFETY: the triple fault that follows is meant.
+    unsafe {
+        x86_64::instructions::tables::lidt(&nothing);
+        core::arch::asm!("int3");
+    }
+    halt()
 }

@@ -16,6 +16,7 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::irq;
+use crate::mm::paging;
 
 // One stub of 16 bytes for each vector: an error code (0 where the CPU pushes none), the vector, then all general registers.
 global_asm!(
@@ -113,17 +114,16 @@ impl fmt::Display for Frame {
 }
 
 const NMI: u64 = 2;
+const MACHINE_CHECK: u64 = 18;
 const RBP: usize = 10;
 
 extern "C" fn handle(frame: &Frame) {
     match frame.vector {
         NMI => log::warn!("NMI at {:#x}", frame.rip),
+        MACHINE_CHECK => machine_check(),
         exception @ 0..32 => {
             super::panic::fatal(
-                format_args!(
-                    "exception {exception}, error code {:#x}\n{frame}",
-                    frame.error_code
-                ),
+                format_args!("{}, error code {:#x}\n{frame}", name(exception), frame.error_code),
                 frame.rip,
                 frame.gprs[RBP],
             );
@@ -132,8 +132,45 @@ extern "C" fn handle(frame: &Frame) {
     }
 }
 
-/// Bytes of each stack of its own.
-const STACK: usize = 16 << 10;
+/// A machine check was signalled, here or (intercepted) in a guest. There is no recovery yet: what the banks say is printed, and the
+/// machine stops.
+pub fn machine_check() -> ! {
+    // SAFETY: a CPU that raises #MC has these registers (SDM 3B 16.3).
+    let banks = unsafe { x86_64::registers::model_specific::Msr::new(0x179).read() } & 0xff;
+    for bank in 0..banks.min(32) as u32 {
+        // SAFETY: as above; there are `banks` groups of four registers.
+        let status = unsafe { x86_64::registers::model_specific::Msr::new(0x401 + 4 * bank).read() };
+        if status >> 63 != 0 {
+            log::error!("machine check: bank {bank} status {status:#018x}");
+        }
+    }
+    panic!("machine check: the hardware reports an error that cannot be corrected");
+}
+
+/// The exception's name (SDM 3A table 6-1).
+fn name(vector: u64) -> &'static str {
+    match vector {
+        0 => "#DE, division error",
+        1 => "#DB, debug exception",
+        3 => "#BP, breakpoint",
+        6 => "#UD, invalid opcode",
+        7 => "#NM, no FPU",
+        8 => "#DF, double fault",
+        10 => "#TS, invalid TSS",
+        11 => "#NP, segment not present",
+        12 => "#SS, stack fault",
+        13 => "#GP, general protection",
+        14 => "#PF, page fault",
+        16 => "#MF, x87 error",
+        17 => "#AC, alignment check",
+        19 => "#XM, SIMD error",
+        21 => "#CP, control protection",
+        _ => "reserved exception",
+    }
+}
+
+/// Pages of each stack of its own; an unmapped page lies below.
+const STACK_PAGES: u64 = 4;
 /// Vectors with a stack of their own, and its index in the TSS.
 const OWN_STACK: [(usize, u16); 3] = [(2, 1), (8, 2), (18, 3)];
 
@@ -143,11 +180,13 @@ const OWN_STACK: [(usize, u16); 3] = [(2, 1), (8, 2), (18, 3)];
 struct Gate([u64; 2]);
 
 /// Load this CPU's descriptor tables. They live for ever.
+///
+/// # Panics
+/// There is no memory for them.
 pub fn init() {
     let mut tss = TaskStateSegment::new();
     for (_, index) in OWN_STACK {
-        let stack: &'static mut [u8] = Box::leak(alloc::vec![0; STACK].into_boxed_slice());
-        let top = (stack.as_ptr() as u64 + STACK as u64) & !15;
+        let top = paging::new_stack(STACK_PAGES).expect("memory for a stack at boot");
         tss.interrupt_stack_table[usize::from(index) - 1] = VirtAddr::new(top);
     }
     let mut gdt = GlobalDescriptorTable::new();

@@ -200,7 +200,7 @@ pub fn new_stack(pages: u64) -> Result<u64, OutOfMemory> {
 
 /// Features of the CPU that protect the hypervisor from itself and from guests' data; those that exist are on after this.
 #[cfg(target_os = "none")]
-pub fn enable_protections() -> &'static str {
+pub fn enable_protections() {
     use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
     let features = raw_cpuid::CpuId::new().get_extended_feature_info();
     let (smep, smap, umip) = features.map_or((false, false, false), |f| {
@@ -220,11 +220,21 @@ pub fn enable_protections() -> &'static str {
             cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, umip);
         });
     }
+}
+
+/// What [`enable_protections`] has turned on, for the boot log.
+#[cfg(target_os = "none")]
+pub fn protections() -> &'static str {
+    use x86_64::registers::control::{Cr4, Cr4Flags};
+    let on = |flag| Cr4::read().contains(flag);
+    let smep = on(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION);
+    let smap = on(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
+    let umip = on(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION);
     match (smep, smap, umip) {
-        (true, true, true) => "NX, SMEP, SMAP, UMIP",
-        (true, true, false) => "NX, SMEP, SMAP",
-        (true, false, _) => "NX, SMEP",
-        _ => "NX",
+        (true, true, true) => "NX, WP, SMEP, SMAP, UMIP",
+        (true, true, false) => "NX, WP, SMEP, SMAP",
+        (true, false, _) => "NX, WP, SMEP",
+        _ => "NX, WP",
     }
 }
 

@@ -1,0 +1,184 @@
+//! From the boot loader to a machine that is the hypervisor's own: console, memory, exceptions, interrupts, time.
+// UNSAFETY: takes over the machine's memory.
+#![expect(unsafe_code, reason = "takes over the machine's memory")]
+
+use arrayvec::ArrayVec;
+use boot::found::MAX_MODULES;
+use boot::{Handover, Module};
+use bootloader_api::BootInfo;
+use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
+use raw_cpuid::CpuId;
+
+use crate::cmdline::{self, CommandLine};
+use crate::hw::irq::vector;
+use crate::hw::{acpi, apic, console, ioapic, percpu, power, time, traps};
+use crate::mm::{frames, paging, takeover};
+use crate::types::{Hpa, PAGE_SHIFT};
+
+/// What is known once the machine is up.
+#[derive(Debug)]
+pub struct Machine {
+    /// The command line.
+    pub options: CommandLine<'static>,
+    /// All RAM, whoever uses it: ascending, apart, in bytes.
+    pub ram: takeover::Runs,
+    /// The boot modules, where they are now.
+    pub modules: ArrayVec<Module, MAX_MODULES>,
+}
+
+/// Do it. Runs on the boot stack and the boot page tables; returns on the same stack and the final tables, interrupts off.
+///
+/// # Panics
+/// There is not even memory for page tables.
+pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
+    let options = cmdline::parse(handover.command_line);
+    console::init(&options);
+    static BOOT_CPU: percpu::PerCpu = percpu::PerCpu::new(0, 0);
+    percpu::install(&BOOT_CPU);
+    if options.noreboot {
+        power::set_no_reboot();
+    }
+    greet(handover, &options);
+    log_memory(&info.memory_regions);
+    let tables = acpi::init(handover.rsdp);
+    // SAFETY: the first thing done to memory, with what the boot loader said; modules have not been looked at.
+    let taken = unsafe { takeover::take_over(&info.memory_regions, handover) };
+    let (plan, ram) = taken.expect("memory for page tables");
+    traps::init();
+    log_kept(&plan, &ram);
+    if let Err(error) = tables {
+        log::warn!("ACPI: {error:?}; going on with one CPU and no power management");
+    }
+    log_cpu();
+    interrupts(&options);
+    Machine {
+        options,
+        ram,
+        modules: plan.modules,
+    }
+}
+
+fn greet(handover: &Handover, options: &CommandLine<'_>) {
+    log::info!("Oxen {}", env!("CARGO_PKG_VERSION"));
+    let by = if handover.loader.is_empty() {
+        "an unnamed loader"
+    } else {
+        handover.loader
+    };
+    log::info!("boot          {} by {by}", handover.path);
+    log::info!("command line  {}", handover.command_line);
+    for complaint in &options.complaints {
+        log::warn!("{complaint}");
+    }
+}
+
+fn log_memory(map: &[MemoryRegion]) {
+    use boot::memory::e820;
+    for region in map {
+        let kind = match region.kind {
+            MemoryRegionKind::Usable => "RAM",
+            MemoryRegionKind::Bootloader => "RAM, image and modules",
+            MemoryRegionKind::UnknownBios(e820::ACPI) => "ACPI tables",
+            MemoryRegionKind::UnknownBios(e820::NVS) => "ACPI, kept over sleep",
+            MemoryRegionKind::UnknownBios(e820::UNUSABLE) => "broken",
+            _ => "reserved",
+        };
+        log::info!(
+            "memory map    {:#014x} - {:#014x}  {kind}",
+            region.start,
+            region.end
+        );
+    }
+}
+
+fn log_kept(plan: &takeover::Plan, ram: &takeover::Runs) {
+    const MIB: u64 = 1 << 20;
+    let total: u64 = ram.iter().map(|run| run.end - run.start).sum();
+    let free = frames::free_count() << PAGE_SHIFT;
+    let modules: u64 = plan.modules.iter().map(|module| module.len).sum();
+    let image = plan.image.end - plan.image.start;
+    log::info!(
+        "memory        {} MiB of RAM, {} MiB free for domains",
+        total / MIB,
+        free / MIB
+    );
+    log::info!("image         at {:#x}, {} KiB", plan.image.start, image / 1024);
+    for module in &plan.modules {
+        log::info!(
+            "module        at {:#x}, {} KiB: {}",
+            module.start,
+            module.len / 1024,
+            module.command_line
+        );
+    }
+    log::debug!(
+        "kept          {} KiB beside image and modules",
+        (total - free).saturating_sub(modules + image) / 1024
+    );
+}
+
+fn log_cpu() {
+    let cpuid = CpuId::new();
+    let vendor = cpuid.get_vendor_info();
+    let brand = cpuid.get_processor_brand_string();
+    let brand = brand.as_ref().map_or("", |brand| brand.as_str().trim());
+    let (family, model, stepping) = cpuid
+        .get_feature_info()
+        .map_or((0, 0, 0), |f| (f.family_id(), f.model_id(), f.stepping_id()));
+    log::info!(
+        "CPU           {brand} ({}, family {family:#x} model {model:#x} stepping {stepping})",
+        vendor.as_ref().map_or("", |vendor| vendor.as_str()),
+    );
+    log::info!("CPU           protections: {}", paging::protections());
+    let found = acpi::info();
+    let others = found.cpus.len().saturating_sub(1);
+    match others + found.cpus_left_out {
+        0 => log::info!("CPUs          1"),
+        parked => log::info!("CPUs          {}; 1 runs guests, {parked} parked", parked + 1),
+    }
+}
+
+/// Interrupt controllers, clock and timer.
+fn interrupts(options: &CommandLine<'_>) {
+    let found = acpi::info();
+    ioapic::silence_8259s();
+    for &(base, first) in &found.io_apics {
+        let lines = ioapic::add(base, first);
+        log::debug!("I/O APIC      at {base}, lines {first} to {}", first + lines - 1);
+    }
+    paging::map_mmio(apic::registers(), 4096);
+    time::init();
+    apic::init();
+    log::info!(
+        "time          TSC {}.{:03} MHz",
+        time::clock().khz() / 1000,
+        time::clock().khz() % 1000
+    );
+    log::info!(
+        "interrupts    {}, {} I/O APIC(s)",
+        apic::describe(),
+        found.io_apics.len()
+    );
+    let ports = [
+        (options.console_com1, options.com1),
+        (options.console_com2, options.com2),
+    ];
+    let mut routed = false;
+    for (_, port) in ports.into_iter().filter(|(used, port)| *used && port.irq != 0) {
+        routed |= ioapic::route(found.isa_line(port.irq), vector::CONSOLE);
+    }
+    if routed {
+        console::enable_interrupts();
+    } else {
+        log::warn!("console       no interrupt: there will be no input");
+    }
+}
+
+/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs.
+pub fn own_registers() -> impl Iterator<Item = Hpa> {
+    acpi::info()
+        .io_apics
+        .iter()
+        .map(|(base, _)| *base)
+        .chain([apic::registers()])
+}
