@@ -241,7 +241,7 @@ pub fn protections() -> &'static str {
 /// Copy the image to `to` and go on there: one block of code, because what is written after the copy would be lost.
 ///
 /// # Safety
-/// `from` and `to` do not overlap, are reached through the direct map in the present tables, and nobody has `to`. `tables` map the image's
+/// `from` and `to`, `len` bytes rounded up to eight, do not overlap, are reached through the direct map in the present tables, and nobody has `to`. `tables` map the image's
 /// addresses to `to`, and the direct map as the present ones do. No lock is held.
 #[cfg(target_os = "none")]
 pub unsafe fn move_image(from: Hpa, to: Hpa, len: u64, tables: &Tables) {
@@ -256,7 +256,7 @@ pub unsafe fn move_image(from: Hpa, to: Hpa, len: u64, tables: &Tables) {
             "and {scratch}, ~0x80",
             "mov cr4, {scratch}",
             "cld",
-            "rep movsb",
+            "rep movsq",
             "mov cr3, {root}",
             "mov cr4, {cr4}",
             "popfq",
@@ -265,7 +265,7 @@ pub unsafe fn move_image(from: Hpa, to: Hpa, len: u64, tables: &Tables) {
             root = in(reg) tables.root().addr().0,
             inout("rsi") phys::ptr(from) => _,
             inout("rdi") phys::ptr(to) => _,
-            inout("rcx") len => _,
+            inout("rcx") len.div_ceil(8) => _,
         );
     }
 }

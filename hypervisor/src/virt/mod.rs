@@ -104,12 +104,11 @@ fn softirqs() {
     if work.contains(SoftIrq::TIMER) {
         sched::on_timer();
     }
-    if work.contains(SoftIrq::CONSOLE) {
-        if hw::console::receive()
-            && let Some(dom0) = table::get(DomId::DOM0)
-        {
-            event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
-        }
+    if work.contains(SoftIrq::CONSOLE)
+        && hw::console::receive()
+        && let Some(dom0) = table::get(DomId::DOM0)
+    {
+        event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
     }
 }
 
