@@ -47,3 +47,9 @@ need_packages() {
 install_quietly() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
+
+# What boots Oxen: both emulators, their firmware, what makes boot media, and what the domU is made of.
+need_emulators() {
+    need_packages qemu-system-x86
+    need_packages ovmf bochs bochsbios vgabios grub-pc-bin grub-efi-amd64-bin grub-common xorriso mtools cpio
+}

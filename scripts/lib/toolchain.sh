@@ -65,6 +65,14 @@ build_bare() {
     build_target "$BARE_TARGET" "$1" "$2"
 }
 
+# build_bins PACKAGE: builds all bare-metal programs of a package; prints the directory they are in.
+build_bins() {
+    local profile=${PROFILE:-release}
+    (cd "$ROOT" && "${CARGO[@]}" build --quiet --profile "$profile" --target "$BARE_TARGET" "${BUILD_FLAGS[@]}" \
+        --package "$1" --bins) || return
+    echo "${BUILD_FLAGS[1]}/$BARE_TARGET/$(profile_directory "$profile")"
+}
+
 # build_uefi PACKAGE BIN: builds a UEFI application; prints its path.
 build_uefi() {
     local path
@@ -86,5 +94,12 @@ cargo_on_host() {
     else
         need_packages rustc-web cargo-web gcc libc6-dev
         cargo "$@"
+    fi
+}
+
+# cargo fmt and cargo clippy: rustup's, else Debian's.
+need_host_tools() {
+    if ! command -v rustup >/dev/null; then
+        need_packages rustc-web cargo-web rust-web-clippy rustfmt-web gcc libc6-dev
     fi
 }

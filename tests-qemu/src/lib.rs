@@ -7,6 +7,8 @@ pub mod console;
 pub mod machine;
 pub mod media;
 pub mod outputs;
+pub mod runner;
+pub mod tests;
 
 pub use console::Console;
 pub use machine::{Door, Machine, Module, Vehicle};

@@ -271,6 +271,9 @@ impl Machine {
         let commands = scratch.join("bochs.rc");
         std::fs::write(&commands, "c\n")?;
         let mut bochs = Command::new("bochs-bin");
+        // A large environment makes Debian's build abort ("buffer overflow detected").
+        let kept = ["PATH", "HOME"].map(|name| (name, std::env::var_os(name).unwrap_or_default()));
+        bochs.env_clear().envs(kept);
         bochs.arg("-q").arg("-f").arg(config).arg("-rc").arg(commands);
         spawn(bochs, scratch, "bochs")
     }

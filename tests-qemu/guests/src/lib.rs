@@ -1,2 +1,22 @@
-//! Placeholder.
-#![cfg_attr(not(test), no_std)]
+//! Bare PVH test guests: one program in `src/bin` is one guest with one subject, and runs on Oxen and on Xen alike.
+//!
+//! A guest prints `TEST name: pass` or `TEST name: fail: reason` for everything it checks, and ends with `RESULT pass` or
+//! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
+//!
+//! * [`cpu`]: instructions that may fault, with the fault as their result.
+//! * [`hypercall`]: hypercalls with any arguments.
+//! * [`interrupts`]: vectors of the guest's own, counted.
+//! * [`random`]: a seeded generator.
+//! * [`report`]: the verdict lines.
+//!
+//! On the host this crate is empty.
+#![no_std]
+#![cfg(target_os = "none")]
+
+extern crate alloc;
+
+pub mod cpu;
+pub mod hypercall;
+pub mod interrupts;
+pub mod random;
+pub mod report;

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# The boot archive: what dom0-shim has instead of a disk. Sourced after toolchain.sh.
+#
+# It holds configs in xl.cfg syntax (dom0-shim/boot-archive), the kernel of Debian's linux-image-amd64 package exactly
+# as shipped, and an initial ramdisk of Debian's busybox with the files of dom0-shim/initramfs.
+
+# unpack_package NAME: downloads a Debian package once, unpacks it below target/debian-packages; prints the directory.
+unpack_package() {
+    local name=$1 cache=$ROOT/target/debian-packages directory
+    directory=$cache/$name
+    if [[ ! -e $directory.done ]]; then
+        rm -rf "$directory"
+        mkdir -p "$directory"
+        (
+            cd "$directory"
+            apt-get download -qq "$name" >&2 || {
+                as_root apt-get update -qq >&2
+                apt-get download -qq "$name" >&2
+            }
+            dpkg -x ./*.deb .
+            rm ./*.deb
+        ) || return
+        touch "$directory.done"
+    fi
+    echo "$directory"
+}
+
+# The package that linux-image-amd64 stands for today.
+kernel_package() {
+    local memory=$ROOT/target/debian-packages/kernel name
+    if [[ ! -s $memory ]]; then
+        mkdir -p "${memory%/*}"
+        name=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1)
+        if [[ -z $name ]]; then
+            as_root apt-get update -qq >&2
+            name=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1)
+        fi
+        echo "${name:?the package sources have no linux-image-amd64}" >"$memory"
+    fi
+    cat "$memory"
+}
+
+# pack DIRECTORY: a cpio archive of it, the same bytes for the same files, to the standard output.
+pack() {
+    (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible --owner=0:0)
+}
+
+# Makes out/boot-archive.cpio.
+make_boot_archive() {
+    need_packages cpio
+    local kernel busybox work
+    kernel=$(unpack_package "$(kernel_package)") || return
+    busybox=$(unpack_package busybox-static) || return
+    work=$ROOT/target/boot-archive
+    rm -rf "$work"
+    mkdir -p "$work"/initramfs/{bin,dev,proc,root,run,sys,tmp} "$work/archive/boot"
+    cp "$busybox/bin/busybox" "$work/initramfs/bin/"
+    cp -R "$ROOT/dom0-shim/initramfs/." "$work/initramfs/"
+    cp -R "$ROOT/dom0-shim/boot-archive/." "$work/archive/"
+    cp "$kernel"/boot/vmlinuz-* "$work/archive/boot/vmlinuz"
+    # File times are the only thing that differs from build to build.
+    find "$work" -exec touch -h -d @0 {} +
+    pack "$work/initramfs" | gzip -9 -n >"$work/archive/boot/initrd.gz"
+    touch -d @0 "$work/archive/boot/initrd.gz" "$work/archive/boot"
+    pack "$work/archive" >"$OUT/boot-archive.cpio"
+}

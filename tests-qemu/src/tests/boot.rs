@@ -1,0 +1,48 @@
+//! Every door, on every back end that has it, down to a dom0 that has its command line and its ramdisk.
+
+use anyhow::{Result, ensure};
+
+use super::guests::verdict;
+use super::{guest, test_by};
+use crate::runner::{Bench, Test};
+use crate::{Door, Machine, Module, Vehicle};
+
+/// One test for each door.
+pub fn tests() -> Vec<Test> {
+    [
+        (Vehicle::Svm, Door::Kernel),
+        (Vehicle::Svm, Door::Multiboot1),
+        (Vehicle::Svm, Door::Multiboot2),
+        (Vehicle::Svm, Door::UefiGrub),
+        (Vehicle::Svm, Door::UefiApp),
+        (Vehicle::Vmx, Door::Multiboot1),
+        (Vehicle::Vmx, Door::Multiboot2),
+        (Vehicle::SvmBochs, Door::Multiboot2),
+    ]
+    .into_iter()
+    .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
+    .collect()
+}
+
+/// The guest `hello` prints its command line and its module, so both must have come through the door.
+fn boot(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    const ARGS: &str = "first=1 second=a,b";
+    const CONTENTS: &str = "the second module, as it was";
+    let ramdisk = bench.scratch().join("ramdisk");
+    std::fs::write(&ramdisk, CONTENTS)?;
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![
+        guest("hello", ARGS)?,
+        Module {
+            path: ramdisk,
+            args: String::new(),
+        },
+    ];
+    let console = bench.start(&machine)?;
+    verdict(console)?;
+    let output = console.output();
+    for expected in [format!("command line: {ARGS}"), format!("module 0: {CONTENTS}")] {
+        ensure!(output.contains(&expected), "dom0 did not print {expected:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The tests, by subject.
+//!
+//! * [`boot`]: every door on every back end that has it.
+//! * [`guests`]: the test guests as dom0.
+//!
+//! What is expected of Oxen's output is in the file of the test that expects it.
+
+mod boot;
+mod guests;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::runner::{Bench, Test};
+use crate::{Door, Machine, Module, Vehicle, outputs};
+
+/// All of them, long ones first, so that none of them runs alone at the end.
+pub fn all() -> Vec<Test> {
+    [guests::tests(), boot::tests()].into_iter().flatten().collect()
+}
+
+/// The vehicles that every test of both vendors' back ends runs on.
+const BOTH: [Vehicle; 2] = [Vehicle::Svm, Vehicle::Vmx];
+
+/// Much longer than anything takes on an idle machine: emulators share it with others.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The door that a vehicle has without further ado.
+fn default_door(vehicle: Vehicle) -> Door {
+    match vehicle {
+        Vehicle::Svm | Vehicle::Kvm => Door::Kernel,
+        Vehicle::Vmx | Vehicle::SvmBochs => Door::Multiboot1,
+    }
+}
+
+/// A test by its vehicle's own door.
+fn test(
+    name: impl Into<String>,
+    vehicle: Vehicle,
+    body: impl Fn(&mut Bench, Machine) -> Result<()> + Send + Sync + 'static,
+) -> Test {
+    test_by(name, vehicle, default_door(vehicle), body)
+}
+
+/// A test by a given door; `body` gets the machine that loads Oxen so.
+fn test_by(
+    name: impl Into<String>,
+    vehicle: Vehicle,
+    door: Door,
+    body: impl Fn(&mut Bench, Machine) -> Result<()> + Send + Sync + 'static,
+) -> Test {
+    Test {
+        name: name.into(),
+        vehicle,
+        door,
+        body: Box::new(move |bench| {
+            let mut machine = Machine::new(vehicle)?;
+            machine.door = door;
+            body(bench, machine)
+        }),
+    }
+}
+
+/// A test guest as dom0.
+fn guest(name: &str, args: &str) -> Result<Module> {
+    Ok(Module {
+        path: outputs::output(&format!("guests/{name}"))?,
+        args: args.into(),
+    })
+}
