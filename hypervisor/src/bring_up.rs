@@ -31,6 +31,7 @@ pub struct Machine {
 /// # Panics
 /// There is not even memory for page tables.
 pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
+    time::init();
     let options = cmdline::parse(handover.command_line);
     console::init(&options);
     static BOOT_CPU: percpu::PerCpu = percpu::PerCpu::new(0, 0);
@@ -147,7 +148,6 @@ fn interrupts(options: &CommandLine<'_>) {
         log::debug!("I/O APIC      at {base}, lines {first} to {}", first + lines - 1);
     }
     paging::map_mmio(apic::registers(), 4096);
-    time::init();
     apic::init();
     log::info!(
         "time          TSC {}.{:03} MHz",

@@ -30,6 +30,8 @@ bitflags! {
         const TIMER = 1 << 0;
         /// The UART has input.
         const CONSOLE = 1 << 1;
+        /// There was a non-maskable interrupt.
+        const NMI = 1 << 2;
     }
 }
 

@@ -81,10 +81,18 @@ impl Clock {
 static CLOCK: Once<Clock> = Once::new();
 static WALL_CLOCK_BASE: Once<u64> = Once::new();
 
+/// 1 GHz from 0: multiplied by two, and by a half.
+static UNCALIBRATED: Clock = Clock {
+    tsc_base: 0,
+    mul: 1 << 31,
+    shift: 1,
+    hz: NS_PER_S,
+};
+
 /// The clock. Before [`init`] (and on the host): 1 GHz from 0.
 #[inline]
 pub fn clock() -> &'static Clock {
-    CLOCK.call_once(|| Clock::new(NS_PER_S, 0))
+    CLOCK.get().unwrap_or(&UNCALIBRATED)
 }
 
 /// System time: nanoseconds since [`init`].
@@ -118,12 +126,13 @@ mod machine {
 
     use super::{CLOCK, Clock, WALL_CLOCK_BASE, tsc};
 
-    /// Calibrate the TSC and read the wall clock. Once, on the first CPU, with interrupts off.
+    /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off.
     ///
     /// CPUID leaf 0x15 is not asked: emulators claim frequencies there that they do not have.
     pub fn init() {
+        let start = tsc();
         let hz = measure() * (1000 / WINDOW_MS);
-        CLOCK.call_once(|| Clock::new(hz, tsc()));
+        CLOCK.call_once(|| Clock::new(hz, start));
         WALL_CLOCK_BASE.call_once(rtc);
     }
 

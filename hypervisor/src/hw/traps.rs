@@ -119,7 +119,8 @@ const RBP: usize = 10;
 
 extern "C" fn handle(frame: &Frame) {
     match frame.vector {
-        NMI => log::warn!("NMI at {:#x}", frame.rip),
+        // It may have interrupted anything, a holder of the console's lock for one: reported later.
+        NMI => irq::raise(irq::SoftIrq::NMI),
         MACHINE_CHECK => machine_check(),
         exception @ 0..32 => {
             super::panic::fatal(

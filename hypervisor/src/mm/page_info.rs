@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::frames;
 use super::phys;
-use crate::types::{DomId, Mfn, PAGE_SIZE};
+use crate::types::{DomId, Mfn};
 
 /// What a domain's frame is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -347,15 +347,17 @@ impl Policy {
             self.hypervisor_max = (value[0] & 0xff).clamp(2, HYPERVISOR_MAX);
             return Ok(());
         }
-        let is_feature_word = |word: usize| match (leaf, subleaf, word) {
-            (1, _, 2 | 3)
-            | (7, 0, 1..=3)
-            | (7, 1, 0)
-            | (0xd, 1, 0)
-            | (0x8000_0001, _, 2 | 3)
-            | (0x8000_0008, _, 1) => true,
-            (0xd, 0, 0 | 3) => true,
-            _ => false,
+        let is_feature_word = |word: usize| {
+            matches!(
+                (leaf, subleaf, word),
+                (1, _, 2 | 3)
+                    | (7, 0, 1..=3)
+                    | (7, 1, 0)
+                    | (0xd, 0, 0 | 3)
+                    | (0xd, 1, 0)
+                    | (0x8000_0001, _, 2 | 3)
+                    | (0x8000_0008, _, 1)
+            )
         };
         let own = self.lookup(leaf, subleaf);
         let last_leaf = matches!((leaf, subleaf), (0 | 0x8000_0000, _) | (7, 0));

@@ -110,6 +110,9 @@ fn softirqs() {
     {
         event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
     }
+    if work.contains(SoftIrq::NMI) {
+        log::warn!("CPU {}: non-maskable interrupt", hw::percpu::id());
+    }
 }
 
 fn run_vcpu(vcpu: &Arc<Vcpu>) {
