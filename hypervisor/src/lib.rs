@@ -23,6 +23,7 @@ pub mod arch;
 #[cfg(target_os = "none")]
 mod bring_up;
 pub mod cmdline;
+pub mod debug_keys;
 pub mod domain;
 pub mod event;
 pub mod grant;

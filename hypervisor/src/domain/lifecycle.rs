@@ -67,6 +67,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             memory_map: Mutex::new(Vec::new()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],
             handle: Mutex::new(config.handle),
+            share: Mutex::new(Default::default()),
             log_line: Mutex::new(Default::default()),
             vcpus: Once::new(),
             max_pages: AtomicU64::new(0),

@@ -78,6 +78,21 @@ pub enum Life {
     Zombie,
 }
 
+/// A domain's share of the CPUs, in credit2's terms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Relative to others.
+    pub weight: u16,
+    /// At most so many percent of a CPU; 0: no limit.
+    pub cap: u16,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share { weight: 256, cap: 0 }
+    }
+}
+
 /// [`Domain::shutdown_reason`] when there is none.
 const NOT_SHUT_DOWN: u32 = u32::MAX;
 
@@ -105,6 +120,8 @@ pub struct Domain {
     params: [AtomicU64; HVM_NR_PARAMS as usize],
     /// UUID, which the toolstack may change.
     pub handle: Mutex<[u8; 16]>,
+    /// Its share of the CPUs. Kept for the toolstack; the scheduler does not weigh domains yet.
+    pub share: Mutex<Share>,
     /// What it has written to the hypervisor's console and not yet ended with a newline.
     pub log_line: Mutex<LogLine>,
     vcpus: Once<Box<[Arc<Vcpu>]>>,
@@ -244,6 +261,14 @@ impl Domain {
             .map_err(|_| Errno::EINVAL)?;
         self.vcpus().iter().for_each(Vcpu::unpause);
         Ok(())
+    }
+
+    /// Do something while none of its vCPUs runs.
+    pub fn while_paused<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.stop_vcpus();
+        let result = work();
+        self.vcpus().iter().for_each(Vcpu::unpause);
+        result
     }
 
     fn stop_vcpus(&self) {

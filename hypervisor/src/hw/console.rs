@@ -27,6 +27,8 @@ struct Console {
     ring: [u8; RING],
     /// Bytes ever written to the ring.
     written: u64,
+    /// Where the ring begins since it was last cleared.
+    cleared: u64,
     input: ArrayVec<u8, INPUT>,
     line_open: bool,
 }
@@ -35,6 +37,7 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console {
     uarts: ArrayVec::new_const(),
     ring: [0; RING],
     written: 0,
+    cleared: 0,
     input: ArrayVec::new_const(),
     line_open: false,
 });
@@ -228,6 +231,12 @@ pub fn ring(from: u64, to: &mut [u8]) -> (usize, u64) {
         *slot = console.ring[((start + offset as u64) % RING as u64) as usize];
     }
     (len, start + len as u64)
+}
+
+/// Forget what is in the ring.
+pub fn clear_ring() {
+    let mut console = CONSOLE.lock();
+    console.cleared = console.written;
 }
 
 /// For a panic: whoever holds the console's lock will not go on.

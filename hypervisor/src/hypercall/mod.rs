@@ -17,13 +17,16 @@
 )]
 
 pub mod console_io;
+mod domctl;
 mod event;
 mod grant;
 mod hvm;
+mod hvm_context;
 mod memory;
 mod misc;
 mod physdev;
 mod sched;
+mod sysctl;
 mod vcpu;
 pub mod version;
 
@@ -109,6 +112,8 @@ static TABLE: [Handler; HANDLERS] = {
     table[nr::HYPERVISOR_EVENT_CHANNEL_OP as usize] = event::event_channel_op;
     table[nr::HYPERVISOR_PHYSDEV_OP as usize] = physdev::physdev_op;
     table[nr::HYPERVISOR_HVM_OP as usize] = hvm::hvm_op;
+    table[nr::HYPERVISOR_SYSCTL as usize] = sysctl::sysctl;
+    table[nr::HYPERVISOR_DOMCTL as usize] = domctl::domctl;
     table
 };
 

@@ -29,6 +29,8 @@ pub struct CpuSched {
     current: Mutex<Option<Arc<Vcpu>>>,
     /// The vCPU whose registers are still on this CPU; it need not be running.
     loaded: Mutex<Option<Arc<Vcpu>>>,
+    /// Nanoseconds spent running vCPUs.
+    busy: AtomicU64,
     /// When the running vCPU's slice ends, if another waits.
     slice_end: AtomicU64,
 }
@@ -115,6 +117,7 @@ pub fn init(count: usize) {
                 timers: Mutex::new(TimerQueue::new()),
                 current: Mutex::new(None),
                 loaded: Mutex::new(None),
+                busy: AtomicU64::new(0),
                 slice_end: AtomicU64::new(NEVER),
             })
             .collect()
@@ -127,6 +130,20 @@ fn cpu_of(vcpu: &Vcpu) -> Option<&'static CpuSched> {
 
 fn this_cpu() -> Option<&'static CpuSched> {
     CPUS.get()?.get(hw::percpu::id() as usize)
+}
+
+/// How many physical CPUs run guests.
+pub fn cpu_count() -> usize {
+    CPUS.get().map_or(0, Vec::len)
+}
+
+/// Nanoseconds that a CPU had nothing to run.
+pub fn idle_time(cpu: u32) -> u64 {
+    let ran = CPUS
+        .get()
+        .and_then(|cpus| cpus.get(cpu as usize))
+        .map_or(0, |cpu| cpu.busy.load(SeqCst));
+    hw::time::now_ns().saturating_sub(ran)
 }
 
 /// `vcpu` may run again: queue it, and let the CPU know.
@@ -185,6 +202,7 @@ pub fn put(vcpu: &Arc<Vcpu>) {
     let now = hw::time::now_ns();
     let ran = now.saturating_sub(entity.since.load(SeqCst));
     entity.ran.fetch_add(ran, SeqCst);
+    cpu.busy.fetch_add(ran, SeqCst);
     entity.running.store(false, SeqCst);
     let state = if vcpu.runnable() {
         RUNSTATE_RUNNABLE

@@ -308,6 +308,11 @@ impl Policy {
         found.copied().unwrap_or_default()
     }
 
+    /// A leaf before anything that depends on the vCPU.
+    pub fn leaf(&self, leaf: u32, subleaf: u32) -> Leaf {
+        self.lookup(leaf, subleaf)
+    }
+
     /// All leaves for XEN_DOMCTL_get_cpu_policy: leaf, subleaf (`u32::MAX`: none), registers.
     pub fn leaves(&self) -> impl Iterator<Item = (u32, u32, Leaf)> {
         const NO_SUBLEAF: u32 = abi::domctl::XEN_CPUID_NO_SUBLEAF;

@@ -1,0 +1,73 @@
+//! Debug keys: what a person at the console, or `xl debug-keys`, asks the hypervisor to print.
+
+use crate::domain::table;
+use crate::domain::vcpu::Hold;
+use crate::mm::frames;
+use crate::types::{DomId, PAGE_SHIFT};
+
+/// Keys, and what each prints.
+const KEYS: [(u8, &str, fn()); 3] = [
+    (b'h', "this help", help),
+    (b'm', "memory", memory),
+    (b'q', "domains and their vCPUs", domains),
+];
+
+/// Act on a key; one that is not known prints the help.
+pub fn handle(key: u8) {
+    let action = KEYS
+        .iter()
+        .find(|(known, ..)| *known == key)
+        .map_or(help as fn(), |(.., action)| *action);
+    action();
+}
+
+fn help() {
+    for (key, what, _) in KEYS {
+        log::info!("key '{}': {what}", char::from(key));
+    }
+}
+
+fn memory() {
+    let mib = |frames: u64| frames >> (20 - PAGE_SHIFT);
+    log::info!(
+        "memory: {} MiB, {} MiB free ({} frames)",
+        mib(frames::total_count()),
+        mib(frames::free_count()),
+        frames::free_count()
+    );
+}
+
+fn domains() {
+    let mut next = Some(DomId::DOM0);
+    while let Some(domain) = next.take().and_then(table::next_from) {
+        log::info!(
+            "{}: {} of {} pages, {:?}{}{}",
+            domain.id,
+            domain.total_pages(),
+            domain.max_pages(),
+            domain.life(),
+            if domain.is_paused() { ", paused" } else { "" },
+            if domain.shutdown_reason().is_some() {
+                ", shut down"
+            } else {
+                ""
+            }
+        );
+        for vcpu in domain.vcpus() {
+            let state = match () {
+                () if vcpu.entity.running() => "running",
+                () if vcpu.held_by(Hold::DOWN) => "down",
+                () if vcpu.held_by(Hold::BLOCKED | Hold::POLLING) => "blocked",
+                () if vcpu.paused() => "paused",
+                () => "ready",
+            };
+            log::info!(
+                "  v{}: {state} on CPU {}, ran {} ms",
+                vcpu.id.0,
+                vcpu.entity.cpu(),
+                vcpu.entity.run_time() / 1_000_000
+            );
+        }
+        next = domain.id.0.checked_add(1).map(DomId);
+    }
+}

@@ -1,0 +1,453 @@
+//! `domctl`: a privileged domain's control of others. One argument for all operations, which is copied in, changed, and copied out.
+
+use alloc::sync::Arc;
+
+use abi::domctl::*;
+use abi::{Domid, Errno, Union};
+
+use super::{Args, Caller, Outcome, Pause, hvm_context};
+use crate::arch::machine;
+use crate::domain::vcpu::{Hold, Request, Vcpu};
+use crate::domain::{Config, Domain, lifecycle, table};
+use crate::types::{DomId, PAGE_SHIFT, VcpuId};
+
+/// The scheduler as toolstacks know it: credit2's contract of weight and cap.
+pub(super) const SCHEDULER: u32 = abi::domctl::XEN_SCHEDULER_CREDIT2;
+/// Width of a domU's physical addresses.
+const ADDRESS_BITS: u32 = 40;
+/// Grant-table limits that stand for "the default" (negative in the argument), as Xen's.
+const MAX_GRANT_FRAMES: u32 = 64;
+const MAX_MAPTRACK_FRAMES: u32 = 1024;
+
+/// What an operation leaves behind.
+pub(super) enum Answer {
+    /// Nothing to copy out.
+    Done,
+    /// The argument has changed.
+    Changed,
+}
+
+pub(super) fn domctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    let at = args[0];
+    let mut argument: Domctl = caller.read(at)?;
+    caller.require_privilege()?;
+    if argument.interface_version != XEN_DOMCTL_INTERFACE_VERSION {
+        return Err(Errno::EACCES.into());
+    }
+    match operate(caller, &mut argument) {
+        Ok(Answer::Done) => Ok(0),
+        Ok(Answer::Changed) => {
+            caller.write(at, &argument)?;
+            Ok(0)
+        }
+        // Slices of a long operation: the argument has not changed, so the same call goes on.
+        Err(Errno::ERESTART) => Err(Pause::Continue(*args)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Errno> {
+    match argument.cmd {
+        XEN_DOMCTL_CREATEDOMAIN => return create(argument),
+        XEN_DOMCTL_GETDOMAININFO => return get_info(argument),
+        _ => {}
+    }
+    let domain = target(caller, argument.domain)?;
+    let u = &mut argument.u;
+    match argument.cmd {
+        XEN_DOMCTL_DESTROYDOMAIN => lifecycle::destroy_some(&domain)?,
+        XEN_DOMCTL_PAUSEDOMAIN => {
+            not_self(caller, &domain)?;
+            domain.pause();
+        }
+        XEN_DOMCTL_UNPAUSEDOMAIN => domain.unpause()?,
+        XEN_DOMCTL_RESUMEDOMAIN => {
+            not_self(caller, &domain)?;
+            domain.resume()?;
+        }
+        XEN_DOMCTL_MAX_VCPUS => max_vcpus(&domain, u.get::<DomctlMaxVcpus>().max)?,
+        XEN_DOMCTL_MAX_MEM => set_max_mem(&domain, u.get::<DomctlMaxMem>().max_memkb)?,
+        XEN_DOMCTL_SETDOMAINHANDLE => *domain.handle.lock() = u.get::<DomctlSetdomainhandle>().handle,
+        XEN_DOMCTL_SCHEDULER_OP => return scheduling(&domain, u),
+        XEN_DOMCTL_SETVCPUAFFINITY | XEN_DOMCTL_GETVCPUAFFINITY => {
+            return affinity(caller, &domain, argument);
+        }
+        XEN_DOMCTL_GETNODEAFFINITY => one_bit(caller, u.get::<DomctlNodeaffinity>().nodemap)?,
+        // There is one node, and whatever else is named there is ignored, as on Xen.
+        XEN_DOMCTL_SETNODEAFFINITY => {}
+        XEN_DOMCTL_GETVCPUINFO => return vcpu_info(&domain, u),
+        XEN_DOMCTL_GETHVMCONTEXT => {
+            not_self(caller, &domain)?;
+            return hvm_context::get(caller, &domain, u);
+        }
+        XEN_DOMCTL_GETHVMCONTEXT_PARTIAL => {
+            not_self(caller, &domain)?;
+            hvm_context::get_one(caller, &domain, &u.get())?;
+        }
+        XEN_DOMCTL_SETHVMCONTEXT => {
+            not_self(caller, &domain)?;
+            hvm_context::set(caller, &domain, &u.get())?;
+        }
+        XEN_DOMCTL_GETTSCINFO => {
+            let clock = crate::hw::time::clock();
+            let elapsed_nsec = crate::hw::time::now_ns();
+            u.set(&DomctlTscInfo {
+                tsc_mode: TSC_MODE_NEVER_EMULATE,
+                gtsc_khz: clock.khz(),
+                elapsed_nsec,
+                ..Default::default()
+            });
+            return Ok(Answer::Changed);
+        }
+        // Always native: 0 (default) and 2 (never emulate) are that; emulation (1) is not offered.
+        XEN_DOMCTL_SETTSCINFO if u.get::<DomctlTscInfo>().tsc_mode == TSC_MODE_ALWAYS_EMULATE => {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        XEN_DOMCTL_SETTSCINFO => {}
+        XEN_DOMCTL_GET_CPU_POLICY => return get_policy(caller, &domain, u),
+        XEN_DOMCTL_SET_CPU_POLICY => return set_policy(caller, &domain, u),
+        XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => {
+            u.set(&DomctlPagingMempool {
+                size: u64::from(domain.p2m.pool()) << PAGE_SHIFT,
+            });
+            return Ok(Answer::Changed);
+        }
+        XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE => {
+            let size = u.get::<DomctlPagingMempool>().size;
+            set_pool(&domain, size)?;
+        }
+        XEN_DOMCTL_SHADOW_OP => return allocation(&domain, u),
+        XEN_DOMCTL_GET_ADDRESS_SIZE => {
+            u.set(&DomctlAddressSize { size: 64 });
+            return Ok(Answer::Changed);
+        }
+        XEN_DOMCTL_SENDTRIGGER => trigger(&domain, &u.get())?,
+        // The guest's clock is UTC; toolstacks set the offset of its emulated RTC, and there is none.
+        XEN_DOMCTL_SETTIMEOFFSET => {}
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(Answer::Done)
+}
+
+fn target(caller: &Caller<'_>, id: Domid) -> Result<Arc<Domain>, Errno> {
+    caller.any_domain(id)
+}
+
+/// Nobody can stop itself and go on to say so.
+fn not_self(caller: &Caller<'_>, domain: &Domain) -> Result<(), Errno> {
+    if caller.domain.id == domain.id {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(())
+    }
+}
+
+// ---- the domain itself ----
+
+fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
+    const KNOWN_FLAGS: u32 = XEN_DOMCTL_CDF_HVM
+        | XEN_DOMCTL_CDF_HAP
+        | XEN_DOMCTL_CDF_S3_INTEGRITY
+        | XEN_DOMCTL_CDF_OOS_OFF
+        | XEN_DOMCTL_CDF_XS_DOMAIN;
+    let wanted: DomctlCreatedomain = argument.u.get();
+    // PV guests, passthrough, nested virtualization and virtual performance counters do not exist here.
+    if wanted.flags & !KNOWN_FLAGS != 0
+        || wanted.flags & (XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP) != XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP
+        || wanted.iommu_opts != 0
+        || wanted.vmtrace_size != 0
+        || wanted.cpupool_id != 0
+        || wanted.arch.emulation_flags != XEN_X86_EMU_LAPIC
+    {
+        return Err(Errno::EINVAL);
+    }
+    let limit = |value: i32, default: u32| u32::try_from(value).unwrap_or(default);
+    let id = match argument.domain {
+        0 => None,
+        id => Some(DomId(id)),
+    };
+    let domain = lifecycle::create(Config {
+        id,
+        privileged: false,
+        handle: wanted.handle,
+        flags: wanted.flags,
+        emulation_flags: wanted.arch.emulation_flags,
+        max_vcpus: wanted.max_vcpus,
+        max_evtchn_port: wanted.max_evtchn_port,
+        max_grant_frames: limit(wanted.max_grant_frames, MAX_GRANT_FRAMES),
+        max_maptrack_frames: limit(wanted.max_maptrack_frames, MAX_MAPTRACK_FRAMES),
+        p2m_pool: INITIAL_POOL,
+        format: machine::nested_format(),
+        address_bits: ADDRESS_BITS,
+    })?;
+    argument.domain = domain.id.0;
+    Ok(Answer::Changed)
+}
+
+/// Table pages before the toolstack has said how many: Xen's minimum.
+const INITIAL_POOL: u32 = 256;
+
+/// Xen 4.17 makes the vCPUs here, all that were asked for at creation.
+fn max_vcpus(domain: &Arc<Domain>, max: u32) -> Result<(), Errno> {
+    if max != domain.config.max_vcpus {
+        return Err(Errno::EINVAL);
+    }
+    match domain.create_vcpus() {
+        // A toolstack may say it again.
+        Err(Errno::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+fn set_max_mem(domain: &Domain, kib: u64) -> Result<(), Errno> {
+    let pages = kib >> (PAGE_SHIFT - 10);
+    if pages > u64::from(u32::MAX) {
+        return Err(Errno::EINVAL);
+    }
+    domain.set_max_pages(pages);
+    Ok(())
+}
+
+fn set_pool(domain: &Domain, bytes: u64) -> Result<(), Errno> {
+    if bytes & ((1 << PAGE_SHIFT) - 1) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    domain
+        .p2m
+        .set_pool(u32::try_from(bytes >> PAGE_SHIFT).map_err(|_| Errno::EINVAL)?);
+    Ok(())
+}
+
+/// The older way to say how many table pages there may be, in MiB.
+fn allocation(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
+    const PAGES_PER_MIB: u32 = 1 << (20 - PAGE_SHIFT);
+    let mut request: DomctlShadowOp = u.get();
+    match request.op {
+        XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION => {
+            request.mb = domain.p2m.pool().div_ceil(PAGES_PER_MIB);
+            u.set(&request);
+            Ok(Answer::Changed)
+        }
+        XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION => {
+            domain
+                .p2m
+                .set_pool(request.mb.checked_mul(PAGES_PER_MIB).ok_or(Errno::EINVAL)?);
+            Ok(Answer::Done)
+        }
+        // Log-dirty mode, for migration, is not there yet.
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+// ---- information ----
+
+/// Answers for the first domain from the given number on.
+fn get_info(argument: &mut Domctl) -> Result<Answer, Errno> {
+    let domain = table::next_from(DomId(argument.domain)).ok_or(Errno::ESRCH)?;
+    argument.domain = domain.id.0;
+    argument.u.set(&info(&domain));
+    Ok(Answer::Changed)
+}
+
+/// What toolstacks see of a domain.
+pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
+    let vcpus = domain.vcpus();
+    let mut flags = XEN_DOMINF_HVM_GUEST | XEN_DOMINF_HAP;
+    let mut set = |on: bool, flag: u32| {
+        if on {
+            flags |= flag;
+        }
+    };
+    set(domain.is_dying(), XEN_DOMINF_DYING);
+    set(domain.is_paused(), XEN_DOMINF_PAUSED);
+    set(
+        domain.config.flags & XEN_DOMCTL_CDF_XS_DOMAIN != 0,
+        XEN_DOMINF_XS_DOMAIN,
+    );
+    let online = || vcpus.iter().filter(|vcpu| !vcpu.held_by(Hold::DOWN));
+    // Blocked means that every vCPU which is up waits.
+    set(
+        online().all(|vcpu| vcpu.held_by(Hold::BLOCKED | Hold::POLLING)),
+        XEN_DOMINF_BLOCKED,
+    );
+    set(online().any(|vcpu| vcpu.entity.running()), XEN_DOMINF_RUNNING);
+    if let Some(reason) = domain.shutdown_reason() {
+        flags |= XEN_DOMINF_SHUTDOWN | (reason & XEN_DOMINF_SHUTDOWNMASK) << XEN_DOMINF_SHUTDOWNSHIFT;
+    }
+    DomctlGetdomaininfo {
+        domain: domain.id.0,
+        flags,
+        tot_pages: domain.total_pages(),
+        max_pages: domain.max_pages(),
+        shared_info_frame: domain.shared_info.mfn().0,
+        cpu_time: vcpus
+            .iter()
+            .map(|vcpu| vcpu.entity.run_time())
+            .fold(0, u64::saturating_add),
+        nr_online_vcpus: online().count() as u32,
+        max_vcpu_id: domain.config.max_vcpus.saturating_sub(1),
+        handle: *domain.handle.lock(),
+        gpaddr_bits: domain.config.address_bits as u8,
+        arch_config: ArchDomainconfig {
+            emulation_flags: domain.config.emulation_flags,
+            misc_flags: 0,
+        },
+        ..Default::default()
+    }
+}
+
+fn vcpu(domain: &Domain, id: u32) -> Result<&Arc<Vcpu>, Errno> {
+    domain.vcpu(VcpuId(id)).ok_or(Errno::EINVAL)
+}
+
+fn vcpu_info(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
+    let mut info: DomctlGetvcpuinfo = u.get();
+    let vcpu = domain.vcpu(VcpuId(info.vcpu)).ok_or(Errno::ESRCH)?;
+    info.online = (!vcpu.held_by(Hold::DOWN)).into();
+    info.blocked = vcpu.held_by(Hold::BLOCKED | Hold::POLLING).into();
+    info.running = vcpu.entity.running().into();
+    info.cpu_time = vcpu.entity.run_time();
+    info.cpu = vcpu.entity.cpu();
+    u.set(&info);
+    Ok(Answer::Changed)
+}
+
+// ---- scheduling ----
+
+fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
+    const MAX_WEIGHT: u16 = u16::MAX;
+    let mut request: DomctlSchedulerOp = u.get();
+    if request.sched_id != SCHEDULER {
+        return Err(Errno::EINVAL);
+    }
+    let mut share = domain.share.lock();
+    match request.cmd {
+        XEN_DOMCTL_SCHEDOP_GETINFO => {
+            request.u.set(&DomctlSchedCredit {
+                weight: share.weight,
+                cap: share.cap,
+            });
+            u.set(&request);
+            Ok(Answer::Changed)
+        }
+        XEN_DOMCTL_SCHEDOP_PUTINFO => {
+            let wanted: DomctlSchedCredit = request.u.get();
+            if wanted.weight != 0 && wanted.weight <= MAX_WEIGHT {
+                share.weight = wanted.weight;
+            }
+            if wanted.cap != u16::MAX {
+                share.cap = wanted.cap;
+            }
+            Ok(Answer::Done)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// One CPU runs guests, so every affinity comes down to it.
+fn affinity(caller: &mut Caller<'_>, domain: &Domain, argument: &mut Domctl) -> Result<Answer, Errno> {
+    let request: DomctlVcpuaffinity = argument.u.get();
+    vcpu(domain, request.vcpu)?;
+    if request.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    for (flag, map) in [
+        (XEN_VCPUAFFINITY_HARD, request.cpumap_hard),
+        (XEN_VCPUAFFINITY_SOFT, request.cpumap_soft),
+    ] {
+        if request.flags & flag != 0 {
+            one_bit(caller, map)?;
+        }
+    }
+    Ok(Answer::Changed)
+}
+
+/// Write a bitmap of which bit 0 alone is set: the first CPU, or the only node.
+pub(super) fn one_bit(caller: &mut Caller<'_>, map: abi::Bitmap) -> Result<(), Errno> {
+    const MAX_BYTES: u64 = 128;
+    let bytes = u64::from(map.nr_bits).div_ceil(8);
+    for index in 0..bytes.min(MAX_BYTES) {
+        caller.write_element(map.bitmap, index, &u8::from(index == 0))?;
+    }
+    Ok(())
+}
+
+fn trigger(domain: &Domain, request: &DomctlSendtrigger) -> Result<(), Errno> {
+    let vcpu = domain.vcpu(VcpuId(request.vcpu)).ok_or(Errno::ESRCH)?;
+    match request.trigger {
+        XEN_DOMCTL_SENDTRIGGER_NMI => vcpu.request(Request::NMI),
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(())
+}
+
+// ---- CPUID policy ----
+
+fn get_policy(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
+    let mut request: DomctlCpuPolicy = u.get();
+    let policy = domain.cpu_policy.lock().clone();
+    (request.nr_leaves, request.nr_msrs) = copy_policy(caller, &policy, request.leaves, request.nr_leaves)?;
+    u.set(&request);
+    Ok(Answer::Changed)
+}
+
+/// Copy a policy out. Returns how many leaves and MSRs there are; a null handle only asks for that.
+pub(super) fn copy_policy(
+    caller: &mut Caller<'_>,
+    policy: &crate::virt::cpuid::Policy,
+    leaves: abi::GuestHandle<CpuidLeaf>,
+    room: u32,
+) -> Result<(u32, u32), Errno> {
+    let mut count = 0u32;
+    for (leaf, subleaf, [a, b, c, d]) in policy.leaves() {
+        if !leaves.is_null() {
+            if count >= room {
+                return Err(Errno::ENOBUFS);
+            }
+            caller.write_element(
+                leaves,
+                count.into(),
+                &CpuidLeaf {
+                    leaf,
+                    subleaf,
+                    a,
+                    b,
+                    c,
+                    d,
+                },
+            )?;
+        }
+        count += 1;
+    }
+    Ok((count, 0))
+}
+
+fn set_policy(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
+    const MAX_LEAVES: u32 = 512;
+    let mut request: DomctlCpuPolicy = u.get();
+    if request.nr_leaves > MAX_LEAVES || request.nr_msrs > MAX_LEAVES {
+        return Err(Errno::E2BIG);
+    }
+    // A guest that has begun to run has seen what it has.
+    if !domain.is_paused() || domain.vcpus().iter().any(|vcpu| vcpu.entity.run_time() != 0) {
+        return Err(Errno::EEXIST);
+    }
+    let mut policy = (**domain.cpu_policy.lock()).clone();
+    for index in 0..request.nr_leaves {
+        let entry: CpuidLeaf = caller.read_element(request.leaves, index.into())?;
+        if policy
+            .set_leaf(entry.leaf, entry.subleaf, [entry.a, entry.b, entry.c, entry.d])
+            .is_err()
+        {
+            (request.err_leaf, request.err_subleaf) = (entry.leaf, entry.subleaf);
+            u.set(&request);
+            return Err(Errno::EINVAL);
+        }
+    }
+    let policy = Arc::new(policy);
+    for vcpu in domain.vcpus() {
+        vcpu.with_private(|private| private.policy = policy.clone());
+    }
+    *domain.cpu_policy.lock() = policy;
+    Ok(Answer::Done)
+}

@@ -1,0 +1,284 @@
+//! `sysctl`: a privileged domain's questions about the machine. One argument for all operations, copied in, changed, and copied out.
+
+use abi::domctl::DomctlGetdomaininfo;
+use abi::sysctl::*;
+use abi::{Errno, Union};
+
+use super::domctl::{SCHEDULER, copy_policy, info, one_bit};
+use super::{Args, Caller, Outcome};
+use crate::domain::table;
+use crate::hw::{console, time};
+use crate::mm::frames;
+use crate::sched;
+use crate::types::{DomId, PAGE_SHIFT};
+use crate::virt::cpuid::{self, Policy};
+
+pub(super) fn sysctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    let at = args[0];
+    let mut argument: Sysctl = caller.read(at)?;
+    caller.require_privilege()?;
+    if argument.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
+        return Err(Errno::EACCES.into());
+    }
+    operate(caller, argument.cmd, &mut argument.u)?;
+    caller.write(at, &argument)?;
+    Ok(0)
+}
+
+fn operate(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(), Errno> {
+    match command {
+        XEN_SYSCTL_READCONSOLE => read_console(caller, u),
+        XEN_SYSCTL_PHYSINFO => {
+            u.set(&physinfo());
+            Ok(())
+        }
+        XEN_SYSCTL_SCHED_ID => {
+            u.set(&SysctlSchedId { sched_id: SCHEDULER });
+            Ok(())
+        }
+        XEN_SYSCTL_GETDOMAININFOLIST => domain_list(caller, u),
+        XEN_SYSCTL_DEBUG_KEYS => debug_keys(caller, &u.get()),
+        XEN_SYSCTL_GETCPUINFO => cpu_info(caller, u),
+        XEN_SYSCTL_AVAILHEAP => {
+            let mut request: SysctlAvailheap = u.get();
+            request.avail_bytes = frames::free_count() << PAGE_SHIFT;
+            u.set(&request);
+            Ok(())
+        }
+        XEN_SYSCTL_CPUTOPOINFO => topology(caller, u),
+        XEN_SYSCTL_NUMAINFO => numa(caller, u),
+        XEN_SYSCTL_CPUPOOL_OP => cpupool(caller, u),
+        XEN_SYSCTL_SCHEDULER_OP => scheduler(u),
+        XEN_SYSCTL_GET_CPU_LEVELLING_CAPS => {
+            u.set(&SysctlCpuLevellingCaps { caps: 0 });
+            Ok(())
+        }
+        XEN_SYSCTL_GET_CPU_FEATURESET => featureset(caller, u),
+        XEN_SYSCTL_GET_CPU_POLICY => policy(caller, u),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// The log's ring. `incremental`: from byte `index` on; `index` is where to go on next time.
+fn read_console(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlReadconsole = u.get();
+    let mut from = if request.incremental != 0 {
+        u64::from(request.index)
+    } else {
+        0
+    };
+    let mut copied = 0u32;
+    let mut chunk = [0; 256];
+    while copied < request.count {
+        let room = chunk.len().min((request.count - copied) as usize);
+        let (len, next) = console::ring(from, chunk.get_mut(..room).unwrap_or_default());
+        if len == 0 {
+            break;
+        }
+        for (offset, byte) in chunk.iter().take(len).enumerate() {
+            caller.write_element(request.buffer, u64::from(copied) + offset as u64, byte)?;
+        }
+        copied += len as u32;
+        from = next;
+    }
+    if request.clear != 0 {
+        console::clear_ring();
+    }
+    request.count = copied;
+    request.index = from as u32;
+    u.set(&request);
+    Ok(())
+}
+
+fn physinfo() -> SysctlPhysinfo {
+    let cpus = sched::cpu_count() as u32;
+    SysctlPhysinfo {
+        threads_per_core: 1,
+        cores_per_socket: cpus,
+        nr_cpus: cpus,
+        max_cpu_id: cpus.saturating_sub(1),
+        nr_nodes: 1,
+        cpu_khz: time::clock().khz(),
+        capabilities: XEN_SYSCTL_PHYSCAP_HVM | XEN_SYSCTL_PHYSCAP_HAP | XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        total_pages: frames::total_count(),
+        free_pages: frames::free_count(),
+        max_mfn: frames::highest().0,
+        ..Default::default()
+    }
+}
+
+fn domain_list(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlGetdomaininfolist = u.get();
+    let mut next = Some(DomId(request.first_domain));
+    let mut count = 0;
+    while let Some(from) = next.take()
+        && count < request.max_domains
+        && let Some(domain) = table::next_from(from)
+    {
+        let entry: DomctlGetdomaininfo = info(&domain);
+        caller.write_element(request.buffer, count.into(), &entry)?;
+        count += 1;
+        next = domain.id.0.checked_add(1).map(DomId);
+    }
+    request.num_domains = count;
+    u.set(&request);
+    Ok(())
+}
+
+fn debug_keys(caller: &mut Caller<'_>, request: &SysctlDebugKeys) -> Result<(), Errno> {
+    const MAX_KEYS: u32 = 64;
+    for index in 0..request.nr_keys.min(MAX_KEYS) {
+        let key = caller.read_element(request.keys, index.into())?;
+        crate::debug_keys::handle(key);
+    }
+    Ok(())
+}
+
+fn cpu_info(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlGetcpuinfo = u.get();
+    let cpus = (sched::cpu_count() as u32).min(request.max_cpus);
+    for cpu in 0..cpus {
+        caller.write_element(
+            request.info,
+            cpu.into(),
+            &SysctlCpuinfo {
+                idletime: sched::idle_time(cpu),
+            },
+        )?;
+    }
+    request.nr_cpus = cpus;
+    u.set(&request);
+    Ok(())
+}
+
+fn topology(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlCputopoinfo = u.get();
+    let cpus = sched::cpu_count() as u32;
+    if !request.cputopo.is_null() {
+        for cpu in 0..cpus.min(request.num_cpus) {
+            caller.write_element(
+                request.cputopo,
+                cpu.into(),
+                &SysctlCputopo {
+                    core: cpu,
+                    socket: 0,
+                    node: 0,
+                },
+            )?;
+        }
+    }
+    request.num_cpus = cpus;
+    u.set(&request);
+    Ok(())
+}
+
+fn numa(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    const LOCAL_DISTANCE: u32 = 10;
+    let mut request: SysctlNumainfo = u.get();
+    if request.num_nodes > 0 {
+        if !request.meminfo.is_null() {
+            let (memsize, memfree) = (
+                frames::total_count() << PAGE_SHIFT,
+                frames::free_count() << PAGE_SHIFT,
+            );
+            caller.write_element(request.meminfo, 0, &SysctlMeminfo { memsize, memfree })?;
+        }
+        if !request.distance.is_null() {
+            caller.write_element(request.distance, 0, &LOCAL_DISTANCE)?;
+        }
+    }
+    request.num_nodes = 1;
+    u.set(&request);
+    Ok(())
+}
+
+/// There is pool 0, with all CPUs and domains.
+fn cpupool(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlCpupoolOp = u.get();
+    match request.op {
+        XEN_SYSCTL_CPUPOOL_OP_INFO if matches!(request.cpupool_id, 0 | XEN_SYSCTL_CPUPOOL_PAR_ANY) => {
+            request.cpupool_id = 0;
+            request.sched_id = SCHEDULER;
+            request.n_dom = table::count() as u32;
+            one_bit(caller, request.cpumap)?;
+        }
+        XEN_SYSCTL_CPUPOOL_OP_INFO => return Err(Errno::ENOENT),
+        // No CPU is free.
+        XEN_SYSCTL_CPUPOOL_OP_FREEINFO => {}
+        _ => return Err(Errno::EOPNOTSUPP),
+    }
+    u.set(&request);
+    Ok(())
+}
+
+fn scheduler(u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlSchedulerOp = u.get();
+    if request.cpupool_id != 0 || request.sched_id != SCHEDULER {
+        return Err(Errno::EINVAL);
+    }
+    if request.cmd != XEN_SYSCTL_SCHEDOP_GETINFO {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    request.u.set(&SysctlCredit2Schedule { ratelimit_us: 0 });
+    u.set(&request);
+    Ok(())
+}
+
+/// What guests can have at most.
+fn guest_policy() -> Policy {
+    let xcr0 = crate::arch::fpu::host().map_or(0, |host| host.xcr0);
+    Policy::new(&cpuid::host, 1, xcr0, 64)
+}
+
+/// Feature words in Xen's order (public arch-x86/cpufeatureset.h).
+fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    const WORDS: [(u32, u32, usize); 11] = [
+        (1, 0, 3),
+        (1, 0, 2),
+        (0x8000_0001, 0, 3),
+        (0x8000_0001, 0, 2),
+        (0xd, 1, 0),
+        (7, 0, 1),
+        (7, 0, 2),
+        (0x8000_0007, 0, 3),
+        (0x8000_0008, 0, 1),
+        (7, 0, 3),
+        (7, 1, 0),
+    ];
+    let mut request: SysctlCpuFeatureset = u.get();
+    let policy = match request.index {
+        XEN_SYSCTL_CPU_FEATURESET_RAW | XEN_SYSCTL_CPU_FEATURESET_HOST => None,
+        XEN_SYSCTL_CPU_FEATURESET_HVM | XEN_SYSCTL_CPU_FEATURESET_HVM_MAX => Some(guest_policy()),
+        // No PV guests.
+        _ => return Err(Errno::EINVAL),
+    };
+    let words = (WORDS.len() as u32).min(request.nr_features);
+    if !request.features.is_null() {
+        for (index, (leaf, subleaf, word)) in (0..words).zip(WORDS) {
+            let value = policy
+                .as_ref()
+                .map_or_else(|| cpuid::host(leaf, subleaf), |policy| policy.leaf(leaf, subleaf));
+            caller.write_element(
+                request.features,
+                index.into(),
+                &value.get(word).copied().unwrap_or(0),
+            )?;
+        }
+    }
+    request.nr_features = WORDS.len() as u32;
+    u.set(&request);
+    Ok(())
+}
+
+fn policy(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    let mut request: SysctlCpuPolicy = u.get();
+    match request.index {
+        XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => {}
+        XEN_SYSCTL_CPU_POLICY_PV_MAX | XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
+    }
+    (request.nr_leaves, request.nr_msrs) =
+        copy_policy(caller, &guest_policy(), request.leaves, request.nr_leaves)?;
+    u.set(&request);
+    Ok(())
+}
