@@ -123,6 +123,7 @@ impl Domain {
                 .map_err(|_| Errno::ENOMEM)?;
             vcpu.events
                 .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
+            self.publish_time(&vcpu);
             vcpus.push(vcpu);
         }
         let vcpus: Box<[Arc<Vcpu>]> = vcpus.into();

@@ -315,7 +315,6 @@ fn vcpu_info(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
 // ---- scheduling ----
 
 fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
-    const MAX_WEIGHT: u16 = u16::MAX;
     let mut request: DomctlSchedulerOp = u.get();
     if request.sched_id != SCHEDULER {
         return Err(Errno::EINVAL);
@@ -332,7 +331,7 @@ fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
         }
         XEN_DOMCTL_SCHEDOP_PUTINFO => {
             let wanted: DomctlSchedCredit = request.u.get();
-            if wanted.weight != 0 && wanted.weight <= MAX_WEIGHT {
+            if wanted.weight != 0 {
                 share.weight = wanted.weight;
             }
             if wanted.cap != u16::MAX {

@@ -206,7 +206,7 @@ fn check_cpu(cpu: &HvmHwCpu) -> Result<(), Errno> {
 /// The segment registers, and where a record has each: selector, attributes, limit, base.
 macro_rules! segments {
     ($record:expr, $work:expr) => {{
-        let mut work = $work;
+        let work: &mut dyn FnMut(SegmentReg, &mut u32, &mut u32, &mut u32, &mut u64) = &mut $work;
         let r = $record;
         work(
             SegmentReg::Cs,
@@ -270,7 +270,7 @@ macro_rules! segments {
 /// System registers, and where a record has each.
 macro_rules! registers {
     ($record:expr, $work:expr) => {{
-        let mut work = $work;
+        let work: &mut dyn FnMut(SysReg, &mut u64) = &mut $work;
         let r = $record;
         for (register, value) in [
             (SysReg::Rsp, &mut r.rsp),
