@@ -13,6 +13,7 @@ use crate::cmdline::{self, CommandLine};
 use crate::hw::irq::vector;
 use crate::hw::{acpi, apic, console, ioapic, percpu, power, time, traps};
 use crate::mm::{frames, paging, takeover};
+use crate::sync::Once;
 use crate::types::{Hpa, PAGE_SHIFT};
 
 /// What is known once the machine is up.
@@ -34,8 +35,8 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     time::init();
     let options = cmdline::parse(handover.command_line);
     console::init(&options);
-    static BOOT_CPU: percpu::PerCpu = percpu::PerCpu::new(0, 0);
-    percpu::install(&BOOT_CPU);
+    static BOOT_CPU: Once<percpu::PerCpu> = Once::new();
+    percpu::install(BOOT_CPU.call_once(|| percpu::PerCpu::new(0, apic_id())));
     if options.noreboot {
         power::set_no_reboot();
     }
@@ -56,6 +57,20 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         options,
         ram,
         modules: plan.modules,
+    }
+}
+
+/// This CPU's APIC number, before its APIC is on (SDM 2A, CPUID leaves 1 and 0xB).
+fn apic_id() -> u32 {
+    let cpuid = CpuId::new();
+    let extended = cpuid
+        .get_extended_topology_info()
+        .and_then(|mut levels| levels.next());
+    match extended {
+        Some(level) => level.x2apic_id(),
+        None => cpuid
+            .get_feature_info()
+            .map_or(0, |f| u32::from(f.initial_local_apic_id())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The serial console: Oxen's log, and dom0's terminal.
 //!
-//! Log lines also go to a ring in memory ([`ring`]). Messages that guests cause (target [`GUEST`]) have a threshold of their own. Input waits
-//! in a queue for dom0.
+//! Log lines also go to a ring in memory ([`ring`]). Messages that guests cause, which are those of [`GUEST_MODULES`], have a threshold of
+//! their own. Input waits in a queue for dom0.
 // UNSAFETY: the UART's ports.
 #![expect(unsafe_code, reason = "the UART's ports")]
 
@@ -15,8 +15,14 @@ use super::time;
 use crate::cmdline::{CommandLine, Parity, SerialPort};
 use crate::sync::Mutex;
 
-/// Target of log messages that a guest can cause.
-pub const GUEST: &str = "guest";
+/// Targets of messages that are printed only because of what a guest did: modules, and what guests print themselves.
+const GUEST_MODULES: [&str; 5] = [
+    "guest",
+    "hypervisor::virt",
+    "hypervisor::hypercall",
+    "hypervisor::event",
+    "hypervisor::grant",
+];
 /// Bytes of the log that are kept.
 pub const RING: usize = 32 << 10;
 /// Bytes of input that wait for dom0; more is dropped.
@@ -92,9 +98,13 @@ impl Write for Console {
 
 struct Logger;
 
+fn is_about_guests(target: &str) -> bool {
+    GUEST_MODULES.iter().any(|module| target.starts_with(module))
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let limit = if metadata.target() == GUEST {
+        let limit = if is_about_guests(metadata.target()) {
             &GUEST_LEVEL
         } else {
             &LEVEL
