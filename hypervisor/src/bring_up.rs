@@ -32,17 +32,17 @@ pub struct Machine {
 /// # Panics
 /// There is not even memory for page tables.
 pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
-    time::init();
-    let options = cmdline::parse(handover.command_line);
-    console::init(&options);
     static BOOT_CPU: Once<percpu::PerCpu> = Once::new();
     percpu::install(BOOT_CPU.call_once(|| percpu::PerCpu::new(0, apic_id())));
+    let options = cmdline::parse(handover.command_line);
+    console::init(&options);
+    let tables = acpi::init(handover.rsdp);
+    time::init();
     if options.noreboot {
         power::set_no_reboot();
     }
     greet(handover, &options);
     log_memory(&info.memory_regions);
-    let tables = acpi::init(handover.rsdp);
     // SAFETY: the first thing done to memory, with what the boot loader said; modules have not been looked at.
     let taken = unsafe { takeover::take_over(&info.memory_regions, handover) };
     let (plan, ram) = taken.expect("memory for page tables");
