@@ -49,7 +49,7 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     initrd: Option<std::path::PathBuf>,
     /// Command line of dom0
-    #[arg(long, value_name = "ARGS", default_value = "domu=/etc/oxen/debian.cfg console=debian")]
+    #[arg(long, value_name = "ARGS", default_value = "domu=debian console=debian")]
     dom0_args: String,
     /// More options for Oxen's own command line
     #[arg(value_name = "OPTION")]

@@ -123,10 +123,8 @@ impl Domains {
 /// # Errors
 /// A sentence that names file and line.
 pub fn read_config(host: &Host, path: &str) -> Result<Rc<Config>, String> {
-    let bytes = host
-        .archive
-        .file(path)
-        .ok_or_else(|| format!("{path}: no such file in the boot archive"))?;
+    let bytes = config_file(host, path)
+        .ok_or_else(|| format!("{path}: no such file in the boot archive, nor in {CONFIGS} with or without .cfg"))?;
     let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: is not a text file"))?;
     let config = xlcfg::parse(text).map_err(|error| match error.line {
         0 => format!("{path}: {}", error.message),
@@ -136,6 +134,16 @@ pub fn read_config(host: &Host, path: &str) -> Result<Rc<Config>, String> {
         host.terminal.notice(&format!("{path}: {warning}"));
     }
     Ok(Rc::new(config))
+}
+
+/// Where configs are looked for.
+const CONFIGS: &str = "/etc/oxen";
+
+/// A config by its path, or by its name in [`CONFIGS`].
+fn config_file(host: &Host, path: &str) -> Option<&'static [u8]> {
+    let in_folder = || host.archive.file(&format!("{CONFIGS}/{path}"));
+    let by_name = || host.archive.file(&format!("{CONFIGS}/{path}.cfg"));
+    host.archive.file(path).or_else(in_folder).or_else(by_name)
 }
 
 /// Lets the other tasks run; between the slices of long work.
