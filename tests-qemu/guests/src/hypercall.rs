@@ -20,8 +20,8 @@ pub fn call(number: u32, arguments: [u64; 5]) -> i64 {
 }
 
 /// What a C caller sees for an error.
-pub fn error_code(error: Errno) -> i64 {
-    -i64::from(error.code())
+pub const fn error_code(error: Errno) -> i64 {
+    -(error.code() as i64)
 }
 
 /// Issues `number(sub, &mut argument)`.

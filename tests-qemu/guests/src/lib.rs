@@ -4,6 +4,7 @@
 //! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
 //!
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
+//! * [`frames`]: memory for hypercalls to do with what they like.
 //! * [`hypercall`]: hypercalls with any arguments.
 //! * [`interrupts`]: vectors of the guest's own, counted.
 //! * [`random`]: a seeded generator.
@@ -16,6 +17,7 @@
 extern crate alloc;
 
 pub mod cpu;
+pub mod frames;
 pub mod hypercall;
 pub mod interrupts;
 pub mod random;

@@ -8,7 +8,7 @@ use crate::{Console, Machine, Vehicle};
 
 /// One test for each guest and back end.
 pub fn tests() -> Vec<Test> {
-    let everywhere = ["exits"];
+    let everywhere = ["exits", "hypercalls", "events", "fuzz"];
     let mut tests = Vec::new();
     for name in everywhere {
         for vehicle in BOTH {
