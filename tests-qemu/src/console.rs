@@ -34,17 +34,20 @@ pub struct Console {
     line: File,
     /// Everything that came over the line.
     log: Vec<u8>,
+    /// The same in a file, for those who watch.
+    transcript: File,
     /// How much of it earlier expectations have used up.
     seen: usize,
     started: Instant,
 }
 
 impl Console {
-    pub(crate) fn new(child: Child, pty: OwnedFd) -> Console {
+    pub(crate) fn new(child: Child, pty: OwnedFd, transcript: File) -> Console {
         Console {
             child,
             line: File::from(pty),
             log: Vec::new(),
+            transcript,
             seen: 0,
             started: Instant::now(),
         }
@@ -105,6 +108,38 @@ impl Console {
         Ok(self.line.flush()?)
     }
 
+    /// Type a line like a person who looks at the screen: a few letters, until they are echoed, then more. A UART's receiver
+    /// holds 16 bytes, and Bochs drops what comes while it is full.
+    ///
+    /// # Errors
+    /// The line is gone.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        const FEW: usize = 8;
+        self.skip()?;
+        for few in line.as_bytes().chunks(FEW) {
+            let few = std::str::from_utf8(few)?;
+            self.send(few)?;
+            // A message that comes in between breaks the echo in two; then time has to do.
+            let _ = self.expect(few, Duration::from_secs(2));
+        }
+        self.send("\r")
+    }
+
+    /// Take everything that has come so far as seen.
+    ///
+    /// # Errors
+    /// The line is gone.
+    pub fn skip(&mut self) -> Result<()> {
+        while self.receive(Duration::ZERO)? {
+            let all = self.log.len();
+            if self.seen == all {
+                break;
+            }
+            self.seen = all;
+        }
+        Ok(())
+    }
+
     /// Wait until the machine has stopped by itself.
     ///
     /// # Errors
@@ -140,6 +175,7 @@ impl Console {
             Ok(0) => Ok(false),
             Ok(count) => {
                 self.log.extend_from_slice(&buffer[..count]);
+                self.transcript.write_all(&buffer[..count])?;
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),

@@ -160,7 +160,11 @@ impl Machine {
         } else {
             self.qemu(scratch, &terminal)?
         };
-        Ok(Console::new(child, pty))
+        Ok(Console::new(
+            child,
+            pty,
+            File::create(scratch.join("serial.log"))?,
+        ))
     }
 
     fn qemu(&self, scratch: &Path, terminal: &Path) -> Result<Child> {
@@ -257,6 +261,7 @@ impl Machine {
                  boot: cdrom\n\
                  com1: enabled=1, mode=term, dev={terminal}\n\
                  port_e9_hack: enabled=0\n\
+                 sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
                  panic: action=fatal\n\
                  log: {log}\n",
                 cpu = self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu()),

@@ -44,7 +44,7 @@ enum Stage {
 }
 
 /// Frames that a slice of destruction unmaps, at most (a large page counts as what it is).
-const MEMORY_SLICE: u64 = 1 << 14;
+const MEMORY_SLICE: u64 = 1 << 9;
 
 /// Make a domain, paused, without vCPUs and memory.
 ///

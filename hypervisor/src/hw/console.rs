@@ -28,14 +28,17 @@ pub const RING: usize = 32 << 10;
 /// Bytes of input that wait for dom0; more is dropped.
 const INPUT: usize = 1024;
 
+type Uart = uart_16550::Uart16550<uart_16550::backend::PioBackend>;
+type Input = ArrayVec<u8, INPUT>;
+
 struct Console {
-    uarts: ArrayVec<uart_16550::Uart16550<uart_16550::backend::PioBackend>, 2>,
+    uarts: ArrayVec<Uart, 2>,
     ring: [u8; RING],
     /// Bytes ever written to the ring.
     written: u64,
     /// Where the ring begins since it was last cleared.
     cleared: u64,
-    input: ArrayVec<u8, INPUT>,
+    input: Input,
     line_open: bool,
 }
 
@@ -56,13 +59,22 @@ static GUEST_LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Warn as u8);
 /// A UART that takes no byte for so many looks at its status is gone.
 const PATIENCE: u32 = 1_000_000;
 
-fn put(uart: &mut uart_16550::Uart16550<uart_16550::backend::PioBackend>, byte: u8) {
+/// Sends a byte. What is typed meanwhile is taken in: a log line lasts longer than the receiver's 16 bytes at full speed.
+fn put(uart: &mut Uart, input: &mut Input, byte: u8) {
     for _ in 0..PATIENCE {
         if uart.try_send_byte(byte).is_ok() {
             return;
         }
+        if let Ok(typed) = uart.try_receive_byte() {
+            queue(input, typed);
+        }
         core::hint::spin_loop();
     }
+}
+
+/// Nobody reads: what does not fit is lost, as on any serial line.
+fn queue(input: &mut Input, byte: u8) {
+    let _ = input.try_push(byte);
 }
 
 impl Console {
@@ -70,9 +82,9 @@ impl Console {
         for uart in &mut self.uarts {
             for &byte in bytes {
                 if byte == b'\n' {
-                    put(uart, b'\r');
+                    put(uart, &mut self.input, b'\r');
                 }
-                put(uart, byte);
+                put(uart, &mut self.input, byte);
             }
         }
         if let Some(last) = bytes.last() {
@@ -159,7 +171,7 @@ pub fn init(options: &CommandLine<'_>) -> usize {
     count
 }
 
-fn set_up(port: &SerialPort) -> Option<uart_16550::Uart16550<uart_16550::backend::PioBackend>> {
+fn set_up(port: &SerialPort) -> Option<Uart> {
     use uart_16550::spec::registers::{IER, Parity as Bits, WordLength};
     use uart_16550::{BaudRate, Config, Uart16550};
     let config = Config {
@@ -222,8 +234,7 @@ pub fn receive() -> bool {
             // At most as much as there is room for in one go: a UART that broke reads as ones for ever.
             for _ in 0..INPUT {
                 let Ok(byte) = uart.try_receive_byte() else { break };
-                // Nobody reads: what does not fit is lost, as on any serial line.
-                let _ = console.input.try_push(byte);
+                queue(&mut console.input, byte);
             }
         }
     }

@@ -9,6 +9,7 @@
 //! * [`interrupts`]: vectors of the guest's own, counted.
 //! * [`random`]: a seeded generator.
 //! * [`report`]: the verdict lines.
+//! * [`wreck`]: ways in which a guest can end itself.
 //!
 //! On the host this crate is empty.
 #![no_std]
@@ -22,3 +23,4 @@ pub mod hypercall;
 pub mod interrupts;
 pub mod random;
 pub mod report;
+pub mod wreck;

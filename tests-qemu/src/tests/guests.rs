@@ -18,25 +18,46 @@ pub fn tests() -> Vec<Test> {
         }
     }
     tests.push(test("exits", Vehicle::SvmBochs, |bench, machine| {
-        run(bench, machine, "exits")
+        run_with_defects(bench, machine, "exits", BOCHS_SVM_DEFECTS)
     }));
     tests
 }
 
-fn run(bench: &mut Bench, mut machine: Machine, name: &str) -> Result<()> {
+/// Checks that fail on Bochs's AMD-V whatever a hypervisor does: it intercepts #DB before the exception is in DR6, where
+/// the manual has it after (AMD APM vol. 2, 15.12.2).
+const BOCHS_SVM_DEFECTS: &[&str] = &["single-step-dr6"];
+
+fn run(bench: &mut Bench, machine: Machine, name: &str) -> Result<()> {
+    run_with_defects(bench, machine, name, &[])
+}
+
+fn run_with_defects(bench: &mut Bench, mut machine: Machine, name: &str, defects: &[&str]) -> Result<()> {
     machine.command_line += " dom0_mem=128M";
     machine.modules = vec![guest(name, "")?];
-    verdict(bench.start(&machine)?)
+    verdict_with_defects(bench.start(&machine)?, defects)
 }
 
 /// Waits for a guest's verdict; the error holds the checks that failed.
 pub fn verdict(console: &mut Console) -> Result<()> {
+    verdict_with_defects(console, &[])
+}
+
+/// As [`verdict`], where the emulator is known to fail exactly the checks `defects`.
+fn verdict_with_defects(console: &mut Console, defects: &[&str]) -> Result<()> {
     let (which, before) =
         console.expect_any(&["RESULT pass", "RESULT fail", "PANIC", "crashed"], PATIENCE)?;
     let failed: Vec<&str> = before.lines().filter(|line| line.contains(": fail: ")).collect();
+    let expected = failed.len() == defects.len()
+        && failed
+            .iter()
+            .zip(defects)
+            .all(|(line, defect)| line.contains(&format!("TEST {defect}: ")));
     match which {
-        0 => ensure!(failed.is_empty(), "RESULT pass in spite of {failed:?}"),
-        1 => bail!("the guest says:\n      {}", failed.join("\n      ")),
+        0 | 1 => ensure!(
+            expected && (which == 0) == failed.is_empty(),
+            "the guest says:\n      {}",
+            failed.join("\n      ")
+        ),
         _ => bail!("the guest ended without a result"),
     }
     Ok(())

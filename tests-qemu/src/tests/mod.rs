@@ -1,12 +1,20 @@
 //! The tests, by subject.
 //!
+//! * [`bad_input`]: what cannot work is refused with a sentence.
 //! * [`boot`]: every door on every back end that has it.
+//! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
+//! * [`hostile`]: domains that attack, leaks, bad configs.
+//! * [`shim`]: dom0-shim's prompt, for the others.
 //!
 //! What is expected of Oxen's output is in the file of the test that expects it.
 
+mod bad_input;
 mod boot;
+mod debian;
 mod guests;
+mod hostile;
+mod shim;
 
 use std::time::Duration;
 
@@ -17,7 +25,16 @@ use crate::{Door, Machine, Module, Vehicle, outputs};
 
 /// All of them, long ones first, so that none of them runs alone at the end.
 pub fn all() -> Vec<Test> {
-    [guests::tests(), boot::tests()].into_iter().flatten().collect()
+    [
+        debian::tests(),
+        hostile::tests(),
+        guests::tests(),
+        boot::tests(),
+        bad_input::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The vehicles that every test of both vendors' back ends runs on.

@@ -123,8 +123,9 @@ impl Domains {
 /// # Errors
 /// A sentence that names file and line.
 pub fn read_config(host: &Host, path: &str) -> Result<Rc<Config>, String> {
-    let bytes = config_file(host, path)
-        .ok_or_else(|| format!("{path}: no such file in the boot archive, nor in {CONFIGS} with or without .cfg"))?;
+    let bytes = config_file(host, path).ok_or_else(|| {
+        format!("{path}: no such file in the boot archive, nor in {CONFIGS} with or without .cfg")
+    })?;
     let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: is not a text file"))?;
     let config = xlcfg::parse(text).map_err(|error| match error.line {
         0 => format!("{path}: {}", error.message),

@@ -1,0 +1,77 @@
+//! What a domain may do to itself or try on others; `what=` on the command line says which. The domain ends (the test
+//! looks at how), or reports that it was refused; the machine and other domains go on.
+#![no_std]
+#![no_main]
+
+use abi::sched::SHUTDOWN_CRASH;
+use guest_rt::hypercall::sched;
+use guest_rt::println;
+use guest_rt::start_info::StartInfo;
+use guests::cpu::{self, GP0, UD0};
+use guests::report::Report;
+use guests::wreck;
+
+guest_rt::main!(main);
+
+fn main(info: StartInfo) -> ! {
+    cpu::init();
+    let what = info
+        .command_line()
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix("what="))
+        .unwrap_or("nothing");
+    println!("HOSTILE {what}");
+    match what {
+        "triple_fault" => wreck::triple_fault(),
+        "jump_nowhere" => wreck::jump_nowhere(),
+        "no_page_tables" => wreck::no_page_tables(),
+        "spin" => wreck::spin(),
+        "halt" => wreck::halt(),
+        "panic" => sched::shutdown(SHUTDOWN_CRASH),
+        "reboot" => sched::shutdown(abi::sched::SHUTDOWN_REBOOT),
+        "privileged" => privileged(),
+        _ => panic!("what={what}: no such thing"),
+    }
+}
+
+/// An instruction by its name.
+type Instruction = (&'static str, fn() -> Result<(), cpu::Fault>);
+
+/// Undefined on every machine, as domains have it.
+const EVERYWHERE: &[Instruction] = &[("getsec", cpu::getsec), ("rsm", cpu::rsm)];
+
+/// VT-x.
+const VMX: &[Instruction] = &[
+    ("vmxon", cpu::vmxon),
+    ("vmptrld", cpu::vmptrld),
+    ("vmlaunch", cpu::vmlaunch),
+    ("vmresume", cpu::vmresume),
+    ("vmxoff", cpu::vmxoff),
+    ("invept", cpu::invept),
+    ("invvpid", cpu::invvpid),
+    ("vmfunc", cpu::vmfunc),
+];
+
+/// AMD-V.
+const SVM: &[Instruction] = &[
+    ("vmrun", cpu::vmrun),
+    ("vmload", cpu::vmload),
+    ("vmsave", cpu::vmsave),
+    ("stgi", cpu::stgi),
+    ("clgi", cpu::clgi),
+    ("skinit", cpu::skinit),
+    ("invlpga", cpu::invlpga),
+];
+
+/// Instructions of virtualization and system management: undefined here, although the machine has them. The other
+/// vendor's are left out: no hypervisor sees them, and QEMU's TCG takes two of VT-x's for RDRAND on an AMD CPU.
+fn privileged() -> ! {
+    let mut report = Report::default();
+    let [_, b, ..] = cpu::cpuid(0, 0);
+    let intel = b.to_le_bytes() == *b"Genu";
+    for (name, instruction) in EVERYWHERE.iter().chain(if intel { VMX } else { SVM }) {
+        report.equal(name, instruction(), Err(UD0));
+    }
+    report.equal("invd", cpu::invd().is_ok() || cpu::invd() == Err(GP0), true);
+    report.finish()
+}

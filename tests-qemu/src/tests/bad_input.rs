@@ -1,0 +1,107 @@
+//! What cannot work is refused with a sentence that says why.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{BOTH, PATIENCE, guest, test};
+use crate::runner::{Bench, Test};
+use crate::{Machine, Module, Vehicle, outputs};
+
+/// The tests: machines that cannot do it, and for each back end's usual machine bad options and modules.
+pub fn tests() -> Vec<Test> {
+    let mut tests = vec![
+        test("no virtualization", Vehicle::Svm, |bench, machine| {
+            refused(bench, on(machine, "qemu64,-svm")?, "cannot run guests")
+        }),
+        test("no nested paging", Vehicle::Svm, |bench, machine| {
+            refused(bench, on(machine, "EPYC-Milan-v2,-npt")?, "cannot run guests")
+        }),
+        test("VT-x without EPT", Vehicle::Vmx, |bench, machine| {
+            refused(bench, on(machine, "core2_penryn_t9600")?, "cannot run guests")
+        }),
+    ];
+    for vehicle in BOTH {
+        tests.push(test("no modules", vehicle, |bench, machine| {
+            refused(bench, machine, "no dom0: the boot loader brought no module")
+        }));
+        tests.push(test("dom0_mem too large", vehicle, |bench, mut machine| {
+            machine.command_line += " dom0_mem=64G";
+            machine.modules = vec![guest("hello", "")?];
+            refused(bench, machine, "dom0_mem=65536M is more than the")
+        }));
+        tests.push(test("unknown option", vehicle, |bench, mut machine| {
+            machine.command_line += " dom0_mem=64M frobnicate=1";
+            machine.modules = vec![guest("hello", "")?];
+            let console = bench.start(&machine)?;
+            console.expect("unknown option \"frobnicate=1\" is ignored", PATIENCE)?;
+            super::guests::verdict(console)
+        }));
+        tests.push(kernel(
+            "not a kernel",
+            vehicle,
+            "neither an ELF file nor a Linux bzImage",
+            |_| b"not a kernel".repeat(1000),
+        ));
+        tests.push(kernel(
+            "truncated kernel",
+            vehicle,
+            "lies outside the file",
+            |kernel| kernel[..kernel.len() / 2].to_vec(),
+        ));
+        tests.push(kernel(
+            "kernel without PVH note",
+            vehicle,
+            "no PVH entry point",
+            |kernel| {
+                let mut kernel = kernel.to_vec();
+                // The note's owner becomes somebody else.
+                while let Some(at) = kernel.windows(4).position(|word| word == b"Xen\0") {
+                    kernel[at..at + 4].copy_from_slice(b"Non\0");
+                }
+                kernel
+            },
+        ));
+    }
+    tests.push(test("corrupt bzImage", Vehicle::Svm, corrupt_linux));
+    tests
+}
+
+fn on(mut machine: Machine, cpu: &str) -> Result<Machine> {
+    machine.cpu = Some(cpu.into());
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![guest("hello", "")?];
+    Ok(machine)
+}
+
+fn refused(bench: &mut Bench, machine: Machine, sentence: &str) -> Result<()> {
+    bench.start(&machine)?.expect(sentence, PATIENCE)?;
+    Ok(())
+}
+
+/// A test with a dom0 kernel that `damage` made of a good one.
+fn kernel(name: &str, vehicle: Vehicle, sentence: &'static str, damage: fn(&[u8]) -> Vec<u8>) -> Test {
+    test(name, vehicle, move |bench, machine| {
+        let good = std::fs::read(outputs::output("guests/hello")?)?;
+        with_kernel(bench, machine, damage(&good), sentence)
+    })
+}
+
+fn with_kernel(bench: &mut Bench, mut machine: Machine, kernel: Vec<u8>, sentence: &str) -> Result<()> {
+    let path: PathBuf = bench.scratch().join("kernel");
+    std::fs::write(&path, kernel)?;
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![Module {
+        path,
+        args: String::new(),
+    }];
+    refused(bench, machine, sentence)
+}
+
+/// Debian's own kernel with one byte of its payload changed.
+fn corrupt_linux(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut linux = std::fs::read(outputs::root().join("target/boot-archive/archive/boot/vmlinuz"))?;
+    let middle = linux.len() / 2;
+    linux[middle] ^= 0x5a;
+    with_kernel(bench, machine, linux, "corrupt xz data")
+}

@@ -1,0 +1,118 @@
+//! The stock Debian kernel as domU, used over its console like a person would.
+
+use anyhow::{Context, Result, ensure};
+
+use super::shim::Shim;
+use super::{BOTH, PATIENCE, test};
+use crate::runner::{Bench, Test};
+use crate::{Console, Machine, outputs};
+
+/// The shell's prompt.
+const SHELL: &str = "root@debian:/root# ";
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .flat_map(|vehicle| {
+            [
+                test("debian to a login shell", vehicle, session),
+                test("several domUs", vehicle, several),
+            ]
+        })
+        .collect()
+}
+
+fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
+    Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)
+}
+
+fn log_in(console: &mut Console) -> Result<()> {
+    let (which, _) = console
+        .expect_any(&["debian login: ", "was not created"], PATIENCE * 2)
+        .context("the login prompt")?;
+    ensure!(which == 0, "the domain was not created");
+    console.type_line("root")?;
+    console.expect(SHELL, PATIENCE).context("the shell")?;
+    Ok(())
+}
+
+/// One command in the domU's shell; what it printed.
+fn shell(console: &mut Console, command: &str) -> Result<String> {
+    console.type_line(command)?;
+    console
+        .expect(SHELL, PATIENCE)
+        .with_context(|| command.to_owned())
+}
+
+/// Log in, look around, detach and come back, reboot, log in again, power off.
+fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c /etc/oxen/debian.cfg")?;
+    log_in(shim.console)?;
+    let uname = shell(shim.console, "uname -a")?;
+    ensure!(
+        uname.contains("Debian") && uname.contains("x86_64"),
+        "uname -a: {uname}"
+    );
+    let kind = shell(
+        shim.console,
+        "cat /sys/hypervisor/type /sys/hypervisor/guest_type",
+    )?;
+    ensure!(
+        kind.contains("xen") && kind.contains("PVH"),
+        "/sys/hypervisor: {kind}"
+    );
+    let log = shell(shim.console, "dmesg | grep -c 'Hypervisor detected: Xen HVM'")?;
+    ensure!(log.contains("\n1\n"), "dmesg: {log}");
+    let clock = shell(
+        shim.console,
+        "cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
+    )?;
+    ensure!(
+        clock.contains("xen") || clock.contains("tsc"),
+        "clock source: {clock}"
+    );
+    shell(shim.console, "sleep 1; cat /proc/interrupts")?;
+
+    shim.detach()?;
+    shim.wait_for("debian", true)?;
+    shim.console.type_line("console debian")?;
+    shim.console.send("\r")?;
+    shim.console
+        .expect(SHELL, PATIENCE)
+        .context("coming back to the console")?;
+
+    shim.console.type_line("reboot")?;
+    shim.console
+        .expect("reason code 1 (reboot): action is restart", PATIENCE)
+        .context("reboot")?;
+    shim.command("")?;
+    shim.console.type_line("console debian")?;
+    log_in(shim.console)?;
+    shim.console.type_line("poweroff")?;
+    shim.console
+        .expect("reason code 0 (poweroff): action is destroy", PATIENCE)
+        .context("poweroff")?;
+    shim.wait_for("debian", false)?;
+    Ok(())
+}
+
+/// Two at once; one is destroyed, the other lives.
+fn several(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    shim.command("create /etc/oxen/debian.cfg")?;
+    shim.console.type_line("create -c /etc/oxen/debian2.cfg")?;
+    log_in(shim.console)?;
+    shim.detach()?;
+    shim.command("destroy debian")?;
+    shim.wait_for("debian", false)?;
+    shim.wait_for("debian2", true)?;
+    shim.console.type_line("console debian2")?;
+    shim.console.send("\r")?;
+    shim.console
+        .expect(SHELL, PATIENCE)
+        .context("the other's shell")?;
+    let uptime = shell(shim.console, "uptime")?;
+    ensure!(uptime.contains("load average"), "uptime: {uptime}");
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Domains that end themselves or attack: each ends for the right reason, and everything else goes on.
+
+use anyhow::{Context, Result, ensure};
+
+use super::shim::{Shim, archive};
+use super::{BOTH, PATIENCE, test};
+use crate::runner::{Bench, Test};
+use crate::{Machine, outputs};
+
+/// What a hostile domU does, and what the shim says of its end.
+const ENDS: &[(&str, &str)] = &[
+    ("triple_fault", "reason code 1 (reboot): action is destroy"),
+    ("jump_nowhere", "reason code 1 (reboot): action is destroy"),
+    ("no_page_tables", "(h) has shut down, reason code"),
+    ("halt", "reason code 0 (poweroff): action is destroy"),
+    ("panic", "reason code 3 (crash): action is destroy"),
+    ("reboot", "reason code 1 (reboot): action is destroy"),
+    ("privileged", "reason code 0 (poweroff): action is destroy"),
+];
+
+/// How often a domain is made and destroyed in the test for leaks.
+const LIVES: u32 = 100;
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .flat_map(|vehicle| {
+            [
+                test("hostile domUs", vehicle, ends),
+                test("spinning domU", vehicle, spin),
+                test("100 lives", vehicle, lives),
+                test("bad domU configs", vehicle, configs),
+            ]
+        })
+        .collect()
+}
+
+fn config(what: &str) -> Vec<u8> {
+    format!(
+        "name = \"h\"\ntype = \"pvh\"\nkernel = \"/guests/hostile\"\nextra = \"what={what}\"\nmemory = 32\nvcpus = 1\n\
+         on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n"
+    )
+    .into_bytes()
+}
+
+/// The shim with a config `/etc/oxen/WHAT.cfg` for each of `whats`.
+fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Shim<'a>> {
+    let names: Vec<String> = whats.iter().map(|what| format!("etc/oxen/{what}.cfg")).collect();
+    let mut files: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .zip(whats)
+        .map(|(name, what)| (name.as_str(), config(what)))
+        .collect();
+    files.push((
+        "guests/hostile",
+        std::fs::read(outputs::output("guests/hostile")?)?,
+    ));
+    let archive = archive(&bench.scratch(), &files)?;
+    Shim::start(bench, machine, archive)
+}
+
+fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let whats: Vec<&str> = ENDS.iter().map(|(what, _)| *what).collect();
+    let mut shim = shim(bench, machine, &whats)?;
+    for (what, end) in ENDS {
+        shim.console.type_line(&format!("create /etc/oxen/{what}.cfg"))?;
+        shim.console
+            .expect(end, PATIENCE)
+            .with_context(|| (*what).to_owned())?;
+    }
+    shim.wait_for("h", false)?;
+    let output = shim.console.output();
+    let failed: Vec<&str> = output.lines().filter(|line| line.contains(": fail: ")).collect();
+    ensure!(failed.is_empty(), "{failed:?}");
+    Ok(())
+}
+
+/// A domain that computes for ever with interrupts off: the shim still answers, and can end it.
+fn spin(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = shim(bench, machine, &["spin"])?;
+    shim.command("create /etc/oxen/spin.cfg")?;
+    shim.wait_for("h", true)?;
+    shim.command("pause h")?;
+    shim.command("unpause h")?;
+    shim.command("destroy h")?;
+    shim.wait_for("h", false)?;
+    Ok(())
+}
+
+/// Made and destroyed again and again: all memory comes back.
+fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = shim(bench, machine, &["spin"])?;
+    // The first life may leave what the hypervisor keeps for later.
+    shim.command("create /etc/oxen/spin.cfg")?;
+    shim.command("destroy h")?;
+    let before = shim.free_memory()?;
+    for life in 0..LIVES {
+        let said = shim.command("create /etc/oxen/spin.cfg")?;
+        ensure!(said.contains("created"), "life {life}: {said}");
+        shim.command("destroy h")?;
+    }
+    let after = shim.free_memory()?;
+    ensure!(
+        after == before,
+        "{before} MiB were free, after {LIVES} lives {after}"
+    );
+    Ok(())
+}
+
+/// Configs that are wrong: each is refused with a sentence that says what and where.
+fn configs(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let good = "name='x'\ntype='pvh'\nkernel='/k'\nmemory=32\n";
+    let kernel = std::fs::read(outputs::output("guests/hello")?)?;
+    let files: Vec<(&str, Vec<u8>)> = vec![
+        ("k", kernel.clone()),
+        ("half", kernel[..kernel.len() / 2].to_vec()),
+        ("text", b"not a kernel at all".to_vec()),
+        ("key.cfg", format!("{good}colour='red'\n").into_bytes()),
+        ("missing.cfg", good.replace("'/k'", "'/nowhere'").into_bytes()),
+        ("half.cfg", good.replace("'/k'", "'/half'").into_bytes()),
+        ("text.cfg", good.replace("'/k'", "'/text'").into_bytes()),
+        ("hvm.cfg", good.replace("pvh", "hvm").into_bytes()),
+        ("huge.cfg", good.replace("=32", "=100000").into_bytes()),
+    ];
+    let archive = archive(&bench.scratch(), &files)?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    for (command, sentence) in [
+        ("create /key.cfg", "/key.cfg:5: unknown key 'colour'"),
+        ("create /missing.cfg", "/nowhere"),
+        ("create /half.cfg", "lies outside the file"),
+        ("create /text.cfg", "neither an ELF file nor a Linux bzImage"),
+        ("create /hvm.cfg", "'hvm' guests are not supported"),
+        ("create /huge.cfg", "was not created"),
+        ("create /no.cfg", "no.cfg"),
+        ("destroy nobody", "nobody is an invalid domain identifier"),
+        ("nonsense", "no such command"),
+    ] {
+        let said = shim.command(command)?;
+        ensure!(
+            said.contains(sentence),
+            "{command} said {said:?}, not {sentence:?}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! dom0-shim's prompt, for the tests that use it like a person would.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::PATIENCE;
+use crate::runner::Bench;
+use crate::{Console, Machine, Module, outputs};
+
+/// Ctrl-], which leaves a console.
+const DETACH: &str = "\x1d";
+/// The shim's prompt.
+const PROMPT: &str = "oxen> ";
+
+/// A machine at the shim's prompt.
+pub struct Shim<'a> {
+    /// Its serial line.
+    pub console: &'a mut Console,
+}
+
+impl<'a> Shim<'a> {
+    /// Boots `machine` with the shim and a boot archive, and waits for the prompt.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn start(bench: &'a mut Bench, mut machine: Machine, archive: PathBuf) -> Result<Shim<'a>> {
+        machine.command_line += " dom0_mem=256M";
+        machine.modules = vec![
+            Module {
+                path: outputs::output("dom0-shim")?,
+                args: String::new(),
+            },
+            Module {
+                path: archive,
+                args: String::new(),
+            },
+        ];
+        let console = bench.start(&machine)?;
+        console.expect(PROMPT, PATIENCE).context("the shim's prompt")?;
+        Ok(Shim { console })
+    }
+
+    /// Carries out one command; what it printed.
+    ///
+    /// # Errors
+    /// The prompt does not come back.
+    pub fn command(&mut self, command: &str) -> Result<String> {
+        self.console.type_line(command)?;
+        self.console
+            .expect(PROMPT, PATIENCE)
+            .with_context(|| command.to_owned())
+    }
+
+    /// Leaves a domain's console.
+    ///
+    /// # Errors
+    /// The prompt does not come.
+    pub fn detach(&mut self) -> Result<()> {
+        self.console.skip()?;
+        self.console.send(DETACH)?;
+        self.console.expect(PROMPT, PATIENCE).context("detaching")?;
+        Ok(())
+    }
+
+    /// Waits until `list` has a domain of this name, or no longer has one.
+    ///
+    /// # Errors
+    /// That does not happen.
+    pub fn wait_for(&mut self, name: &str, there: bool) -> Result<()> {
+        const LOOKS: u32 = 20;
+        let mut list = String::new();
+        for _ in 0..LOOKS {
+            list = self.command("list")?;
+            let found = list
+                .lines()
+                .any(|line| line.split_whitespace().next() == Some(name));
+            // What came before the list's head line belongs to another command.
+            if list.contains("Domain-0") && found == there {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        bail!(
+            "{name:?} is {}there:\n{list}",
+            if there { "not " } else { "still " }
+        )
+    }
+
+    /// Memory that no domain has, in MiB, by the shim's `info`.
+    ///
+    /// # Errors
+    /// `info` does not say.
+    pub fn free_memory(&mut self) -> Result<u64> {
+        let info = self.command("info")?;
+        let line = info.lines().find(|line| line.starts_with("free_memory"));
+        let value = line
+            .and_then(|line| line.split(':').nth(1))
+            .context("no free_memory in info")?;
+        Ok(value.trim().parse()?)
+    }
+}
+
+/// A boot archive with files of a test's own: path in the archive, contents.
+///
+/// # Errors
+/// `cpio` is missing, or the files cannot be written.
+pub fn archive(scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
+    let tree = scratch.join("archive");
+    for (name, contents) in files {
+        let path = tree.join(name);
+        std::fs::create_dir_all(path.parent().context("a file in the root")?)?;
+        std::fs::write(path, contents)?;
+    }
+    let image = scratch.join("archive.cpio");
+    let packed = Command::new("sh")
+        .arg("-c")
+        .arg("find . | cpio --quiet --create --format=newc")
+        .current_dir(&tree)
+        .output()?;
+    ensure!(
+        packed.status.success(),
+        "cpio: {}",
+        String::from_utf8_lossy(&packed.stderr)
+    );
+    std::fs::write(&image, packed.stdout)?;
+    Ok(image)
+}
