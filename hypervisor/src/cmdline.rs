@@ -125,6 +125,8 @@ pub struct CommandLine<'a> {
     pub dom0_max_vcpus: Option<(u32, u32)>,
     /// `noreboot`: after a panic, or when dom0 asks for a reboot, the machine stands still.
     pub noreboot: bool,
+    /// `bench=floor`: log what a bare world switch costs here, before dom0 is built.
+    pub bench_floor: bool,
     /// What was wrong.
     pub complaints: ArrayVec<Complaint<'a>, MAX_COMPLAINTS>,
 }
@@ -141,6 +143,7 @@ impl Default for CommandLine<'_> {
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: None,
             noreboot: false,
+            bench_floor: false,
             complaints: ArrayVec::new_const(),
         }
     }
@@ -197,6 +200,14 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "noreboot",
         "a boolean",
         Action::Flag(|line, value| line.noreboot = value),
+    ),
+    (
+        "bench",
+        "floor",
+        Action::Value(|line, value| {
+            line.bench_floor = value == "floor";
+            line.bench_floor.then_some(())
+        }),
     ),
     ("dom0", "pvh", Action::Only(&["pvh"])),
     ("sched", "a scheduler", Action::Only(&["credit2"])),
@@ -426,6 +437,7 @@ mod tests {
             (line.level, line.guest_level),
             (LevelFilter::Trace, LevelFilter::Error)
         );
+        assert!(parse("bench=floor").bench_floor && !parse("bench=ceiling").bench_floor);
         assert!(line.noreboot && !parse("noreboot=off").noreboot);
     }
 

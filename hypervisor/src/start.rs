@@ -33,8 +33,23 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         stop(format_args!("virtualization cannot be switched on: {error:?}"));
     }
     log::info!("guests        {:?}", machine::nested_format());
+    if host.options.bench_floor {
+        log_floor();
+    }
     build_dom0(&host);
     virt::run_cpu()
+}
+
+fn log_floor() {
+    match machine::floor() {
+        Ok((bare, ours)) => {
+            if let Some(bare) = bare {
+                log::info!("floor         {bare} TSC ticks for a bare world switch");
+            }
+            log::info!("floor         {ours} TSC ticks for a world switch by the back end's interface");
+        }
+        Err(failure) => log::warn!("floor         not measured: {failure:?}"),
+    }
 }
 
 fn stop(why: core::fmt::Arguments<'_>) -> ! {

@@ -51,7 +51,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(instead: Option<Instead>) -> Result<Bench> {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// There is no room for files.
+    pub fn new(instead: Option<Instead>) -> Result<Bench> {
         Ok(Bench {
             scratch: tempfile::tempdir()?,
             machine: None,

@@ -1,6 +1,6 @@
 //! The back end of this machine: probed once, enabled on each CPU.
 
-use super::{EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, svm, vmx};
+use super::{EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, svm, vmx};
 use crate::sync::Once;
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,28 @@ pub fn nested_format() -> NestedFormat {
     match MACHINE.get() {
         Some(Machine::Vmx(_)) => NestedFormat::Ept,
         _ => NestedFormat::Npt,
+    }
+}
+
+/// What an exit and entry cost at the least on this machine, in TSC ticks: bare world switches where the back end has
+/// them apart, and by the interface that all exits go through. With interrupts off, after [`enable`].
+///
+/// # Errors
+/// See [`floor::Failure`].
+pub fn floor() -> Result<(Option<u64>, u64), floor::Failure> {
+    const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+    const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+    let format = nested_format();
+    match format {
+        NestedFormat::Ept => {
+            let bare = floor::measure(vmx::Vcpu::new, format, VMCALL, vmx::bare_round_trips)?;
+            let ours = floor::measure(vmx::Vcpu::new, format, VMCALL, floor::by_interface)?;
+            Ok((Some(bare), ours))
+        }
+        NestedFormat::Npt => {
+            let ours = floor::measure(svm::Vcpu::new, format, VMMCALL, floor::by_interface)?;
+            Ok((None, ours))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod boot;
 mod debian;
 mod guests;
 mod hostile;
-mod shim;
+pub mod shim;
 
 use std::time::Duration;
 

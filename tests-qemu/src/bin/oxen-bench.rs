@@ -1,0 +1,165 @@
+//! Measures Oxen in the emulators and prints tables.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use tests_qemu::outputs::{self, root};
+use tests_qemu::runner::Bench;
+use tests_qemu::tests::shim::{Shim, archive};
+use tests_qemu::{Machine, Vehicle};
+
+/// Measures Oxen in the emulators, beside what Debian's Xen 4.17 takes there: instructions for each exit and hypercall,
+/// seconds to boot, bytes, lines of code.
+#[derive(Parser)]
+#[command(name = "scripts/bench", version)]
+struct Options {
+    /// Only VT-x
+    #[arg(long, group = "vehicle")]
+    vmx: bool,
+    /// Only AMD-V
+    #[arg(long, group = "vehicle")]
+    svm: bool,
+}
+
+/// Nothing takes so long.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Instructions that Debian's Xen 4.17 takes, by a guest like ours: on VT-x in Bochs, on AMD-V in QEMU with `-icount`.
+const XEN: &[(&str, Option<u64>, Option<u64>)] = &[
+    ("null hypercall", Some(879), Some(5470)),
+    ("CPUID", Some(876), Some(5345)),
+    ("unused port", Some(1279), Some(1098)),
+    ("#DB", Some(968), Some(728)),
+    ("event send", Some(5947), Some(10_104)),
+    ("get_features", Some(10_871), Some(13_244)),
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let both = !options.vmx && !options.svm;
+    for vehicle in [Vehicle::Vmx, Vehicle::Svm] {
+        if both || options.vmx && vehicle == Vehicle::Vmx || options.svm && vehicle == Vehicle::Svm {
+            exits(vehicle)?;
+        }
+    }
+    boot()?;
+    sizes()
+}
+
+/// The test guest `bench` as domU, and the floor beside it.
+fn exits(vehicle: Vehicle) -> Result<()> {
+    let config = "name='bench'\ntype='pvh'\nkernel='/bench'\nmemory=32\non_poweroff='destroy'\n";
+    let mut bench = Bench::new(None)?;
+    let archive = archive(
+        &bench.scratch(),
+        &[
+            ("bench", fs::read(outputs::output("guests/bench")?)?),
+            ("bench.cfg", config.into()),
+        ],
+    )?;
+    let mut machine = Machine::new(vehicle)?;
+    machine.icount = vehicle == Vehicle::Svm;
+    machine.command_line += " bench=floor";
+    let shim = Shim::start(&mut bench, machine, archive)?;
+    shim.console.type_line("create /bench.cfg")?;
+    shim.console.expect("RESULT pass", PATIENCE)?;
+    let output = shim.console.output();
+    let floor = output
+        .lines()
+        .find_map(|line| line.split_once("floor         ")?.1.split_once(" TSC ticks"))
+        .and_then(|(ticks, _)| ticks.parse::<u64>().ok())
+        .context("Oxen did not log the floor")?;
+    let (title, xen_of): (_, fn(&(&str, Option<u64>, Option<u64>)) -> Option<u64>) = match vehicle {
+        Vehicle::Vmx => ("VT-x in Bochs", |row| row.1),
+        _ => ("AMD-V in QEMU", |row| row.2),
+    };
+    println!("Instructions of a domU, {title} (floor: {floor})\n");
+    println!("| operation            | Xen 4.17 |   Oxen | Oxen/Xen | Oxen/floor |");
+    println!("|----------------------|---------:|-------:|---------:|-----------:|");
+    let mut rows = 0;
+    for (name, ticks) in output
+        .lines()
+        .filter_map(|line| line.split_once("BENCH ")?.1.split_once(": "))
+    {
+        let ticks: u64 = ticks
+            .trim()
+            .parse()
+            .with_context(|| format!("{name}: {ticks:?}"))?;
+        let xen = XEN.iter().find(|row| row.0 == name).and_then(xen_of);
+        println!(
+            "| {name:<20} | {:>8} | {ticks:>6} | {:>8} | {:>10.1} |",
+            xen.map_or("-".into(), |xen| xen.to_string()),
+            xen.map_or("-".into(), |xen| format!("{:.3}", ticks as f64 / xen as f64)),
+            ticks as f64 / floor as f64,
+        );
+        rows += 1;
+    }
+    ensure!(rows > 0, "the guest measured nothing");
+    println!();
+    Ok(())
+}
+
+/// Seconds on this machine, AMD-V in QEMU: they differ from run to run.
+fn boot() -> Result<()> {
+    let mut bench = Bench::new(None)?;
+    let machine = Machine::new(Vehicle::Svm)?;
+    let shim = Shim::start(&mut bench, machine, outputs::output("boot-archive.cpio")?)?;
+    let output = shim.console.output();
+    let stamp = |text: &str| -> Option<f64> {
+        let line = output.lines().find(|line| line.contains(text))?;
+        line.split_once('[')?.1.split_once(']')?.0.trim().parse().ok()
+    };
+    let to_dom0 = stamp("dom0: ").context("no dom0 line")? - stamp("] Oxen ").context("no first line")?;
+    let kept = output
+        .lines()
+        .find_map(|line| line.split_once("kept ")?.1.split_once(" KiB"));
+    let created = shim.console.seconds();
+    shim.console.type_line("create -c debian")?;
+    shim.console.expect("debian login: ", PATIENCE)?;
+    let to_login = shim.console.seconds() - created;
+    println!("Seconds, AMD-V in QEMU on this machine\n");
+    println!("| from, to                                  | Xen 4.17 | Oxen  |");
+    println!("|-------------------------------------------|---------:|------:|");
+    println!("| first line of the log, dom0 built         |      3.1 | {to_dom0:5.2} |");
+    println!("| create, Debian's login prompt             |      6.5 | {to_login:5.2} |");
+    println!();
+    println!(
+        "Kept beside image and modules: {} KiB\n",
+        kept.map_or("?", |(kib, _)| kib.trim())
+    );
+    Ok(())
+}
+
+/// Bytes of the image, lines of the sources.
+fn sizes() -> Result<()> {
+    let bytes = |name: &str| -> Result<u64> { Ok(fs::metadata(outputs::output(name)?)?.len()) };
+    println!("| bytes   |  Xen 4.17 |    Oxen |");
+    println!("|---------|----------:|--------:|");
+    println!("| image   | 2 500 000 | {:>7} |", bytes("oxen")?);
+    println!("| gzipped | 1 200 000 | {:>7} |", bytes("oxen.gz")?);
+    println!();
+    println!("| lines of Rust (no comments, no blanks) |        |");
+    println!("|----------------------------------------|-------:|");
+    for part in ["abi", "boot", "hypervisor", "dom0-shim", "tests-qemu"] {
+        println!("| {part:<38} | {:>6} |", lines(&root().join(part))?);
+    }
+    Ok(())
+}
+
+fn lines(directory: &Path) -> Result<usize> {
+    let mut sum = 0;
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sum += lines(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path)?;
+            let code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+            sum += text.lines().filter(code).count();
+        }
+    }
+    Ok(sum)
+}
