@@ -86,7 +86,10 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::HostNmi | Exit::HostInit => {}
         // Taken by the loop itself before it gets here.
         Exit::Hypercall => {}
-        Exit::PreemptionTimer => crate::sched::on_timer(),
+        Exit::PreemptionTimer => {
+            hw::irq::take_pending();
+            running.vcpu.request(Request::LEAVE);
+        }
         Exit::TripleFault => triple_fault(running),
         Exit::TaskSwitch { .. } | Exit::EntryFailed(_) | Exit::Unknown { .. } => {
             running.domain.crash(

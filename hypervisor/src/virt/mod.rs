@@ -146,7 +146,12 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
 }
 
 /// Enter and leave the guest until the vCPU has to give up the CPU.
+///
+/// A guest leaves at the end of a slice whatever becomes of the host's interrupts: Bochs holds those back while a guest
+/// that was entered with its own interrupts off spins.
 fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
+    let slice = sched::SLICE / 1000 * u64::from(hw::time::clock().khz()) / 1000;
+    running.cpu.set_preemption_timer(Some(slice));
     loop {
         if running.vcpu.has_requests() | hw::irq::softirq_pending()
             && before_entry(&mut running.erase()) == Next::Leave
