@@ -12,6 +12,7 @@ use raw_cpuid::CpuId;
 use crate::cmdline::{self, CommandLine};
 use crate::hw::irq::vector;
 use crate::hw::{acpi, apic, console, ioapic, percpu, power, time, traps};
+use crate::hypercall::version;
 use crate::mm::{frames, paging, takeover};
 use crate::sync::Once;
 use crate::types::{Hpa, PAGE_SHIFT};
@@ -34,6 +35,7 @@ pub struct Machine {
 pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     static BOOT_CPU: Once<percpu::PerCpu> = Once::new();
     percpu::install(BOOT_CPU.call_once(|| percpu::PerCpu::new(0, apic_id())));
+    version::set_command_line(handover.command_line);
     let options = cmdline::parse(handover.command_line);
     console::init(&options);
     let tables = acpi::init(handover.rsdp);

@@ -59,6 +59,24 @@ pub struct Dom0Memory {
     pub max: Option<MemorySize>,
 }
 
+impl Dom0Memory {
+    /// What dom0 gets of `free` bytes: what is asked for, half of it all by default, within the limits.
+    pub fn amount(&self, free: u64) -> u64 {
+        let limit =
+            |size: Option<MemorySize>, default| size.map_or(default, |size: MemorySize| size.of(free));
+        limit(self.size, free / 2)
+            .max(limit(self.min, 0))
+            .min(limit(self.max, u64::MAX))
+    }
+
+    /// What dom0 may own later, in frames of 4 KiB. Xen's "no limit" is all ones in 32 bits.
+    pub fn max_pages(&self, free: u64) -> u64 {
+        const NO_LIMIT: u64 = u32::MAX as u64;
+        self.max
+            .map_or(NO_LIMIT, |max| (max.of(free) >> 12).min(NO_LIMIT))
+    }
+}
+
 /// An amount of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemorySize {
@@ -455,6 +473,12 @@ mod tests {
                 Some(MemorySize::Bytes(8 << 30))
             )
         );
+        assert_eq!(all.amount(2 << 30), 1 << 30);
+        assert_eq!(all.amount(1 << 30), 0x10 << 20, "at least");
+        assert_eq!(all.amount(64 << 30), 8 << 30, "at most");
+        assert_eq!(all.max_pages(64 << 30), 8 << 18);
+        assert_eq!(Dom0Memory::default().amount(64 << 30), 32 << 30);
+        assert_eq!(Dom0Memory::default().max_pages(64 << 30), u64::from(u32::MAX));
         assert_eq!(memory("dom0_mem=99999999999999999T"), Dom0Memory::default());
     }
 

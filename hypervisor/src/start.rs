@@ -74,7 +74,8 @@ fn build_dom0(host: &Machine) {
         command_line: kernel.command_line,
         ramdisk: host.modules.get(1).map(bytes),
         ram: &host.ram,
-        memory: options.dom0_mem.size.map_or(free / 2, |size| size.of(free)) & !0x1f_ffff,
+        memory: options.dom0_mem.amount(free) & !0x1f_ffff,
+        max_pages: options.dom0_mem.max_pages(free),
         vcpus: options.dom0_max_vcpus.map_or(1, |(_, most)| most).max(1),
     };
     match dom0.build() {

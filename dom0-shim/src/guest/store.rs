@@ -188,6 +188,10 @@ async fn serve(host: Rc<Host>, domain: Domid, port: u32, serial: u64) {
         }
         state.receive(domain);
         state.flush_all();
+        if state.links.get(&domain).is_some_and(Link::has_more) {
+            // After the others' turn.
+            host.reactor.fire(port);
+        }
     }
 }
 
@@ -211,7 +215,6 @@ impl State {
             }
             Err(_) => link.give_up(XENSTORE_ERROR_PROTO),
         }
-        // What it writes from now on, or could not be taken until it has read replies, it announces.
     }
 
     /// Sends what waits for any domain: one domain's request may fire another's watch.
@@ -244,6 +247,14 @@ impl Link {
         if sent {
             self.notify();
         }
+    }
+
+    /// Is there a request that nobody will announce? Front ends send an event only when what they had written before was consumed, and
+    /// only what found no room in the ring of replies makes them send one when they have read.
+    fn has_more(&self) -> bool {
+        !self.broken
+            && self.unsent.is_empty()
+            && REQUESTS.peek(&self.page).is_ok_and(|bytes| !bytes.is_empty())
     }
 
     fn give_up(&mut self, error: u32) {

@@ -95,6 +95,8 @@ pub enum Exit {
         /// The value that the guest wants the register to have.
         value: u64,
     },
+    /// A MOV or LMSW to CR0 or CR4 that changes more than TS and MP, where only the instruction tells the value (AMD-V).
+    CrInstruction,
     /// XSETBV: register in ECX, value in EDX:EAX.
     Xsetbv,
     /// WBINVD, INVD or WBNOINVD.

@@ -37,6 +37,8 @@ pub struct Dom0<'a> {
     pub ram: &'a [Range<u64>],
     /// Bytes of RAM it gets.
     pub memory: u64,
+    /// Frames that it may own later.
+    pub max_pages: u64,
     /// Its number of vCPUs.
     pub vcpus: u32,
 }
@@ -184,7 +186,7 @@ impl Dom0<'_> {
             address_bits: 40,
         })
         .map_err(refused("domain"))?;
-        domain.set_max_pages(u64::MAX);
+        domain.set_max_pages(self.max_pages);
         domain.io_bitmap.allow(0..=u16::MAX);
         for ports in OWN_PORTS {
             domain.io_bitmap.deny(ports);

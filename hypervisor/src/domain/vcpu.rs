@@ -10,6 +10,7 @@
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use abi::sched::SHUTDOWN_WATCHDOG;
 use bitflags::bitflags;
 
 use super::Domain;
@@ -47,7 +48,7 @@ bitflags! {
 }
 
 impl Request {
-    /// Requests that end `SCHEDOP_block` and HLT. (A timer's expiry becomes one of these, if the guest is to see it.)
+    /// Requests that end `SCHEDOP_block`, `SCHEDOP_poll` and HLT. (A timer's expiry becomes one of these, if the guest is to see it.)
     const WAKES: Request = Request::INTERRUPT
         .union(Request::CALLBACK)
         .union(Request::NMI)
@@ -130,6 +131,8 @@ pub struct VcpuTimers {
     pub lapic: AtomicU64,
     /// End of SCHEDOP_poll.
     pub poll: AtomicU64,
+    /// SCHEDOP_watchdog, of the domain: vCPU 0's are used.
+    pub watchdogs: [AtomicU64; 2],
 }
 
 /// A deadline that never comes.
@@ -144,6 +147,7 @@ impl VcpuTimers {
             period: AtomicU64::new(0),
             lapic: never(),
             poll: never(),
+            watchdogs: [never(), never()],
         }
     }
 
@@ -151,8 +155,17 @@ impl VcpuTimers {
     pub fn next(&self) -> u64 {
         [&self.singleshot, &self.periodic, &self.lapic, &self.poll]
             .into_iter()
+            .chain(&self.watchdogs)
             .map(|deadline| deadline.load(SeqCst))
             .fold(NEVER, u64::min)
+    }
+
+    /// Is a watchdog's time over at `now`? It is gone then.
+    fn take_watchdog(&self, now: u64) -> bool {
+        self.watchdogs.iter().any(|dog| {
+            dog.fetch_update(SeqCst, SeqCst, |deadline| (deadline <= now).then_some(NEVER))
+                .is_ok()
+        })
     }
 }
 
@@ -223,6 +236,11 @@ impl Vcpu {
         self.requests.load(SeqCst) != 0
     }
 
+    /// Is there a request that ends waiting?
+    pub fn was_woken(&self) -> bool {
+        self.requests.load(SeqCst) & Request::WAKES.bits() != 0
+    }
+
     /// Take all requests.
     pub fn take_requests(&self) -> Request {
         Request::from_bits_retain(self.requests.swap(0, SeqCst))
@@ -236,8 +254,9 @@ impl Vcpu {
     /// Ask the vCPU to look at `what`, wherever it is: it is woken if it waits and made to exit if it runs elsewhere.
     pub fn request(self: &Arc<Self>, what: Request) {
         self.requests.fetch_or(what.bits(), SeqCst);
-        if what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED) {
+        if what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED | Hold::POLLING) {
             self.release(Hold::BLOCKED);
+            self.end_poll();
         }
         self.entity.interrupt_elsewhere();
     }
@@ -324,10 +343,22 @@ impl Vcpu {
     /// The guest has nothing to do until an event (HLT, SCHEDOP_block). Called by the vCPU itself; it stays runnable if something came first.
     pub fn block(&self) {
         self.holds.fetch_or(Hold::BLOCKED.bits(), SeqCst);
-        if self.requests.load(SeqCst) & Request::WAKES.bits() != 0 {
+        if self.was_woken() {
             self.holds.fetch_and(!Hold::BLOCKED.bits(), SeqCst);
         } else {
             self.requests.fetch_or(Request::LEAVE.bits(), SeqCst);
+        }
+    }
+
+    /// A deadline in [`Vcpu::timers`] has passed at `now`. The vCPU is woken to see to it, polling or not; a watchdog ends the domain
+    /// whether or not the vCPU can run.
+    pub fn deadline_passed(self: &Arc<Self>, now: u64) {
+        self.request(Request::TIMER);
+        if self.timers.take_watchdog(now)
+            && let Some(domain) = self.domain()
+        {
+            log::warn!("{}: its watchdog was not put off in time", domain.id);
+            domain.shutdown(SHUTDOWN_WATCHDOG);
         }
     }
 
@@ -354,13 +385,6 @@ impl Vcpu {
     pub fn wake_poller(self: &Arc<Self>, port: Port) {
         let polled = self.polled.load(SeqCst);
         if polled != 0 && (polled == port.0 || polled == u32::MAX) {
-            self.end_poll();
-        }
-    }
-
-    /// The poll's time is over at `now`, if it polls.
-    pub fn end_poll_at(self: &Arc<Self>, now: u64) {
-        if self.timers.poll.load(SeqCst) <= now {
             self.end_poll();
         }
     }

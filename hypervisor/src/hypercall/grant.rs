@@ -12,6 +12,7 @@ use abi::{Domid, Errno, GuestHandle};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Args, Caller, Outcome, Pause};
+use crate::domain::table;
 use crate::grant::Status;
 use crate::grant::map::{self, CopyEnd};
 use crate::types::{DomId, Gfn, Gpa};
@@ -101,6 +102,8 @@ fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
             Ok(CopyEnd::Grant(named(caller, pointer.domid), pointer.u as u32))
         } else if pointer.domid == DOMID_SELF {
             Ok(CopyEnd::Own(Gfn(pointer.u)))
+        } else if table::get(DomId(pointer.domid)).is_none() {
+            Err(Status(GNTST_BAD_DOMAIN))
         } else {
             Err(Status(GNTST_PERMISSION_DENIED))
         }

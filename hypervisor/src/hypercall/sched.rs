@@ -2,14 +2,18 @@
 
 use abi::sched::{
     SCHEDOP_BLOCK, SCHEDOP_PIN_OVERRIDE, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN,
-    SCHEDOP_SHUTDOWN_CODE, SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+    SCHEDOP_SHUTDOWN_CODE, SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
+    SchedWatchdog,
 };
 use abi::{Errno, domid::DOMID_SELF};
+
+use core::sync::atomic::Ordering;
 
 use super::{Args, Caller, Outcome};
 use crate::domain::vcpu::{Hold, NEVER, Request};
 use crate::event;
-use crate::types::Port;
+use crate::hw::time::now_ns;
+use crate::types::{Port, VcpuId};
 
 /// Most ports that can be polled at once.
 const MAX_POLLED: u32 = 128;
@@ -43,6 +47,7 @@ pub(super) fn sched_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
             caller.require_privilege()?;
             domain.shutdown(request.reason & 0xff);
         }
+        SCHEDOP_WATCHDOG => return watchdog(caller, args[1]),
         SCHEDOP_PIN_OVERRIDE => {
             caller.require_privilege()?;
             return Err(Errno::ENOSYS.into());
@@ -72,8 +77,42 @@ fn poll(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     };
     caller.domain.note_poller();
     caller.vcpu.begin_poll(single, deadline);
-    if event::any_pending(caller.domain, ports) || caller.vcpu.events.upcall_pending() {
+    if event::any_pending(caller.domain, ports) || has_interrupt(caller) {
         caller.vcpu.end_poll();
     }
     Ok(())
+}
+
+/// Would the guest be interrupted now? With interrupts off it waits for the ports alone.
+fn has_interrupt(caller: &Caller<'_>) -> bool {
+    caller.cpu.interruptible() && (caller.vcpu.events.upcall_pending() || caller.vcpu.was_woken())
+}
+
+/// Make a watchdog (whose id is returned), put its end off, or remove it. A domain lives until the first of its watchdogs ends.
+fn watchdog(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    const SECOND: u64 = 1_000_000_000;
+    let SchedWatchdog { id, timeout } = caller.read(at)?;
+    let vcpu = caller.domain.vcpu(VcpuId(0)).ok_or(Errno::EINVAL)?;
+    let dogs = &vcpu.timers.watchdogs;
+    let deadline = now_ns().saturating_add(u64::from(timeout) * SECOND);
+    let id = match id.checked_sub(1) {
+        None => {
+            let free = dogs.iter().position(|dog| {
+                dog.compare_exchange(NEVER, deadline, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
+            });
+            free.ok_or(Errno::ENOSPC)? as u64 + 1
+        }
+        Some(index) => {
+            let dog = dogs.get(index as usize).ok_or(Errno::EINVAL)?;
+            let deadline = if timeout == 0 { NEVER } else { deadline };
+            dog.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
+                (old != NEVER).then_some(deadline)
+            })
+            .map_err(|_| Errno::EINVAL)?;
+            0
+        }
+    };
+    crate::sched::timers_changed(vcpu);
+    Ok(id)
 }

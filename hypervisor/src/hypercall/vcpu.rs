@@ -21,7 +21,7 @@ use crate::event;
 use crate::hw::time::now_ns;
 use crate::mm::guest::{Access, GuestRange};
 use crate::sched;
-use crate::types::{Gfn, Gva, VcpuId};
+use crate::types::{Gfn, Gva, PAGE_SIZE, VcpuId};
 
 /// Shortest period of the periodic timer: 1 ms, as in Xen.
 const MIN_PERIOD_NS: u64 = 1_000_000;
@@ -231,6 +231,10 @@ fn set_segments<const N: usize>(cpu: &mut dyn GuestCpu, segments: [(SegmentReg, 
 
 fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Errno> {
     let request: VcpuRegisterVcpuInfo = caller.read(at)?;
+    let offset = u64::from(request.offset);
+    if offset > PAGE_SIZE - event::VCPU_INFO_SIZE || !offset.is_multiple_of(8) {
+        return Err(Errno::ENXIO);
+    }
     // Of a vCPU that may be looking at its old one, nobody else moves it.
     if !Arc::ptr_eq(caller.vcpu, vcpu) && !vcpu.held_by(Hold::DOWN) {
         return Err(Errno::EINVAL);
@@ -239,7 +243,7 @@ fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Res
         .domain
         .pin(Gfn(request.mfn), Access::Write)
         .map_err(|_| Errno::EINVAL)?;
-    event::register_vcpu_info(caller.domain, vcpu.id, frame, u64::from(request.offset))?;
+    event::register_vcpu_info(caller.domain, vcpu.id, frame, offset)?;
     caller.domain.publish_time(vcpu);
     Ok(())
 }

@@ -284,8 +284,7 @@ pub fn on_timer() {
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };
-        vcpu.request(Request::TIMER);
-        vcpu.end_poll_at(now);
+        vcpu.deadline_passed(now);
     }
     if now >= cpu.slice_end.load(SeqCst) {
         let current = cpu.current.lock().clone();

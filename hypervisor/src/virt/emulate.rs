@@ -30,6 +30,11 @@ pub struct Registers {
 }
 
 impl Registers {
+    /// What a general register, or a part of one, holds. `None`: it is another kind of register.
+    pub fn get(&self, register: Register) -> Option<u64> {
+        Some(Part::of(register)?.get(&mut self.clone()))
+    }
+
     fn full(&mut self, number: usize) -> &mut u64 {
         let gprs = &mut self.gprs;
         match number & 15 {

@@ -63,6 +63,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::CrWrite { cr, value } => {
             complete(running, |running| msr::write_control_register(running, cr, value))
         }
+        Exit::CrInstruction => complete(running, msr::control_register_instruction),
         Exit::Xsetbv => complete(running, msr::xsetbv),
         Exit::CacheFlush => complete(running, |_| Ok(())),
         Exit::UndefinedInstruction => running.cpu.inject(Event::UD),

@@ -1,15 +1,17 @@
 //! RDMSR, WRMSR, XSETBV and control registers that exit. Default deny: what is not listed raises #GP, as on Xen without `msr_relaxed`.
 
+use iced_x86::{Code, Instruction, OpKind, Register};
 use zerocopy::IntoBytes;
 
-use super::{Running, lapic};
+use super::emulate::Registers;
+use super::{Running, decode, lapic, mmio};
 use crate::arch::fpu;
 use crate::arch::machine::is_amd;
 use crate::arch::msr_policy::msr as number;
 use crate::arch::{Event, GuestCpu, SysReg};
 use crate::hw;
-use crate::mm::guest;
-use crate::types::{Gpa, PAGE_SIZE};
+use crate::mm::guest::{self, GuestVirt};
+use crate::types::{Gpa, Gva, PAGE_SIZE};
 
 /// The register through which a guest asks for a page of hypercall stubs.
 pub const HYPERCALL_PAGE: u32 = abi::cpuid::XEN_HYPERCALL_MSR;
@@ -306,6 +308,64 @@ pub fn write_control_register(
         _ => return Err(Event::GP0),
     }
     Ok(())
+}
+
+/// The MOV or LMSW at RIP, to CR0 or CR4.
+///
+/// # Errors
+/// As [`write_control_register`], and the page fault of an LMSW's operand.
+pub fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    // What the guest has changed meanwhile is not worth more than a fault.
+    let (instruction, _) = decode::instruction(running).ok_or(Event::GP0)?;
+    let registers = Registers {
+        gprs: *running.cpu.gprs(),
+        rsp: running.cpu.read(SysReg::Rsp),
+        rflags: running.cpu.read(SysReg::Rflags),
+    };
+    match instruction.code() {
+        Code::Mov_cr_r64 | Code::Mov_cr_r32 => {
+            let value = registers.get(instruction.op1_register()).ok_or(Event::UD)?;
+            match instruction.op0_register() {
+                Register::CR0 => write_control_register(running, 0, value),
+                Register::CR4 => write_control_register(running, 4, value),
+                _ => Err(Event::UD),
+            }
+        }
+        // PE, MP, EM and TS are set; PE cannot be cleared (APM vol. 3, LMSW).
+        Code::Lmsw_rm16 | Code::Lmsw_r32m16 | Code::Lmsw_r64m16 => {
+            let source = match instruction.op0_kind() {
+                OpKind::Register => registers.get(instruction.op0_register()).ok_or(Event::UD)?,
+                _ => u64::from(memory_word(running, &instruction, &registers)?),
+            };
+            let cr0 = running.cpu.read(SysReg::Cr0);
+            write_control_register(running, 0, cr0 & !0xf | source & 0xf | cr0 & 1)
+        }
+        _ => Err(Event::UD),
+    }
+}
+
+/// The memory operand of an instruction, two bytes.
+fn memory_word(
+    running: &mut Running<'_, dyn GuestCpu>,
+    instruction: &Instruction,
+    registers: &Registers,
+) -> Result<u16, Event> {
+    let cpu = &*running.cpu;
+    let at = instruction
+        .virtual_address(0, 0, |register, _, _| {
+            if register.is_segment_register() {
+                Some(mmio::segment_base(cpu, mmio::segment_reg(register)))
+            } else {
+                registers.get(register)
+            }
+        })
+        .ok_or(Event::UD)?;
+    let paging = running.cpu.paging();
+    let mut word = [0; 2];
+    GuestVirt::new(&running.domain.p2m, running.walks, paging)
+        .read_bytes(Gva(at), &mut word)
+        .map_err(|_| mmio::page_fault(running, Gva(at), false))?;
+    Ok(u16::from_le_bytes(word))
 }
 
 /// XSETBV.

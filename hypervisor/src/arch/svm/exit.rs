@@ -49,6 +49,7 @@ pub fn decode(raw: Raw) -> Exit {
 fn decode_rare(raw: Raw) -> Exit {
     match raw.code {
         0x40..=0x5f => exception((raw.code - 0x40) as u8, raw.info1),
+        0x14 | 0x65 => Exit::CrInstruction, // MOV to CR4; selective write of CR0
         code::NMI => Exit::HostNmi,
         0x63 => Exit::HostInit,
         code::VINTR => Exit::InterruptWindow,
@@ -131,10 +132,12 @@ mod tests {
     fn every_code() {
         use Exit::*;
         let expected = [
+            (0x14, CrInstruction),
             (0x60, HostInterrupt(None)),
             (0x61, HostNmi),
             (0x63, HostInit),
             (0x64, InterruptWindow),
+            (0x65, CrInstruction),
             (0x6f, ForbiddenInstruction),
             (0x72, Cpuid),
             (0x73, UndefinedInstruction),

@@ -16,8 +16,8 @@ const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// Intercepts and what else stays as it is for the life of a vCPU.
 ///
-/// Guests own CR0, CR3, CR4 and the debug registers: under nested paging no bit of theirs reaches beyond the guest, #VMEXIT restores
-/// the host's. FERR_FREEZE is left to freeze: a physical interrupt still ends it. RDTSC(P) and CR0 reads must stay free (emulators
+/// Guests own CR3, the debug registers and CR0's TS and MP. Changes of other bits of CR0, and writes of CR4, are checked: features that CPUID
+/// does not show cannot be switched on, and emulators take values that no CPU takes. FERR_FREEZE is left to freeze: a physical interrupt still ends it. RDTSC(P) and CR0 reads must stay free (emulators
 /// confuse their exits).
 pub(super) fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
     use intercept1 as i1;
@@ -25,9 +25,11 @@ pub(super) fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
     let caps = &host.caps;
     let c = &mut vmcb.control;
     c.exceptions = EXCEPTIONS;
+    c.cr_write = 1 << 4;
     c.intercept1 = i1::INTR
         | i1::NMI
         | i1::INIT
+        | i1::CR0_SEL_WRITE
         | i1::RDPMC
         | i1::CPUID
         | i1::RSM

@@ -475,10 +475,14 @@ impl GuestCpu for Vcpu {
             SysReg::Cr0 => {
                 save.cr0 = value | CR0_ET;
                 self.update_lma();
+                self.before |= Before::FLUSH;
             }
             SysReg::Cr2 => save.cr2 = value,
             SysReg::Cr3 => save.cr3 = value,
-            SysReg::Cr4 => save.cr4 = value,
+            SysReg::Cr4 => {
+                save.cr4 = value;
+                self.before |= Before::FLUSH;
+            }
             SysReg::Cr8 => {
                 let v_intr = &mut self.vmcb.control.v_intr;
                 *v_intr = *v_intr & !v_intr::TPR | value & 0xf;

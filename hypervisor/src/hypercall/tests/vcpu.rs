@@ -134,10 +134,16 @@ fn vcpu_info_moves_once() {
         guest.put(ARG, info);
         guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), vcpu, ARG])
     };
-    for (mfn, offset) in [(6, 4096 - 63), (6, 4), (0x999, 0), (u64::MAX, 0)] {
+    for (mfn, offset, errno) in [
+        (6, 4096 - 63, Errno::ENXIO),
+        (6, u32::MAX, Errno::ENXIO),
+        (6, 4, Errno::ENXIO),
+        (0x999, 0, Errno::EINVAL),
+        (u64::MAX, 0, Errno::EINVAL),
+    ] {
         assert_eq!(
             register(&mut guest, 0, &mut VcpuRegisterVcpuInfo { mfn, offset, rsvd: 0 }),
-            Err(Errno::EINVAL)
+            Err(errno)
         );
     }
     assert_eq!(register(&mut guest, 3, &mut info), Err(Errno::ENOENT));
@@ -405,4 +411,28 @@ fn shutting_down() {
         dom0.op(SCHED, SCHEDOP_REMOTE_SHUTDOWN, &mut remote),
         Err(Errno::ESRCH)
     );
+}
+
+#[test]
+fn watchdogs() {
+    let mut guest = World::new();
+    let set = |guest: &mut World, id, timeout| {
+        guest.op(SCHED, SCHEDOP_WATCHDOG, &mut SchedWatchdog { id, timeout })
+    };
+    assert_eq!(set(&mut guest, 3, 10), Err(Errno::EINVAL), "there are two");
+    assert_eq!(set(&mut guest, 1, 10), Err(Errno::EINVAL), "not made yet");
+    assert_eq!(set(&mut guest, 0, 10), Ok(1));
+    assert_eq!(set(&mut guest, 0, 20), Ok(2));
+    assert_eq!(set(&mut guest, 0, 30), Err(Errno::ENOSPC));
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("made with one").clone();
+    let first = vcpu.timers.next();
+    assert_eq!(set(&mut guest, 1, 100), Ok(0));
+    assert!(vcpu.timers.next() > first, "put off");
+    vcpu.deadline_passed(vcpu.timers.next() - 1);
+    assert_eq!(guest.domain.shutdown_reason(), None);
+    assert_eq!(set(&mut guest, 2, 0), Ok(0));
+    assert_eq!(set(&mut guest, 2, 5), Err(Errno::EINVAL), "removed");
+    vcpu.deadline_passed(vcpu.timers.next());
+    assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_WATCHDOG));
+    guest.faults(SCHED, SCHEDOP_WATCHDOG);
 }

@@ -165,11 +165,8 @@ fn control_registers(report: &mut Report) {
     let set = cpu::write_cr0(cr0 | CR0_TS).map(|()| cpu::read_cr0());
     report.equal("cr0-ts", set, Ok(cr0 | CR0_TS));
     report.equal("cr0-back", cpu::write_cr0(cr0).map(|()| cpu::read_cr0()), Ok(cr0));
-    report.equal(
-        "cr0-no-paging-in-long-mode",
-        cpu::write_cr0(cr0 & !CR0_PG),
-        Err(GP0),
-    );
+    let off = cpu::write_cr0(cr0 & !CR0_PG);
+    report.equal("cr0-no-paging-in-long-mode", off, Err(GP0));
     report.equal("cr0-reserved", cpu::write_cr0(cr0 | 1 << 40), Err(GP0));
     let cr4 = cpu::read_cr4();
     const CR4_PAE: u64 = 1 << 5;
