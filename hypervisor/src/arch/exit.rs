@@ -106,17 +106,17 @@ pub enum Exit {
     /// An instruction that exists, but may not be used: #GP(0).
     ForbiddenInstruction,
     /// An exception that is intercepted (#DB, #AC, #MC), for the exit loop to deliver or act on. Fault or trap semantics are
-    /// the exception's own: delivering it again is always right.
+    /// the exception's own: delivering it again is always right. For #DB, DR6 is as the exception leaves it.
     Exception {
         /// Vector.
         vector: u8,
         /// Error code, where the vector has one.
         error_code: Option<u32>,
-        /// For #DB: the DR6 bits that it would set (SDM 3C 28.2.1); on AMD-V DR6 is already updated and this is 0.
-        debug_bits: u64,
     },
     /// The guest can take an interrupt now; asked for by `request_interrupt_window`.
     InterruptWindow,
+    /// CR8 is below the class that `request_priority_window` named.
+    PriorityWindow,
     /// The guest can take an NMI now; asked for by `request_nmi_window`.
     NmiWindow,
     /// A host interrupt is due. `Some(vector)`: it was acknowledged (VT-x "acknowledge interrupt on exit") and the exit loop must call its

@@ -90,6 +90,7 @@ impl GuestCpu for Vcpu {
         true
     }
     fn request_interrupt_window(&mut self, _on: bool) {}
+    fn request_priority_window(&mut self, _class: Option<u8>) {}
     fn request_nmi_window(&mut self, _on: bool) {}
     fn set_tsc_offset(&mut self, _offset: u64) {}
     fn set_preemption_timer(&mut self, _ticks: Option<u64>) {}

@@ -209,6 +209,9 @@ pub trait GuestCpu: Send {
     fn nmi_allowed(&self) -> bool;
     /// Exit with [`Exit::InterruptWindow`] as soon as the guest could take an interrupt.
     fn request_interrupt_window(&mut self, on: bool);
+    /// Exit, with [`Exit::PriorityWindow`] or for the write itself, when the guest's CR8 falls below `class`, which it is not below now;
+    /// `None`: never.
+    fn request_priority_window(&mut self, class: Option<u8>);
     /// Exit with [`Exit::NmiWindow`] as soon as the guest could take an NMI.
     fn request_nmi_window(&mut self, on: bool);
 

@@ -96,26 +96,42 @@ impl Walk {
             && self.generation == generation
             && self.mode == mode
             && (access == Access::Read || self.writable)
-            && self
-                .read
-                .iter()
-                .take(self.levels)
-                .all(|read| load(read.at, self.mode) == read.value)
+            && self.still_holds()
+    }
+
+    /// Are the entries what they were?
+    #[inline]
+    fn still_holds(&self) -> bool {
+        let read = self.read.iter().take(self.levels);
+        if self.mode & CR4_PAE != 0 {
+            read.fold(0, |changed, read| changed | load_64(read.at) ^ read.value) == 0
+        } else {
+            read.fold(0, |changed, read| changed | load_32(read.at) ^ read.value) == 0
+        }
     }
 }
 
 /// The entry at `at`, of the size that the mode has.
 #[inline]
 fn load(at: Hpa, mode: u64) -> u64 {
-    let entry = phys::ptr(at);
     if mode & CR4_PAE != 0 {
-        // SAFETY: `at` was within the guest's RAM when the walk looked it up, and is aligned to the entry's size. All RAM is mapped; a
-        // stale value does no harm, as the generation tells.
-        unsafe { &*entry.cast::<AtomicU64>() }.load(Ordering::Acquire)
+        load_64(at)
     } else {
-        // SAFETY: as above.
-        u64::from(unsafe { &*entry.cast::<AtomicU32>() }.load(Ordering::Acquire))
+        load_32(at)
     }
+}
+
+#[inline]
+fn load_64(at: Hpa) -> u64 {
+    // SAFETY: `at` was within the guest's RAM when the walk looked it up, and is aligned to the entry's size. All RAM is mapped; a
+    // stale value does no harm, as the generation tells.
+    unsafe { &*phys::ptr(at).cast::<AtomicU64>() }.load(Ordering::Acquire)
+}
+
+#[inline]
+fn load_32(at: Hpa) -> u64 {
+    // SAFETY: as in `load_64`.
+    u64::from(unsafe { &*phys::ptr(at).cast::<AtomicU32>() }.load(Ordering::Acquire))
 }
 
 /// Shape of the tables in a mode.

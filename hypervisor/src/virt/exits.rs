@@ -68,16 +68,12 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::CacheFlush => complete(running, |_| Ok(())),
         Exit::UndefinedInstruction => running.cpu.inject(Event::UD),
         Exit::ForbiddenInstruction => running.cpu.inject(Event::GP0),
-        Exit::Exception {
-            vector,
-            error_code,
-            debug_bits,
-        } => exception(running, vector, error_code, debug_bits),
+        Exit::Exception { vector, error_code } => exception(running, vector, error_code),
         Exit::InterruptWindow => {
             running.cpu.request_interrupt_window(false);
-            lapic::deliver(running);
-            running.vcpu.request(Request::INTERRUPT);
+            running.vcpu.defer(Request::INTERRUPT | Request::CALLBACK);
         }
+        Exit::PriorityWindow => running.vcpu.defer(Request::INTERRUPT),
         Exit::NmiWindow => {
             running.cpu.request_nmi_window(false);
             running.vcpu.request(Request::NMI);
@@ -119,7 +115,7 @@ fn complete(
 /// HLT: wait for an interrupt; with interrupts off there will be none, so the vCPU is down, as on Xen. The last one down powers the domain off.
 fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     if running.cpu.read(SysReg::Rflags) & INTERRUPT_FLAG != 0 {
-        if !lapic::has_deliverable(running) {
+        if callback_due(running).is_none() && !lapic::has_deliverable(running) {
             running.vcpu.block();
         }
     } else {
@@ -129,7 +125,7 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     Ok(())
 }
 
-fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>, debug_bits: u64) {
+fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>) {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {
         log::error!(
@@ -137,10 +133,6 @@ fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Op
             running.vcpu.domid,
             running.vcpu.id.0
         );
-    }
-    if debug_bits != 0 {
-        let dr6 = running.cpu.read(SysReg::Dr6);
-        running.cpu.write(SysReg::Dr6, dr6 | debug_bits);
     }
     running.cpu.inject(Event {
         kind: EventKind::HardwareException,
@@ -165,16 +157,18 @@ fn triple_fault(running: &mut Running<'_, dyn GuestCpu>) {
 
 /// Inject the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ, type vector): past the local APIC, whenever the guest can take it.
 pub(super) fn deliver_callback(running: &mut Running<'_, dyn GuestCpu>) {
-    let Some(vector) = running.domain.callback_vector() else {
+    let Some(vector) = callback_due(running) else {
         return;
     };
-    if !running.vcpu.events.upcall_pending() {
-        return;
-    }
     if running.cpu.interruptible() {
         running.cpu.inject(Event::interrupt(vector));
     } else {
         running.cpu.request_interrupt_window(true);
-        running.vcpu.defer(Request::CALLBACK);
     }
+}
+
+/// The callback vector, if an upcall by it is pending.
+fn callback_due(running: &Running<'_, dyn GuestCpu>) -> Option<u8> {
+    let vector = running.domain.callback_vector()?;
+    running.vcpu.events.upcall_pending().then_some(vector)
 }

@@ -681,12 +681,17 @@ pub fn has_deliverable(running: &mut Running<'_, dyn GuestCpu>) -> bool {
 }
 
 fn next(running: &Running<'_, dyn GuestCpu>) -> Option<u8> {
-    let vector = running
+    let vector = pending(running)?;
+    (vector >> 4 > running.lapic.ppr() as u8 >> 4).then_some(vector)
+}
+
+/// The highest interrupt that waits, whatever the priorities.
+fn pending(running: &Running<'_, dyn GuestCpu>) -> Option<u8> {
+    running
         .vcpu
         .apic
         .highest_pending()
-        .filter(|_| running.lapic.accepts())?;
-    (u32::from(vector) >> 4 > running.lapic.ppr() >> 4).then_some(vector)
+        .filter(|_| running.lapic.accepts())
 }
 
 /// The guest's CR8 is the upper half of the task priority, and changes without an exit (SDM 3A, 11.8.6).
@@ -700,7 +705,16 @@ fn take_priority(running: &mut Running<'_, dyn GuestCpu>) {
 /// Deliver the highest interrupt that the priorities allow, now or as soon as the guest can take one.
 pub(super) fn deliver(running: &mut Running<'_, dyn GuestCpu>) {
     take_priority(running);
-    let Some(vector) = next(running) else { return };
+    let Some(vector) = pending(running) else {
+        return running.cpu.request_priority_window(None);
+    };
+    let class = vector >> 4;
+    // What the one in service holds back comes with the guest's EOI.
+    let by_priority = running.lapic.tpr as u8 >> 4 >= class;
+    running.cpu.request_priority_window(by_priority.then_some(class));
+    if class <= running.lapic.ppr() as u8 >> 4 {
+        return;
+    }
     if running.cpu.interruptible() {
         running.vcpu.apic.take(vector);
         running.lapic.isr[usize::from(vector / 32)] |= 1 << (vector % 32);

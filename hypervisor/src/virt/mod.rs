@@ -176,7 +176,9 @@ enum Next {
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
-    softirqs();
+    if hw::irq::softirq_pending() {
+        softirqs();
+    }
     let vcpu = running.vcpu;
     let requests = vcpu.take_requests();
     if requests.contains(Request::FLUSH) {
@@ -199,7 +201,9 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
     if again.contains(Request::CALLBACK) {
         exits::deliver_callback(running);
     }
-    lapic::deliver(running);
+    if again.intersects(Request::INTERRUPT | Request::STARTUP) {
+        lapic::deliver(running);
+    }
     if again.contains(Request::LEAVE) || !vcpu.runnable() {
         Next::Leave
     } else {

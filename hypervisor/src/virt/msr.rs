@@ -265,7 +265,9 @@ fn write_efer(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Option<()>
     Some(())
 }
 
-/// Fill the page that the guest names with a stub for each hypercall: load its number, call, return.
+/// Fill the page that the guest names with a stub for each hypercall: load its number, call, return. Apart, for the sake of the stack that
+/// it takes.
+#[inline(never)]
 fn write_hypercall_page(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Option<()> {
     const STUB: usize = 32;
     const IRET: usize = 23;
@@ -310,7 +312,7 @@ pub fn write_control_register(
     Ok(())
 }
 
-/// The MOV or LMSW at RIP, to CR0 or CR4.
+/// The MOV at RIP to CR0, CR4 or CR8, or the LMSW.
 ///
 /// # Errors
 /// As [`write_control_register`], and the page fault of an LMSW's operand.
@@ -328,6 +330,7 @@ pub fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) -> 
             match instruction.op0_register() {
                 Register::CR0 => write_control_register(running, 0, value),
                 Register::CR4 => write_control_register(running, 4, value),
+                Register::CR8 => write_control_register(running, 8, value),
                 _ => Err(Event::UD),
             }
         }

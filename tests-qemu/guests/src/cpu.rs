@@ -186,6 +186,12 @@ plain! {
     pause = "pause";
 }
 
+/// MOV to CR8 that may let an interrupt in; `class` is below 16.
+pub fn set_cr8(class: u64) {
+    // SAFETY: has no other effect; every vector has a handler.
+    unsafe { asm!("mov cr8, {}", "nop", in(reg) class, options(nostack)) }
+}
+
 /// A single step over a NOP; the frame's RIP must be behind it.
 pub fn single_step() -> Result<(), Fault> {
     // SAFETY: sets the trap flag for one instruction; the hook clears it.

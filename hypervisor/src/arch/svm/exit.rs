@@ -49,7 +49,7 @@ pub fn decode(raw: Raw) -> Exit {
 fn decode_rare(raw: Raw) -> Exit {
     match raw.code {
         0x40..=0x5f => exception((raw.code - 0x40) as u8, raw.info1),
-        0x14 | 0x65 => Exit::CrInstruction, // MOV to CR4; selective write of CR0
+        0x14 | 0x18 | 0x65 => Exit::CrInstruction, // MOV to CR4 and CR8; selective write of CR0
         code::NMI => Exit::HostNmi,
         0x63 => Exit::HostInit,
         code::VINTR => Exit::InterruptWindow,
@@ -111,7 +111,6 @@ fn exception(vector: u8, info: u64) -> Exit {
     Exit::Exception {
         vector,
         error_code: has_error_code.then_some(info as u32),
-        debug_bits: 0,
     }
 }
 
@@ -133,6 +132,7 @@ mod tests {
         use Exit::*;
         let expected = [
             (0x14, CrInstruction),
+            (0x18, CrInstruction),
             (0x60, HostInterrupt(None)),
             (0x61, HostNmi),
             (0x63, HostInit),
@@ -195,24 +195,21 @@ mod tests {
             at(0x41, 5),
             Exit::Exception {
                 vector: 1,
-                error_code: None,
-                debug_bits: 0
+                error_code: None
             }
         );
         assert_eq!(
             at(0x51, 0),
             Exit::Exception {
                 vector: 17,
-                error_code: Some(0),
-                debug_bits: 0
+                error_code: Some(0)
             }
         );
         assert_eq!(
             at(0x52, 9),
             Exit::Exception {
                 vector: 18,
-                error_code: None,
-                debug_bits: 0
+                error_code: None
             }
         );
     }

@@ -1,7 +1,9 @@
 //! What a new VMCB holds.
 
 use super::cpu::Host;
-use super::vmcb::{self, CR0_ET, DR7_RESET, EFER_SVME, Vmcb, VmcbSegment, intercept1, intercept2, v_intr};
+use super::vmcb::{
+    self, CR0_ET, DR7_RESET, EFER_SVME, Vmcb, VmcbSegment, cr_write, intercept1, intercept2, v_intr,
+};
 use crate::arch::VcpuConfig;
 use crate::arch::debug_regs::DR6_RESET;
 
@@ -25,7 +27,7 @@ pub(super) fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
     let caps = &host.caps;
     let c = &mut vmcb.control;
     c.exceptions = EXCEPTIONS;
-    c.cr_write = 1 << 4;
+    c.cr_write = cr_write::CR4;
     c.intercept1 = i1::INTR
         | i1::NMI
         | i1::INIT

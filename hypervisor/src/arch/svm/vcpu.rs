@@ -18,8 +18,8 @@ use super::exit::{Raw, code, decode};
 use super::inject;
 use super::setup::{set_controls, set_reset_state};
 use super::vmcb::{
-    self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, Vmcb, VmcbSegment, clean, event, intercept1, tlb_control,
-    v_intr,
+    self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, Vmcb, VmcbSegment, clean, cr_write, event, intercept1,
+    tlb_control, v_intr,
 };
 use crate::arch::debug_regs::DebugRegs;
 use crate::arch::fpu::Fpu;
@@ -587,6 +587,17 @@ impl GuestCpu for Vcpu {
             self.open_interrupt_window();
         } else {
             self.close_interrupt_window();
+        }
+    }
+
+    fn request_priority_window(&mut self, class: Option<u8>) {
+        // Any write of CR8 exits: which class was asked for does not matter.
+        let on = if class.is_some() { cr_write::CR8 } else { 0 };
+        let old = self.vmcb.control.cr_write;
+        let new = old & !cr_write::CR8 | on;
+        if new != old {
+            self.vmcb.control.cr_write = new;
+            self.touch(clean::INTERCEPTS);
         }
     }
 

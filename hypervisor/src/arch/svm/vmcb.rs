@@ -4,6 +4,13 @@ use zerocopy::FromZeros;
 
 use crate::arch::regs::{Segment, SegmentAttr};
 
+/// Intercepts of writes of control registers, offset 002h.
+pub mod cr_write {
+    #![expect(missing_docs, reason = "the manual's own names, table B-1")]
+    pub const CR4: u16 = 1 << 4;
+    pub const CR8: u16 = 1 << 8;
+}
+
 /// Intercepts of the first vector, offset 00Ch.
 pub mod intercept1 {
     #![expect(missing_docs, reason = "the manual's own names, table B-1")]

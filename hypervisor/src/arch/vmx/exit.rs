@@ -37,6 +37,7 @@ pub mod reason {
     pub const EPT_MISCONFIGURATION: u16 = 49;
     pub const INVEPT: u16 = 50;
     pub const PREEMPTION_TIMER: u16 = 52;
+    pub const TPR_BELOW_THRESHOLD: u16 = 43;
     pub const INVVPID: u16 = 53;
     pub const WBINVD: u16 = 54;
     pub const XSETBV: u16 = 55;
@@ -80,6 +81,7 @@ pub fn decode<'a>(exit_reason: u32, fields: &impl Fields, guest: impl FnOnce() -
         reason::INIT | reason::SIPI => Exit::HostInit,
         reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
         reason::NMI_WINDOW => Exit::NmiWindow,
+        reason::TPR_BELOW_THRESHOLD => Exit::PriorityWindow,
         reason::TASK_SWITCH => Exit::TaskSwitch {
             cause: interrupted_event(fields).map(|e| e.kind),
         },
@@ -155,11 +157,6 @@ fn exception(fields: &impl Fields) -> Exit {
         Some(event) => Exit::Exception {
             vector: event.vector,
             error_code: event.error_code,
-            debug_bits: if event.vector == 1 {
-                fields.get(field::EXIT_QUALIFICATION)
-            } else {
-                0
-            },
         },
         None => Exit::Unknown {
             code: reason::EXCEPTION_OR_NMI.into(),

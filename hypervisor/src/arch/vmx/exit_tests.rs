@@ -77,7 +77,6 @@ fn exceptions_and_nmi() {
         Exit::Exception {
             vector: 17,
             error_code: Some(0),
-            debug_bits: 0
         }
     );
     assert_eq!(
@@ -85,7 +84,6 @@ fn exceptions_and_nmi() {
         Exit::Exception {
             vector: 1,
             error_code: None,
-            debug_bits: 0x4000
         }
     );
 }

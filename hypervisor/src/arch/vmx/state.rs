@@ -14,7 +14,7 @@ use super::segment;
 use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, rflags};
 use super::vmcs::Current;
 use crate::arch::msr_policy::msr;
-use crate::arch::{CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Segment, SegmentReg, SysReg};
+use crate::arch::{CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Paging, Segment, SegmentReg, SysReg};
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_PG: u64 = 1 << 31;
@@ -208,6 +208,8 @@ impl Vcpu {
                 let tpr = &raw mut self.virtual_apic.0[TPR];
                 // SAFETY: as in `read_special`.
                 unsafe { tpr.write_volatile((value as u8 & 0xf) << 4) };
+                // An entry demands that the threshold is not above it (SDM 3C 27.2.1.1).
+                self.request_priority_window(None);
             }
             SysReg::Xcr0 => self.fpu.set_xcr0(value),
             SysReg::Dr6 => self.debug.set_dr6(value),
@@ -243,26 +245,25 @@ impl GuestCpu for Vcpu {
 
     #[inline(always)]
     fn instruction_len(&self) -> Option<u8> {
-        let len = self.with(|vmcs| vmcs.get(field::EXIT_INSTRUCTION_LEN)) as u8;
+        let len = self.current().get(field::EXIT_INSTRUCTION_LEN) as u8;
         (1..=15).contains(&len).then_some(len)
     }
 
     #[inline(always)]
     fn skip(&mut self, len: u8) {
-        self.with(|vmcs| {
-            let old = vmcs.get(field::GUEST_RIP);
-            let mut new = old.wrapping_add(len.into());
-            // Wraps happen only where the low 16 bits do.
-            if (new as u16) < u16::from(len) {
-                new = truncate_rip(old, new, || mode(&vmcs));
-            }
-            vmcs.set(field::GUEST_RIP, new);
-            let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
-            let flags = vmcs.get(field::GUEST_RFLAGS);
-            if blocking & interruptibility::SHADOW != 0 || flags & (rflags::TF | rflags::RF) != 0 {
-                finish_instruction(vmcs, blocking, flags);
-            }
-        });
+        let vmcs = self.current();
+        let old = vmcs.get(field::GUEST_RIP);
+        let mut new = old.wrapping_add(len.into());
+        // Wraps happen only where the low 16 bits do.
+        if (new as u16) < u16::from(len) {
+            new = truncate_rip(old, new, || mode(&vmcs));
+        }
+        vmcs.set(field::GUEST_RIP, new);
+        let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
+        let flags = vmcs.get(field::GUEST_RFLAGS);
+        if blocking & interruptibility::SHADOW != 0 || flags & (rflags::TF | rflags::RF) != 0 {
+            finish_instruction(vmcs, blocking, flags);
+        }
     }
 
     #[inline(always)]
@@ -283,7 +284,7 @@ impl GuestCpu for Vcpu {
         const LONG: u32 = 1 << 13;
         // Code that is not conforming runs at the CPL that its descriptor says: one field tells both. (A kernel in protected mode that sets the
         // L bit, reserved there, is taken for a 64-bit one; it gets what it asked for.)
-        self.with(|vmcs| vmcs.get(field::GUEST_CS.rights)) & (CONFORMING | DPL | LONG) == LONG
+        self.current().get(field::GUEST_CS.rights) & (CONFORMING | DPL | LONG) == LONG
     }
 
     fn read(&self, register: SysReg) -> u64 {
@@ -332,6 +333,16 @@ impl GuestCpu for Vcpu {
         });
     }
 
+    fn paging(&self) -> Paging {
+        self.with(|vmcs| Paging {
+            cr0: guests_view(vmcs, field::GUEST_CR0, field::CR0_SHADOW, CR0_OWNED),
+            cr3: vmcs.get(field::GUEST_CR3),
+            cr4: guests_view(vmcs, field::GUEST_CR4, field::CR4_SHADOW, !CR4_GUESTS),
+            efer: vmcs.get(field::GUEST_EFER),
+            rflags: vmcs.get(field::GUEST_RFLAGS),
+        })
+    }
+
     fn inject(&mut self, event: Event) {
         self.queue(event);
     }
@@ -352,6 +363,14 @@ impl GuestCpu for Vcpu {
 
     fn request_interrupt_window(&mut self, on: bool) {
         self.set_primary(Primary::INTERRUPT_WINDOW, on);
+    }
+
+    fn request_priority_window(&mut self, class: Option<u8>) {
+        let threshold = class.unwrap_or(0);
+        if threshold != self.threshold {
+            self.threshold = threshold;
+            self.with(|vmcs| vmcs.set(field::TPR_THRESHOLD, threshold.into()));
+        }
     }
 
     fn request_nmi_window(&mut self, on: bool) {

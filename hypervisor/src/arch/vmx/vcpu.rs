@@ -95,6 +95,8 @@ pub struct Vcpu {
     pub(super) pin: u32,
     /// Primary controls as the VMCS has them.
     pub(super) primary: u32,
+    /// TPR_THRESHOLD as the VMCS has it.
+    pub(super) threshold: u8,
     pub(super) vmcs: Owned<Page>,
     /// Holds the task priority (CR8).
     pub(super) virtual_apic: Owned<Page>,
@@ -139,6 +141,7 @@ impl Vcpu {
             queued: None,
             pin: caps.pin,
             primary: caps.primary,
+            threshold: 0,
             vmcs,
             virtual_apic,
             ept_pointer: caps.ept_pointer(config.nested_root),
@@ -180,6 +183,14 @@ impl Vcpu {
         } else {
             self.with_attached(f)
         }
+    }
+
+    /// The VMCS, after an exit.
+    #[inline(always)]
+    pub(super) fn current(&self) -> Current {
+        debug_assert!(self.loaded);
+        // SAFETY: who was just running is loaded.
+        unsafe { Current::new() }
     }
 
     #[cold]
@@ -274,6 +285,11 @@ impl Vcpu {
         });
         match exit {
             Exit::HostNmi => deliver_host_nmi(),
+            // An exit for #DB leaves it to us to set DR6 (SDM 3C 28.1).
+            Exit::Exception { vector: 1, .. } => {
+                let raised = vmcs.get(field::EXIT_QUALIFICATION);
+                self.debug.set_dr6(self.debug.dr6() | raised);
+            }
             Exit::PreemptionTimer => self.run_preemption_timer(false),
             Exit::EntryFailed(_) => return self.failed(exit),
             _ => {}

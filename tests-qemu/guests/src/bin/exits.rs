@@ -289,6 +289,16 @@ fn local_apic(report: &mut Report) {
     report.equal("apic-tpr-holds", interrupts::count(SELF), 1);
     interrupts::enabled(|| cpu::mmio_write(cpu::APIC_TPR, 0));
     report.equal("apic-tpr-lets-go", interrupts::count(SELF), 2);
+    // The same by CR8, which exits at most when something waits.
+    report.equal("apic-cr8-set", cpu::write_cr8(6), Ok(()));
+    cpu::mmio_write(cpu::APIC_ICR, TO_SELF | u32::from(SELF));
+    let counts = interrupts::enabled(|| {
+        [6, SELF >> 4, 0].map(|class| {
+            cpu::set_cr8(class.into());
+            interrupts::count(SELF)
+        })
+    });
+    report.equal("apic-cr8", counts, [2, 2, 3]);
 }
 
 /// Waits with interrupts on until a vector has come `times` times; not for ever.
