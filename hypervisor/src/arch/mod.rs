@@ -17,6 +17,7 @@ pub mod owned;
 pub mod pending;
 pub mod regs;
 pub mod svm;
+pub mod try_msr;
 pub mod vmx;
 
 pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};

@@ -16,6 +16,7 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::irq;
+use crate::arch::try_msr;
 use crate::mm::paging;
 
 // One stub of 16 bytes for each vector: an error code (0 where the CPU pushes none), the vector, then all general registers.
@@ -114,10 +115,17 @@ impl fmt::Display for Frame {
 }
 
 const NMI: u64 = 2;
+const GENERAL_PROTECTION: u64 = 13;
 const MACHINE_CHECK: u64 = 18;
 const RBP: usize = 10;
 
-extern "C" fn handle(frame: &Frame) {
+extern "C" fn handle(frame: &mut Frame) {
+    if frame.vector == GENERAL_PROTECTION
+        && let Some(rip) = try_msr::resume_after(frame.rip)
+    {
+        frame.rip = rip;
+        return;
+    }
     match frame.vector {
         // It may have interrupted anything, a holder of the console's lock for one: reported later.
         NMI => irq::raise(irq::SoftIrq::NMI),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{BOTH, PATIENCE, guest, test};
+use super::{BOTH, PATIENCE, bomb, guest, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Module, Vehicle, outputs};
 
@@ -36,6 +36,15 @@ pub fn tests() -> Vec<Test> {
             let console = bench.start(&machine)?;
             console.expect("unknown option \"frobnicate=1\" is ignored", PATIENCE)?;
             super::guests::verdict(console)
+        }));
+        tests.push(test("decompression bomb", vehicle, |bench, mut machine| {
+            machine.memory = 256;
+            with_kernel(
+                bench,
+                machine,
+                linux_around(&bomb(300)?),
+                "not enough memory to unpack it",
+            )
         }));
         tests.push(kernel(
             "not a kernel",
@@ -96,6 +105,17 @@ fn with_kernel(bench: &mut Bench, mut machine: Machine, kernel: Vec<u8>, sentenc
         args: String::new(),
     }];
     refused(bench, machine, sentence)
+}
+
+/// A bzImage with nothing but this payload (Linux, Documentation/arch/x86/boot.rst): GRUB would unpack a bare gzip file itself.
+fn linux_around(payload: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 1024];
+    image[0x1f1] = 1;
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20c_u16.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    image.extend_from_slice(payload);
+    image
 }
 
 /// Debian's own kernel with one byte of its payload changed.

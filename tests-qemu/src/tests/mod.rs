@@ -16,9 +16,10 @@ mod guests;
 mod hostile;
 pub mod shim;
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::runner::{Bench, Test};
 use crate::{Door, Machine, Module, Vehicle, outputs};
@@ -85,4 +86,14 @@ fn guest(name: &str, args: &str) -> Result<Module> {
         path: outputs::output(&format!("guests/{name}"))?,
         args: args.into(),
     })
+}
+
+/// A gzip file that unpacks to so many MiB of zeros.
+fn bomb(mib: u32) -> Result<Vec<u8>> {
+    let packed = Command::new("sh")
+        .arg("-c")
+        .arg(format!("head -c {mib}M /dev/zero | gzip"))
+        .output()?;
+    ensure!(packed.status.success(), "gzip: {}", packed.status);
+    Ok(packed.stdout)
 }

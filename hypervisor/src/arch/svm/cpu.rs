@@ -13,12 +13,18 @@ use super::asid::AsidPool;
 use super::msrpm::Msrpm;
 use crate::arch::msr_policy::{Direct, msr};
 use crate::arch::owned::Owned;
-use crate::arch::{EnableError, Unsupported, fpu};
+use crate::arch::{EnableError, Unsupported, fpu, try_msr};
 use crate::mm::phys;
 use crate::types::Hpa;
 
 /// VM_HSAVE_PA: where VMRUN saves the host.
 const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// CPUID 8000_0001h, ECX: AMD-V.
+const ECX_SVM: u32 = 1 << 2;
+/// VM_CR, and its bit that the firmware sets to switch AMD-V off (APM vol. 2, 15.30.1).
+const VM_CR: u32 = 0xc001_0114;
+const VM_CR_SVMDIS: u64 = 1 << 4;
 
 /// AMD-V's features (CPUID 8000_000Ah) and others that the back end asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +62,8 @@ struct Leaves {
     svm_edx: u32,
     extended_8_eax: u32,
     extended_8_ebx: u32,
+    /// VM_CR; 0 on a CPU without it.
+    vm_cr: u64,
 }
 
 /// Can this machine run guests by AMD-V.
@@ -68,6 +76,7 @@ pub fn probe() -> Result<Caps, Unsupported> {
     let extended_1 = raw_cpuid::cpuid!(0x8000_0001);
     let extended_8 = raw_cpuid::cpuid!(0x8000_0008);
     let svm = raw_cpuid::cpuid!(0x8000_000a);
+    let has_svm = has(0x8000_0001) && extended_1.ecx & ECX_SVM != 0;
     let basic_7 = if raw_cpuid::cpuid!(0).eax >= 7 {
         raw_cpuid::cpuid!(7, 0).ecx
     } else {
@@ -81,13 +90,20 @@ pub fn probe() -> Result<Caps, Unsupported> {
         svm_edx: if has(0x8000_000a) { svm.edx } else { 0 },
         extended_8_eax: if has(0x8000_0008) { extended_8.eax } else { 36 },
         extended_8_ebx: if has(0x8000_0008) { extended_8.ebx } else { 0 },
+        // Not on every CPU that should have it (Bochs's).
+        vm_cr: has_svm.then(|| try_msr::read(VM_CR)).flatten().unwrap_or(0),
     })
 }
 
 fn decide(leaves: &Leaves) -> Result<Caps, Unsupported> {
     let feature = |bit: u32| leaves.svm_edx & 1 << bit != 0;
-    if leaves.extended_1_ecx & 1 << 2 == 0 {
+    if leaves.extended_1_ecx & ECX_SVM == 0 {
         return Err(Unsupported("the CPU has no AMD-V (SVM)"));
+    }
+    if leaves.vm_cr & VM_CR_SVMDIS != 0 {
+        return Err(Unsupported(
+            "AMD-V is switched off by the firmware: enable it (SVM) in its setup",
+        ));
     }
     if !feature(0) {
         return Err(Unsupported("the CPU's AMD-V has no nested paging (NPT)"));
@@ -225,6 +241,7 @@ mod tests {
         svm_edx: 1,
         extended_8_eax: 0x3028,
         extended_8_ebx: 0,
+        vm_cr: 0,
     };
 
     #[test]
@@ -244,6 +261,7 @@ mod tests {
             })
             .contains("no AMD-V")
         );
+        assert!(refusal(Leaves { vm_cr: 0x18, ..TCG }).contains("switched off by the firmware"));
         assert!(refusal(Leaves { svm_edx: 0x48, ..TCG }).contains("nested paging"));
         assert!(refusal(Leaves { svm_ebx: 1, ..TCG }).contains("identifier"));
     }
