@@ -123,9 +123,10 @@ fn log_kept(plan: &takeover::Plan, ram: &takeover::Runs) {
     log::info!("image         at {:#x}, {} KiB", plan.image.start, image / 1024);
     for module in &plan.modules {
         log::info!(
-            "module        at {:#x}, {} KiB: {}",
+            "module        at {:#x}, {} KiB{}{}",
             module.start,
             module.len / 1024,
+            if module.command_line.is_empty() { "" } else { ": " },
             module.command_line
         );
     }

@@ -1,12 +1,17 @@
 //! Debug keys: what a person at the console, or `xl debug-keys`, asks the hypervisor to print.
 
+use abi::sched::SHUTDOWN_REBOOT;
+
 use crate::domain::table;
 use crate::domain::vcpu::Hold;
+use crate::hw::power;
 use crate::mm::frames;
 use crate::types::{DomId, PAGE_SHIFT};
 
 /// Keys, and what each prints.
-const KEYS: [(u8, &str, fn()); 3] = [
+const KEYS: [(u8, &str, fn()); 5] = [
+    (b'C', "crash: what a panic prints", crash),
+    (b'R', "reboot the machine", reboot),
     (b'h', "this help", help),
     (b'm', "memory", memory),
     (b'q', "domains and their vCPUs", domains),
@@ -25,6 +30,14 @@ fn help() {
     for (key, what, _) in KEYS {
         log::info!("key '{}': {what}", char::from(key));
     }
+}
+
+fn crash() {
+    panic!("asked for by debug key 'C'");
+}
+
+fn reboot() {
+    power::machine_down(SHUTDOWN_REBOOT);
 }
 
 fn memory() {

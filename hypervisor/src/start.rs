@@ -32,7 +32,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     if let Err(error) = machine::enable() {
         stop(format_args!("virtualization cannot be switched on: {error:?}"));
     }
-    log::info!("guests        {:?}", machine::nested_format());
+    log::info!("guests        {}", machine::describe());
     if host.options.bench_floor {
         log_floor();
     }

@@ -1,5 +1,7 @@
 //! The back end of this machine: probed once, enabled on each CPU.
 
+use core::fmt;
+
 use super::{EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, svm, vmx};
 use crate::sync::Once;
 
@@ -49,6 +51,15 @@ pub fn nested_format() -> NestedFormat {
         Some(Machine::Vmx(_)) => NestedFormat::Ept,
         _ => NestedFormat::Npt,
     }
+}
+
+/// What the machine has of its vendor's extensions, for the boot log. After [`probe`].
+pub fn describe() -> impl fmt::Display {
+    fmt::from_fn(|f| match MACHINE.get() {
+        Some(Machine::Svm(caps)) => write!(f, "AMD-V: {caps}"),
+        Some(Machine::Vmx(caps)) => write!(f, "VT-x: {caps}"),
+        None => Ok(()),
+    })
 }
 
 /// What an exit and entry cost at the least on this machine, in TSC ticks: bare world switches where the back end has

@@ -5,6 +5,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use super::traps::Frame;
 use super::{console, percpu, power};
 
 /// Frames of a backtrace, at most.
@@ -25,13 +26,16 @@ pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
     if let Some(vcpu) = crate::sched::current() {
         log::error!("running: {}v{}", vcpu.domid, vcpu.id.0);
     }
-    let mut return_address = rip;
+    let mut at = rip;
     let mut frame = rbp;
+    // A return address may lie behind the last instruction of its function, if that was a call which does not return.
+    let mut back = 0;
     for _ in 0..DEPTH {
-        match boot::symbols::lookup(return_address) {
-            Some((name, offset)) => log::error!("  {return_address:#018x} {name}+{offset:#x}"),
-            None => log::error!("  {return_address:#018x}"),
+        match boot::symbols::lookup(at.wrapping_sub(back)) {
+            Some((name, offset)) => log::error!("  {at:#018x} {name}+{:#x}", offset + back),
+            None => log::error!("  {at:#018x}"),
         }
+        back = 1;
         // Frames are on hypervisor stacks: upper half, aligned.
         if frame < 1 << 63 || frame % 8 != 0 {
             break;
@@ -41,17 +45,13 @@ pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
         if next <= frame || address == 0 {
             break;
         }
-        (frame, return_address) = (next, address);
+        (frame, at) = (next, address);
     }
     power::after_panic()
 }
 
 /// A panic of Rust code.
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    let (rip, rbp): (u64, u64);
-    // SAFETY: reads two registers.
-    unsafe {
-        core::arch::asm!("lea {}, [rip]", "mov {}, rbp", out(reg) rip, out(reg) rbp, options(nomem, nostack, preserves_flags));
-    }
-    fatal(format_args!("{info}"), rip, rbp)
+    let frame = Frame::here();
+    fatal(format_args!("{info}\n{frame}"), frame.rip, frame.rbp());
 }

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "descriptor tables and interrupt entry")]
 
 use alloc::boxed::Box;
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::fmt;
 
 use x86_64::VirtAddr;
@@ -83,15 +83,51 @@ unsafe extern "C" {
 
 /// What the stubs leave on the stack.
 #[repr(C)]
-struct Frame {
+pub(super) struct Frame {
     gprs: [u64; 15],
     vector: u64,
     error_code: u64,
-    rip: u64,
+    pub(super) rip: u64,
     cs: u64,
     rflags: u64,
     rsp: u64,
     ss: u64,
+}
+
+impl Frame {
+    /// The registers at this point.
+    #[inline(always)]
+    pub(super) fn here() -> Frame {
+        let mut frame = Frame {
+            gprs: [0; 15],
+            vector: 0,
+            error_code: 0,
+            rip: 0,
+            cs: CS::get_reg().0.into(),
+            rflags: x86_64::registers::rflags::read_raw(),
+            rsp: 0,
+            ss: SS::get_reg().0.into(),
+        };
+        // SAFETY: writes to the array behind RAX, and reads registers.
+        unsafe {
+            asm!(
+                "mov [rax], r15", "mov [rax + 8], r14", "mov [rax + 16], r13", "mov [rax + 24], r12",
+                "mov [rax + 32], r11", "mov [rax + 40], r10", "mov [rax + 48], r9", "mov [rax + 56], r8",
+                "mov [rax + 64], rdi", "mov [rax + 72], rsi", "mov [rax + 80], rbp", "mov [rax + 88], rbx",
+                "mov [rax + 96], rdx", "mov [rax + 104], rcx",
+                "mov {rsp}, rsp",
+                "lea {rip}, [rip]",
+                in("rax") frame.gprs.as_mut_ptr(), rsp = out(reg) frame.rsp, rip = out(reg) frame.rip,
+                options(nostack, preserves_flags),
+            );
+        }
+        frame
+    }
+
+    /// The frame pointer.
+    pub(super) fn rbp(&self) -> u64 {
+        self.gprs[RBP]
+    }
 }
 
 impl fmt::Display for Frame {
@@ -134,7 +170,7 @@ extern "C" fn handle(frame: &mut Frame) {
             super::panic::fatal(
                 format_args!("{}, error code {:#x}\n{frame}", name(exception), frame.error_code),
                 frame.rip,
-                frame.gprs[RBP],
+                frame.rbp(),
             );
         }
         vector => irq::handle(vector as u8),

@@ -3,9 +3,10 @@
 use anyhow::{Result, ensure};
 
 use super::guests::verdict;
-use super::{guest, test_by};
+use super::shim::Shim;
+use super::{BOTH, PATIENCE, guest, test, test_by};
 use crate::runner::{Bench, Test};
-use crate::{Door, Machine, Module, Vehicle};
+use crate::{Door, Machine, Module, Vehicle, outputs};
 
 /// One test for each door.
 pub fn tests() -> Vec<Test> {
@@ -21,7 +22,26 @@ pub fn tests() -> Vec<Test> {
     ]
     .into_iter()
     .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
+    .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
     .collect()
+}
+
+/// The debug key that makes Oxen panic: what helps to find out why is on the serial line.
+fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
+    shim.console.type_line("debug-keys C")?;
+    for expected in [
+        "Oxen panic on CPU 0",
+        "asked for by debug key 'C'",
+        "rip ",
+        "cr2 ",
+        "running: d0v0",
+        "hypervisor::debug_keys::crash",
+        "hypervisor::virt::run_cpu",
+    ] {
+        shim.console.expect(expected, PATIENCE)?;
+    }
+    Ok(())
 }
 
 /// The guest `hello` prints its command line and its module, so both must have come through the door.

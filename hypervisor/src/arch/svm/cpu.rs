@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "EFER, VM_HSAVE_PA, VMSAVE")]
 
 use core::arch::asm;
+use core::fmt;
 use core::ptr::NonNull;
 
 use spin::Once;
@@ -51,6 +52,25 @@ pub struct Caps {
     pub rdpru: bool,
     /// Physical address bits.
     pub address_bits: u32,
+}
+
+/// The list for the boot log.
+impl fmt::Display for Caps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NPT, {} ASIDs", self.asids)?;
+        let optional = [
+            (self.next_rip, "next-RIP saving"),
+            (self.flush_by_asid, "flush by ASID"),
+            (self.clean_bits, "clean bits"),
+            (self.pause_filter, "pause filter"),
+            (self.pause_threshold, "pause threshold"),
+            (self.virtual_spec_ctrl, "virtual SPEC_CTRL"),
+        ];
+        for (_, name) in optional.iter().filter(|(present, _)| *present) {
+            write!(f, ", {name}")?;
+        }
+        Ok(())
+    }
 }
 
 /// CPUID leaves as [`probe`] needs them, so that the decision is a pure function.
@@ -274,6 +294,13 @@ mod tests {
         })
         .unwrap();
         assert!(caps.next_rip && caps.flush_by_asid && caps.pause_filter);
+        assert_eq!(
+            std::format!("{caps}"),
+            std::format!(
+                "NPT, {} ASIDs, next-RIP saving, flush by ASID, pause filter",
+                TCG.svm_ebx
+            )
+        );
         assert!(!caps.pause_threshold && !caps.clean_bits && !caps.virtual_spec_ctrl);
     }
 }
