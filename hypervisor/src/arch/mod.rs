@@ -201,6 +201,8 @@ pub trait GuestCpu: Send {
     /// Write a segment register with its hidden part.
     fn set_segment(&mut self, reg: SegmentReg, segment: Segment);
 
+    /// What the guest's PAE page tables begin with, where an entry does not read them itself (SDM 3A 4.4.1).
+    fn set_pdptes(&mut self, _entries: [u64; 4]) {}
     /// Deliver `event` at the next entry. For interrupts and NMIs the caller has asked [`GuestCpu::interruptible`] or
     /// [`GuestCpu::nmi_allowed`] before.
     fn inject(&mut self, event: Event);

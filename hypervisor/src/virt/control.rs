@@ -33,6 +33,18 @@ pub fn valid_cr4(now: &Paging, value: u64) -> bool {
         && !(wants_pcids && (!is_long || now.cr3 & 0xfff != 0))
 }
 
+/// Does a CPU in this state page by PAE tables, of which it keeps the first four entries?
+pub fn keeps_pdptes(state: &Paging) -> bool {
+    state.cr0 & CR0_PG != 0 && state.cr4 & CR4_PAE != 0 && state.efer & EFER_LME == 0
+}
+
+/// Would a CPU with so many physical-address bits take this first entry of PAE tables (SDM 3A table 4-8)?
+pub fn valid_pdpte(entry: u64, address_bits: u32) -> bool {
+    const PRESENT: u64 = 1;
+    const RESERVED: u64 = 0x1e6;
+    entry & PRESENT == 0 || entry & RESERVED == 0 && entry >> address_bits == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +92,19 @@ mod tests {
             ..LONG
         };
         assert!(!valid_cr0(&pcids, CpuMode::Protected32, CR0_PE));
+    }
+
+    #[test]
+    fn first_entries_of_pae_tables() {
+        let pae = Paging { efer: 0, ..LONG };
+        assert!(keeps_pdptes(&pae));
+        assert!(!keeps_pdptes(&LONG));
+        assert!(!keeps_pdptes(&Paging { cr0: CR0_PE, ..pae }));
+        assert!(!keeps_pdptes(&Paging { cr4: 0, ..pae }));
+        assert!(valid_pdpte(0x5019, 40) && valid_pdpte(u64::MAX - 1, 40));
+        for bad in [3, 5, 0x21, 0x41, 0x81, 0x101, 1 << 40 | 1, 1 << 63 | 1] {
+            assert!(!valid_pdpte(bad, 40), "{bad:#x}");
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@ use iced_x86::{Code, Instruction, OpKind, Register};
 use zerocopy::IntoBytes;
 
 use super::emulate::Registers;
-use super::{Running, decode, lapic, mmio};
+use super::{Running, control, decode, lapic, mmio};
 use crate::arch::fpu;
 use crate::arch::machine::is_amd;
 use crate::arch::msr_policy::msr as number;
-use crate::arch::{Event, GuestCpu, SysReg};
+use crate::arch::{Event, GuestCpu, Paging, SysReg};
 use crate::hw;
 use crate::mm::guest::{self, GuestVirt};
 use crate::types::{Gpa, Gva, PAGE_SIZE};
@@ -299,16 +299,46 @@ pub fn write_control_register(
 ) -> Result<(), Event> {
     let now = running.cpu.paging();
     match cr {
-        0 if super::control::valid_cr0(&now, running.cpu.mode(), value) => {
-            running.cpu.write(SysReg::Cr0, value)
+        0 if control::valid_cr0(&now, running.cpu.mode(), value) => {
+            read_pdptes(running, &Paging { cr0: value, ..now })?;
+            running.cpu.write(SysReg::Cr0, value);
         }
-        4 if super::control::valid_cr4(&now, value) => running.cpu.write(SysReg::Cr4, value),
+        4 if control::valid_cr4(&now, value) => {
+            read_pdptes(running, &Paging { cr4: value, ..now })?;
+            running.cpu.write(SysReg::Cr4, value);
+        }
         8 if value <= 15 => {
             running.cpu.write(SysReg::Cr8, value);
             running.vcpu.request(crate::domain::vcpu::Request::INTERRUPT);
         }
-        _ => return Err(Event::GP0),
+        _ => {
+            let (domid, vcpu) = (running.vcpu.domid, running.vcpu.id.0);
+            log::debug!(
+                "{domid}v{vcpu} CR{cr} <- {value:#x} refused: {:?} {now:x?}",
+                running.cpu.mode()
+            );
+            return Err(Event::GP0);
+        }
     }
+    Ok(())
+}
+
+/// The first entries of PAE tables are read when their use begins (SDM 3A 4.4.1), if that is in state `next`.
+///
+/// # Errors
+/// #GP: they are not entries, or not in memory.
+fn read_pdptes(running: &mut Running<'_, dyn GuestCpu>, next: &Paging) -> Result<(), Event> {
+    if !control::keeps_pdptes(next) {
+        return Ok(());
+    }
+    let mut entries = [0u64; 4];
+    let at = Gpa(next.cr3 & 0xffff_ffe0);
+    guest::read_phys(&running.domain.p2m, at, entries.as_mut_bytes()).map_err(|_| Event::GP0)?;
+    let bits = running.domain.config.address_bits;
+    if !entries.iter().all(|&entry| control::valid_pdpte(entry, bits)) {
+        return Err(Event::GP0);
+    }
+    running.cpu.set_pdptes(entries);
     Ok(())
 }
 
@@ -317,6 +347,9 @@ pub fn write_control_register(
 /// # Errors
 /// As [`write_control_register`], and the page fault of an LMSW's operand.
 pub fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    // LMA as the rest of the state wants it: Bochs's AMD-V exits with it changed already.
+    let efer = running.cpu.read(SysReg::Efer);
+    running.cpu.write(SysReg::Efer, efer);
     // What the guest has changed meanwhile is not worth more than a fault.
     let (instruction, _) = decode::instruction(running).ok_or(Event::GP0)?;
     let registers = Registers {

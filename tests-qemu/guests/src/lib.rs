@@ -7,6 +7,7 @@
 //! * [`frames`]: memory for hypercalls to do with what they like.
 //! * [`hypercall`]: hypercalls with any arguments.
 //! * [`interrupts`]: vectors of the guest's own, counted.
+//! * [`legacy`]: out of long mode and back.
 //! * [`random`]: a seeded generator.
 //! * [`report`]: the verdict lines.
 //! * [`wreck`]: ways in which a guest can end itself.
@@ -21,6 +22,7 @@ pub mod cpu;
 pub mod frames;
 pub mod hypercall;
 pub mod interrupts;
+pub mod legacy;
 pub mod random;
 pub mod report;
 pub mod wreck;

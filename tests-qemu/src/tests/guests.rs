@@ -1,5 +1,7 @@
 //! The test guests of `tests-qemu/guests`, each as dom0: it reports on itself.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 
 use super::{BOTH, PATIENCE, guest, test};
@@ -66,7 +68,11 @@ fn verdict_with_defects(console: &mut Console, defects: &[&str]) -> Result<()> {
             "the guest says:\n      {}",
             failed.join("\n      ")
         ),
-        _ => bail!("the guest ended without a result"),
+        _ => {
+            // What it says about it.
+            let _ = console.expect("shut down", Duration::from_secs(10));
+            bail!("the guest ended without a result")
+        }
     }
     Ok(())
 }

@@ -136,6 +136,10 @@ fields! {
     GUEST_DEBUGCTL: u64 = 0x2802;
     GUEST_PAT: u64 = 0x2804;
     GUEST_EFER: u64 = 0x2806;
+    GUEST_PDPTE0: u64 = 0x280a;
+    GUEST_PDPTE1: u64 = 0x280c;
+    GUEST_PDPTE2: u64 = 0x280e;
+    GUEST_PDPTE3: u64 = 0x2810;
     // 64-bit host-state fields (B.2.4)
     HOST_PAT: u64 = 0x2c00;
     HOST_EFER: u64 = 0x2c02;

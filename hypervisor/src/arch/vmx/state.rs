@@ -343,6 +343,20 @@ impl GuestCpu for Vcpu {
         })
     }
 
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        let fields = [
+            field::GUEST_PDPTE0,
+            field::GUEST_PDPTE1,
+            field::GUEST_PDPTE2,
+            field::GUEST_PDPTE3,
+        ];
+        self.with(|vmcs| {
+            for (field, entry) in fields.into_iter().zip(entries) {
+                vmcs.set(field, entry);
+            }
+        });
+    }
+
     fn inject(&mut self, event: Event) {
         self.queue(event);
     }

@@ -12,8 +12,8 @@ use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, println, time};
 use guests::cpu::{self, Fault, GP0, UD0};
-use guests::interrupts;
 use guests::report::Report;
+use guests::{interrupts, legacy};
 
 guest_rt::main!(main);
 
@@ -182,6 +182,7 @@ fn control_registers(report: &mut Report) {
         Err(GP0),
     );
     report.equal("cr4-reserved", cpu::write_cr4(cr4 | 1 << 31), Err(GP0));
+    report.equal("pae-paging", legacy::pae(0x1234_5678), [0x1234_5678; 2]);
     let cr3 = cpu::read_cr3();
     report.equal("cr3-same", cpu::write_cr3(cr3).map(|()| cpu::read_cr3()), Ok(cr3));
     report.equal(
