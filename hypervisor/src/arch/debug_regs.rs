@@ -68,6 +68,12 @@ impl DebugRegs {
         }
     }
 
+    /// Add to DR6, while loaded, what an exception reports there.
+    pub fn raise(&mut self, bits: u64) {
+        debug_assert!(self.loaded && self.switch_dr6);
+        write_dr6(read_dr6() | bits & 0xffff_ffff);
+    }
+
     /// Put the values onto this CPU.
     pub fn load(&mut self) {
         write_addresses(&self.addresses);

@@ -14,11 +14,13 @@ use crate::types::{Gva, PAGE_SIZE};
 const MAX_LEN: usize = 15;
 
 /// Length of the instruction at the guest's RIP. `None`: it cannot be read any more, so the guest has to be entered again to fault itself.
+#[inline(always)]
 pub fn length(running: &mut Running<'_, dyn GuestCpu>) -> Option<u8> {
     // What exits is mostly one of a few encodings without prefixes; they are recognised before anything is decoded.
-    let mut head = [0; 3];
-    if read(running, &mut head).is_some()
-        && let Some(len) = common_length(head)
+    // A word is one access; where it would leave the page, the long way is open.
+    let (at, mut memory) = code(running);
+    if let Ok([a, b, c, ..]) = memory.read::<[u8; 8]>(at)
+        && let Some(len) = common_length([a, b, c])
     {
         return Some(len);
     }
@@ -42,11 +44,12 @@ fn common_length(head: [u8; 3]) -> Option<u8> {
 pub fn instruction(running: &mut Running<'_, dyn GuestCpu>) -> Option<(Instruction, [u8; MAX_LEN])> {
     let mut bytes = [0; MAX_LEN];
     let mut have = MAX_LEN;
-    if read(running, &mut bytes).is_none() {
+    let (at, mut memory) = code(running);
+    if memory.read_bytes(at, &mut bytes).is_err() {
         // The page behind may not exist: take what is left on this one.
-        let left = PAGE_SIZE - (fetch_address(running).0 & (PAGE_SIZE - 1));
+        let left = PAGE_SIZE - (at.0 & (PAGE_SIZE - 1));
         have = MAX_LEN.min(left as usize);
-        read(running, bytes.get_mut(..have)?)?;
+        memory.read_bytes(at, bytes.get_mut(..have)?).ok()?;
     }
     let bitness = match running.cpu.mode() {
         CpuMode::Long => 64,
@@ -63,23 +66,19 @@ pub fn instruction(running: &mut Running<'_, dyn GuestCpu>) -> Option<(Instructi
     (!decoded.is_invalid()).then_some((decoded, bytes))
 }
 
-fn fetch_address(running: &Running<'_, dyn GuestCpu>) -> Gva {
+/// Where the next instruction is, and the memory that it is in.
+#[inline(always)]
+fn code<'a>(running: &'a mut Running<'_, dyn GuestCpu>) -> (Gva, GuestVirt<'a>) {
+    const CR4_SMAP: u64 = 1 << 21;
     let base = match running.cpu.mode() {
         CpuMode::Long => 0,
         _ => running.cpu.segment(SegmentReg::Cs).base,
     };
-    Gva(base.wrapping_add(running.cpu.rip()))
-}
-
-fn read(running: &mut Running<'_, dyn GuestCpu>, to: &mut [u8]) -> Option<()> {
-    const CR4_SMAP: u64 = 1 << 21;
-    let from = fetch_address(running);
+    let at = Gva(base.wrapping_add(running.cpu.rip()));
     // SMAP is about data: user code is fetched by user code.
     let mut paging = running.cpu.paging();
     paging.cr4 &= !CR4_SMAP;
-    GuestVirt::new(&running.domain.p2m, running.walks, paging)
-        .read_bytes(from, to)
-        .ok()
+    (at, GuestVirt::new(&running.domain.p2m, running.walks, paging))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use abi::sched::SHUTDOWN_REBOOT;
 
 use super::{Running, cpuid, decode, lapic, mmio, msr, ports};
 use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg};
-use crate::domain::vcpu::{Hold, Request};
+use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::hw;
 use crate::hypercall::{self, Caller, Stop};
 
@@ -50,7 +50,7 @@ pub(super) fn hypercall<C: GuestCpu + 'static>(running: &mut Running<'_, C>) {
     running.cpu.skip(len);
 }
 
-/// Every other exit.
+/// Every other exit but exceptions.
 pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
     match exit {
         Exit::Cpuid => complete(running, cpuid::execute),
@@ -68,7 +68,6 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::CacheFlush => complete(running, |_| Ok(())),
         Exit::UndefinedInstruction => running.cpu.inject(Event::UD),
         Exit::ForbiddenInstruction => running.cpu.inject(Event::GP0),
-        Exit::Exception { vector, error_code } => exception(running, vector, error_code),
         Exit::InterruptWindow => {
             running.cpu.request_interrupt_window(false);
             running.vcpu.defer(Request::INTERRUPT | Request::CALLBACK);
@@ -81,8 +80,8 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),
         Exit::HostInterrupt(None) => hw::irq::take_pending(),
         Exit::HostNmi | Exit::HostInit => {}
-        // Taken by the loop itself before it gets here.
-        Exit::Hypercall => {}
+        // Taken by the loop itself before they get here.
+        Exit::Hypercall | Exit::Exception { .. } => {}
         Exit::PreemptionTimer => {
             hw::irq::take_pending();
             running.vcpu.request(Request::LEAVE);
@@ -125,14 +124,16 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     Ok(())
 }
 
-fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>) {
+/// An exception that is intercepted for the host's sake goes on to the guest. Separate from [`handle`] as [`hypercall`] is.
+#[inline(never)]
+pub(super) fn exception<C: GuestCpu + ?Sized>(
+    running: &mut Running<'_, C>,
+    vector: u8,
+    error_code: Option<u32>,
+) {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {
-        log::error!(
-            "machine check while {}v{} ran",
-            running.vcpu.domid,
-            running.vcpu.id.0
-        );
+        report_machine_check(running.vcpu);
     }
     running.cpu.inject(Event {
         kind: EventKind::HardwareException,
@@ -140,6 +141,11 @@ fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Op
         error_code,
         instruction_len: 0,
     });
+}
+
+#[cold]
+fn report_machine_check(vcpu: &Vcpu) {
+    log::error!("machine check while {}v{} ran", vcpu.domid, vcpu.id.0);
 }
 
 /// HVM_PARAM_TRIPLE_FAULT_REASON decides what it means; a reboot by default.

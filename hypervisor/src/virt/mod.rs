@@ -161,6 +161,8 @@ fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
         let exit = running.cpu.run();
         if let Exit::Hypercall = exit {
             exits::hypercall(&mut running);
+        } else if let Exit::Exception { vector, error_code } = exit {
+            exits::exception(&mut running, vector, error_code);
         } else {
             exits::handle(&mut running.erase(), exit);
         }

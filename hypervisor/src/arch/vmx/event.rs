@@ -6,7 +6,7 @@ use crate::arch::{Event, EventKind};
 /// The field holds something.
 pub const VALID: u32 = 1 << 31;
 /// An error code goes with it.
-const HAS_ERROR_CODE: u32 = 1 << 11;
+pub const HAS_ERROR_CODE: u32 = 1 << 11;
 /// VM-exit interruption only: the fault hit an IRET that had already ended NMI blocking (28.2.3).
 pub const NMI_UNBLOCKED_BY_IRET: u32 = 1 << 12;
 
@@ -21,6 +21,11 @@ const fn type_bits(kind: EventKind) -> u32 {
         EventKind::SoftwareException => 6,
     };
     number << 8
+}
+
+/// Is it an NMI that valid VM-exit interruption information tells of?
+pub const fn is_nmi(info: u32) -> bool {
+    info & 7 << 8 == type_bits(EventKind::Nmi)
 }
 
 /// Does an event of this kind need the VM-entry instruction length.

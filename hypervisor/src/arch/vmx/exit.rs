@@ -5,7 +5,7 @@
 
 use super::event;
 use super::field::{self, Fields};
-use crate::arch::{Access, CpuMode, EntryFailure, EventKind, Exit, Gprs, IoAccess, IoDirection, NestedFault};
+use crate::arch::{Access, CpuMode, EntryFailure, Exit, Gprs, IoAccess, IoDirection, NestedFault};
 use crate::types::{Gpa, Gva};
 
 /// Basic exit reasons (SDM 3D appendix C).
@@ -151,17 +151,18 @@ pub fn nmi_unblocked_by_iret(basic: u16, fields: &impl Fields) -> bool {
 
 fn exception(fields: &impl Fields) -> Exit {
     let info = fields.get(field::EXIT_INTERRUPTION);
-    let told = event::decode(info, || fields.get(field::EXIT_ERROR_CODE), || 0);
-    match told {
-        Some(event) if event.kind == EventKind::Nmi => Exit::HostNmi,
-        Some(event) => Exit::Exception {
-            vector: event.vector,
-            error_code: event.error_code,
-        },
-        None => Exit::Unknown {
+    if info & event::VALID == 0 {
+        return Exit::Unknown {
             code: reason::EXCEPTION_OR_NMI.into(),
             info: info.into(),
-        },
+        };
+    }
+    if event::is_nmi(info) {
+        return Exit::HostNmi;
+    }
+    Exit::Exception {
+        vector: info as u8,
+        error_code: (info & event::HAS_ERROR_CODE != 0).then(|| fields.get(field::EXIT_ERROR_CODE)),
     }
 }
 

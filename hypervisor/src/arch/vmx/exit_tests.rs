@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::arch::Event;
+use crate::arch::EventKind;
 use std::collections::HashMap;
 use std::vec::Vec;
 

@@ -287,8 +287,7 @@ impl Vcpu {
             Exit::HostNmi => deliver_host_nmi(),
             // An exit for #DB leaves it to us to set DR6 (SDM 3C 28.1).
             Exit::Exception { vector: 1, .. } => {
-                let raised = vmcs.get(field::EXIT_QUALIFICATION);
-                self.debug.set_dr6(self.debug.dr6() | raised);
+                self.debug.raise(vmcs.get(field::EXIT_QUALIFICATION));
             }
             Exit::PreemptionTimer => self.run_preemption_timer(false),
             Exit::EntryFailed(_) => return self.failed(exit),
