@@ -17,23 +17,44 @@ const MAX_LEN: usize = 15;
 #[inline(always)]
 pub fn length(running: &mut Running<'_, dyn GuestCpu>) -> Option<u8> {
     // What exits is mostly one of a few encodings without prefixes; they are recognised before anything is decoded.
-    // A word is one access; where it would leave the page, the long way is open.
-    let (at, mut memory) = code(running);
-    if let Ok([a, b, c, ..]) = memory.read::<[u8; 8]>(at)
-        && let Some(len) = common_length([a, b, c])
+    if let Some(head) = head(running)
+        && let Some(len) = common_length(head)
     {
         return Some(len);
     }
     Some(instruction(running)?.0.len() as u8)
 }
 
-/// Lengths of the encodings that exit and have no operands.
+/// The first bytes at the guest's RIP, read with a word: a single access. `None`: the word is not all there.
+#[inline(always)]
+fn head(running: &mut Running<'_, dyn GuestCpu>) -> Option<[u8; 3]> {
+    let (at, mut memory) = code(running);
+    let [a, b, c, ..] = memory.read::<[u8; 8]>(at).ok()?;
+    Some([a, b, c])
+}
+
+/// The MOV to CR0 or CR4 at the guest's RIP: number of the control register, and of the general one. `None`: it is something else, or has a
+/// prefix.
+pub fn mov_to_cr(running: &mut Running<'_, dyn GuestCpu>) -> Option<(u8, u8)> {
+    match head(running)? {
+        [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some((modrm >> 3 & 7, modrm & 7)),
+        _ => None,
+    }
+}
+
+fn is_cr0_or_cr4(modrm: u8) -> bool {
+    matches!(modrm, 0xc0..=0xc7 | 0xe0..=0xe7)
+}
+
+/// Lengths of the encodings that exit and have no operands, or nearly none.
 fn common_length(head: [u8; 3]) -> Option<u8> {
     match head {
         // VMCALL, XSETBV, VMMCALL
         [0x0f, 0x01, 0xc1 | 0xd1 | 0xd9] => Some(3),
         // CPUID, RDMSR, WRMSR, WBINVD, INVD
         [0x0f, 0xa2 | 0x32 | 0x30 | 0x09 | 0x08, _] => Some(2),
+        // MOV to CR0 or CR4
+        [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some(3),
         // HLT
         [0xf4, _, _] => Some(1),
         _ => None,

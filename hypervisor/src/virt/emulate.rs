@@ -35,6 +35,11 @@ impl Registers {
         Some(Part::of(register)?.get(&mut self.clone()))
     }
 
+    /// All 64 bits of the general register with this number in encodings.
+    pub fn by_number(&self, number: u8) -> u64 {
+        *self.clone().full(number.into())
+    }
+
     fn full(&mut self, number: usize) -> &mut u64 {
         let gprs = &mut self.gprs;
         match number & 15 {

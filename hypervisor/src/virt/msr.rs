@@ -8,7 +8,7 @@ use super::{Running, control, decode, lapic, mmio};
 use crate::arch::fpu;
 use crate::arch::machine::is_amd;
 use crate::arch::msr_policy::msr as number;
-use crate::arch::{Event, GuestCpu, Paging, SysReg};
+use crate::arch::{CpuMode, Event, GuestCpu, Paging, SysReg};
 use crate::hw;
 use crate::mm::guest::{self, GuestVirt};
 use crate::types::{Gpa, Gva, PAGE_SIZE};
@@ -350,13 +350,22 @@ pub fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) -> 
     // LMA as the rest of the state wants it: Bochs's AMD-V exits with it changed already.
     let efer = running.cpu.read(SysReg::Efer);
     running.cpu.write(SysReg::Efer, efer);
-    // What the guest has changed meanwhile is not worth more than a fault.
-    let (instruction, _) = decode::instruction(running).ok_or(Event::GP0)?;
     let registers = Registers {
         gprs: *running.cpu.gprs(),
         rsp: running.cpu.read(SysReg::Rsp),
         rflags: running.cpu.read(SysReg::Rflags),
     };
+    if let Some((cr, from)) = decode::mov_to_cr(running) {
+        let value = registers.by_number(from);
+        let mask = if running.cpu.mode() == CpuMode::Long {
+            u64::MAX
+        } else {
+            u32::MAX.into()
+        };
+        return write_control_register(running, cr, value & mask);
+    }
+    // What the guest has changed meanwhile is not worth more than a fault.
+    let (instruction, _) = decode::instruction(running).ok_or(Event::GP0)?;
     match instruction.code() {
         Code::Mov_cr_r64 | Code::Mov_cr_r32 => {
             let value = registers.get(instruction.op1_register()).ok_or(Event::UD)?;
