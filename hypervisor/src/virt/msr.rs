@@ -259,6 +259,9 @@ fn write_efer(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Option<()>
     const CR0_PG: u64 = 1 << 31;
     let old = running.cpu.read(SysReg::Efer);
     (value & !(SCE | LME | LMA | NXE) == 0).then_some(())?;
+    if (value ^ old) & !LMA == 0 {
+        return Some(());
+    }
     let paging = running.cpu.read(SysReg::Cr0) & CR0_PG != 0;
     ((value ^ old) & LME == 0 || !paging).then_some(())?;
     running.cpu.write(SysReg::Efer, value & !LMA | old & LMA);

@@ -39,7 +39,12 @@ struct Xen {
 /// Measured by a guest like ours.
 const XEN: &[Xen] = &[
     xen("null hypercall", 879, 5470),
+    xen("unknown hypercall", 839, 5433),
+    xen("yield", 2757, 7251),
     xen("CPUID", 876, 5345),
+    xen("RDMSR (APIC base)", 775, 5257),
+    xen("local APIC read", 1, 13_968),
+    xen("local APIC write", 3, 17_602),
     xen("unused port", 1279, 1098),
     xen("#DB", 968, 728),
     xen("event send", 5947, 10_104),
