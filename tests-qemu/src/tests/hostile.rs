@@ -15,6 +15,7 @@ const ENDS: &[(&str, &str)] = &[
     ("halt", "reason code 0 (poweroff): action is destroy"),
     ("panic", "reason code 3 (crash): action is destroy"),
     ("reboot", "reason code 1 (reboot): action is destroy"),
+    ("watchdog", "reason code 4 (watchdog): action is destroy"),
     ("privileged", "reason code 0 (poweroff): action is destroy"),
 ];
 

@@ -3,13 +3,14 @@
 #![no_std]
 #![no_main]
 
-use abi::sched::SHUTDOWN_CRASH;
+use abi::hypercall::HYPERVISOR_SCHED_OP;
+use abi::sched::{SCHEDOP_WATCHDOG, SHUTDOWN_CRASH, SchedWatchdog};
 use guest_rt::hypercall::sched;
 use guest_rt::println;
 use guest_rt::start_info::StartInfo;
 use guests::cpu::{self, GP0, UD0};
 use guests::report::Report;
-use guests::wreck;
+use guests::{hypercall, wreck};
 
 guest_rt::main!(main);
 
@@ -29,6 +30,15 @@ fn main(info: StartInfo) -> ! {
         "halt" => wreck::halt(),
         "panic" => sched::shutdown(SHUTDOWN_CRASH),
         "reboot" => sched::shutdown(abi::sched::SHUTDOWN_REBOOT),
+        "watchdog" => {
+            let set = hypercall::op(
+                HYPERVISOR_SCHED_OP,
+                SCHEDOP_WATCHDOG,
+                &mut SchedWatchdog { id: 0, timeout: 1 },
+            );
+            println!("watchdog {set}");
+            wreck::spin()
+        }
         "privileged" => privileged(),
         _ => panic!("what={what}: no such thing"),
     }
