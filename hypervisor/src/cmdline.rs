@@ -48,6 +48,15 @@ impl SerialPort {
     }
 }
 
+/// What is printed of the messages that guests cause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestLevels {
+    /// All that are at least so severe.
+    pub always: LevelFilter,
+    /// As many of the others as are not too many, if they are at least so severe.
+    pub limited: LevelFilter,
+}
+
 /// How much memory dom0 gets: `dom0_mem=SIZE,min:SIZE,max:SIZE`. In bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dom0Memory {
@@ -136,7 +145,7 @@ pub struct CommandLine<'a> {
     /// `loglvl=`: what is printed of the hypervisor's messages.
     pub level: LevelFilter,
     /// `guest_loglvl=`: what is printed of the messages that guests cause.
-    pub guest_level: LevelFilter,
+    pub guest_levels: GuestLevels,
     /// `dom0_mem=`.
     pub dom0_mem: Dom0Memory,
     /// `dom0_max_vcpus=`: at least, at most.
@@ -157,7 +166,10 @@ impl Default for CommandLine<'_> {
             console_com1: true,
             console_com2: false,
             level: LevelFilter::Info,
-            guest_level: LevelFilter::Warn,
+            guest_levels: GuestLevels {
+                always: LevelFilter::Off,
+                limited: LevelFilter::Warn,
+            },
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: None,
             noreboot: false,
@@ -202,7 +214,7 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     (
         "guest_loglvl",
         "LEVEL[/RATE-LIMITED LEVEL]",
-        Action::Value(|line, value| level(&mut line.guest_level, value)),
+        Action::Value(guest_levels),
     ),
     (
         "dom0_mem",
@@ -366,21 +378,35 @@ fn serial(port: &mut SerialPort, value: &str) -> Option<()> {
 }
 
 /// Xen's levels. The one after the slash is the limit for messages that are rate-limited; ours are not, so it takes no effect.
+fn level_name(name: &str) -> Option<LevelFilter> {
+    Some(match name {
+        "none" => LevelFilter::Off,
+        "error" => LevelFilter::Error,
+        "warning" => LevelFilter::Warn,
+        "info" => LevelFilter::Info,
+        "debug" => LevelFilter::Debug,
+        "all" => LevelFilter::Trace,
+        _ => return None,
+    })
+}
+
+/// `ALWAYS/LIMITED`, or one for both.
+fn levels(value: &str) -> Option<GuestLevels> {
+    let (always, limited) = value.split_once('/').unwrap_or((value, value));
+    Some(GuestLevels {
+        always: level_name(always)?,
+        limited: level_name(limited)?,
+    })
+}
+
+/// The hypervisor's own messages are not limited.
 fn level(level: &mut LevelFilter, value: &str) -> Option<()> {
-    let parse = |name: &str| {
-        Some(match name {
-            "none" => LevelFilter::Off,
-            "error" => LevelFilter::Error,
-            "warning" => LevelFilter::Warn,
-            "info" => LevelFilter::Info,
-            "debug" => LevelFilter::Debug,
-            "all" => LevelFilter::Trace,
-            _ => return None,
-        })
-    };
-    let (shown, limited) = value.split_once('/').unwrap_or((value, value));
-    parse(limited)?;
-    *level = parse(shown)?;
+    *level = levels(value)?.always;
+    Some(())
+}
+
+fn guest_levels(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    line.guest_levels = levels(value)?;
     Some(())
 }
 
@@ -452,8 +478,8 @@ mod tests {
         };
         assert_eq!(line.com2, expected);
         assert_eq!(
-            (line.level, line.guest_level),
-            (LevelFilter::Trace, LevelFilter::Error)
+            (line.level, line.guest_levels.always, line.guest_levels.limited),
+            (LevelFilter::Trace, LevelFilter::Error, LevelFilter::Trace)
         );
         assert!(parse("bench=floor").bench_floor && !parse("bench=ceiling").bench_floor);
         assert!(line.noreboot && !parse("noreboot=off").noreboot);

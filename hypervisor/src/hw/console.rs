@@ -11,8 +11,9 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use super::rate_limit::RateLimit;
 use super::time;
-use crate::cmdline::{CommandLine, Parity, SerialPort};
+use crate::cmdline::{CommandLine, GuestLevels, Parity, SerialPort};
 use crate::sync::Mutex;
 
 /// Targets of messages that are printed only because of what a guest did: modules, and what guests print themselves.
@@ -40,6 +41,7 @@ struct Console {
     cleared: u64,
     input: Input,
     line_open: bool,
+    guests: RateLimit,
 }
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console {
@@ -49,12 +51,16 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console {
     cleared: 0,
     input: ArrayVec::new_const(),
     line_open: false,
+    guests: RateLimit::new(),
 });
 
 /// Least severe level that is logged of the hypervisor's own messages, as `log::LevelFilter as u8`.
 static LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Info as u8);
-/// The same for messages that guests cause.
-static GUEST_LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Warn as u8);
+/// The same for messages that guests cause: what is always printed, and what is printed if there is not too much of it.
+static GUEST_LEVELS: [AtomicU8; 2] = [
+    AtomicU8::new(LevelFilter::Off as u8),
+    AtomicU8::new(LevelFilter::Warn as u8),
+];
 
 /// A UART that takes no byte for so many looks at its status is gone.
 const PATIENCE: u32 = 1_000_000;
@@ -116,8 +122,9 @@ fn is_about_guests(target: &str) -> bool {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let [_, guests] = &GUEST_LEVELS;
         let limit = if is_about_guests(metadata.target()) {
-            &GUEST_LEVEL
+            guests
         } else {
             &LEVEL
         };
@@ -135,8 +142,22 @@ impl Log for Logger {
         };
         let ns = time::now_ns();
         let mut console = CONSOLE.lock();
+        let [always, _] = &GUEST_LEVELS;
+        let mut missed = 0;
+        if is_about_guests(record.target()) && record.level() as u8 > always.load(Relaxed) {
+            match console.guests.allow(ns) {
+                Some(count) => missed = count,
+                None => return,
+            }
+        }
         if console.line_open {
             console.send(b"\n");
+        }
+        if missed != 0 {
+            let _ = writeln!(
+                console,
+                "(oxen) {missed} messages about guests were left out (guest_loglvl)"
+            );
         }
         // Writing to the console cannot fail.
         let _ = writeln!(
@@ -153,7 +174,7 @@ impl Log for Logger {
 
 /// Start logging, as the command line says. Returns how many of the ports it names are there.
 pub fn init(options: &CommandLine<'_>) -> usize {
-    set_levels(options.level, options.guest_level);
+    set_levels(options.level, options.guest_levels);
     let mut console = CONSOLE.lock();
     let ports = [
         (options.console_com1, options.com1),
@@ -205,9 +226,11 @@ pub fn enable_interrupts() {
 }
 
 /// Log nothing less severe than these: of the hypervisor's own messages, and of those that guests cause.
-pub fn set_levels(own: LevelFilter, guests: LevelFilter) {
+pub fn set_levels(own: LevelFilter, guests: GuestLevels) {
     LEVEL.store(own as u8, Relaxed);
-    GUEST_LEVEL.store(guests as u8, Relaxed);
+    let [always, limited] = &GUEST_LEVELS;
+    always.store(guests.always as u8, Relaxed);
+    limited.store(guests.limited as u8, Relaxed);
 }
 
 /// Bytes for the terminal as they are (dom0's output).

@@ -9,6 +9,7 @@ pub mod irq;
 pub mod panic;
 pub mod percpu;
 pub mod power;
+mod rate_limit;
 pub mod time;
 pub mod timer;
 #[cfg(target_os = "none")]
