@@ -149,12 +149,6 @@ fn log_cpu() {
         vendor.as_ref().map_or("", |vendor| vendor.as_str()),
     );
     log::info!("CPU           protections: {}", paging::protections());
-    let found = acpi::info();
-    let others = found.cpus.len().saturating_sub(1);
-    match others + found.cpus_left_out {
-        0 => log::info!("CPUs          1"),
-        parked => log::info!("CPUs          {}; 1 runs guests, {parked} parked", parked + 1),
-    }
 }
 
 /// Interrupt controllers, clock and timer.

@@ -150,6 +150,8 @@ pub struct CommandLine<'a> {
     pub dom0_mem: Dom0Memory,
     /// `dom0_max_vcpus=`: at least, at most.
     pub dom0_max_vcpus: Option<(u32, u32)>,
+    /// `maxcpus=`: how many CPUs are used.
+    pub max_cpus: u32,
     /// `noreboot`: after a panic, or when dom0 asks for a reboot, the machine stands still.
     pub noreboot: bool,
     /// `bench=floor`: log what a bare world switch costs here, before dom0 is built.
@@ -172,10 +174,19 @@ impl Default for CommandLine<'_> {
             },
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: None,
+            max_cpus: u32::MAX,
             noreboot: false,
             bench_floor: false,
             complaints: ArrayVec::new_const(),
         }
+    }
+}
+
+impl CommandLine<'_> {
+    /// How many vCPUs dom0 gets on a machine that runs guests on `cpus` CPUs: as many, within the limits of `dom0_max_vcpus`.
+    pub fn dom0_vcpus(&self, cpus: u32) -> u32 {
+        let (least, most) = self.dom0_max_vcpus.unwrap_or((1, u32::MAX));
+        cpus.clamp(least, most)
     }
 }
 
@@ -225,6 +236,14 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "dom0_max_vcpus",
         "NUMBER or MIN-MAX",
         Action::Value(dom0_max_vcpus),
+    ),
+    (
+        "maxcpus",
+        "a NUMBER from 1 on",
+        Action::Value(|line, value| {
+            line.max_cpus = value.parse().ok().filter(|&count| count > 0)?;
+            Some(())
+        }),
     ),
     (
         "noreboot",
@@ -515,7 +534,18 @@ mod tests {
         assert_eq!(vcpus("dom0_max_vcpus=2-8"), Some((2, 8)));
         assert_eq!(vcpus("dom0_max_vcpus=-8"), Some((1, 8)));
         assert_eq!(vcpus("dom0_max_vcpus=8-2"), None);
+        for (text, expected) in [
+            ("", 4),
+            ("dom0_max_vcpus=2", 2),
+            ("dom0_max_vcpus=6-8", 6),
+            ("dom0_max_vcpus=-3", 3),
+        ] {
+            assert_eq!(parse(text).dom0_vcpus(4), expected, "{text}");
+        }
         assert_eq!(vcpus("dom0_max_vcpus=0"), None);
+        assert_eq!(parse("").max_cpus, u32::MAX);
+        assert_eq!(parse("maxcpus=2").max_cpus, 2);
+        assert_eq!(parse("maxcpus=0").complaints.len(), 1);
     }
 
     #[test]

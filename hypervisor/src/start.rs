@@ -9,8 +9,10 @@ use bootloader_api::BootInfo;
 
 use crate::arch::machine;
 use crate::bring_up::{Machine, bring_up, own_registers};
+use crate::domain;
 use crate::domain::dom0::{self, Dom0};
-use crate::hw::power;
+use crate::hw::percpu::MAX_CPUS;
+use crate::hw::{acpi, power, smp};
 use crate::mm::{device, frames, phys};
 use crate::types::{Hpa, PAGE_SHIFT};
 use crate::{sched, virt};
@@ -25,7 +27,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         .collect();
     kept.extend(own_registers().map(|page| page.frame()..page.frame().offset(1)));
     device::keep(kept);
-    sched::init(1);
+    sched::init(acpi::info().cpus.len().clamp(1, MAX_CPUS));
     if let Err(missing) = machine::probe() {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
     }
@@ -33,6 +35,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         stop(format_args!("virtualization cannot be switched on: {error:?}"));
     }
     log::info!("guests        {}", machine::describe());
+    smp::start_others(host.options.max_cpus, &host.ram);
     if host.options.bench_floor {
         log_floor();
     }
@@ -76,7 +79,9 @@ fn build_dom0(host: &Machine) {
         ram: &host.ram,
         memory: options.dom0_mem.amount(free) & !0x1f_ffff,
         max_pages: options.dom0_mem.max_pages(free),
-        vcpus: options.dom0_max_vcpus.map_or(1, |(_, most)| most).max(1),
+        vcpus: options
+            .dom0_vcpus(sched::cpu_count() as u32)
+            .min(domain::MAX_VCPUS),
     };
     match dom0.build() {
         Ok(domain) => dom0::start(&domain),

@@ -19,7 +19,7 @@ use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
 use crate::arch::{GuestCpu, VcpuConfig, fpu};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
-use crate::hw::time::wall_clock_base;
+use crate::hw::time::{tsc, wall_clock_base};
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
@@ -117,10 +117,19 @@ impl Domain {
             io_bitmap: self.io_bitmap.addr(),
         };
         let policy = self.cpu_policy.lock().clone();
+        // A guest's TSC starts at 0, on all of its vCPUs at once.
+        let tsc_offset = tsc().wrapping_neg();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
-            let vcpu = Vcpu::new(Arc::downgrade(self), self.id, VcpuId(id), &config, policy.clone())
-                .map_err(|_| Errno::ENOMEM)?;
+            let vcpu = Vcpu::new(
+                Arc::downgrade(self),
+                self.id,
+                VcpuId(id),
+                &config,
+                tsc_offset,
+                policy.clone(),
+            )
+            .map_err(|_| Errno::ENOMEM)?;
             vcpu.events
                 .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
             self.publish_time(&vcpu);

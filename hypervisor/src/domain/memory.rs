@@ -107,11 +107,12 @@ impl Domain {
         GuestFrame::pin(&self.p2m, gfn, access)
     }
 
-    /// Make every CPU forget translations of this domain that were removed.
+    /// Make every CPU forget translations of this domain that were removed. On return no guest code uses them.
     pub fn flush(&self, removed: Flush) {
         for vcpu in self.vcpus() {
             vcpu.request(Request::FLUSH);
         }
+        self.vcpus().iter().for_each(|vcpu| vcpu.wait_for_flush());
         removed.done();
     }
 }

@@ -8,7 +8,7 @@
 //! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent).
 
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Release, Ordering::SeqCst};
 
 use abi::sched::SHUTDOWN_WATCHDOG;
 use bitflags::bitflags;
@@ -17,7 +17,6 @@ use super::Domain;
 use super::areas::Areas;
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
-use crate::hw;
 use crate::mm::guest::WalkCache;
 use crate::sched::{self, Entity};
 use crate::sync::Mutex;
@@ -97,6 +96,8 @@ pub struct Vcpu {
     domain: Weak<Domain>,
     requests: AtomicU32,
     holds: AtomicU32,
+    /// It is in the guest, or about to look at its requests and go there: see [`Vcpu::enter`].
+    in_guest: AtomicBool,
     /// [`Port`] waited for in SCHEDOP_poll; 0: not polling, `u32::MAX`: several.
     polled: AtomicU32,
     /// Local APIC state that others write: pending interrupts.
@@ -179,11 +180,10 @@ impl Vcpu {
         domid: DomId,
         id: VcpuId,
         config: &VcpuConfig,
+        tsc_offset: u64,
         policy: Arc<Policy>,
     ) -> Result<Arc<Vcpu>, arch::OutOfMemory> {
         let mut cpu = arch::machine::Vcpu::new(config)?;
-        // A guest's TSC starts at 0.
-        let tsc_offset = hw::time::tsc().wrapping_neg();
         cpu.as_dyn().set_tsc_offset(tsc_offset);
         let lapic = Lapic::new(id);
         let apic = SharedLapic::new(&lapic);
@@ -193,6 +193,7 @@ impl Vcpu {
             domain,
             requests: AtomicU32::new(0),
             holds: AtomicU32::new(Hold::DOWN.bits()),
+            in_guest: AtomicBool::new(false),
             polled: AtomicU32::new(0),
             apic,
             tsc_offset: AtomicU64::new(tsc_offset),
@@ -258,7 +259,31 @@ impl Vcpu {
             self.release(Hold::BLOCKED);
             self.end_poll();
         }
-        self.entity.interrupt_elsewhere();
+        // Whoever is not in the guest looks before it enters.
+        if self.in_guest.load(SeqCst) {
+            self.entity.interrupt_elsewhere();
+        }
+    }
+
+    /// The CPU that runs it is about to look at its requests and then to enter the guest. From here on whoever makes a request sees to an exit.
+    #[inline]
+    pub fn enter(&self) {
+        // A full barrier: the look at the requests comes after it.
+        self.in_guest.swap(true, SeqCst);
+    }
+
+    /// The guest has exited, or is not entered after all.
+    #[inline]
+    pub fn exited(&self) {
+        self.in_guest.store(false, Release);
+    }
+
+    /// Wait until the vCPU uses no nested translation that was removed before [`Request::FLUSH`] was made: it has left the guest, or has taken the
+    /// request. Never waits for a CPU that waits for us, as that is not in a guest.
+    pub fn wait_for_flush(&self) {
+        while self.in_guest.load(SeqCst) && self.requests.load(SeqCst) & Request::FLUSH.bits() != 0 {
+            core::hint::spin_loop();
+        }
     }
 
     /// An event channel has something for this vCPU: `evtchn_upcall_pending` was just set.

@@ -63,7 +63,8 @@ pub fn registers() -> Hpa {
     Hpa(unsafe { Msr::new(APIC_BASE).read() } & 0x000f_ffff_ffff_f000)
 }
 
-/// Switch this CPU's local APIC on. On the first CPU after [`time::init`]; in xAPIC mode its page must be mapped uncached.
+/// Switch this CPU's local APIC on: on the first CPU after [`time::init`], then on the others, which are like it. In xAPIC mode its page must be
+/// mapped uncached.
 ///
 /// # Panics
 /// The CPU has no local APIC.
@@ -97,7 +98,9 @@ pub fn init() {
     } else {
         write(reg::LVT_TIMER, u32::from(vector::TIMER));
         write(reg::TIMER_DIVIDE, DIVIDE_BY_1);
-        calibrate();
+        if TIMER_RATE.load(Relaxed) == 0 {
+            calibrate();
+        }
     }
 }
 
@@ -148,14 +151,50 @@ pub fn id() -> u32 {
 
 /// Make CPU `id` leave its guest or wake up.
 pub fn kick(id: u32) {
-    let Some(apic_id) = percpu::get(id).map(PerCpu::apic_id) else {
-        return;
-    };
-    let command = u32::from(vector::KICK);
+    if let Some(apic_id) = percpu::get(id).map(PerCpu::apic_id) {
+        send(apic_id, vector::KICK.into());
+    }
+}
+
+/// Interprocessor messages (SDM 3A, 11.6.1 and 9.4.4).
+mod message {
+    const ASSERT: u32 = 1 << 14;
+    const ALL_OTHERS: u32 = 3 << 18;
+    pub const INIT: u32 = 5 << 8 | ASSERT;
+    pub const START_UP: u32 = 6 << 8 | ASSERT;
+    pub const NMI_TO_OTHERS: u32 = 4 << 8 | ASSERT | ALL_OTHERS;
+}
+
+/// Can a message reach the CPU with this number? Without x2APIC there are eight bits for it, and all ones mean everybody.
+pub fn reaches(apic_id: u32) -> bool {
+    X2APIC.load(Relaxed) || apic_id < 0xff
+}
+
+/// INIT: the CPU waits for [`start_up`], whatever it did.
+pub fn reset(apic_id: u32) {
+    send(apic_id, message::INIT);
+}
+
+/// Let a CPU that was [`reset`] begin in real mode at `page`, which is below 1 MiB.
+pub fn start_up(apic_id: u32, page: Hpa) {
+    send(apic_id, message::START_UP | (page.0 >> 12) as u32 & 0xff);
+}
+
+/// A non-maskable interrupt for all CPUs but this one.
+pub fn interrupt_others() {
+    send(0, message::NMI_TO_OTHERS);
+}
+
+fn send(apic_id: u32, command: u32) {
     if X2APIC.load(Relaxed) {
-        // SAFETY: an interrupt that every CPU's IDT expects.
+        // SAFETY: an interrupt that every CPU's IDT expects, or what starts a CPU that runs nothing of ours.
         unsafe { Msr::new(X2APIC_MSRS + reg::ICR / 16).write(u64::from(apic_id) << 32 | u64::from(command)) };
     } else {
+        const PENDING: u32 = 1 << 12;
+        // The one before must be on its way (SDM 3A, 11.6.1).
+        while read(reg::ICR) & PENDING != 0 {
+            core::hint::spin_loop();
+        }
         write(reg::ICR_HIGH, apic_id << 24);
         write(reg::ICR, command);
     }

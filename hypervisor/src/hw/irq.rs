@@ -32,6 +32,8 @@ bitflags! {
         const CONSOLE = 1 << 1;
         /// There was a non-maskable interrupt.
         const NMI = 1 << 2;
+        /// Another CPU wants the vCPU whose registers were left here.
+        const EVICT = 1 << 3;
     }
 }
 
@@ -51,6 +53,14 @@ pub fn handle(vector: u8) {
 /// Leave work for this CPU's run loop.
 pub fn raise(work: SoftIrq) {
     percpu::this().softirqs().fetch_or(work.bits(), SeqCst);
+}
+
+/// Leave work for the run loop of CPU `id`, another one, and make it look.
+pub fn raise_on(id: u32, work: SoftIrq) {
+    if let Some(cpu) = percpu::get(id) {
+        cpu.softirqs().fetch_or(work.bits(), SeqCst);
+        apic::kick(id);
+    }
 }
 
 /// Is there work for the run loop?

@@ -10,6 +10,8 @@ pub mod panic;
 pub mod percpu;
 pub mod power;
 mod rate_limit;
+#[cfg(target_os = "none")]
+pub mod smp;
 pub mod time;
 pub mod timer;
 #[cfg(target_os = "none")]

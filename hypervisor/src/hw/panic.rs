@@ -19,7 +19,8 @@ pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
         // A panic while panicking: nothing more can be trusted.
         power::after_panic();
     }
-    // SAFETY: the machine is about to stop; what another CPU still prints may get mixed in.
+    power::stop_others();
+    // SAFETY: the others stop, or are in the middle of a line that nobody needs any more.
     unsafe { console::seize() };
     log::error!("--- Oxen panic on CPU {} ---", percpu::id());
     log::error!("{what}");

@@ -1,14 +1,10 @@
 //! What each physical CPU has for itself, reached through its GS base.
 //!
 //! On the host there is one CPU, number 0.
-// UNSAFETY: reads the GS base.
-#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "reads the GS base"))]
+// UNSAFETY: reads the GS base, and pointers to what is never freed.
+#![expect(unsafe_code, reason = "the GS base, and pointers to what is never freed")]
 
-#[cfg(target_os = "none")]
-use core::sync::atomic::Ordering;
-use core::sync::atomic::{AtomicPtr, AtomicU32};
-
-use crate::sync::Once;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Most CPUs that a machine may have.
 pub const MAX_CPUS: usize = 512;
@@ -51,23 +47,24 @@ impl PerCpu {
     }
 }
 
-/// All CPUs' blocks, by number.
-static BLOCKS: [Once<&'static PerCpu>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+/// All CPUs' blocks, by number; null: there is no such CPU yet.
+static BLOCKS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 
 /// The block of CPU `id`, if it has been started.
 pub fn get(id: u32) -> Option<&'static PerCpu> {
-    BLOCKS.get(id as usize)?.get().copied()
+    let block = BLOCKS.get(id as usize)?.load(Ordering::Acquire);
+    // SAFETY: null, or from a `&'static` in `install`.
+    unsafe { block.as_ref() }
 }
 
 /// Make `block` this CPU's own.
 #[cfg(target_os = "none")]
 pub fn install(block: &'static PerCpu) {
+    let pointer = core::ptr::from_ref(block).cast_mut();
+    block.this.store(pointer, Ordering::Relaxed);
     if let Some(slot) = BLOCKS.get(block.id as usize) {
-        slot.call_once(|| block);
+        slot.store(pointer, Ordering::Release);
     }
-    block
-        .this
-        .store(core::ptr::from_ref(block).cast_mut(), Ordering::Relaxed);
     x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::from_ptr(block));
 }
 

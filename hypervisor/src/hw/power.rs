@@ -2,11 +2,12 @@
 // UNSAFETY: port I/O.
 #![expect(unsafe_code, reason = "port I/O")]
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 
 use x86_64::instructions::port::Port;
 
 use super::acpi::{self, Place};
+use super::apic;
 use crate::mm::paging;
 
 /// `noreboot`: stay halted after a panic or where a reboot is asked for.
@@ -15,6 +16,23 @@ static NO_REBOOT: AtomicBool = AtomicBool::new(false);
 /// Never reboot.
 pub fn set_no_reboot() {
     NO_REBOOT.store(true, Relaxed);
+}
+
+/// The other CPUs are to stop for good.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Make all other CPUs stop for good, wherever they are.
+pub fn stop_others() {
+    if !STOPPING.swap(true, SeqCst) {
+        apic::interrupt_others();
+    }
+}
+
+/// Another CPU has called [`stop_others`]: stop. For the handler of non-maskable interrupts.
+pub fn stop_if_told() {
+    if STOPPING.load(SeqCst) {
+        park()
+    }
 }
 
 /// dom0 has ended, for `reason` (`SHUTDOWN_*`): so does the machine.
@@ -38,6 +56,12 @@ pub fn after_panic() -> ! {
 
 /// Stop for ever.
 pub fn halt() -> ! {
+    stop_others();
+    park()
+}
+
+/// Stop this CPU for ever.
+pub fn park() -> ! {
     x86_64::instructions::interrupts::disable();
     loop {
         x86_64::instructions::hlt();
@@ -54,6 +78,7 @@ fn wait() {
 
 /// S5 (ACPI 6.5, 4.8.3.2.1 and 16.1.6), or what an emulator without ACPI offers.
 pub fn power_off() -> ! {
+    stop_others();
     const SLEEP_ENABLE: u16 = 1 << 13;
     const SLEEP_TYPE_SHIFT: u32 = 10;
     let info = acpi::info();
@@ -79,6 +104,7 @@ pub fn power_off() -> ! {
 
 /// By the register that ACPI names, the chipset's, the keyboard controller, and at last a triple fault.
 pub fn reboot() -> ! {
+    stop_others();
     // SAFETY: these registers do nothing else with these values on PCs.
     unsafe {
         match acpi::info().reset {

@@ -18,6 +18,7 @@ use x86_64::structures::tss::TaskStateSegment;
 use super::irq;
 use crate::arch::try_msr;
 use crate::mm::paging;
+use crate::sync::Once;
 
 // One stub of 16 bytes for each vector: an error code (0 where the CPU pushes none), the vector, then all general registers.
 global_asm!(
@@ -164,7 +165,10 @@ extern "C" fn handle(frame: &mut Frame) {
     }
     match frame.vector {
         // It may have interrupted anything, a holder of the console's lock for one: reported later.
-        NMI => irq::raise(irq::SoftIrq::NMI),
+        NMI => {
+            super::power::stop_if_told();
+            irq::raise(irq::SoftIrq::NMI);
+        }
         MACHINE_CHECK => machine_check(),
         exception @ 0..32 => {
             super::panic::fatal(
@@ -224,7 +228,7 @@ const OWN_STACK: [(usize, u16); 3] = [(2, 1), (8, 2), (18, 3)];
 #[repr(C, align(16))]
 struct Gate([u64; 2]);
 
-/// Load this CPU's descriptor tables. They live for ever.
+/// Load this CPU's descriptor tables, which live for ever: its own GDT and TSS, and the IDT of all CPUs.
 ///
 /// # Panics
 /// There is no memory for them.
@@ -247,8 +251,8 @@ pub fn init() {
         SS::set_reg(data);
         load_tss(task);
     }
-    let gates: &'static [Gate; 256] =
-        Box::leak(Box::new(core::array::from_fn(|vector| gate(vector, code.0))));
+    static GATES: Once<[Gate; 256]> = Once::new();
+    let gates = GATES.call_once(|| core::array::from_fn(|vector| gate(vector, code.0)));
     let pointer = DescriptorTablePointer {
         limit: (size_of_val(gates) - 1) as u16,
         base: VirtAddr::from_ptr(gates),

@@ -168,6 +168,39 @@ pub fn adopt(tables: Tables) {
     *CURRENT.lock() = Some((tables, STACKS));
 }
 
+/// Tables for a CPU that starts: as those in use, and the first 2 MiB at their own addresses, to be executed.
+///
+/// # Errors
+/// When there is no memory.
+pub fn startup_tables() -> Result<Tables, OutOfMemory> {
+    let current = *CURRENT.lock();
+    let (current, _) = current.ok_or(OutOfMemory)?;
+    let tables = Tables::new(false)?;
+    for index in phys::ENTRIES / 2..phys::ENTRIES {
+        // SAFETY: both are roots of trees; tables are never freed.
+        let (from, to) = unsafe { (entry(current.root, index), entry(tables.root, index)) };
+        to.store(from.load(Relaxed), Relaxed);
+    }
+    tables.map(0, Hpa(0), 2 << 20, Access::Execute)?;
+    Ok(tables)
+}
+
+/// Have this CPU use the tables in use, and nothing of those before.
+///
+/// # Safety
+/// Nothing is reached through the lower half.
+#[cfg(target_os = "none")]
+pub unsafe fn load() {
+    use x86_64::PhysAddr;
+    use x86_64::registers::control::{Cr3, Cr3Flags};
+    use x86_64::structures::paging::PhysFrame;
+    if let Some((tables, _)) = *CURRENT.lock() {
+        let root = PhysFrame::containing_address(PhysAddr::new(tables.root.addr().0));
+        // SAFETY: the upper half is mapped as it is on all CPUs; the caller answers for the lower one.
+        unsafe { Cr3::write(root, Cr3Flags::empty()) };
+    }
+}
+
 /// Map a device's registers, `len` bytes from `at` on; returns a pointer to the first. They stay mapped.
 ///
 /// # Panics

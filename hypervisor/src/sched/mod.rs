@@ -1,7 +1,14 @@
 //! Who runs next on a CPU.
 //!
-//! Every physical CPU has its own [`RunQueue`] and [`TimerQueue`]; nothing here is global on a hot path. A vCPU belongs to one CPU's queues at a
-//! time ([`Entity::cpu`]). Lock order: run queue, then nothing; timer queue, then nothing.
+//! Every physical CPU has its own [`RunQueue`] and [`TimerQueue`]; nothing here is global on a hot path. A vCPU that can run is in one CPU's queue or
+//! runs there ([`Entity::cpu`]); which one that is, changes when it wakes ([`wake`] prefers an idle CPU) and when a CPU has nothing to do ([`pick`] then
+//! takes over what waits elsewhere).
+//!
+//! Whether a vCPU is queued or running changes under the lock of the queue of its CPU. Lock order: a vCPU's timer lock, then a timer
+//! queue; run queues are locked one at a time, with nothing else inside.
+//!
+//! A vCPU's registers stay on a CPU after it stopped, in case that it is the next again; another CPU that wants it asks for them
+//! ([`load`], [`evict`]). Who waits for such an answer has nothing loaded that others could wait for, or runs what is loaded; so nobody waits in a circle.
 
 mod runqueue;
 mod timer;
@@ -17,16 +24,24 @@ use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_
 
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
+use crate::hw::irq::SoftIrq;
 use crate::sync::{Mutex, Once};
 
 /// How long a vCPU runs before another that is ready gets the CPU, in nanoseconds.
 pub const SLICE: u64 = 10_000_000;
 
+/// No CPU, in [`Entity::loaded_on`].
+const NOWHERE: u32 = u32::MAX;
+
 /// What vCPU a CPU runs, and what waits there.
-pub struct CpuSched {
+struct CpuSched {
     queue: Mutex<RunQueue<Arc<Vcpu>>>,
+    /// How many are in `queue`, for those who do not hold its lock.
+    waiting: AtomicU32,
     timers: Mutex<TimerQueue<Arc<Vcpu>>>,
     current: Mutex<Option<Arc<Vcpu>>>,
+    /// It has found nothing to run and waits for an interrupt, or is about to.
+    idle: AtomicBool,
     /// The vCPU whose registers are still on this CPU; it need not be running.
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// Nanoseconds spent running vCPUs.
@@ -38,10 +53,14 @@ pub struct CpuSched {
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
 pub struct Entity {
-    /// The CPU in whose queues it is.
+    /// The CPU in whose queue it is, or was.
     cpu: AtomicU32,
     running: AtomicBool,
     queued: AtomicBool,
+    /// The CPU that has its registers, or [`NOWHERE`]. Written by that CPU alone.
+    loaded_on: AtomicU32,
+    /// The CPU in whose timer queue it is.
+    timer_cpu: Mutex<u32>,
     timer_slot: AtomicU32,
     /// Total time spent running, in nanoseconds.
     ran: AtomicU64,
@@ -55,6 +74,8 @@ impl Entity {
             cpu: AtomicU32::new(0),
             running: AtomicBool::new(false),
             queued: AtomicBool::new(false),
+            loaded_on: AtomicU32::new(NOWHERE),
+            timer_cpu: Mutex::new(0),
             timer_slot: AtomicU32::new(UNQUEUED),
             ran: AtomicU64::new(0),
             since: AtomicU64::new(0),
@@ -106,16 +127,21 @@ impl Slot for Arc<Vcpu> {
     }
 }
 
+/// By number; those from [`cpu_count`] on do not run yet.
 static CPUS: Once<Vec<CpuSched>> = Once::new();
+/// How many CPUs run guests.
+static COUNT: AtomicU32 = AtomicU32::new(1);
 
-/// Make the queues of `count` physical CPUs. Called once, before the first vCPU is made.
-pub fn init(count: usize) {
+/// Make the queues of `most` physical CPUs, of which the first takes part at once. Called once, before the first vCPU is made.
+pub fn init(most: usize) {
     CPUS.call_once(|| {
-        (0..count)
+        (0..most)
             .map(|_| CpuSched {
                 queue: Mutex::new(RunQueue::new()),
+                waiting: AtomicU32::new(0),
                 timers: Mutex::new(TimerQueue::new()),
                 current: Mutex::new(None),
+                idle: AtomicBool::new(false),
                 loaded: Mutex::new(None),
                 busy: AtomicU64::new(0),
                 slice_end: AtomicU64::new(NEVER),
@@ -124,43 +150,80 @@ pub fn init(count: usize) {
     });
 }
 
-fn cpu_of(vcpu: &Vcpu) -> Option<&'static CpuSched> {
-    CPUS.get()?.get(vcpu.entity.cpu() as usize)
+/// CPU `id`, the next that did not, takes part from now on.
+pub fn add_cpu(id: u32) {
+    COUNT.store(id + 1, SeqCst);
+}
+
+/// How many physical CPUs run guests. Their numbers begin with 0.
+pub fn cpu_count() -> usize {
+    COUNT.load(SeqCst) as usize
+}
+
+fn cpu(id: u32) -> Option<&'static CpuSched> {
+    CPUS.get()?.get(id as usize)
 }
 
 fn this_cpu() -> Option<&'static CpuSched> {
-    CPUS.get()?.get(hw::percpu::id() as usize)
-}
-
-/// How many physical CPUs run guests.
-pub fn cpu_count() -> usize {
-    CPUS.get().map_or(0, Vec::len)
+    cpu(hw::percpu::id())
 }
 
 /// Nanoseconds that a CPU had nothing to run.
-pub fn idle_time(cpu: u32) -> u64 {
-    let ran = CPUS
-        .get()
-        .and_then(|cpus| cpus.get(cpu as usize))
-        .map_or(0, |cpu| cpu.busy.load(SeqCst));
+pub fn idle_time(id: u32) -> u64 {
+    let ran = cpu(id).map_or(0, |cpu| cpu.busy.load(SeqCst));
     hw::time::now_ns().saturating_sub(ran)
 }
 
-/// `vcpu` may run again: queue it, and let the CPU know.
+/// `vcpu` may run again: queue it, and let a CPU know.
 pub fn wake(vcpu: &Arc<Vcpu>) {
-    let Some(cpu) = cpu_of(vcpu) else { return };
-    let mut queue = cpu.queue.lock();
     let entity = &vcpu.entity;
-    if entity.running.load(SeqCst) || entity.queued.swap(true, SeqCst) {
-        return; // Whoever runs it looks at it again when it stops.
+    loop {
+        let id = entity.cpu();
+        let Some(home) = cpu(id) else { return };
+        let _queue = home.queue.lock();
+        if entity.cpu() != id {
+            continue; // It was taken over in between.
+        }
+        if entity.running() || entity.queued.swap(true, SeqCst) {
+            return; // Whoever runs it looks at it again when it stops.
+        }
+        break;
     }
+    // Marked as queued, it is nobody else's until it is in a queue.
     vcpu.areas.change_state(RUNSTATE_RUNNABLE, hw::time::now_ns());
+    let id = place(entity.cpu());
+    let Some(target) = cpu(id) else { return };
+    entity.cpu.store(id, SeqCst);
+    let mut queue = target.queue.lock();
     queue.push_woken(vcpu.clone());
+    target.waiting.fetch_add(1, SeqCst);
     drop(queue);
-    reschedule(vcpu.entity.cpu(), cpu);
+    reschedule(id, target);
+    // One that became idle after `place` looked, and before the queue had something for it, comes for it now.
+    if !is_idle(&id)
+        && let Some(id) = idle_cpu()
+    {
+        hw::apic::kick(id);
+    }
 }
 
-/// Let what runs on `cpu` make room, if anything runs there.
+/// Where one that was woken goes: where it was if that is idle, else to an idle CPU, else where it was.
+fn place(home: u32) -> u32 {
+    if is_idle(&home) {
+        return home;
+    }
+    idle_cpu().unwrap_or(home)
+}
+
+fn is_idle(id: &u32) -> bool {
+    cpu(*id).is_some_and(|cpu| cpu.idle.load(SeqCst))
+}
+
+fn idle_cpu() -> Option<u32> {
+    (0..COUNT.load(SeqCst)).find(is_idle)
+}
+
+/// Let what runs on CPU `id` make room, if anything runs there.
 fn reschedule(id: u32, cpu: &CpuSched) {
     let current = cpu.current.lock().clone();
     if let Some(current) = current {
@@ -172,39 +235,63 @@ fn reschedule(id: u32, cpu: &CpuSched) {
 
 /// The next vCPU to run on this CPU; it counts as running from here on. `None`: nothing to do.
 pub fn pick() -> Option<Arc<Vcpu>> {
-    let cpu = this_cpu()?;
+    let here = hw::percpu::id();
+    let own = cpu(here)?;
+    own.idle.store(false, SeqCst);
+    let found = take_from(own, here).or_else(|| {
+        // From here on whoever wakes a vCPU sees that there is room; so what is not seen here, comes here.
+        own.idle.store(true, SeqCst);
+        let count = COUNT.load(SeqCst);
+        let order = (here..count).chain(0..here);
+        order.filter_map(cpu).find_map(|other| take_from(other, here))
+    });
+    let Some(vcpu) = found else {
+        own.slice_end.store(NEVER, SeqCst);
+        program_timer(own);
+        return None;
+    };
+    own.idle.store(false, SeqCst);
+    let now = hw::time::now_ns();
+    vcpu.entity.since.store(now, SeqCst);
+    vcpu.areas.change_state(RUNSTATE_RUNNING, now);
+    own.slice_end.store(now + SLICE, SeqCst);
+    *own.current.lock() = Some(vcpu.clone());
+    program_timer(own);
+    Some(vcpu)
+}
+
+/// The next of what waits at `cpu`; it runs on CPU `here` from now on.
+fn take_from(cpu: &CpuSched, here: u32) -> Option<Arc<Vcpu>> {
+    if cpu.waiting.load(SeqCst) == 0 {
+        return None;
+    }
     let mut queue = cpu.queue.lock();
     while let Some(vcpu) = queue.pop() {
-        vcpu.entity.queued.store(false, SeqCst);
-        if !vcpu.runnable() {
-            continue;
+        cpu.waiting.fetch_sub(1, SeqCst);
+        let entity = &vcpu.entity;
+        entity.queued.store(false, SeqCst);
+        if vcpu.runnable() {
+            entity.cpu.store(here, SeqCst);
+            entity.running.store(true, SeqCst);
+            return Some(vcpu);
         }
-        let now = hw::time::now_ns();
-        vcpu.entity.running.store(true, SeqCst);
-        vcpu.entity.since.store(now, SeqCst);
-        vcpu.areas.change_state(RUNSTATE_RUNNING, now);
-        cpu.slice_end.store(now + SLICE, SeqCst);
-        *cpu.current.lock() = Some(vcpu.clone());
-        drop(queue);
-        program_timer(cpu);
-        return Some(vcpu);
     }
-    cpu.slice_end.store(NEVER, SeqCst);
     None
 }
 
 /// `vcpu`, which [`pick`] gave, has left the guest: account its time and queue it again if it can go on.
 pub fn put(vcpu: &Arc<Vcpu>) {
     let Some(cpu) = this_cpu() else { return };
-    let mut queue = cpu.queue.lock();
     *cpu.current.lock() = None;
     let entity = &vcpu.entity;
     let now = hw::time::now_ns();
     let ran = now.saturating_sub(entity.since.load(SeqCst));
     entity.ran.fetch_add(ran, SeqCst);
     cpu.busy.fetch_add(ran, SeqCst);
+    let mut queue = cpu.queue.lock();
     entity.running.store(false, SeqCst);
-    let state = if vcpu.runnable() {
+    let ready = vcpu.runnable();
+    let state = if ready {
         RUNSTATE_RUNNABLE
     } else if vcpu.held_by(Hold::BLOCKED | Hold::POLLING) {
         RUNSTATE_BLOCKED
@@ -212,41 +299,72 @@ pub fn put(vcpu: &Arc<Vcpu>) {
         RUNSTATE_OFFLINE
     };
     vcpu.areas.change_state(state, now);
-    if vcpu.runnable() && !entity.queued.swap(true, SeqCst) {
+    if ready && !entity.queued.swap(true, SeqCst) {
         queue.push_ready(vcpu.clone());
+        cpu.waiting.fetch_add(1, SeqCst);
     }
 }
 
-/// Make `vcpu`'s state sit in memory: take it off this CPU's registers if it was left there.
+/// Make `vcpu`'s state sit in memory: take it off the CPU's registers where it was left. It is this CPU's, or runs nowhere.
 pub fn evict(vcpu: &Vcpu) {
-    let Some(cpu) = this_cpu() else { return };
-    let mut loaded = cpu.loaded.lock();
-    if loaded.as_ref().is_some_and(|other| core::ptr::eq(&**other, vcpu))
-        && let Some(other) = loaded.take()
-    {
-        other.private().lock().cpu.as_dyn().unload();
+    let here = hw::percpu::id();
+    match vcpu.entity.loaded_on.load(SeqCst) {
+        NOWHERE => {}
+        id if id == here => {
+            if let Some(cpu) = cpu(here) {
+                unload(&mut cpu.loaded.lock());
+            }
+        }
+        id => {
+            hw::irq::raise_on(id, SoftIrq::EVICT);
+            while vcpu.entity.loaded_on.load(SeqCst) == id {
+                core::hint::spin_loop();
+            }
+        }
     }
 }
 
-/// Make `vcpu`'s registers sit on this CPU, taking off another's if needed.
-pub fn load(vcpu: &Arc<Vcpu>) {
-    let Some(cpu) = this_cpu() else { return };
-    let mut loaded = cpu.loaded.lock();
-    match loaded.as_ref() {
-        Some(other) if Arc::ptr_eq(other, vcpu) => return,
-        Some(other) => other.private().lock().cpu.as_dyn().unload(),
-        None => {}
+fn unload(loaded: &mut Option<Arc<Vcpu>>) {
+    if let Some(vcpu) = loaded.take() {
+        vcpu.private().lock().cpu.as_dyn().unload();
+        vcpu.entity.loaded_on.store(NOWHERE, SeqCst);
     }
+}
+
+/// Take off this CPU's registers what does not run ([`SoftIrq::EVICT`]).
+pub fn unload_idle() {
+    let Some(cpu) = this_cpu() else { return };
+    if cpu.current.lock().is_none() {
+        unload(&mut cpu.loaded.lock());
+    }
+}
+
+/// Make `vcpu`'s registers sit on this CPU, which runs it, taking off another's if needed.
+pub fn load(vcpu: &Arc<Vcpu>) {
+    let here = hw::percpu::id();
+    let Some(cpu) = cpu(here) else { return };
+    let mut loaded = cpu.loaded.lock();
+    if loaded.as_ref().is_some_and(|other| Arc::ptr_eq(other, vcpu)) {
+        return;
+    }
+    unload(&mut loaded);
+    evict(vcpu);
     vcpu.private().lock().cpu.as_dyn().load();
+    vcpu.entity.loaded_on.store(here, SeqCst);
     *loaded = Some(vcpu.clone());
 }
 
 /// Forget a vCPU that will never run again, so that it can be freed.
 pub fn forget(vcpu: &Arc<Vcpu>) {
     evict(vcpu);
-    if let Some(cpu) = cpu_of(vcpu) {
+    let home = vcpu.entity.timer_cpu.lock();
+    if let Some(cpu) = cpu(*home) {
         cpu.timers.lock().remove(vcpu);
-        cpu.queue.lock().remove(|other| Arc::ptr_eq(other, vcpu));
+    }
+    drop(home);
+    if let Some(cpu) = cpu(vcpu.entity.cpu()) {
+        let removed = cpu.queue.lock().remove(|other| Arc::ptr_eq(other, vcpu));
+        cpu.waiting.fetch_sub(removed as u32, SeqCst);
     }
 }
 
@@ -255,20 +373,25 @@ pub fn current() -> Option<Arc<Vcpu>> {
     this_cpu()?.current.try_lock()?.clone()
 }
 
-/// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue.
+/// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue of this CPU, which need not be where it runs.
 pub fn timers_changed(vcpu: &Arc<Vcpu>) {
-    let Some(cpu) = cpu_of(vcpu) else { return };
-    cpu.timers.lock().set(vcpu, vcpu.timers.next());
-    if vcpu.entity.cpu() == hw::percpu::id() {
-        program_timer(cpu);
-    } else {
-        hw::apic::kick(vcpu.entity.cpu());
+    let here = hw::percpu::id();
+    let Some(own) = cpu(here) else { return };
+    let mut home = vcpu.entity.timer_cpu.lock();
+    if *home != here {
+        if let Some(other) = cpu(*home) {
+            other.timers.lock().remove(vcpu);
+        }
+        *home = here;
     }
+    own.timers.lock().set(vcpu, vcpu.timers.next());
+    drop(home);
+    program_timer(own);
 }
 
 /// Set the hardware's one-shot timer to whatever comes first on this CPU: a vCPU's deadline, or the end of the slice while another waits.
 fn program_timer(cpu: &CpuSched) {
-    let slice = if cpu.queue.lock().is_empty() {
+    let slice = if cpu.waiting.load(SeqCst) == 0 {
         NEVER
     } else {
         cpu.slice_end.load(SeqCst)
@@ -277,7 +400,7 @@ fn program_timer(cpu: &CpuSched) {
     hw::timer::arm(deadline);
 }
 
-/// The hardware timer fired, or another CPU changed something here: tell the vCPUs whose time has come, end a slice that is over.
+/// The hardware timer fired: tell the vCPUs whose time has come, end a slice that is over.
 pub fn on_timer() {
     let Some(cpu) = this_cpu() else { return };
     let now = hw::time::now_ns();

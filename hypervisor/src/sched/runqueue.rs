@@ -40,10 +40,12 @@ impl<T> RunQueue<T> {
         self.woken.is_empty() && self.ready.is_empty()
     }
 
-    /// Drop all entries that `which` names.
-    pub fn remove(&mut self, which: impl Fn(&T) -> bool) {
+    /// Drop all entries that `which` names. Returns how many.
+    pub fn remove(&mut self, which: impl Fn(&T) -> bool) -> usize {
+        let before = self.woken.len() + self.ready.len();
         self.woken.retain(|entity| !which(entity));
         self.ready.retain(|entity| !which(entity));
+        before - self.woken.len() - self.ready.len()
     }
 }
 

@@ -104,6 +104,9 @@ fn softirqs() {
     if work.contains(SoftIrq::TIMER) {
         sched::on_timer();
     }
+    if work.contains(SoftIrq::EVICT) {
+        sched::unload_idle();
+    }
     if work.contains(SoftIrq::CONSOLE)
         && hw::console::receive()
         && let Some(dom0) = table::get(DomId::DOM0)
@@ -153,12 +156,15 @@ fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
     let slice = sched::SLICE / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(slice));
     loop {
+        running.vcpu.enter();
         if running.vcpu.has_requests() | hw::irq::softirq_pending()
             && before_entry(&mut running.erase()) == Next::Leave
         {
+            running.vcpu.exited();
             return;
         }
         let exit = running.cpu.run();
+        running.vcpu.exited();
         if let Exit::Hypercall = exit {
             exits::hypercall(&mut running);
         } else if let Exit::Exception { vector, error_code } = exit {

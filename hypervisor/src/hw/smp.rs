@@ -1,0 +1,297 @@
+//! Starting the other CPUs (SDM 3A 9.4; APM vol. 2, 16.7.5): INIT, start-up message, a few instructions in real mode, then the same long mode,
+//! page tables and descriptor tables as everywhere.
+//!
+//! One at a time, by the first CPU. A CPU whose time-stamp counter does not agree with the first one's is left alone: system time and guests'
+//! clocks are one linear function of it.
+// UNSAFETY: code for real mode, copied to low memory.
+#![expect(unsafe_code, reason = "code for real mode, copied to low memory")]
+
+use alloc::boxed::Box;
+use core::arch::global_asm;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use super::percpu::{self, PerCpu};
+use super::{acpi, apic, power, time, traps};
+use crate::arch::machine;
+use crate::mm::{paging, phys};
+use crate::types::{Hpa, PAGE_SIZE};
+use crate::{sched, virt};
+
+// Runs at the start of a page below 1 MiB, wherever that is. CS:IP = page:0; the words at its end are filled in before.
+global_asm!(
+    ".section .rodata.startup, \"a\"",
+    ".balign 16",
+    ".set startup_at_gdt_pointer, startup_gdt_pointer - startup_code",
+    ".set startup_at_root, startup_root - startup_code",
+    ".set startup_at_far, startup_far - startup_code",
+    ".code16",
+    ".global startup_code",
+    "startup_code:",
+    "cli",
+    "cld",
+    "mov ax, cs",
+    "mov ds, ax",
+    "xor bx, bx",
+    "lgdt [bx + startup_at_gdt_pointer]",
+    "mov eax, 0x20", // CR4.PAE
+    "mov cr4, eax",
+    "mov eax, dword ptr [bx + startup_at_root]",
+    "mov cr3, eax",
+    "mov ecx, 0xc0000080", // EFER: LME, NXE
+    "rdmsr",
+    "or eax, 0x900",
+    "wrmsr",
+    "mov eax, 0x80010033", // CR0: PG, WP, NE, ET, MP, PE: straight to long mode (APM vol. 2, 14.6)
+    "mov cr0, eax",
+    ".byte 0x66, 0xff, 0xaf", // jmp far dword ptr [bx + disp16]
+    ".short startup_at_far",
+    ".code64",
+    ".global startup_long",
+    "startup_long:",
+    "xor ebp, ebp", // the end of every back trace
+    "mov rsp, [rip + startup_stack]",
+    "mov rdi, [rip + startup_cpu]",
+    "call [rip + startup_entry]",
+    "ud2",
+    ".balign 8",
+    "startup_gdt:",
+    ".quad 0",
+    ".quad 0x00af9b000000ffff", // 64-bit code
+    "startup_gdt_pointer:",
+    ".short 15",
+    ".global startup_words",
+    "startup_words:",
+    ".long 0", // the GDT's address
+    ".balign 8",
+    "startup_root:",
+    ".long 0",
+    "startup_far:",
+    ".long 0",
+    ".long 8",
+    ".balign 8",
+    "startup_stack:",
+    ".quad 0",
+    "startup_cpu:",
+    ".quad 0",
+    "startup_entry:",
+    ".quad 0",
+    ".global startup_end",
+    "startup_end:",
+    ".text",
+);
+
+unsafe extern "C" {
+    static startup_code: u8;
+    static startup_long: u8;
+    static startup_gdt: u8;
+    static startup_words: u8;
+    static startup_root: u8;
+    static startup_far: u8;
+    static startup_stack: u8;
+    static startup_cpu: u8;
+    static startup_entry: u8;
+    static startup_end: u8;
+}
+
+/// Pages of a CPU's stack: as large as the first one's.
+const STACK_PAGES: u64 = 16;
+/// A CPU that does not answer for so long is given up, in nanoseconds.
+const PATIENCE_NS: u64 = 1_000_000_000;
+/// From INIT to the start-up message, and between two of these (SDM 3A, 9.4.4.1).
+const AFTER_INIT_NS: u64 = 10_000_000;
+const AFTER_START_UP_NS: u64 = 200_000;
+
+/// What the CPU that is being started has come to.
+static PROGRESS: AtomicU32 = AtomicU32::new(NOTHING);
+const NOTHING: u32 = 0;
+/// It runs our code.
+const ALIVE: u32 = 1;
+/// It has compared its time-stamp counter.
+const COMPARED: u32 = 2;
+/// It runs guests.
+const READY: u32 = 3;
+/// It cannot.
+const REFUSED: u32 = 4;
+
+/// The first CPU lets the other go on after [`COMPARED`].
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+/// Start the CPUs that ACPI lists, until `most` run; the one that calls is the first of them. `ram` is the machine's, in bytes. Afterwards all of them take
+/// part in scheduling.
+pub fn start_others(most: u32, ram: &[Range<u64>]) {
+    let own = percpu::this().apic_id();
+    let others = acpi::info().cpus.iter().copied().filter(|&id| id != own);
+    let wanted = (acpi::info().cpus.len().max(1) as u32).min(most);
+    if wanted > 1 {
+        match Startup::new(ram) {
+            Some(startup) => {
+                for apic_id in others.take(wanted as usize - 1) {
+                    let id = sched::cpu_count() as u32;
+                    match startup.start(id, apic_id) {
+                        Ok(()) => sched::add_cpu(id),
+                        Err(why) => log::warn!("CPU with APIC id {apic_id} is not used: {why}"),
+                    }
+                }
+            }
+            None => log::warn!("no memory below 64 KiB to start other CPUs from"),
+        }
+    }
+    log::info!(
+        "CPUs          {} of {} run guests",
+        sched::cpu_count(),
+        acpi::info().cpus.len().max(1) + acpi::info().cpus_left_out
+    );
+}
+
+/// The page that CPUs start in, which gets its contents back in the end.
+struct Startup {
+    page: Hpa,
+    before: Box<[u8; PAGE_SIZE as usize]>,
+    root: u32,
+}
+
+impl Startup {
+    fn new(ram: &[Range<u64>]) -> Option<Startup> {
+        // Below what `takeover` gives out.
+        let page = (1..16)
+            .map(|number| number * PAGE_SIZE)
+            .find(|page| {
+                ram.iter()
+                    .any(|run| run.start <= *page && page + PAGE_SIZE <= run.end)
+            })
+            .map(Hpa)?;
+        let root = u32::try_from(paging::startup_tables().ok()?.root().addr().0).ok()?;
+        let mut before = Box::new([0; PAGE_SIZE as usize]);
+        let at = phys::ptr(page);
+        let code = &raw const startup_code;
+        // SAFETY: a page of RAM that is nobody's now; whatever the boot loader has left there, it is put back. The code is smaller.
+        unsafe {
+            core::ptr::copy_nonoverlapping(at, before.as_mut_ptr(), before.len());
+            core::ptr::copy_nonoverlapping(code, at, (&raw const startup_end).offset_from(code) as usize);
+        }
+        Some(Startup { page, before, root })
+    }
+
+    /// Write `value` where the copy of the word at `label` is.
+    fn set<T>(&self, label: *const u8, value: T) {
+        let offset = label as u64 - &raw const startup_code as u64;
+        // SAFETY: a word of the code, in the page that `new` has taken.
+        unsafe {
+            phys::ptr(self.page.offset(offset))
+                .cast::<T>()
+                .write_unaligned(value)
+        };
+    }
+
+    fn address(&self, label: *const u8) -> u32 {
+        (self.page.0 + (label as u64 - &raw const startup_code as u64)) as u32
+    }
+
+    /// Start one.
+    fn start(&self, id: u32, apic_id: u32) -> Result<(), &'static str> {
+        if !apic::reaches(apic_id) {
+            return Err("it takes an x2APIC to reach it");
+        }
+        let stack = paging::new_stack(STACK_PAGES).map_err(|_| "no memory for its stack")?;
+        let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(id, apic_id)));
+        self.set(&raw const startup_words, self.address(&raw const startup_gdt));
+        self.set(&raw const startup_root, self.root);
+        self.set(&raw const startup_far, self.address(&raw const startup_long));
+        self.set(&raw const startup_stack, stack);
+        self.set(&raw const startup_cpu, core::ptr::from_ref(cpu) as u64);
+        self.set(&raw const startup_entry, first_steps as *const () as u64);
+        GO_ON.store(false, SeqCst);
+        PROGRESS.store(NOTHING, SeqCst);
+        WARP.store(0, SeqCst);
+
+        apic::reset(apic_id);
+        delay(AFTER_INIT_NS);
+        apic::start_up(apic_id, self.page);
+        if wait_for(ALIVE, AFTER_START_UP_NS).is_err() {
+            apic::start_up(apic_id, self.page);
+            wait_for(ALIVE, PATIENCE_NS).inspect_err(|_| apic::reset(apic_id))?;
+        }
+        compare_clocks();
+        wait_for(COMPARED, PATIENCE_NS)?;
+        let warp = WARP.load(SeqCst);
+        if warp != 0 {
+            apic::reset(apic_id);
+            log::warn!("CPU with APIC id {apic_id}: its time-stamp counter is {warp} ticks off");
+            return Err("its time-stamp counter does not agree with the first CPU's");
+        }
+        GO_ON.store(true, SeqCst);
+        wait_for(READY, PATIENCE_NS)
+    }
+}
+
+impl Drop for Startup {
+    fn drop(&mut self) {
+        // SAFETY: the page that `new` has taken, in which no CPU is any more.
+        unsafe {
+            core::ptr::copy_nonoverlapping(self.before.as_ptr(), phys::ptr(self.page), self.before.len())
+        };
+    }
+}
+
+fn delay(ns: u64) {
+    let end = time::now_ns() + ns;
+    while time::now_ns() < end {
+        core::hint::spin_loop();
+    }
+}
+
+fn wait_for(progress: u32, ns: u64) -> Result<(), &'static str> {
+    let end = time::now_ns() + ns;
+    loop {
+        match PROGRESS.load(SeqCst) {
+            REFUSED => return Err("its virtualization cannot be switched on"),
+            now if now >= progress => return Ok(()),
+            _ if time::now_ns() >= end => return Err("it does not answer"),
+            _ => core::hint::spin_loop(),
+        }
+    }
+}
+
+/// The first CPU's, and the other's, latest reading of the time-stamp counter.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+/// By how many ticks one has read less than the other had before.
+static WARP: AtomicU64 = AtomicU64::new(0);
+
+/// Two CPUs do this at the same time: each looks whether its counter is behind what the other has just read.
+fn compare_clocks() {
+    const ROUNDS: u32 = 2000;
+    for _ in 0..ROUNDS {
+        let seen = LATEST.load(SeqCst);
+        // SAFETY: keeps the counter from being read before the other's reading is.
+        unsafe { core::arch::x86_64::_mm_lfence() };
+        let now = time::tsc();
+        if now < seen {
+            WARP.fetch_max(seen - now, SeqCst);
+        }
+        LATEST.fetch_max(now, SeqCst);
+    }
+}
+
+/// Where the other CPUs come from real mode: on their own stacks, with the tables of [`paging::startup_tables`], interrupts off.
+extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
+    // SAFETY: code and stack are in the upper half.
+    unsafe { paging::load() };
+    paging::enable_protections();
+    percpu::install(cpu);
+    traps::init();
+    apic::init();
+    PROGRESS.store(ALIVE, SeqCst);
+    compare_clocks();
+    PROGRESS.store(COMPARED, SeqCst);
+    while !GO_ON.load(SeqCst) {
+        core::hint::spin_loop();
+    }
+    if let Err(error) = machine::enable() {
+        log::error!("CPU {}: {error:?}", cpu.id());
+        PROGRESS.store(REFUSED, SeqCst);
+        power::park()
+    }
+    PROGRESS.store(READY, SeqCst);
+    virt::run_cpu()
+}
