@@ -45,7 +45,7 @@ async fn start_configured(host: &Rc<Host>) {
     let named = host.option("domu").into_iter().flat_map(|list| list.split(','));
     let configs: Vec<&str> = host.archive.configs_in(AUTO).chain(named).collect();
     for path in configs {
-        if let Err(message) = start(host, path).await {
+        if let Err(message) = start(host, path, &[]).await {
             println!("{message}");
         }
     }
@@ -59,9 +59,10 @@ async fn start_configured(host: &Rc<Host>) {
     }
 }
 
-async fn start(host: &Rc<Host>, path: &str) -> Result<Domid, String> {
+/// Creates a domain from the config at `path`, with `settings` (`key=value`) as if they were its last lines.
+async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, String> {
     println!("Parsing config from {path}");
-    let config = read_config(host, path)?;
+    let config = read_config(host, path, settings)?;
     let started = time::now();
     let domain = create(host, config.clone())
         .await
@@ -102,12 +103,12 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::List, which) => list(host, which.first().copied()),
         (Command::Info, _) => info(),
         (Command::Dmesg, options) => dmesg(options),
-        (Command::Create, ["-c", path] | [path, "-c"]) => {
-            let domain = start(host, path).await?;
+        (Command::Create, ["-c", path, settings @ ..] | [path, "-c", settings @ ..]) => {
+            let domain = start(host, path, settings).await?;
             console::attach(host, domain).await;
             Ok(())
         }
-        (Command::Create, [path]) => start(host, path).await.map(|_| ()),
+        (Command::Create, [path, settings @ ..]) => start(host, path, settings).await.map(|_| ()),
         (Command::Console, [which]) => {
             let domain = find(host, which)?;
             match console::attach(host, domain).await {

@@ -71,7 +71,7 @@ macro_rules! table {
 
 /// Every command, in the order of the help text.
 pub const TABLE: &[Entry] = table! {
-    Create "create" "[-c] CONFIG" (1, 2), Configs, "Create a domain from a config file; -c attaches its console";
+    Create "create" "[-c] CONFIG [KEY=VALUE]..." (1, 20), Configs, "Create a domain from a config file, with these settings in place of its own; -c attaches its console";
     List "list" "[DOMAIN]" (0, 1), Domains, "List information about all, or one, of the domains";
     Console "console" "DOMAIN" (1, 1), Domains, "Attach to a domain's console; Ctrl-] detaches";
     Shutdown "shutdown" "DOMAIN" (1, 1), Domains, "Ask a domain to shut down";

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
             [
                 test("debian to a login shell", vehicle, session),
                 test("several domUs", vehicle, several),
+                test("debian with 4 vCPUs on 2 CPUs", vehicle, multiprocessor),
             ]
         })
         .collect()
@@ -115,4 +116,44 @@ fn several(bench: &mut Bench, machine: Machine) -> Result<()> {
     let uptime = shell(shim.console, "uptime")?;
     ensure!(uptime.contains("load average"), "uptime: {uptime}");
     Ok(())
+}
+
+/// Four vCPUs on two CPUs, all busy; nothing stalls, and no clock is found to be bad.
+fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 2;
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c /etc/oxen/debian.cfg vcpus=4")?;
+    log_in(shim.console)?;
+    let count = shell(shim.console, "nproc")?;
+    ensure!(count.contains("\n4\n"), "nproc: {count}");
+    // Processes that compute, and one that passes bytes on through a pipe: IPIs, wake-ups and timers on all vCPUs.
+    shell(
+        shim.console,
+        "for i in 1 2 3 4; do (n=0; while [ $n -lt 20000 ]; do n=$((n+1)); done; echo done $i) & done; \
+         dd if=/dev/zero bs=64k count=64 2>/dev/null | cat | md5sum; wait; echo all of them",
+    )?;
+    let log = shell(
+        shim.console,
+        "dmesg | grep -c -i -E 'soft lockup|rcu.* stall|hung task|TSC warp|clocksource.*(unstable|skew)'",
+    )?;
+    ensure!(log.contains("\n0\n"), "complaints in dmesg: {log}");
+    let online = shell(shim.console, "cat /sys/devices/system/cpu/online")?;
+    ensure!(online.contains("\n0-3\n"), "CPUs online: {online}");
+    shim.detach()?;
+    let vcpus = shim.command("vcpu-list debian")?;
+    let on_second = vcpus
+        .lines()
+        .filter(|line| line.split_whitespace().nth(3) == Some("1"))
+        .count();
+    ensure!(on_second > 0, "no vCPU is on the second CPU:\n{vcpus}");
+    shim.console.type_line("console debian")?;
+    shim.console.send("\r")?;
+    shim.console
+        .expect(SHELL, PATIENCE)
+        .context("the console again")?;
+    shim.console.type_line("poweroff")?;
+    shim.console
+        .expect("reason code 0 (poweroff): action is destroy", PATIENCE)
+        .context("poweroff")?;
+    shim.wait_for("debian", false)
 }

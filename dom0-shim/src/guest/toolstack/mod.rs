@@ -122,14 +122,22 @@ impl Domains {
 ///
 /// # Errors
 /// A sentence that names file and line.
-pub fn read_config(host: &Host, path: &str) -> Result<Rc<Config>, String> {
+pub fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Config>, String> {
     let bytes = config_file(host, path).ok_or_else(|| {
         format!("{path}: no such file in the boot archive, nor in {CONFIGS} with or without .cfg")
     })?;
     let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: is not a text file"))?;
-    let config = xlcfg::parse(text).map_err(|error| match error.line {
+    let own_lines = text.lines().count();
+    let text = format!("{}\n{}\n", text.trim_end_matches('\n'), settings.join("\n"));
+    let config = xlcfg::parse(&text).map_err(|error| match error.line {
         0 => format!("{path}: {}", error.message),
-        line => format!("{path}:{line}: {}", error.message),
+        line => match line
+            .checked_sub(own_lines + 1)
+            .and_then(|extra| settings.get(extra))
+        {
+            Some(setting) => format!("{setting}: {}", error.message),
+            None => format!("{path}:{line}: {}", error.message),
+        },
     })?;
     for warning in &config.warnings {
         host.terminal.notice(&format!("{path}: {warning}"));
