@@ -6,15 +6,21 @@ use crate::domain::table;
 use crate::domain::vcpu::Hold;
 use crate::hw::power;
 use crate::mm::frames;
+use crate::sched;
 use crate::types::{DomId, PAGE_SHIFT};
 
 /// Keys, and what each prints.
-const KEYS: [(u8, &str, fn()); 5] = [
+const KEYS: [(u8, &str, fn()); 6] = [
     (b'C', "crash: what a panic prints", crash),
     (b'R', "reboot the machine", reboot),
     (b'h', "this help", help),
     (b'm', "memory", memory),
     (b'q', "domains and their vCPUs", domains),
+    (
+        b'r',
+        "CPUs: who runs, how many wait, the next deadline",
+        sched::report,
+    ),
 ];
 
 /// Act on a key; one that is not known prints the help.

@@ -247,6 +247,11 @@ impl Vcpu {
         Request::from_bits_retain(self.requests.swap(0, SeqCst))
     }
 
+    /// Take the requests that are in `which`; others stay.
+    pub fn take(&self, which: Request) -> Request {
+        Request::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
+    }
+
     /// Keep `what` for the next time that the vCPU looks at its requests; no reason to look now.
     pub fn defer(&self, what: Request) {
         self.requests.fetch_or(what.bits(), SeqCst);

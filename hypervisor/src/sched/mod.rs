@@ -373,6 +373,29 @@ pub fn current() -> Option<Arc<Vcpu>> {
     this_cpu()?.current.try_lock()?.clone()
 }
 
+/// Log what every CPU does (debug key `r`).
+pub fn report() {
+    let now = hw::time::now_ns();
+    for (id, cpu) in (0..COUNT.load(SeqCst)).filter_map(|id| Some((id, cpu(id)?))) {
+        let current = cpu.current.try_lock().and_then(|current| current.clone());
+        let timers = cpu.timers.lock();
+        let next = match timers.first() {
+            NEVER => None,
+            deadline => Some(deadline.cast_signed().wrapping_sub(now.cast_signed()) / 1000),
+        };
+        log::info!(
+            "CPU {id}: {} waiting, {} deadlines{}, {}",
+            cpu.waiting.load(SeqCst),
+            timers.len(),
+            core::fmt::from_fn(|f| next.map_or(Ok(()), |us| write!(f, ", the next in {us} us"))),
+            core::fmt::from_fn(|f| match &current {
+                Some(vcpu) => write!(f, "runs {}v{}", vcpu.domid, vcpu.id.0),
+                None => f.write_str("idle"),
+            }),
+        );
+    }
+}
+
 /// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue of this CPU, which need not be where it runs.
 pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     let here = hw::percpu::id();

@@ -31,6 +31,16 @@ impl<T: Slot> TimerQueue<T> {
         self.heap.first().map_or(NEVER, |(deadline, _)| *deadline)
     }
 
+    /// How many deadlines there are.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// Set `item`'s deadline; [`NEVER`] takes it out.
     pub fn set(&mut self, item: &T, deadline: u64) {
         let slot = item.slot().load(Relaxed);

@@ -198,7 +198,8 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
     if requests.contains(Request::TIMER) {
         time::expire(running);
     }
-    let again = vcpu.take_requests() | requests;
+    // What the above has asked for. Another CPU's new request for one of the above stays: an exit is on its way with it.
+    let again = requests | vcpu.take(!(Request::FLUSH | Request::STARTUP | Request::TIMER));
     if again.contains(Request::NMI) {
         if running.cpu.nmi_allowed() {
             running.cpu.inject(crate::arch::Event::nmi());
