@@ -22,7 +22,8 @@ type ReadyQueue = Arc<Mutex<VecDeque<usize>>>;
 /// Runs tasks that are ready.
 #[derive(Default)]
 pub struct Executor {
-    tasks: BTreeMap<usize, Task>,
+    /// With what wakes them: the same waker every time, so that who keeps one can tell that it is the same.
+    tasks: BTreeMap<usize, (Task, Waker)>,
     ready: ReadyQueue,
     spawner: Spawner,
     next: usize,
@@ -63,7 +64,11 @@ impl Executor {
     pub fn run_ready(&mut self) {
         loop {
             for task in self.spawner.0.take() {
-                self.tasks.insert(self.next, task);
+                let waker = Waker::from(Arc::new(TaskWaker {
+                    task: self.next,
+                    ready: self.ready.clone(),
+                }));
+                self.tasks.insert(self.next, (task, waker));
                 self.ready.lock().push_back(self.next);
                 self.next += 1;
             }
@@ -71,14 +76,10 @@ impl Executor {
                 return;
             };
             // A finished task may still have been woken.
-            let Some(task) = self.tasks.get_mut(&number) else {
+            let Some((task, waker)) = self.tasks.get_mut(&number) else {
                 continue;
             };
-            let waker = Waker::from(Arc::new(TaskWaker {
-                task: number,
-                ready: self.ready.clone(),
-            }));
-            if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            if task.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
                 self.tasks.remove(&number);
             }
         }
@@ -194,7 +195,10 @@ impl Signal {
             if self.0.set.take() {
                 return Poll::Ready(());
             }
-            self.0.waiting.borrow_mut().push(context.waker().clone());
+            let mut waiting = self.0.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await;
@@ -285,5 +289,22 @@ mod tests {
         });
         executor.run_ready();
         assert_eq!(result.get(), Some(Either::Second(())));
+    }
+
+    #[test]
+    fn a_task_polled_often_waits_once() {
+        let (mut executor, reactor, signal) = (Executor::default(), Reactor::default(), Signal::default());
+        let (inner, never) = (reactor.clone(), signal.clone());
+        executor
+            .spawner()
+            .spawn(async move { while either(inner.event(1), never.wait()).await == Either::First(()) {} });
+        for _ in 0..10 {
+            reactor.fire(1);
+            executor.run_ready();
+        }
+        assert_eq!(signal.0.waiting.borrow().len(), 1);
+        signal.notify();
+        executor.run_ready();
+        assert!(executor.tasks.is_empty());
     }
 }

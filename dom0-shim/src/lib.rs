@@ -1,6 +1,7 @@
 //! Parts of dom0-shim that need no hypervisor, tested on the host.
 //!
 //! * [`archive`]: the boot archive with configs and kernels.
+//! * [`backend`]: rings and states of paravirtual devices.
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
 //! * [`shell`]: line editing, command table, output formats.
@@ -12,6 +13,7 @@
 extern crate alloc;
 
 pub mod archive;
+pub mod backend;
 pub mod executor;
 pub mod layout;
 pub mod shell;

@@ -9,9 +9,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use abi::grant::{GNTST_NO_SPACE, GrantHandle, GrantRef};
 use abi::{Domid, Errno};
 use spin::{LazyLock, Mutex};
 
+use crate::hypercall::grant::{self, Access, Status};
 use crate::hypercall::memory as hypercall;
 use crate::{memory, paging};
 
@@ -61,6 +63,8 @@ impl Window {
 pub struct Mapping {
     gfn: u64,
     frames: usize,
+    /// Of frames that are mapped by grant.
+    handles: Vec<GrantHandle>,
 }
 
 impl Mapping {
@@ -89,9 +93,23 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Maps pages that `domain` has granted to this domain; writing to what is mapped only to be read is a bug.
+    ///
+    /// # Errors
+    /// The first grant's that cannot be mapped.
+    pub fn grants(domain: Domid, references: &[GrantRef], access: Access) -> Result<Self, Status> {
+        let mut mapping = Self::reserve(references.len()).map_err(|_| Status(GNTST_NO_SPACE))?;
+        mapping.handles = grant::map(domain, references, mapping.gfn, access)?;
+        Ok(mapping)
+    }
+
     fn reserve(frames: usize) -> Result<Self, Errno> {
         let gfn = SPACE.lock().take(frames).ok_or(Errno::ENOSPC)?;
-        Ok(Self { gfn, frames })
+        Ok(Self {
+            gfn,
+            frames,
+            handles: Vec::new(),
+        })
     }
 
     /// Bytes mapped.
@@ -149,9 +167,13 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        for gfn in (self.gfn..).take(self.frames) {
-            // A frame that was never mapped (an error half way) is refused, which is as good.
-            let _ = hypercall::unmap(gfn);
+        if self.handles.is_empty() {
+            for gfn in (self.gfn..).take(self.frames) {
+                // A frame that was never mapped (an error half way) is refused, which is as good.
+                let _ = hypercall::unmap(gfn);
+            }
+        } else {
+            grant::unmap(self.handles.drain(..).zip(self.gfn..));
         }
         SPACE.lock().give_back(self.gfn, self.frames);
     }

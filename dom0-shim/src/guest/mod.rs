@@ -3,11 +3,13 @@
 //! * [`terminal`]: the serial line, shared by the prompt and an attached console.
 //! * [`store`]: xenstore over the domains' rings.
 //! * [`console`]: the domains' consoles.
+//! * [`backend`]: devices that this domain serves.
 //! * [`toolstack`]: builds, ends and watches over domains.
 //! * [`shell`]: the commands.
 //!
 //! Tasks share one [`Host`]; no borrow of its cells is held across an `await`.
 
+mod backend;
 mod console;
 mod ring;
 mod shell;
@@ -24,6 +26,7 @@ use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
 
+use backend::Devices;
 use console::Consoles;
 use store::Store;
 use terminal::Terminal;
@@ -43,6 +46,8 @@ pub struct Host {
     pub store: Store,
     /// Consoles of the domains.
     pub consoles: Consoles,
+    /// Devices of the domains.
+    pub devices: Devices,
     /// The domains that this toolstack has made.
     pub domains: Domains,
     /// This domain's command line.
@@ -68,6 +73,7 @@ pub fn main(info: StartInfo) -> ! {
         terminal: Terminal::default(),
         store: Store::default(),
         consoles: Consoles::default(),
+        devices: Devices::default(),
         domains: Domains::default(),
         command_line: info.command_line(),
     });

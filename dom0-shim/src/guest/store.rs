@@ -13,6 +13,7 @@ use abi::io::xs_wire::{
     XenstoreDomainInterface as Page,
 };
 use abi::{Domid, Errno};
+use dom0_shim::executor::Signal;
 use dom0_shim::xenstore::{ConnectionId, DOM0, Effect, Error, HEADER_SIZE, Kind, Server, message};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::event_channel;
@@ -38,7 +39,11 @@ pub struct Store(RefCell<State>);
 
 struct State {
     server: Server,
+    /// For requests.
     own: ConnectionId,
+    /// For watches, whose events are thus never taken for replies.
+    watcher: ConnectionId,
+    watches: BTreeMap<u64, Signal>,
     links: BTreeMap<Domid, Link>,
     next_serial: u64,
 }
@@ -60,9 +65,12 @@ impl Default for Store {
     fn default() -> Self {
         let mut server = Server::new();
         let own = server.connect(DOM0);
+        let watcher = server.connect(DOM0);
         Self(RefCell::new(State {
             server,
             own,
+            watcher,
+            watches: BTreeMap::new(),
             links: BTreeMap::new(),
             next_serial: 0,
         }))
@@ -122,6 +130,22 @@ impl Store {
         .map(|_| ())
     }
 
+    /// Watches a node and what is below: the signal is set now, and with every change.
+    pub fn watch(&self, path: &str) -> Watch<'_> {
+        let mut state = self.0.borrow_mut();
+        let token = state.next_serial;
+        state.next_serial += 1;
+        let watch = Watch {
+            store: self,
+            path: path.to_string(),
+            token,
+            changed: Signal::default(),
+        };
+        state.watches.insert(token, watch.changed.clone());
+        state.watch(Kind::Watch, path, token);
+        watch
+    }
+
     /// Tells watchers of `@releaseDomain` that some domain's state has changed.
     pub fn domain_changed(&self) {
         let mut state = self.0.borrow_mut();
@@ -138,6 +162,23 @@ impl Store {
             // The hypervisor closes the other end with the domain; a port that is closed already is as good.
             let _ = event_channel::close(link.port);
         }
+    }
+}
+
+/// A watch of dom0's own; ends when dropped.
+pub struct Watch<'a> {
+    store: &'a Store,
+    path: String,
+    token: u64,
+    /// Set when there was a change.
+    pub changed: Signal,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let mut state = self.store.0.borrow_mut();
+        state.watches.remove(&self.token);
+        state.watch(Kind::Unwatch, &self.path, self.token);
     }
 }
 
@@ -217,8 +258,32 @@ impl State {
         }
     }
 
+    /// Sets or ends a watch of dom0's own.
+    fn watch(&mut self, kind: Kind, path: &str, token: u64) {
+        let payload = format!("{path}\0{token}\0");
+        let taken = self
+            .server
+            .receive(self.watcher, &message(kind, 0, 0, payload.as_bytes()));
+        debug_assert!(taken.is_ok());
+        self.flush_all();
+    }
+
+    /// Sets the signals of dom0's own watches that have fired.
+    fn signal_watches(&mut self) {
+        while let Some(event) = self.server.take_output(self.watcher) {
+            let body = event.get(HEADER_SIZE..).unwrap_or_default();
+            // Path, token; the reply to a request has no second part.
+            let token = body.split(|&byte| byte == 0).nth(1);
+            let token = token.and_then(|token| core::str::from_utf8(token).ok()?.parse().ok());
+            if let Some(signal) = token.and_then(|token: u64| self.watches.get(&token)) {
+                signal.notify();
+            }
+        }
+    }
+
     /// Sends what waits for any domain: one domain's request may fire another's watch.
     fn flush_all(&mut self) {
+        self.signal_watches();
         for link in self.links.values_mut() {
             link.flush(&mut self.server);
         }

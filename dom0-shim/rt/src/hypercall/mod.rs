@@ -14,6 +14,7 @@ use abi::{Errno, GuestHandle};
 pub mod console;
 pub mod domctl;
 pub mod event_channel;
+pub mod grant;
 pub mod hvm;
 pub mod memory;
 pub mod sched;

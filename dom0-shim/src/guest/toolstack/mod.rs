@@ -23,7 +23,7 @@ use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
 use guest_rt::time;
 
-use super::{Host, console};
+use super::{Host, backend, console};
 
 pub use build::create;
 pub use lifecycle::watch;
@@ -175,6 +175,7 @@ async fn pass() {
 pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
     // Pages of the domain mapped here would keep it from going away.
     console::close(host, domain);
+    backend::remove_all(host, domain).await;
     host.store.release(domain);
     let result = loop {
         match domctl::destroy(domain) {
