@@ -60,21 +60,20 @@ impl Executor {
         self.spawner.clone()
     }
 
-    /// Polls tasks until none is ready.
-    pub fn run_ready(&mut self) {
-        loop {
-            for task in self.spawner.0.take() {
-                let waker = Waker::from(Arc::new(TaskWaker {
-                    task: self.next,
-                    ready: self.ready.clone(),
-                }));
-                self.tasks.insert(self.next, (task, waker));
-                self.ready.lock().push_back(self.next);
-                self.next += 1;
-            }
-            let Some(number) = self.ready.lock().pop_front() else {
-                return;
-            };
+    /// Polls every task that is ready now, once. Returns whether any is ready again: then the caller looks for events
+    /// and comes back, so that a busy task does not keep the others from theirs.
+    pub fn run_round(&mut self) -> bool {
+        for task in self.spawner.0.take() {
+            let waker = Waker::from(Arc::new(TaskWaker {
+                task: self.next,
+                ready: self.ready.clone(),
+            }));
+            self.tasks.insert(self.next, (task, waker));
+            self.ready.lock().push_back(self.next);
+            self.next += 1;
+        }
+        let round = core::mem::take(&mut *self.ready.lock());
+        for number in round {
             // A finished task may still have been woken.
             let Some((task, waker)) = self.tasks.get_mut(&number) else {
                 continue;
@@ -83,7 +82,21 @@ impl Executor {
                 self.tasks.remove(&number);
             }
         }
+        !self.ready.lock().is_empty() || !self.spawner.0.borrow().is_empty()
     }
+}
+
+/// Lets the other tasks run; between the slices of long work.
+pub async fn pass() {
+    let mut passed = false;
+    poll_fn(|context| {
+        if core::mem::replace(&mut passed, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[derive(Default)]
@@ -230,6 +243,11 @@ pub enum Either<A, B> {
 mod tests {
     use super::*;
 
+    /// Until no task is ready.
+    fn run_ready(executor: &mut Executor) {
+        while executor.run_round() {}
+    }
+
     fn record(log: &Rc<RefCell<Vec<&'static str>>>, entry: &'static str) {
         log.borrow_mut().push(entry);
     }
@@ -257,23 +275,23 @@ mod tests {
                 spawner_in_task.spawn(async move { record(&log, "nested") });
             });
         }
-        executor.run_ready();
+        run_ready(&mut executor);
         assert!(log.borrow().is_empty() && reactor.next_deadline().is_none());
         reactor.advance(100);
         reactor.fire(4);
-        executor.run_ready();
+        run_ready(&mut executor);
         assert!(log.borrow().is_empty(), "another port");
         reactor.fire(3);
-        executor.run_ready();
+        run_ready(&mut executor);
         assert_eq!(
             (log.borrow().as_slice(), reactor.next_deadline()),
             (&["event"][..], Some(150))
         );
         reactor.advance(149);
-        executor.run_ready();
+        run_ready(&mut executor);
         assert_eq!(log.borrow().len(), 1);
         reactor.advance(150);
-        executor.run_ready();
+        run_ready(&mut executor);
         assert_eq!(*log.borrow(), ["event", "timer", "signal", "nested"]);
         assert!(executor.tasks.is_empty());
     }
@@ -287,7 +305,7 @@ mod tests {
         executor.spawner().spawn(async move {
             outer.set(Some(either(inner.event(6), inner.event(7)).await));
         });
-        executor.run_ready();
+        run_ready(&mut executor);
         assert_eq!(result.get(), Some(Either::Second(())));
     }
 
@@ -300,11 +318,23 @@ mod tests {
             .spawn(async move { while either(inner.event(1), never.wait()).await == Either::First(()) {} });
         for _ in 0..10 {
             reactor.fire(1);
-            executor.run_ready();
+            run_ready(&mut executor);
         }
         assert_eq!(signal.0.waiting.borrow().len(), 1);
         signal.notify();
-        executor.run_ready();
+        run_ready(&mut executor);
         assert!(executor.tasks.is_empty());
+    }
+
+    #[test]
+    fn a_busy_task_ends_a_round() {
+        let mut executor = Executor::default();
+        executor.spawner().spawn(async {
+            for _ in 0..3 {
+                pass().await;
+            }
+        });
+        let rounds: Vec<bool> = (0..4).map(|_| executor.run_round()).collect();
+        assert_eq!(rounds, [true, true, true, false]);
     }
 }

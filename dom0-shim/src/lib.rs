@@ -2,6 +2,7 @@
 //!
 //! * [`archive`]: the boot archive with configs and kernels.
 //! * [`backend`]: rings and states of paravirtual devices.
+//! * [`block`]: disks, and requests to them.
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
 //! * [`shell`]: line editing, command table, output formats.
@@ -14,6 +15,7 @@ extern crate alloc;
 
 pub mod archive;
 pub mod backend;
+pub mod block;
 pub mod executor;
 pub mod layout;
 pub mod shell;

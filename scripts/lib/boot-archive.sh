@@ -2,7 +2,15 @@
 # The boot archive: what dom0-shim has instead of a disk. Sourced after toolchain.sh.
 #
 # It holds configs in xl.cfg syntax (dom0-shim/boot-archive), the kernel of Debian's linux-image-amd64 package exactly
-# as shipped, and an initial ramdisk of Debian's busybox with the files of dom0-shim/initramfs.
+# as shipped, and an initial ramdisk of Debian's busybox with the files of dom0-shim/initramfs and some of the kernel's
+# modules.
+
+# Modules for the initial ramdisk, with what they depend on.
+MODULES=(
+    xen-blkfront
+    ext4 jbd2 mbcache crc16 crc32c_generic crc32c-intel
+    vfat fat nls_cp437 nls_ascii
+)
 
 # unpack_package NAME: downloads a Debian package once, unpacks it below target/debian-packages; prints the directory.
 unpack_package() {
@@ -45,6 +53,18 @@ pack() {
     (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible --owner=0:0)
 }
 
+# copy_modules KERNEL INITRAMFS BUSYBOX: the modules of a kernel package, with the lists that modprobe reads.
+copy_modules() {
+    local kernel=$1 initramfs=$2 busybox=$3 version name file
+    version=$(basename "$kernel"/lib/modules/*)
+    for name in "${MODULES[@]}"; do
+        file=$(cd "$kernel" && find "lib/modules/$version/kernel" -name "$name.ko")
+        mkdir -p "$initramfs/${file%/*}"
+        cp "$kernel/${file:?the kernel package has no module $name}" "$initramfs/$file"
+    done
+    "$busybox" depmod -b "$initramfs" "$version"
+}
+
 # Makes out/boot-archive.cpio.
 make_boot_archive() {
     need_packages cpio
@@ -53,9 +73,10 @@ make_boot_archive() {
     busybox=$(unpack_package busybox-static) || return
     work=$ROOT/target/boot-archive
     rm -rf "$work"
-    mkdir -p "$work"/initramfs/{bin,dev,proc,root,run,sys,tmp} "$work/archive/boot"
+    mkdir -p "$work"/initramfs/{bin,dev,mnt,proc,root,run,sys,tmp} "$work/archive/boot"
     cp "$busybox/bin/busybox" "$work/initramfs/bin/"
     cp -R "$ROOT/dom0-shim/initramfs/." "$work/initramfs/"
+    copy_modules "$kernel" "$work/initramfs" "$busybox/bin/busybox" || return
     cp -R "$ROOT/dom0-shim/boot-archive/." "$work/archive/"
     cp "$kernel"/boot/vmlinuz-* "$work/archive/boot/vmlinuz"
     # File times are the only thing that differs from build to build.

@@ -21,10 +21,11 @@ use alloc::rc::Rc;
 
 use abi::event_channel::VIRQ_TIMER;
 use dom0_shim::archive::Archive;
+use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
-use guest_rt::{event, time};
+use guest_rt::{event, memory, time};
 
 use backend::Devices;
 use console::Consoles;
@@ -46,6 +47,8 @@ pub struct Host {
     pub store: Store,
     /// Consoles of the domains.
     pub consoles: Consoles,
+    /// Memory that disks may take.
+    pub disk_memory: Budget,
     /// Devices of the domains.
     pub devices: Devices,
     /// The domains that this toolstack has made.
@@ -73,6 +76,8 @@ pub fn main(info: StartInfo) -> ! {
         terminal: Terminal::default(),
         store: Store::default(),
         consoles: Consoles::default(),
+        // The other half is for what grows with the number of domains, and for unpacking kernels.
+        disk_memory: Budget::new(memory::heap_free() as u64 / 2),
         devices: Devices::default(),
         domains: Domains::default(),
         command_line: info.command_line(),
@@ -85,7 +90,9 @@ pub fn main(info: StartInfo) -> ! {
     loop {
         event::take_pending(|port| host.reactor.fire(port));
         host.reactor.advance(time::now());
-        executor.run_ready();
+        if executor.run_round() {
+            continue;
+        }
         // A deadline in the past fires at once, so none is missed between here and the wait.
         time::set_timer(host.reactor.next_deadline()).expect("setting the timer");
         event::wait();

@@ -9,11 +9,15 @@ use abi::sched::SHUTDOWN_POWEROFF;
 use abi::{Domid, Errno};
 use dom0_shim::executor::{Either, either};
 use dom0_shim::shell::commands::{self, Command, Names, TABLE};
-use dom0_shim::shell::format::{DomainLine, LIST_HEAD, flag, list_line, uptime};
+use dom0_shim::shell::format::{
+    BLOCK_LIST_HEAD, BlockLine, DomainLine, LIST_HEAD, block_line, flag, list_line, uptime,
+};
+use dom0_shim::xlcfg::disk::Disk;
 use guest_rt::hypercall::{domctl, sched, sysctl, version};
 use guest_rt::{println, time};
 
-use super::toolstack::{create, destroy, read_config};
+use super::backend::{Detach, Front, block};
+use super::toolstack::{attach_disk, create, destroy, detach_disk, open_disks, read_config};
 use super::{Host, console};
 
 /// Where configs of domains to start at once are.
@@ -64,9 +68,11 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, 
     println!("Parsing config from {path}");
     let config = read_config(host, path, settings)?;
     let started = time::now();
-    let domain = create(host, config.clone())
+    let failed = |failure: String| format!("Domain {} was not created: {failure}", config.name);
+    let disks = open_disks(host, &config).map_err(failed)?;
+    let domain = create(host, config.clone(), disks)
         .await
-        .map_err(|failure| format!("Domain {} was not created: {failure}", config.name))?;
+        .map_err(|failure| failed(failure.to_string()))?;
     println!(
         "Domain {domain} ({}) created in {} ms",
         config.name,
@@ -143,6 +149,14 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
             .store
             .write(path, value)
             .map_err(|error| format!("{path}: {}", error.name())),
+        (Command::BlockAttach, [which, specification @ ..]) => {
+            block_attach(host, which, &specification.join(","))
+        }
+        (Command::BlockDetach, ["--force", which, disk] | [which, disk, "--force"]) => {
+            block_detach(host, which, disk, Detach::Force).await
+        }
+        (Command::BlockDetach, [which, disk]) => block_detach(host, which, disk, Detach::Ask).await,
+        (Command::BlockList, domains) => block_list(host, domains),
         (Command::Poweroff, _) => poweroff(host).await,
         _ => Err(format!("Usage: {} {}", entry.name, entry.arguments)),
     }
@@ -307,6 +321,45 @@ fn vcpu_list(host: &Host, which: Option<&str>) -> Result<(), String> {
                 "{name:<32} {:>5} {vcpu:>5} {cpu:>4} {marks:>7} {seconds:>9}",
                 info.domain
             );
+        }
+    }
+    Ok(())
+}
+
+fn block_attach(host: &Rc<Host>, which: &str, specification: &str) -> Result<(), String> {
+    let domain = find(host, which)?;
+    let disk = Disk::parse(specification).map_err(|error| format!("'{specification}': {error}"))?;
+    attach_disk(host, domain, &disk)
+}
+
+async fn block_detach(host: &Host, which: &str, disk: &str, how: Detach) -> Result<(), String> {
+    let domain = find(host, which)?;
+    let failed = |error: String| format!("{disk}: {error}");
+    let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name".to_string()))?;
+    detach_disk(host, domain, number, how).await.map_err(failed)
+}
+
+fn block_list(host: &Host, domains: &[&str]) -> Result<(), String> {
+    println!("{BLOCK_LIST_HEAD}");
+    for which in domains {
+        let domain = find(host, which)?;
+        for id in host
+            .devices
+            .of(domain)
+            .into_iter()
+            .filter(|id| id.class == block::CLASS)
+        {
+            let front = Front::new(&host.store, id);
+            let number = |name: &str| front.number(name).ok();
+            let line = BlockLine {
+                device: id.number,
+                domain,
+                state: number("state"),
+                port: number("event-channel"),
+                ring: number("ring-ref"),
+                back: &id.back(),
+            };
+            println!("{}", block_line(&line));
         }
     }
     Ok(())

@@ -23,6 +23,9 @@ pub enum Command {
     XenstoreLs,
     XenstoreRead,
     XenstoreWrite,
+    BlockAttach,
+    BlockDetach,
+    BlockList,
     Poweroff,
 }
 
@@ -83,6 +86,9 @@ pub const TABLE: &[Entry] = table! {
     Domname "domname" "DOMID" (1, 1), Nothing, "Convert a domain id to domain name";
     VcpuList "vcpu-list" "[DOMAIN]" (0, 1), Domains, "List the VCPUs for all/some domains";
     Uptime "uptime" "[DOMAIN]" (0, 1), Domains, "Print uptime for all/some domains";
+    BlockAttach "block-attach" "DOMAIN DISK-SPEC" (2, 8), Domains, "Create a new virtual block device";
+    BlockDetach "block-detach" "[--force] DOMAIN DISK" (2, 3), Domains, "Destroy a domain's virtual block device";
+    BlockList "block-list" "DOMAIN..." (1, 64), Domains, "List virtual block devices for a domain";
     Info "info" "" (0, 0), Nothing, "Get information about the host";
     Dmesg "dmesg" "[-c]" (0, 1), Nothing, "Read and/or clear the hypervisor's message buffer";
     DebugKeys "debug-keys" "KEYS" (1, 1), Nothing, "Send debug keys to the hypervisor";

@@ -72,6 +72,41 @@ pub fn list_line(domain: &DomainLine<'_>) -> String {
     )
 }
 
+/// What `block-list` shows of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockLine<'a> {
+    /// Its number.
+    pub device: u32,
+    /// Whose.
+    pub domain: u16,
+    /// The front end's state.
+    pub state: Option<u32>,
+    /// The front end's event channel.
+    pub port: Option<u32>,
+    /// The ring's grant.
+    pub ring: Option<u32>,
+    /// The back end's directory.
+    pub back: &'a str,
+}
+
+/// First line of `block-list`.
+pub const BLOCK_LIST_HEAD: &str = "Vdev  BE  handle state evt-ch ring-ref BE-path                       ";
+
+/// One line of `block-list`; -1 stands for what is not known.
+pub fn block_line(disk: &BlockLine<'_>) -> String {
+    let known = |value: Option<u32>| value.map_or(-1, i64::from);
+    format!(
+        "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}",
+        disk.device,
+        0,
+        disk.domain,
+        known(disk.state),
+        known(disk.port),
+        known(disk.ring),
+        disk.back
+    )
+}
+
 /// A duration as `uptime` shows it: `1 day,  2:03:04` or `0:12:34`.
 pub fn uptime(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -105,6 +140,24 @@ mod tests {
         assert!(line(flag::SHUTDOWN).contains(" ---s-- "));
         assert!(line(flag::PAUSED | flag::DYING).contains(" --p--d "));
         assert!(line(flag::RUNNING).contains(" r----- "));
+    }
+
+    #[test]
+    fn block_list_as_xl_prints_it() {
+        let line = |port| {
+            block_line(&BlockLine {
+                device: 51_712,
+                domain: 1,
+                state: Some(4),
+                port,
+                ring: Some(8),
+                back: "/local/domain/0/backend/vbd/1/51712",
+            })
+        };
+        let wanted = "51712 0   1      4     15     8        /local/domain/0/backend/vbd/1/51712";
+        assert_eq!(line(Some(15)), wanted);
+        assert!(line(None).contains("4     -1     8"));
+        assert!(BLOCK_LIST_HEAD.starts_with("Vdev  BE  handle state evt-ch ring-ref BE-path"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! An unknown key is an error. Keys for what dom0-shim does not have are refused, or ignored with a warning where
 //! the guest runs without.
 
+pub mod disk;
 mod syntax;
 
 use alloc::format;
@@ -10,6 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use disk::Disk;
 use syntax::{Setting, Value};
 
 /// What is wrong with a config, and on which line.
@@ -114,6 +116,8 @@ pub struct Config {
     pub max_grant_frames: i32,
     /// Most grant mapping frames.
     pub max_maptrack_frames: i32,
+    /// Disks; no two with the same number.
+    pub disks: Vec<Disk>,
     /// What was ignored, in sentences.
     pub warnings: Vec<String>,
 }
@@ -155,6 +159,7 @@ struct Draft {
     event_channels: Option<u64>,
     max_grant_frames: Option<u64>,
     max_maptrack_frames: Option<u64>,
+    disks: Vec<Disk>,
     warnings: Vec<String>,
 }
 
@@ -184,14 +189,9 @@ impl Draft {
             "event_channels" => self.event_channels = Some(number(setting, 1, 131_071)?),
             "max_grant_frames" => self.max_grant_frames = Some(number(setting, 1, 4096)?),
             "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
-            "disk" if !is_empty(setting) => {
-                return Err(refuse(
-                    setting,
-                    "there are no block devices yet; put what the guest needs into its ramdisk",
-                ));
-            }
+            "disk" => self.disks = disks(setting)?,
             "vif" if !is_empty(setting) => self.ignore(setting, "there are no network devices yet"),
-            "disk" | "vif" => {}
+            "vif" => {}
             "cpus" | "cpus_soft" => self.ignore(setting, "vCPUs are not pinned yet"),
             key => return Err(Error::at(setting.line, format!("unknown key '{key}'"))),
         }
@@ -254,6 +254,7 @@ impl Draft {
             event_channels: self.event_channels.unwrap_or(1023) as u32,
             max_grant_frames: self.max_grant_frames.unwrap_or(64) as i32,
             max_maptrack_frames: self.max_maptrack_frames.unwrap_or(1024) as i32,
+            disks: self.disks,
             warnings: self.warnings,
         })
     }
@@ -286,6 +287,28 @@ fn number(setting: &Setting, least: u64, most: u64) -> Result<u64, Error> {
             &format!("{number} is not between {least} and {most}"),
         ))
     }
+}
+
+/// A list of disk specifications.
+fn disks(setting: &Setting) -> Result<Vec<Disk>, Error> {
+    let Value::List(list) = &setting.value else {
+        return Err(refuse(setting, "a list is wanted"));
+    };
+    let mut disks: Vec<Disk> = Vec::new();
+    for value in list {
+        let Value::String(text) = value else {
+            return Err(refuse(setting, "strings in quotes are wanted"));
+        };
+        let disk = Disk::parse(text).map_err(|error| refuse(setting, &format!("'{text}': {error}")))?;
+        if disks.iter().any(|other| other.number == disk.number) {
+            return Err(refuse(
+                setting,
+                &format!("'{text}': there are two disks {}", disk.vdev),
+            ));
+        }
+        disks.push(disk);
+    }
+    Ok(disks)
 }
 
 fn is_empty(setting: &Setting) -> bool {
@@ -448,9 +471,15 @@ mod tests {
         );
         assert_eq!(error("maxmem = 32"), "maxmem (32) is less than memory (64)");
         assert!(error("on_crash = 'explode'").starts_with("line 4: on_crash: unknown action 'explode'"));
-        assert!(
-            error("disk = ['phy:/dev/sda,xvda,w']").starts_with("line 4: disk: there are no block devices")
+        assert_eq!(
+            error("disk = ['/i,raw,xvda,rw', '/i,raw,xvdb,rw,colour=red']"),
+            "line 4: disk: '/i,raw,xvdb,rw,colour=red': unknown key 'colour'"
         );
+        assert_eq!(
+            error("disk = ['/i,raw,xvda,rw', '/j,raw,d0,rw']"),
+            "line 4: disk: '/j,raw,d0,rw': there are two disks d0"
+        );
+        assert_eq!(error("disk = '/i,raw,xvda,rw'"), "line 4: disk: a list is wanted");
         assert!(error("uuid = '123'").contains("32 hexadecimal digits"));
         assert!(error("name = 'a b'").contains("letters"));
         assert!(error("name = '17'").contains("domain id"));

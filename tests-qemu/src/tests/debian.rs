@@ -8,7 +8,7 @@ use crate::runner::{Bench, Test};
 use crate::{Console, Machine, outputs};
 
 /// The shell's prompt.
-const SHELL: &str = "root@debian:/root# ";
+pub const SHELL: &str = "root@debian:/root# ";
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
@@ -23,11 +23,13 @@ pub fn tests() -> Vec<Test> {
         .collect()
 }
 
-fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
+/// The shim's prompt, with the boot archive.
+pub fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
     Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)
 }
 
-fn log_in(console: &mut Console) -> Result<()> {
+/// Logs in, on the domU's console.
+pub fn log_in(console: &mut Console) -> Result<()> {
     let (which, _) = console
         .expect_any(&["debian login: ", "was not created"], PATIENCE * 2)
         .context("the login prompt")?;
@@ -38,7 +40,7 @@ fn log_in(console: &mut Console) -> Result<()> {
 }
 
 /// One command in the domU's shell; what it printed.
-fn shell(console: &mut Console, command: &str) -> Result<String> {
+pub fn shell(console: &mut Console, command: &str) -> Result<String> {
     console.type_line(command)?;
     console
         .expect(SHELL, PATIENCE)

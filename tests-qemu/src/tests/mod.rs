@@ -1,6 +1,7 @@
 //! The tests, by subject.
 //!
 //! * [`bad_input`]: what cannot work is refused with a sentence.
+//! * [`block`]: disks of domUs.
 //! * [`boot`]: every door on every back end that has it.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
@@ -10,6 +11,7 @@
 //! What is expected of Oxen's output is in the file of the test that expects it.
 
 mod bad_input;
+mod block;
 mod boot;
 mod debian;
 mod guests;
@@ -28,6 +30,7 @@ use crate::{Door, Machine, Module, Vehicle, outputs};
 pub fn all() -> Vec<Test> {
     [
         debian::tests(),
+        block::tests(),
         hostile::tests(),
         guests::tests(),
         boot::tests(),

@@ -8,7 +8,7 @@ use core::future::Future;
 use abi::grant::GrantRef;
 use abi::{Domid, Errno};
 use dom0_shim::backend::ring::Shared;
-use dom0_shim::executor::{Reactor, Signal};
+use dom0_shim::executor::{Reactor, Signal, pass};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::event_channel;
 use guest_rt::hypercall::grant::{Access, Status};
@@ -78,6 +78,15 @@ impl Channel {
         if !self.stopping.get() {
             self.reactor.event(self.port).await;
         }
+        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
+    }
+
+    /// Lets other tasks run.
+    ///
+    /// # Errors
+    /// The task is to end.
+    pub async fn turn(&self) -> Result<(), Stopped> {
+        pass().await;
         if self.stopping.get() { Err(Stopped) } else { Ok(()) }
     }
 

@@ -4,6 +4,7 @@
 //! driver; what serves rings are tasks of [`Links`]. A device ends when it is detached or its domain is destroyed;
 //! nothing is mapped or bound then.
 
+pub mod block;
 mod link;
 mod nodes;
 
@@ -84,7 +85,7 @@ impl Devices {
 /// The domain has such a device; xenstore refuses.
 pub fn add(host: &Rc<Host>, id: Id, driver: impl Driver, front: &Nodes, back: &Nodes) -> Result<(), String> {
     if host.devices.get(id).is_some() {
-        return Err(format!("device {} exists already", id.number));
+        return Err("there is such a device already".into());
     }
     if let Err(error) = nodes::write(&host.store, id, front, back) {
         nodes::remove(&host.store, id);

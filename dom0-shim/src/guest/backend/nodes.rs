@@ -128,7 +128,8 @@ pub struct Front<'a> {
 }
 
 impl<'a> Front<'a> {
-    pub(super) fn new(store: &'a Store, id: Id) -> Self {
+    /// Of one device.
+    pub fn new(store: &'a Store, id: Id) -> Self {
         Self {
             store,
             path: id.front(),

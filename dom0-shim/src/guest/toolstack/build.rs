@@ -23,6 +23,7 @@ use abi::memory::E820Entry;
 use abi::start_info::HvmMemmapTableEntry;
 use abi::sysctl::XEN_SYSCTL_PHYSCAP_GNTTAB_V2;
 use abi::{Domid, Errno};
+use dom0_shim::executor::pass;
 use dom0_shim::layout::{self, PAGE};
 use dom0_shim::xenstore::DOM0;
 use dom0_shim::xlcfg::Config;
@@ -33,7 +34,8 @@ use pvh::layout::{ACPI_TABLES, CONSOLE_GFN, Guest, IDENT_PT_GFN, Plan, STORE_GFN
 use pvh::{acpi, entry, kernel};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Failure, Step, destroy, nodes, pass};
+use super::{Failure, Step, destroy, nodes};
+use crate::guest::backend::block::{self, OpenDisk};
 use crate::guest::{Host, console, store};
 
 /// Event channels of a new domain.
@@ -45,11 +47,11 @@ pub struct Ports {
     pub console: u32,
 }
 
-/// Makes a domain and lets it run.
+/// Makes a domain with the disks given and lets it run.
 ///
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
-pub async fn create(host: &Rc<Host>, config: Rc<Config>) -> Result<Domid, Failure> {
+pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -> Result<Domid, Failure> {
     if host.domains.find(&config.name).is_some() {
         let cause = format!("a domain named {} exists already", config.name);
         return Err(Failure {
@@ -81,7 +83,7 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>) -> Result<Domid, Failur
     plan.writes.push((ACPI_TABLES, Cow::Borrowed(&acpi.bytes)));
     let handle = config.uuid.unwrap_or_else(new_handle);
     let domain = domctl::create(0, &creation(&config, handle)).step("creating the domain")?;
-    host.domains.remember(domain, config.clone());
+    host.domains.remember(domain, config.clone(), disks.clone());
     let built = async {
         let ports = build(domain, &config, &memory_map, &plan).await?;
         nodes::write(&host.store, domain, &handle, &config, ports)
@@ -89,6 +91,9 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>) -> Result<Domid, Failur
             .step("writing the domain's xenstore nodes")?;
         store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
         console::open(host, domain, CONSOLE_GFN, ports.console).step("connecting the console")?;
+        for open in disks {
+            block::attach(host, domain, open).step("adding a disk")?;
+        }
         domctl::unpause(domain).step("starting the domain")
     };
     if let Err(failure) = built.await {

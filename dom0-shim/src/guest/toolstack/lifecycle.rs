@@ -14,7 +14,8 @@ use dom0_shim::shell::format::shutdown_reason;
 use dom0_shim::xlcfg::{Action, Config};
 use guest_rt::hypercall::{domctl, event_channel};
 
-use super::{Record, create, destroy};
+use super::{Record, create, destroy, open_disks};
+use crate::guest::backend::block::OpenDisk;
 use crate::guest::{Host, console};
 
 /// Task: looks after the domains whenever the hypervisor says that one has stopped or died.
@@ -106,7 +107,7 @@ async fn act(host: &Rc<Host>, domain: Domid, record: &Record, action: Action) {
             .notice(&format!("Destroying domain {domain}: {error}"));
     }
     if restart {
-        start_again(host, record.config.clone()).await;
+        start_again(host, record.config.clone(), record.disks.clone()).await;
     }
 }
 
@@ -127,11 +128,15 @@ async fn rename_restart(host: &Rc<Host>, domain: Domid, record: &Record) {
     if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
         record.config = Rc::new(kept);
     }
-    start_again(host, record.config.clone()).await;
+    // The disks stay with the domain that is kept.
+    match open_disks(host, &record.config) {
+        Ok(disks) => start_again(host, record.config.clone(), disks).await,
+        Err(error) => host.terminal.notice(&format!("Restarting {name}: {error}")),
+    }
 }
 
-async fn start_again(host: &Rc<Host>, config: Rc<Config>) {
-    match create(host, config.clone()).await {
+async fn start_again(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) {
+    match create(host, config.clone(), disks).await {
         Ok(domain) => host
             .terminal
             .notice(&format!("Domain {domain} ({}) has been started", config.name)),

@@ -14,16 +14,17 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::future::poll_fn;
-use core::task::Poll;
 
 use abi::{Domid, Errno};
-use dom0_shim::executor::Signal;
+use dom0_shim::executor::{Signal, pass};
+use dom0_shim::xlcfg::disk::Disk;
 use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
 use guest_rt::time;
 
-use super::{Host, backend, console};
+use super::backend::block::{self, OpenDisk};
+use super::backend::{self, Detach};
+use super::{Host, console};
 
 pub use build::create;
 pub use lifecycle::watch;
@@ -40,6 +41,8 @@ pub struct Domains {
 #[derive(Clone)]
 struct Record {
     config: Rc<Config>,
+    /// The disks that it has now; they outlive a restart.
+    disks: Vec<OpenDisk>,
     /// System time at creation.
     created: u64,
     /// The stop has been acted on (the domain is preserved).
@@ -108,9 +111,10 @@ impl Domains {
         self.records.borrow().get(&domain).map(|record| record.created)
     }
 
-    fn remember(&self, domain: Domid, config: Rc<Config>) {
+    fn remember(&self, domain: Domid, config: Rc<Config>, disks: Vec<OpenDisk>) {
         let record = Record {
             config,
+            disks,
             created: time::now(),
             handled: false,
         };
@@ -145,6 +149,39 @@ pub fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Conf
     Ok(Rc::new(config))
 }
 
+/// Opens the disks of a config.
+///
+/// # Errors
+/// The first that cannot be opened, in a sentence.
+pub fn open_disks(host: &Host, config: &Config) -> Result<Vec<OpenDisk>, String> {
+    config.disks.iter().map(|disk| block::open(host, disk)).collect()
+}
+
+/// Gives a running domain another disk.
+///
+/// # Errors
+/// A sentence.
+pub fn attach_disk(host: &Rc<Host>, domain: Domid, disk: &Disk) -> Result<(), String> {
+    let open = block::open(host, disk)?;
+    block::attach(host, domain, open.clone())?;
+    if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
+        record.disks.push(open);
+    }
+    Ok(())
+}
+
+/// Takes a disk from a running domain.
+///
+/// # Errors
+/// A sentence.
+pub async fn detach_disk(host: &Host, domain: Domid, number: u32, how: Detach) -> Result<(), String> {
+    backend::remove(host, block::id(domain, number), how).await?;
+    if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
+        record.disks.retain(|open| open.disk.number != number);
+    }
+    Ok(())
+}
+
 /// Where configs are looked for.
 const CONFIGS: &str = "/etc/oxen";
 
@@ -153,19 +190,6 @@ fn config_file(host: &Host, path: &str) -> Option<&'static [u8]> {
     let in_folder = || host.archive.file(&format!("{CONFIGS}/{path}"));
     let by_name = || host.archive.file(&format!("{CONFIGS}/{path}.cfg"));
     host.archive.file(path).or_else(in_folder).or_else(by_name)
-}
-
-/// Lets the other tasks run; between the slices of long work.
-async fn pass() {
-    let mut passed = false;
-    poll_fn(|context| {
-        if core::mem::replace(&mut passed, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Ends a domain and forgets all about it.

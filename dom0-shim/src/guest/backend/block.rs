@@ -1,0 +1,282 @@
+//! Disks for domains: the driver that Linux's xen-blkfront connects to.
+//!
+//! Data is copied by grant, straight between the guest's pages and the disk's: one hypercall a request, and nothing
+//! to map or flush. Persistent grants are not offered, since with them the guest copies everything once more.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use abi::Domid;
+use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, XEN_IO_PROTO_ABI_X86_64};
+use dom0_shim::backend::ring::{BackRing, Broken};
+use dom0_shim::block::ram::RamDisk;
+use dom0_shim::block::request::{INDIRECT_SEGMENTS_MAX, serve};
+use dom0_shim::block::{Access, BlockDevice, Failed, Memory, SECTOR, Segment};
+use dom0_shim::xlcfg::disk::{Disk, Target};
+use guest_rt::hypercall::grant::{Copies, Granted, Status};
+
+use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add};
+use crate::guest::Host;
+
+/// The class of devices.
+pub const CLASS: &str = "vbd";
+/// Most rings of a device.
+const QUEUES_MAX: u32 = 4;
+/// Most pages of a ring, as a power of two.
+const RING_ORDER_MAX: u32 = 4;
+
+/// A disk with what is behind it. Clones share that.
+#[derive(Clone)]
+pub struct OpenDisk {
+    /// As it was specified.
+    pub disk: Rc<Disk>,
+    data: Rc<RamDisk>,
+}
+
+/// Opens what is behind a disk.
+///
+/// # Errors
+/// A sentence: no such image, not enough memory.
+pub fn open(host: &Host, disk: &Disk) -> Result<OpenDisk, String> {
+    let image = |path: &str| {
+        let image = host
+            .archive
+            .file(path)
+            .ok_or_else(|| format!("{path}: no such file in the boot archive"))?;
+        if image.len() < SECTOR {
+            return Err(format!("{path}: is no disk image: it is empty"));
+        }
+        Ok(image)
+    };
+    let no_memory = |_| {
+        let left = host.disk_memory.left() >> 20;
+        format!("{}: not enough memory: {left} MiB are left for disks", disk.vdev)
+    };
+    let data = match (&disk.target, disk.access) {
+        (Target::Ram(bytes), _) => RamDisk::empty(*bytes, &host.disk_memory).map_err(no_memory)?,
+        (Target::File(path), Access::ReadOnly) => RamDisk::read_only(image(path)?),
+        (Target::File(path), Access::ReadWrite) => {
+            RamDisk::copy_on_write(image(path)?, &host.disk_memory).map_err(no_memory)?
+        }
+    };
+    Ok(OpenDisk {
+        disk: Rc::new(disk.clone()),
+        data: Rc::new(data),
+    })
+}
+
+/// Gives a domain a disk.
+///
+/// # Errors
+/// A sentence, as of [`add`].
+pub fn attach(host: &Rc<Host>, domain: Domid, open: OpenDisk) -> Result<(), String> {
+    let disk = open.disk.clone();
+    let flag = |set: bool| if set { "1" } else { "0" }.to_string();
+    let kind = if disk.cdrom { "cdrom" } else { "disk" };
+    let params = match &disk.target {
+        Target::File(path) => path.clone(),
+        Target::Ram(bytes) => format!("ram:{bytes}"),
+    };
+    let mode = match disk.access {
+        Access::ReadOnly => "r",
+        Access::ReadWrite => "w",
+    };
+    let front = Nodes::from([
+        ("virtual-device", format!("{}", disk.number)),
+        ("device-type", kind.to_string()),
+        ("trusted", flag(true)),
+    ]);
+    let back = Nodes::from([
+        ("params", params),
+        ("removable", flag(disk.cdrom)),
+        ("bootable", flag(true)),
+        ("dev", disk.vdev.clone()),
+        ("type", "phy".to_string()),
+        ("mode", mode.to_string()),
+        ("device-type", kind.to_string()),
+        ("discard-enable", flag(disk.discard)),
+    ]);
+    let vdev = disk.vdev.clone();
+    add(host, id(domain, disk.number), open, &front, &back).map_err(|error| format!("{vdev}: {error}"))
+}
+
+/// Names a disk.
+pub fn id(domain: Domid, number: u32) -> Id {
+    Id {
+        domain,
+        class: CLASS,
+        number,
+    }
+}
+
+impl Driver for OpenDisk {
+    fn features(&self) -> Nodes {
+        let mut nodes = Nodes::from([
+            (
+                "feature-max-indirect-segments",
+                format!("{INDIRECT_SEGMENTS_MAX}"),
+            ),
+            ("multi-queue-max-queues", format!("{QUEUES_MAX}")),
+            ("max-ring-page-order", format!("{RING_ORDER_MAX}")),
+            ("feature-persistent", "0".to_string()),
+            ("feature-flush-cache", "1".to_string()),
+            ("feature-barrier", "1".to_string()),
+        ]);
+        if let Some(granularity) = self.data.discard_granularity().filter(|_| self.disk.discard) {
+            nodes.extend([
+                ("feature-discard", "1".to_string()),
+                ("discard-granularity", format!("{granularity}")),
+                ("discard-alignment", "0".to_string()),
+                ("discard-secure", "0".to_string()),
+            ]);
+        }
+        nodes
+    }
+
+    fn connect(&self, host: &Rc<Host>, front: &Front<'_>) -> Result<Links, String> {
+        if let Some(protocol) = front.text("protocol")
+            && protocol != XEN_IO_PROTO_ABI_X86_64
+        {
+            return Err("protocol: only x86_64-abi is spoken".to_string());
+        }
+        let queues = front.optional("multi-queue-num-queues")?.unwrap_or(1);
+        if !(1..=QUEUES_MAX).contains(&queues) {
+            return Err(format!("multi-queue-num-queues: not within 1 and {QUEUES_MAX}"));
+        }
+        // All or none: rings made before a failure are let go of here.
+        let rings: Vec<(Channel, Ring)> = (0..queues)
+            .map(|queue| {
+                let prefix = if queues == 1 {
+                    String::new()
+                } else {
+                    format!("queue-{queue}/")
+                };
+                self.connect_ring(host, front, &prefix)
+            })
+            .collect::<Result<_, String>>()?;
+        let mut links = Links::default();
+        for (channel, ring) in rings {
+            links.spawn(host, channel, |channel| {
+                run(host.clone(), front.domain, channel, ring, self.clone())
+            });
+        }
+        Ok(links)
+    }
+
+    fn details(&self) -> Nodes {
+        let mut info = 0;
+        if self.disk.cdrom {
+            info |= VDISK_CDROM | VDISK_REMOVABLE;
+        }
+        if self.data.access() == Access::ReadOnly {
+            info |= VDISK_READONLY;
+        }
+        Nodes::from([
+            ("sectors", format!("{}", self.data.sectors())),
+            ("info", format!("{info}")),
+            ("sector-size", format!("{SECTOR}")),
+            ("physical-sector-size", format!("{SECTOR}")),
+        ])
+    }
+}
+
+type Ring = BackRing<SharedPages>;
+
+impl OpenDisk {
+    /// Maps one ring and binds its event channel.
+    fn connect_ring(&self, host: &Host, front: &Front<'_>, prefix: &str) -> Result<(Channel, Ring), String> {
+        let references = match front.optional("ring-page-order")? {
+            None => Vec::from([front.number(&format!("{prefix}ring-ref"))?]),
+            Some(order) if order <= RING_ORDER_MAX => (0..1 << order)
+                .map(|page| front.number(&format!("{prefix}ring-ref{page}")))
+                .collect::<Result<_, String>>()?,
+            Some(_) => return Err(format!("ring-page-order: more than {RING_ORDER_MAX}")),
+        };
+        let pages = SharedPages::map(front.domain, &references)
+            .map_err(|status: Status| format!("{prefix}ring-ref: {status}"))?;
+        let ring = BackRing::attach(pages, size_of::<BlkifRequest>())
+            .map_err(|Broken| format!("{prefix}ring-ref: the ring's indices contradict each other"))?;
+        let port = front.number(&format!("{prefix}event-channel"))?;
+        let channel = Channel::bind(host, front.domain, port)
+            .map_err(|error| format!("{prefix}event-channel: {error}"))?;
+        Ok((channel, ring))
+    }
+}
+
+/// The pages that a domain has granted.
+struct GrantedPages(Domid);
+
+impl GrantedPages {
+    fn of(&self, segment: &Segment) -> Granted {
+        Granted {
+            domain: self.0,
+            reference: segment.reference,
+            offset: segment.offset,
+        }
+    }
+}
+
+impl Memory for GrantedPages {
+    fn copy_to(&self, copies: &[(Segment, &[u8])]) -> Result<(), Failed> {
+        let mut batch = Copies::default();
+        for (segment, bytes) in copies {
+            batch.to_grant(bytes, self.of(segment));
+        }
+        all_done(batch)
+    }
+
+    fn copy_from(&self, copies: &mut [(Segment, &mut [u8])]) -> Result<(), Failed> {
+        let mut batch = Copies::default();
+        for (segment, bytes) in copies {
+            batch.from_grant(self.of(segment), bytes);
+        }
+        all_done(batch)
+    }
+}
+
+fn all_done(batch: Copies<'_>) -> Result<(), Failed> {
+    batch.run().try_for_each(|done| done.map_err(|_| Failed))
+}
+
+/// Task: serves one ring until it is stopped, or until the front end breaks it.
+async fn run(host: Rc<Host>, domain: Domid, channel: Channel, mut ring: Ring, open: OpenDisk) {
+    let memory = GrantedPages(domain);
+    loop {
+        let stopped = match serve_round(&mut ring, &channel, &open, &memory).await {
+            // After the others' turn.
+            Ok(true) => channel.turn().await,
+            Ok(false) => channel.event().await,
+            Err(Broken) => {
+                let vdev = &open.disk.vdev;
+                return host.terminal.notice(&format!(
+                    "Domain {domain}: {vdev}: the ring has more requests than it can hold; it is served no longer"
+                ));
+            }
+        };
+        if stopped.is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers as many requests as the ring has room for. Returns whether there are more.
+async fn serve_round(
+    ring: &mut Ring,
+    channel: &Channel,
+    open: &OpenDisk,
+    memory: &GrantedPages,
+) -> Result<bool, Broken> {
+    for _ in 0..ring.entries() {
+        let Some(request) = ring.take::<BlkifRequest>()? else {
+            break;
+        };
+        let response = serve(&request, &*open.data, memory).await;
+        ring.answer(&response);
+    }
+    if ring.publish() {
+        channel.notify();
+    }
+    ring.ask_for_event()
+}

@@ -1,0 +1,189 @@
+//! Disks of a stock Debian domU: file systems, read-only images, attaching and detaching.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::debian::{SHELL, log_in, prompt, shell};
+use super::shim::Shim;
+use super::{BOTH, PATIENCE, test};
+use crate::runner::{Bench, Test};
+use crate::{Machine, outputs};
+
+/// A file of the boot archive that the domU gets as a read-only disk.
+const IMAGE: &str = "boot/vmlinuz";
+/// How much of it is compared.
+const COMPARED: usize = 1 << 20;
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .map(|vehicle| test("disks", vehicle, disks))
+        .collect()
+}
+
+fn disks(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c /etc/oxen/debian.cfg")?;
+    log_in(shim.console)?;
+    file_system(&mut shim)?;
+
+    shim.detach()?;
+    shim.command(&format!("block-attach debian /{IMAGE},raw,xvdb,ro"))?;
+    let listed = connected(&mut shim, 2)?;
+    ensure!(
+        listed.contains("51712 0   1      4") && listed.contains("/local/domain/0/backend/vbd/1/51728"),
+        "{listed}"
+    );
+    read_only_image(&mut shim)?;
+    plug_and_unplug(&mut shim)
+}
+
+/// Back to the domU's shell.
+fn to_shell(shim: &mut Shim<'_>) -> Result<()> {
+    shim.console.type_line("console debian")?;
+    shim.console.send("\r")?;
+    shim.console
+        .expect(SHELL, PATIENCE)
+        .context("coming back to the console")?;
+    shim.console.send("\r")?;
+    shim.console.expect(SHELL, PATIENCE)?;
+    Ok(())
+}
+
+/// The word that `sha256sum` prints first.
+fn sum_in(output: &str) -> Result<String> {
+    let word = output.split_whitespace().find(|word| word.len() == 64);
+    word.map(str::to_owned)
+        .with_context(|| format!("no checksum in {output:?}"))
+}
+
+/// Makes a file system on xvda; what is written there is read again after the caches have been dropped.
+fn file_system(shim: &mut Shim<'_>) -> Result<()> {
+    let console = &mut *shim.console;
+    let size = shell(console, "cat /sys/block/xvda/size")?;
+    ensure!(size.contains("\n32768\n"), "16 MiB are wanted: {size}");
+    let made = shell(
+        console,
+        "mke2fs -F /dev/xvda && mount /dev/xvda /mnt && echo mounted",
+    )?;
+    ensure!(made.contains("\nmounted\n"), "{made}");
+    shell(console, "dd if=/dev/urandom of=/mnt/data bs=64k count=32")?;
+    let written = sum_in(&shell(console, "sha256sum /mnt/data")?)?;
+    shell(
+        console,
+        "fstrim -v /mnt; umount /mnt; echo 3 > /proc/sys/vm/drop_caches",
+    )?;
+    let read = sum_in(&shell(console, "mount /dev/xvda /mnt && sha256sum /mnt/data")?)?;
+    ensure!(written == read, "{written} was written, {read} read");
+    let errors = shell(console, "umount /mnt; dmesg | grep -c 'I/O error'")?;
+    ensure!(errors.contains("\n0\n"), "{errors}");
+    Ok(())
+}
+
+/// Waits until `count` disks are connected; what `block-list` says.
+fn connected(shim: &mut Shim<'_>, count: usize) -> Result<String> {
+    const LOOKS: u32 = 20;
+    let mut list = String::new();
+    for _ in 0..LOOKS {
+        list = shim.command("block-list debian")?;
+        let states = list.lines().filter_map(|line| line.split_whitespace().nth(3));
+        if states.filter(|&state| state == "4").count() == count {
+            return Ok(list);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    anyhow::bail!("{count} disks should be connected:\n{list}")
+}
+
+/// xvdb has the image's bytes and keeps them.
+fn read_only_image(shim: &mut Shim<'_>) -> Result<()> {
+    to_shell(shim)?;
+    let console = &mut *shim.console;
+    let wanted = sum_of_image()?;
+    let count = COMPARED >> 16;
+    let sum = format!("dd if=/dev/xvdb bs=64k count={count} 2>/dev/null | sha256sum");
+    ensure!(sum_in(&shell(console, &sum)?)? == wanted, "the image's bytes");
+    let refused = shell(
+        console,
+        "dd if=/dev/zero of=/dev/xvdb bs=512 count=1 conv=notrunc; cat /sys/block/xvdb/ro",
+    )?;
+    ensure!(
+        refused.contains("not permitted") && refused.contains("\n1\n"),
+        "{refused}"
+    );
+    shell(console, "echo 3 > /proc/sys/vm/drop_caches")?;
+    ensure!(
+        sum_in(&shell(console, &sum)?)? == wanted,
+        "the image's bytes after a write"
+    );
+    shim.detach()
+}
+
+/// SHA-256 of the image's beginning.
+fn sum_of_image() -> Result<String> {
+    let image = Command::new("cpio")
+        .args(["--quiet", "--extract", "--to-stdout", IMAGE])
+        .stdin(File::open(outputs::output("boot-archive.cpio")?)?)
+        .output()?;
+    let bytes = image.stdout.get(..COMPARED).context("the image is too short")?;
+    let mut sum = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    sum.stdin.take().context("sha256sum")?.write_all(bytes)?;
+    sum_in(&String::from_utf8(sum.wait_with_output()?.stdout)?)
+}
+
+/// Disks come and go at the prompt, one of them in use at the end; nothing of the shim's memory is lost by it.
+fn plug_and_unplug(shim: &mut Shim<'_>) -> Result<()> {
+    let said = shim.command("block-detach debian xvdb")?;
+    ensure!(!said.contains("xvdb:"), "{said}");
+    let listed = connected(shim, 1)?;
+    ensure!(!listed.contains("51728"), "{listed}");
+    let again = shim.command("block-detach debian xvdb")?;
+    ensure!(again.contains("xvdb: there is no such device"), "{again}");
+    for (specification, sentence) in [
+        ("/nothing,raw,xvdb,ro", "no such file"),
+        ("ram:1M,xvda,rw", "there is such a device already"),
+        ("ram:100G,xvdb,rw", "not enough memory"),
+        ("ram:1M,xvdb,colour=red", "unknown key 'colour'"),
+    ] {
+        let said = shim.command(&format!("block-attach debian {specification}"))?;
+        ensure!(said.contains(sentence), "{specification}: {said:?}");
+    }
+    let mut free = Vec::new();
+    for _ in 0..3 {
+        shim.command("block-attach debian ram:1M,xvdb,rw")?;
+        connected(shim, 2)?;
+        shim.command("block-detach debian xvdb")?;
+        connected(shim, 1)?;
+        free.push(heap_free(shim)?);
+    }
+    ensure!(free[1] == free[2], "the shim's free memory, KiB: {free:?}");
+    to_shell(shim)?;
+    let left = shell(
+        shim.console,
+        "ls /sys/block; mount /dev/xvda /mnt && sha256sum /mnt/data",
+    )?;
+    ensure!(left.contains("xvda") && !left.contains("xvdb"), "{left}");
+    shim.detach()?;
+    shim.command("destroy debian")?;
+    shim.wait_for("debian", false)?;
+    let nodes = shim.command("xenstore-ls /local/domain/0/backend/vbd")?;
+    ensure!(!nodes.contains("51712"), "{nodes}");
+    Ok(())
+}
+
+/// The shim's free memory in KiB.
+fn heap_free(shim: &mut Shim<'_>) -> Result<u64> {
+    let info = shim.command("info")?;
+    let line = info.lines().find(|line| line.starts_with("dom0_heap_free"));
+    let value = line.and_then(|line| line.split_whitespace().rev().nth(1));
+    value
+        .with_context(|| info.clone())?
+        .parse()
+        .context("dom0_heap_free")
+}
