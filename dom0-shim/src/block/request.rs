@@ -457,7 +457,7 @@ mod tests {
         ) {
             let (disk, guest) = (disk(120), Guest::new());
             for (index, byte) in guest.0.borrow_mut().iter_mut().flat_map(|(_, page)| page).enumerate() {
-                *byte = (index * 31 >> 4) as u8;
+                *byte = ((index * 31) >> 4) as u8;
             }
             let list = |base: u32| -> Vec<_> {
                 // Each segment in its own page on the way back would take more pages than there are: the last wins.

@@ -35,10 +35,10 @@ pub async fn run(host: Rc<Host>) {
     loop {
         let line = host.terminal.line(|before| candidates(&host, before)).await;
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        if let Some((&name, arguments)) = words.split_first() {
-            if let Err(message) = run_command(&host, name, arguments).await {
-                println!("{message}");
-            }
+        if let Some((&name, arguments)) = words.split_first()
+            && let Err(message) = run_command(&host, name, arguments).await
+        {
+            println!("{message}");
         }
     }
 }

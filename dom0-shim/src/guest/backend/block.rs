@@ -17,7 +17,7 @@ use dom0_shim::block::{Access, BlockDevice, Failed, Memory, SECTOR, Segment};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::{Copies, Granted, Status};
 
-use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add};
+use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add, nodes};
 use crate::guest::Host;
 
 /// The class of devices.
@@ -156,10 +156,11 @@ impl Driver for OpenDisk {
                 self.connect_ring(host, front, &prefix)
             })
             .collect::<Result<_, String>>()?;
+        let id = id(front.domain, self.disk.number);
         let mut links = Links::default();
         for (channel, ring) in rings {
             links.spawn(host, channel, |channel| {
-                run(host.clone(), front.domain, channel, ring, self.clone())
+                run(host.clone(), id, channel, ring, self.clone())
             });
         }
         Ok(links)
@@ -241,18 +242,17 @@ fn all_done(batch: Copies<'_>) -> Result<(), Failed> {
 }
 
 /// Task: serves one ring until it is stopped, or until the front end breaks it.
-async fn run(host: Rc<Host>, domain: Domid, channel: Channel, mut ring: Ring, open: OpenDisk) {
-    let memory = GrantedPages(domain);
+async fn run(host: Rc<Host>, id: Id, channel: Channel, mut ring: Ring, open: OpenDisk) {
+    let memory = GrantedPages(id.domain);
     loop {
         let stopped = match serve_round(&mut ring, &channel, &open, &memory).await {
             // After the others' turn.
             Ok(true) => channel.turn().await,
             Ok(false) => channel.event().await,
             Err(Broken) => {
-                let vdev = &open.disk.vdev;
-                return host.terminal.notice(&format!(
-                    "Domain {domain}: {vdev}: the ring has more requests than it can hold; it is served no longer"
-                ));
+                // Not on the terminal, which a domain could fill that way.
+                let error = "the ring has more requests than it can hold; it is served no longer";
+                return nodes::set_error(&host.store, id, error);
             }
         };
         if stopped.is_err() {

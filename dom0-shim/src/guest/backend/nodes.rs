@@ -56,20 +56,20 @@ impl Id {
 pub fn write(store: &Store, id: Id, front: &Nodes, back: &Nodes) -> Result<(), Error> {
     let initialising = State::Initialising.text();
     let (domain, front_path, back_path, toolstack) = (id.domain, id.front(), id.back(), id.toolstack());
-    let make = |path: &str, permissions: [&str; 2], nodes: &Nodes| {
+    let make = |path: &str, permissions: &[&str], nodes: &Nodes| {
         store.write(path, "")?;
         // What is made below inherits them.
-        store.set_permissions(path, &permissions)?;
+        store.set_permissions(path, permissions)?;
         let write = |(name, value): &(&str, String)| store.write(&format!("{path}/{name}"), value);
         nodes.iter().try_for_each(write)
     };
     let theirs = [&format!("n{domain}"), "r0"];
     let ours = ["n0", &format!("r{domain}")];
-    make(&toolstack, ours, back)?;
+    make(&toolstack, &["n0"], back)?;
     store.write(&format!("{toolstack}/frontend"), &front_path)?;
     store.write(&format!("{toolstack}/backend"), &back_path)?;
-    make(&back_path, ours, back)?;
-    make(&front_path, theirs, front)?;
+    make(&back_path, &ours, back)?;
+    make(&front_path, &theirs, front)?;
     for (path, name, value) in [
         (&back_path, "frontend", front_path.as_str()),
         (&back_path, "frontend-id", &format!("{domain}")),
