@@ -5,12 +5,15 @@
 //!
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
 //! * [`frames`]: memory for hypercalls to do with what they like.
+//! * [`granting`]: the guest's own grant table.
 //! * [`hypercall`]: hypercalls with any arguments.
 //! * [`interrupts`]: vectors of the guest's own, counted.
 //! * [`legacy`]: out of long mode and back.
 //! * [`random`]: a seeded generator.
 //! * [`report`]: the verdict lines.
+//! * [`shared`]: memory shared with another domain.
 //! * [`wreck`]: ways in which a guest can end itself.
+//! * [`xenstore`]: a client.
 //!
 //! On the host this crate is empty.
 #![no_std]
@@ -20,9 +23,12 @@ extern crate alloc;
 
 pub mod cpu;
 pub mod frames;
+pub mod granting;
 pub mod hypercall;
 pub mod interrupts;
 pub mod legacy;
 pub mod random;
 pub mod report;
+pub mod shared;
 pub mod wreck;
+pub mod xenstore;

@@ -67,15 +67,19 @@ fn main() -> Result<()> {
     sizes()
 }
 
-/// The test guest `bench` as domU, and the floor beside it.
+/// The test guests `bench` and `blkfront` as domUs, and the floor beside them.
 fn exits(vehicle: Vehicle) -> Result<()> {
     let config = "name='bench'\ntype='pvh'\nkernel='/bench'\nmemory=32\non_poweroff='destroy'\n";
+    let block = "name='block'\ntype='pvh'\nkernel='/blkfront'\nmemory=32\non_poweroff='destroy'\nextra='bench'\n\
+                 disk=['ram:64K,xvda,rw']\n";
     let mut bench = Bench::new(None)?;
     let archive = archive(
         &bench.scratch(),
         &[
             ("bench", fs::read(outputs::output("guests/bench")?)?),
             ("bench.cfg", config.into()),
+            ("blkfront", fs::read(outputs::output("guests/blkfront")?)?),
+            ("block.cfg", block.into()),
         ],
     )?;
     let mut machine = Machine::new(vehicle)?;
@@ -83,6 +87,8 @@ fn exits(vehicle: Vehicle) -> Result<()> {
     machine.command_line += " bench=floor";
     let shim = Shim::start(&mut bench, machine, archive)?;
     shim.console.type_line("create /bench.cfg")?;
+    shim.console.expect("RESULT pass", PATIENCE)?;
+    shim.console.type_line("create /block.cfg")?;
     shim.console.expect("RESULT pass", PATIENCE)?;
     let output = shim.console.output();
     let floor = output

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::debian::{SHELL, log_in, prompt, shell};
-use super::shim::Shim;
+use super::guests::verdict;
+use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, outputs};
@@ -20,8 +21,33 @@ const COMPARED: usize = 1 << 20;
 /// The tests.
 pub fn tests() -> Vec<Test> {
     BOTH.into_iter()
-        .map(|vehicle| test("disks", vehicle, disks))
+        .flat_map(|vehicle| {
+            [
+                test("disks", vehicle, disks),
+                test("hostile block front end", vehicle, hostile),
+            ]
+        })
         .collect()
+}
+
+/// A front end that breaks the protocol; the shim stays as it was.
+fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let config = "name='h'\ntype='pvh'\nkernel='/blkfront'\nmemory=32\non_poweroff='destroy'\n\
+                  disk=['ram:64K,xvda,rw']\n";
+    let files = [
+        ("blkfront", std::fs::read(outputs::output("guests/blkfront")?)?),
+        ("h.cfg", config.into()),
+    ];
+    let archive = archive(&bench.scratch(), &files)?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    for _ in 0..2 {
+        shim.console.type_line("create /h.cfg")?;
+        verdict(shim.console)?;
+        shim.wait_for("h", false)?;
+    }
+    let nodes = shim.command("xenstore-ls /local/domain/0/backend/vbd")?;
+    ensure!(!nodes.contains("51712"), "{nodes}");
+    Ok(())
 }
 
 fn disks(bench: &mut Bench, machine: Machine) -> Result<()> {

@@ -1,0 +1,505 @@
+//! A block front end that breaks the protocol: requests, rings and nodes with everything wrong that can be. The back
+//! end answers with an error or closes the device; what is right works all the while, and at the end nothing of this
+//! guest's memory is in use.
+//!
+//! The domain needs one disk, xvda, of 64 KiB that can be written. With `bench` on the command line it measures instead.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::String;
+use core::mem::offset_of;
+
+use abi::io::blkif::*;
+use abi::io::ring::{SRING_HEADER_SIZE, SringHeader, ring_entries};
+use guest_rt::hypercall::{event_channel, sched};
+use guest_rt::println;
+use guest_rt::start_info::StartInfo;
+use guests::cpu;
+use guests::frames::{Frames, SIZE};
+use guests::granting::Grants;
+use guests::random::Random;
+use guests::report::Report;
+use guests::shared::Shared;
+use guests::xenstore::Xenstore;
+use zerocopy::{FromBytes, IntoBytes, transmute};
+
+guest_rt::main!(main);
+
+/// The disk.
+const DEVICE: &str = "device/vbd/51712";
+/// Its size.
+const SECTORS: u64 = 128;
+/// Frames for data.
+const DATA_FRAMES: usize = 32;
+
+static RING: Frames<1> = Frames::new();
+static DATA: Frames<DATA_FRAMES> = Frames::new();
+static INDIRECT: Frames<1> = Frames::new();
+
+/// Grants: the ring, a page of segments, a page that may only be read, pages of data from here on, nothing.
+const RING_REF: u32 = 8;
+const INDIRECT_REF: u32 = 9;
+const READ_ONLY_REF: u32 = 10;
+const DATA_REF: u32 = 16;
+const NO_REF: u32 = 300;
+
+/// xenbus states.
+const INITIALISED: &str = "3";
+const CONNECTED: &str = "4";
+const CLOSING: &str = "5";
+const CLOSED: &str = "6";
+
+struct Front {
+    store: Xenstore,
+    grants: Grants,
+    ring: Shared,
+    data: Shared,
+    back: String,
+    port: u32,
+    sent: u32,
+}
+
+fn main(info: StartInfo) -> ! {
+    cpu::init();
+    let mut report = Report::default();
+    let store = Xenstore::default();
+    let back = store.read(&format!("{DEVICE}/backend")).expect("a disk");
+    let mut front = Front {
+        store,
+        grants: Grants::default(),
+        ring: Shared::of(&RING),
+        data: Shared::of(&DATA),
+        back,
+        port: 0,
+        sent: 0,
+    };
+    front.grants.grant(RING_REF, front.ring.frame(0));
+    front.grants.grant(INDIRECT_REF, Shared::of(&INDIRECT).frame(0));
+    front.grants.grant_read_only(READ_ONLY_REF, front.data.frame(0));
+    for frame in 0..DATA_FRAMES {
+        front
+            .grants
+            .grant(DATA_REF + frame as u32, front.data.frame(frame * SIZE));
+    }
+    report.equal("connect", front.connect(&[]), Ok(()));
+    if info.command_line().contains("bench") {
+        bench(&mut front);
+        report.finish()
+    }
+    good_requests(&mut report, &mut front);
+    bad_requests(&mut report, &mut front);
+    bad_indirect(&mut report, &mut front);
+    random_requests(&mut report, &mut front);
+    bad_indices(&mut report, &mut front);
+    bad_nodes(&mut report, &mut front);
+    front.disconnect();
+    report.equal("ring-free", front.grants.in_use(RING_REF), false);
+    let used = (0..DATA_FRAMES as u32)
+        .filter(|frame| front.grants.in_use(DATA_REF + frame))
+        .count();
+    report.equal("data-free", used, 0);
+    report.finish()
+}
+
+impl Front {
+    fn state(&self, state: &str) {
+        assert!(self.store.write(&format!("{DEVICE}/state"), state));
+    }
+
+    /// Waits for the back end to be in one of these states; the one it is in.
+    fn wait_for(&self, states: &[&'static str]) -> &'static str {
+        loop {
+            let now = self
+                .store
+                .read(&format!("{}/state", self.back))
+                .unwrap_or_default();
+            if let Some(state) = states.iter().find(|&&state| state == now) {
+                return state;
+            }
+            sched::yield_now().expect("yielding");
+        }
+    }
+
+    /// A new ring, connected with these nodes instead of the right ones.
+    ///
+    /// # Errors
+    /// The back end closes instead.
+    fn connect(&mut self, nodes: &[(&str, &str)]) -> Result<(), ()> {
+        self.wait_for(&["2"]);
+        for offset in (0..SRING_HEADER_SIZE).step_by(4) {
+            self.ring.store(offset, 0);
+        }
+        self.ring.store(offset_of!(SringHeader, rsp_event), 1);
+        self.sent = 0;
+        self.port = event_channel::alloc_unbound(abi::domid::DOMID_SELF, 0).expect("a port");
+        for (name, value) in [
+            ("ring-ref", format!("{RING_REF}").as_str()),
+            ("event-channel", &format!("{}", self.port)),
+            ("protocol", XEN_IO_PROTO_ABI_X86_64),
+            ("multi-queue-num-queues", "1"),
+        ]
+        .iter()
+        .chain(nodes)
+        {
+            assert!(self.store.write(&format!("{DEVICE}/{name}"), value));
+        }
+        self.state(INITIALISED);
+        match self.wait_for(&[CONNECTED, CLOSING]) {
+            CONNECTED => {
+                self.state(CONNECTED);
+                Ok(())
+            }
+            _ => Err(()),
+        }
+    }
+
+    /// Closes, and begins again as a new front end does; the back end is waiting then.
+    fn disconnect(&mut self) {
+        self.state(CLOSED);
+        self.wait_for(&[CLOSED]);
+        event_channel::close(self.port).expect("the port");
+        self.store.remove(&format!("{DEVICE}/ring-page-order"));
+        self.state("1");
+        self.wait_for(&["2"]);
+    }
+
+    fn offset(&self, index: u32) -> usize {
+        let entries = ring_entries(SIZE, size_of::<BlkifRequest>());
+        SRING_HEADER_SIZE + (index % entries) as usize * size_of::<BlkifRequest>()
+    }
+
+    /// Sends a request and waits for the response.
+    fn ask(&mut self, request: &BlkifRequest) -> BlkifResponse {
+        self.ring.write(self.offset(self.sent), request.as_bytes());
+        self.sent = self.sent.wrapping_add(1);
+        self.ring.store(offset_of!(SringHeader, req_prod), self.sent);
+        event_channel::send(self.port).expect("the port");
+        while self.ring.load(offset_of!(SringHeader, rsp_prod)) != self.sent {
+            sched::yield_now().expect("yielding");
+        }
+        let mut response = [0; size_of::<BlkifResponse>()];
+        self.ring
+            .read(self.offset(self.sent.wrapping_sub(1)), &mut response);
+        BlkifResponse::read_from_bytes(&response).expect("its size")
+    }
+
+    fn status(&mut self, request: &BlkifRequest) -> i16 {
+        let response = self.ask(request);
+        assert_eq!(response.id, request.id, "the response to another request");
+        response.status
+    }
+}
+
+fn segment(gref: u32, first_sect: u8, last_sect: u8) -> BlkifRequestSegment {
+    BlkifRequestSegment {
+        gref,
+        first_sect,
+        last_sect,
+        pad: 0,
+    }
+}
+
+fn request(operation: u8, sector_number: u64, segments: &[BlkifRequestSegment]) -> BlkifRequest {
+    let mut request = BlkifRequest {
+        operation,
+        nr_segments: segments.len() as u8,
+        id: sector_number ^ 0x1234_5678_9abc_def0,
+        sector_number,
+        ..Default::default()
+    };
+    for (slot, segment) in request.seg.iter_mut().zip(segments) {
+        *slot = *segment;
+    }
+    request
+}
+
+/// An indirect request for so many segments that lie in the page `reference`.
+fn indirect(indirect_op: u8, sector_number: u64, nr_segments: u16, reference: u32) -> BlkifRequest {
+    let mut indirect_grefs = [NO_REF; BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST];
+    indirect_grefs[0] = reference;
+    let indirect = BlkifRequestIndirect {
+        operation: BLKIF_OP_INDIRECT,
+        indirect_op,
+        nr_segments,
+        id: 99,
+        sector_number,
+        indirect_grefs,
+        ..Default::default()
+    };
+    let mut bytes = [0; size_of::<BlkifRequest>()];
+    bytes[..size_of::<BlkifRequestIndirect>()].copy_from_slice(indirect.as_bytes());
+    transmute!(bytes)
+}
+
+/// Writes the list that [`indirect`] requests name: each frame of data whole, again and again.
+fn list_segments(count: usize) {
+    for index in 0..count {
+        let segment = segment(DATA_REF + (index % DATA_FRAMES) as u32, 0, 7);
+        Shared::of(&INDIRECT).write(index * size_of::<BlkifRequestSegment>(), segment.as_bytes());
+    }
+}
+
+fn good_requests(report: &mut Report, front: &mut Front) {
+    front.data.write(0, &[0x5a; SIZE]);
+    front.data.write(SIZE, &[0xa5; SIZE]);
+    let write = request(
+        BLKIF_OP_WRITE,
+        3,
+        &[segment(DATA_REF, 0, 7), segment(DATA_REF + 1, 2, 4)],
+    );
+    report.equal("write", front.status(&write), BLKIF_RSP_OKAY);
+    let read = request(BLKIF_OP_READ, 4, &[segment(DATA_REF + 2, 0, 7)]);
+    report.equal("read", front.status(&read), BLKIF_RSP_OKAY);
+    let mut page = [0; SIZE];
+    front.data.read(2 * SIZE, &mut page);
+    let right = page[..7 * 512] == [0x5a; 7 * 512] && page[7 * 512..] == [0xa5; 512];
+    report.check("data", right, "other bytes than those written");
+    report.equal(
+        "flush",
+        front.status(&request(BLKIF_OP_FLUSH_DISKCACHE, 0, &[])),
+        BLKIF_RSP_OKAY,
+    );
+    let writing = request(BLKIF_OP_WRITE, 0, &[segment(READ_ONLY_REF, 0, 7)]);
+    report.equal("write-from-read-only", front.status(&writing), BLKIF_RSP_OKAY);
+    list_segments(16);
+    let all = indirect(BLKIF_OP_READ, 0, 16, INDIRECT_REF);
+    let response = front.ask(&all);
+    report.equal(
+        "indirect",
+        (response.status, response.operation),
+        (BLKIF_RSP_OKAY, BLKIF_OP_READ),
+    );
+}
+
+fn bad_requests(report: &mut Report, front: &mut Front) {
+    let good = segment(DATA_REF, 0, 7);
+    for (name, request, wanted) in [
+        (
+            "beyond-the-end",
+            request(BLKIF_OP_READ, SECTORS - 7, &[good]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "far-beyond",
+            request(BLKIF_OP_WRITE, u64::MAX - 3, &[good]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "byte-overflow",
+            request(BLKIF_OP_READ, 1 << 55, &[good]),
+            BLKIF_RSP_ERROR,
+        ),
+        ("no-segments", request(BLKIF_OP_READ, 0, &[]), BLKIF_RSP_ERROR),
+        (
+            "12-segments",
+            request(BLKIF_OP_READ, 0, &[good; 12]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "255-segments",
+            request(BLKIF_OP_WRITE, 0, &[good; 255]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "barrier-255",
+            request(BLKIF_OP_WRITE_BARRIER, 0, &[good; 255]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "sector-8",
+            request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 8)]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "sector-255",
+            request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 255, 255)]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "backwards",
+            request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 5, 4)]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "no-grant",
+            request(BLKIF_OP_READ, 0, &[good, segment(NO_REF, 0, 7)]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "grant-beyond",
+            request(BLKIF_OP_WRITE, 0, &[segment(u32::MAX, 0, 7)]),
+            BLKIF_RSP_ERROR,
+        ),
+        (
+            "read-only-grant",
+            request(BLKIF_OP_READ, 0, &[segment(READ_ONLY_REF, 0, 7)]),
+            BLKIF_RSP_ERROR,
+        ),
+        ("unknown-operation", request(77, 0, &[good]), BLKIF_RSP_EOPNOTSUPP),
+        ("reserved-operation", request(4, 0, &[good]), BLKIF_RSP_EOPNOTSUPP),
+    ] {
+        report.equal(name, front.status(&request), wanted);
+    }
+    let discard = |nr_sectors: u64| -> BlkifRequest {
+        let mut bytes = [0; size_of::<BlkifRequest>()];
+        let discard = BlkifRequestDiscard {
+            operation: BLKIF_OP_DISCARD,
+            flag: BLKIF_DISCARD_SECURE,
+            sector_number: 64,
+            nr_sectors,
+            ..Default::default()
+        };
+        bytes[..size_of::<BlkifRequestDiscard>()].copy_from_slice(discard.as_bytes());
+        transmute!(bytes)
+    };
+    for (sectors, wanted) in [
+        (8, BLKIF_RSP_OKAY),
+        (65, BLKIF_RSP_ERROR),
+        (u64::MAX, BLKIF_RSP_ERROR),
+    ] {
+        report.equal("discard", front.status(&discard(sectors)), wanted);
+    }
+}
+
+fn bad_indirect(report: &mut Report, front: &mut Front) {
+    list_segments(512);
+    for (name, request) in [
+        (
+            "indirect-65535",
+            indirect(BLKIF_OP_READ, 0, u16::MAX, INDIRECT_REF),
+        ),
+        ("indirect-257", indirect(BLKIF_OP_WRITE, 0, 257, INDIRECT_REF)),
+        ("indirect-0", indirect(BLKIF_OP_READ, 0, 0, INDIRECT_REF)),
+        ("indirect-no-grant", indirect(BLKIF_OP_READ, 0, 1, NO_REF)),
+        ("indirect-beyond", indirect(BLKIF_OP_READ, 0, 17, INDIRECT_REF)),
+        (
+            "indirect-indirect",
+            indirect(BLKIF_OP_INDIRECT, 0, 1, INDIRECT_REF),
+        ),
+        (
+            "indirect-flush",
+            indirect(BLKIF_OP_FLUSH_DISKCACHE, 0, 1, INDIRECT_REF),
+        ),
+    ] {
+        report.equal(name, front.status(&request), BLKIF_RSP_ERROR);
+    }
+}
+
+/// Anything at all; each is answered.
+fn random_requests(report: &mut Report, front: &mut Front) {
+    let mut random = Random::new(7);
+    let mut errors = 0;
+    for _ in 0..300 {
+        let mut words = [0_u64; size_of::<BlkifRequest>() / 8];
+        words.iter_mut().for_each(|word| *word = random.next());
+        let mut noise: BlkifRequest = transmute!(words);
+        noise.operation = random.below(8) as u8;
+        noise.nr_segments = random.below(14) as u8;
+        noise.sector_number = random.below(SECTORS * 2);
+        for slot in &mut noise.seg {
+            let reference = random.pick(&[DATA_REF, INDIRECT_REF, READ_ONLY_REF, RING_REF + 4, NO_REF]);
+            *slot = segment(reference, random.below(9) as u8, random.below(9) as u8);
+        }
+        errors += u32::from(front.status(&noise) != BLKIF_RSP_OKAY);
+    }
+    report.check(
+        "random",
+        errors > 0 && errors < 300,
+        format!("{errors} of 300 were errors"),
+    );
+    let read = request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 7)]);
+    report.equal("read-after-random", front.status(&read), BLKIF_RSP_OKAY);
+}
+
+/// More requests than the ring holds: it is let go of, and a new one works.
+fn bad_indices(report: &mut Report, front: &mut Front) {
+    for (name, jump) in [
+        ("index-33", 33),
+        ("index-far", 0x8000_0000),
+        ("index-back", u32::MAX),
+    ] {
+        let announced = front.sent.wrapping_add(jump);
+        front.ring.store(offset_of!(SringHeader, req_prod), announced);
+        event_channel::send(front.port).expect("the port");
+        // Two answers of xenstore later the back end has had its turn as well.
+        for _ in 0..2 {
+            front.store.read(&front.back);
+        }
+        let answered = front.ring.load(offset_of!(SringHeader, rsp_prod));
+        report.equal(
+            name,
+            (answered, front.grants.in_use(RING_REF)),
+            (front.sent, false),
+        );
+        front.disconnect();
+        report.equal("connect-again", front.connect(&[]), Ok(()));
+        let read = request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 7)]);
+        report.equal("read-again", front.status(&read), BLKIF_RSP_OKAY);
+    }
+    front.disconnect();
+}
+
+/// Nodes that make no sense: the back end closes, and takes good ones afterwards.
+fn bad_nodes(report: &mut Report, front: &mut Front) {
+    for nodes in [
+        ("ring-ref", "300"),
+        ("ring-ref", "-1"),
+        ("ring-ref", "99999999999999999999"),
+        ("ring-ref", "10"),
+        ("event-channel", "0"),
+        ("event-channel", "4000000000"),
+        ("event-channel", ""),
+        ("protocol", "x86_32-abi"),
+        ("multi-queue-num-queues", "0"),
+        ("multi-queue-num-queues", "5"),
+        ("multi-queue-num-queues", "4"),
+        ("ring-page-order", "5"),
+        ("ring-page-order", "4294967295"),
+        ("ring-page-order", "1"),
+    ] {
+        let (name, value) = nodes;
+        report.check(
+            name,
+            front.connect(&[nodes]).is_err(),
+            format_args!("{value} was taken"),
+        );
+        report.equal("ring-free", front.grants.in_use(RING_REF), false);
+        front.disconnect();
+    }
+    report.equal("connect-at-last", front.connect(&[]), Ok(()));
+    let read = request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 7)]);
+    report.equal("read-at-last", front.status(&read), BLKIF_RSP_OKAY);
+}
+
+/// Ticks from a request to its response, all domains' and the hypervisor's work in between included.
+fn bench(front: &mut Front) {
+    list_segments(DATA_FRAMES);
+    for (name, request) in [
+        (
+            "block read 4 KiB",
+            request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 7)]),
+        ),
+        (
+            "block write 4 KiB",
+            request(BLKIF_OP_WRITE, 0, &[segment(DATA_REF, 0, 7)]),
+        ),
+        ("block read 64 KiB", indirect(BLKIF_OP_READ, 0, 16, INDIRECT_REF)),
+        (
+            "block write 64 KiB",
+            indirect(BLKIF_OP_WRITE, 0, 16, INDIRECT_REF),
+        ),
+        ("block flush", request(BLKIF_OP_FLUSH_DISKCACHE, 0, &[])),
+    ] {
+        let mut least = u64::MAX;
+        for _ in 0..50 {
+            let start = cpu::tsc();
+            let status = front.status(&request);
+            least = least.min(cpu::tsc() - start);
+            assert_eq!(status, BLKIF_RSP_OKAY);
+        }
+        println!("BENCH {name}: {least}");
+    }
+}
