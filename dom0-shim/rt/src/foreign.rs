@@ -19,8 +19,8 @@ use crate::{memory, paging};
 
 /// Bytes of a frame.
 pub const PAGE: usize = 4096;
-/// Frames of the window.
-const WINDOW: usize = 16 * 1024;
+/// Frames of the window: as many can be mapped at a time.
+pub const WINDOW: usize = 16 * 1024;
 
 /// The window: a hole in this domain's memory map, and which of its frames are taken.
 struct Window {

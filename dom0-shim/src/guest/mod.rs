@@ -25,9 +25,9 @@ use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
-use guest_rt::{event, memory, time};
+use guest_rt::{event, foreign, memory, time};
 
-use backend::Devices;
+use backend::{Allowance, Devices};
 use console::Consoles;
 use store::Store;
 use terminal::Terminal;
@@ -49,6 +49,8 @@ pub struct Host {
     pub consoles: Consoles,
     /// Memory that disks may take.
     pub disk_memory: Budget,
+    /// Pages of front ends that may be kept mapped.
+    pub kept_pages: Allowance,
     /// Devices of the domains.
     pub devices: Devices,
     /// The domains that this toolstack has made.
@@ -78,6 +80,7 @@ pub fn main(info: StartInfo) -> ! {
         consoles: Consoles::default(),
         // The other half is for what grows with the number of domains, and for unpacking kernels.
         disk_memory: Budget::new(memory::heap_free() as u64 / 2),
+        kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
         domains: Domains::default(),
         command_line: info.command_line(),
@@ -87,14 +90,19 @@ pub fn main(info: StartInfo) -> ! {
     spawner.spawn(toolstack::watch(host.clone()));
     spawner.spawn(shell::run(host.clone()));
     event_channel::bind_virq(VIRQ_TIMER).expect("binding the timer interrupt");
+    let mut timer = None;
     loop {
         event::take_pending(|port| host.reactor.fire(port));
         host.reactor.advance(time::now());
         if executor.run_round() {
             continue;
         }
-        // A deadline in the past fires at once, so none is missed between here and the wait.
-        time::set_timer(host.reactor.next_deadline()).expect("setting the timer");
+        let deadline = host.reactor.next_deadline();
+        if deadline != timer {
+            // A deadline in the past fires at once, so none is missed between here and the wait.
+            time::set_timer(deadline).expect("setting the timer");
+            timer = deadline;
+        }
         event::wait();
     }
 }

@@ -70,8 +70,12 @@ fn main() -> Result<()> {
 /// The test guests `bench` and `blkfront` as domUs, and the floor beside them.
 fn exits(vehicle: Vehicle) -> Result<()> {
     let config = "name='bench'\ntype='pvh'\nkernel='/bench'\nmemory=32\non_poweroff='destroy'\n";
-    let block = "name='block'\ntype='pvh'\nkernel='/blkfront'\nmemory=32\non_poweroff='destroy'\nextra='bench'\n\
-                 disk=['ram:64K,xvda,rw']\n";
+    let block = |extra: &str| {
+        format!(
+            "name='block'\ntype='pvh'\nkernel='/blkfront'\nmemory=32\non_poweroff='destroy'\nextra='bench {extra}'\n\
+             disk=['ram:64K,xvda,rw']\n"
+        )
+    };
     let mut bench = Bench::new(None)?;
     let archive = archive(
         &bench.scratch(),
@@ -79,7 +83,8 @@ fn exits(vehicle: Vehicle) -> Result<()> {
             ("bench", fs::read(outputs::output("guests/bench")?)?),
             ("bench.cfg", config.into()),
             ("blkfront", fs::read(outputs::output("guests/blkfront")?)?),
-            ("block.cfg", block.into()),
+            ("copied.cfg", block("").into()),
+            ("persistent.cfg", block("persistent").into()),
         ],
     )?;
     let mut machine = Machine::new(vehicle)?;
@@ -88,8 +93,10 @@ fn exits(vehicle: Vehicle) -> Result<()> {
     let shim = Shim::start(&mut bench, machine, archive)?;
     shim.console.type_line("create /bench.cfg")?;
     shim.console.expect("RESULT pass", PATIENCE)?;
-    shim.console.type_line("create /block.cfg")?;
-    shim.console.expect("RESULT pass", PATIENCE)?;
+    for block in ["copied", "persistent"] {
+        shim.console.type_line(&format!("create /{block}.cfg"))?;
+        shim.console.expect("RESULT pass", PATIENCE)?;
+    }
     let output = shim.console.output();
     let floor = output
         .lines()

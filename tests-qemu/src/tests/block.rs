@@ -32,16 +32,21 @@ pub fn tests() -> Vec<Test> {
 
 /// A front end that breaks the protocol; the shim stays as it was.
 fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let config = "name='h'\ntype='pvh'\nkernel='/blkfront'\nmemory=32\non_poweroff='destroy'\n\
-                  disk=['ram:64K,xvda,rw']\n";
+    let config = |extra: &str| {
+        format!(
+            "name='h'\ntype='pvh'\nkernel='/blkfront'\nextra='{extra}'\nmemory=32\non_poweroff='destroy'\n\
+             disk=['ram:64K,xvda,rw']\n"
+        )
+    };
     let files = [
         ("blkfront", std::fs::read(outputs::output("guests/blkfront")?)?),
-        ("h.cfg", config.into()),
+        ("copied.cfg", config("").into()),
+        ("persistent.cfg", config("persistent").into()),
     ];
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
-    for _ in 0..2 {
-        shim.console.type_line("create /h.cfg")?;
+    for name in ["copied", "persistent"] {
+        shim.console.type_line(&format!("create /{name}.cfg"))?;
         verdict(shim.console)?;
         shim.wait_for("h", false)?;
     }

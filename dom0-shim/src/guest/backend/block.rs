@@ -1,7 +1,6 @@
 //! Disks for domains: the driver that Linux's xen-blkfront connects to.
 //!
-//! Data is copied by grant, straight between the guest's pages and the disk's: one hypercall a request, and nothing
-//! to map or flush. Persistent grants are not offered, since with them the guest copies everything once more.
+//! Data goes straight between the guest's pages and the disk's, see [`Pages`].
 
 use alloc::format;
 use alloc::rc::Rc;
@@ -13,10 +12,11 @@ use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE,
 use dom0_shim::backend::ring::{BackRing, Broken};
 use dom0_shim::block::ram::RamDisk;
 use dom0_shim::block::request::{INDIRECT_SEGMENTS_MAX, serve};
-use dom0_shim::block::{Access, BlockDevice, Failed, Memory, SECTOR, Segment};
+use dom0_shim::block::{Access, BlockDevice, SECTOR};
 use dom0_shim::xlcfg::disk::{Disk, Target};
-use guest_rt::hypercall::grant::{Copies, Granted, Status};
+use guest_rt::hypercall::grant::Status;
 
+use super::pages::Pages;
 use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add, nodes};
 use crate::guest::Host;
 
@@ -120,7 +120,7 @@ impl Driver for OpenDisk {
             ),
             ("multi-queue-max-queues", format!("{QUEUES_MAX}")),
             ("max-ring-page-order", format!("{RING_ORDER_MAX}")),
-            ("feature-persistent", "0".to_string()),
+            ("feature-persistent", "1".to_string()),
             ("feature-flush-cache", "1".to_string()),
             ("feature-barrier", "1".to_string()),
         ]);
@@ -157,10 +157,15 @@ impl Driver for OpenDisk {
             })
             .collect::<Result<_, String>>()?;
         let id = id(front.domain, self.disk.number);
+        let persistent = front.optional("feature-persistent")? == Some(1);
         let mut links = Links::default();
         for (channel, ring) in rings {
             links.spawn(host, channel, |channel| {
-                run(host.clone(), id, channel, ring, self.clone())
+                let memory = match persistent {
+                    true => Pages::kept(id.domain, &host.kept_pages),
+                    false => Pages::copied(id.domain),
+                };
+                run(host.clone(), id, channel, ring, self.clone(), memory)
             });
         }
         Ok(links)
@@ -206,44 +211,8 @@ impl OpenDisk {
     }
 }
 
-/// The pages that a domain has granted.
-struct GrantedPages(Domid);
-
-impl GrantedPages {
-    fn of(&self, segment: &Segment) -> Granted {
-        Granted {
-            domain: self.0,
-            reference: segment.reference,
-            offset: segment.offset,
-        }
-    }
-}
-
-impl Memory for GrantedPages {
-    fn copy_to(&self, copies: &[(Segment, &[u8])]) -> Result<(), Failed> {
-        let mut batch = Copies::default();
-        for (segment, bytes) in copies {
-            batch.to_grant(bytes, self.of(segment));
-        }
-        all_done(batch)
-    }
-
-    fn copy_from(&self, copies: &mut [(Segment, &mut [u8])]) -> Result<(), Failed> {
-        let mut batch = Copies::default();
-        for (segment, bytes) in copies {
-            batch.from_grant(self.of(segment), bytes);
-        }
-        all_done(batch)
-    }
-}
-
-fn all_done(batch: Copies<'_>) -> Result<(), Failed> {
-    batch.run().try_for_each(|done| done.map_err(|_| Failed))
-}
-
 /// Task: serves one ring until it is stopped, or until the front end breaks it.
-async fn run(host: Rc<Host>, id: Id, channel: Channel, mut ring: Ring, open: OpenDisk) {
-    let memory = GrantedPages(id.domain);
+async fn run(host: Rc<Host>, id: Id, channel: Channel, mut ring: Ring, open: OpenDisk, memory: Pages) {
     loop {
         let stopped = match serve_round(&mut ring, &channel, &open, &memory).await {
             // After the others' turn.
@@ -266,7 +235,7 @@ async fn serve_round(
     ring: &mut Ring,
     channel: &Channel,
     open: &OpenDisk,
-    memory: &GrantedPages,
+    memory: &Pages,
 ) -> Result<bool, Broken> {
     for _ in 0..ring.entries() {
         let Some(request) = ring.take::<BlkifRequest>()? else {

@@ -7,6 +7,7 @@
 pub mod block;
 mod link;
 mod nodes;
+mod pages;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -22,6 +23,7 @@ use guest_rt::time;
 
 pub use link::{Channel, Links, SharedPages};
 pub use nodes::{Front, Id};
+pub use pages::Allowance;
 
 use super::Host;
 

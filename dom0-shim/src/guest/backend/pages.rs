@@ -1,0 +1,124 @@
+//! The pages that a front end has granted for data.
+//!
+//! Two ways lead there. With persistent grants the front end uses the same pages again and again: each is mapped once
+//! and stays so, and all that a request costs is a copy here and one over there. Without, data is copied by grant: one
+//! hypercall a request. To map and unmap a page for each request costs twice as much as that.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
+
+use abi::Domid;
+use dom0_shim::block::{Failed, Memory, Segment};
+use guest_rt::foreign::Mapping;
+use guest_rt::hypercall::grant::{Access, Copies, Granted};
+
+/// How many more pages may be kept mapped: for all domains together, so that there are addresses left for the
+/// toolstack. Clones share the number.
+#[derive(Clone)]
+pub struct Allowance(Rc<Cell<usize>>);
+
+impl Allowance {
+    /// So many.
+    pub fn new(pages: usize) -> Self {
+        Self(Rc::new(Cell::new(pages)))
+    }
+}
+
+/// Most pages kept for a ring, as Linux's back end.
+const KEPT_MAX: usize = 1056;
+
+/// The granted pages of one domain, as one ring's requests name them.
+pub struct Pages {
+    domain: Domid,
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    pages: RefCell<BTreeMap<u32, Mapping>>,
+    allowance: Allowance,
+}
+
+impl Pages {
+    /// Data is copied by grant.
+    pub fn copied(domain: Domid) -> Self {
+        Self { domain, kept: None }
+    }
+
+    /// Pages are mapped at their first use, and stay so as far as `allowance` goes.
+    pub fn kept(domain: Domid, allowance: &Allowance) -> Self {
+        let kept = Kept {
+            pages: RefCell::default(),
+            allowance: allowance.clone(),
+        };
+        Self {
+            domain,
+            kept: Some(kept),
+        }
+    }
+
+    fn granted(&self, segment: &Segment) -> Granted {
+        Granted {
+            domain: self.domain,
+            reference: segment.reference,
+            offset: segment.offset,
+        }
+    }
+
+    /// Calls `work` with the page of a segment if that is mapped or can be.
+    fn with_kept(&self, segment: &Segment, work: impl FnOnce(&Mapping)) -> bool {
+        let Some(kept) = &self.kept else {
+            return false;
+        };
+        let mut pages = kept.pages.borrow_mut();
+        if let Some(page) = pages.get(&segment.reference) {
+            work(page);
+            return true;
+        }
+        let left = kept.allowance.0.get();
+        if left == 0 || pages.len() >= KEPT_MAX {
+            return false;
+        }
+        // One that may only be read is not persistent; copying tells whether it is granted at all.
+        let Ok(page) = Mapping::grants(self.domain, &[segment.reference], Access::Write) else {
+            return false;
+        };
+        work(&page);
+        kept.allowance.0.set(left - 1);
+        pages.insert(segment.reference, page);
+        true
+    }
+}
+
+impl Memory for Pages {
+    fn copy_to(&self, copies: &[(Segment, &[u8])]) -> Result<(), Failed> {
+        let mut batch = Copies::default();
+        for (segment, bytes) in copies {
+            if !self.with_kept(segment, |page| page.write(segment.offset.into(), bytes)) {
+                batch.to_grant(bytes, self.granted(segment));
+            }
+        }
+        all_done(batch)
+    }
+
+    fn copy_from(&self, copies: &mut [(Segment, &mut [u8])]) -> Result<(), Failed> {
+        let mut batch = Copies::default();
+        for (segment, bytes) in copies {
+            if !self.with_kept(segment, |page| page.read(segment.offset.into(), bytes)) {
+                batch.from_grant(self.granted(segment), bytes);
+            }
+        }
+        all_done(batch)
+    }
+}
+
+fn all_done(batch: Copies<'_>) -> Result<(), Failed> {
+    batch.run().try_for_each(|done| done.map_err(|_| Failed))
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let count = self.pages.borrow().len();
+        self.allowance.0.set(self.allowance.0.get() + count);
+    }
+}
