@@ -25,6 +25,8 @@ pub struct Executor {
     /// With what wakes them: the same waker every time, so that who keeps one can tell that it is the same.
     tasks: BTreeMap<usize, (Task, Waker)>,
     ready: ReadyQueue,
+    /// Those of the current round; kept for its memory.
+    round: VecDeque<usize>,
     spawner: Spawner,
     next: usize,
 }
@@ -72,8 +74,8 @@ impl Executor {
             self.ready.lock().push_back(self.next);
             self.next += 1;
         }
-        let round = core::mem::take(&mut *self.ready.lock());
-        for number in round {
+        core::mem::swap(&mut self.round, &mut *self.ready.lock());
+        for number in self.round.drain(..) {
             // A finished task may still have been woken.
             let Some((task, waker)) = self.tasks.get_mut(&number) else {
                 continue;

@@ -135,12 +135,9 @@ async fn transfer(
     disk: &impl BlockDevice,
     memory: &impl Memory,
 ) -> Result<(), Refusal> {
-    let segments = list
-        .iter()
-        .map(segment)
-        .collect::<Option<Vec<Segment>>>()
-        .ok_or(Failed)?;
-    let bytes: usize = segments.iter().map(|segment| usize::from(segment.length)).sum();
+    let length = |at: &BlkifRequestSegment| segment(at).map(|segment| usize::from(segment.length));
+    let bytes: usize = list.iter().map(length).sum::<Option<usize>>().ok_or(Failed)?;
+    let segments = list.iter().filter_map(segment);
     if bytes == 0 {
         return Err(Refusal::Failed);
     }
@@ -149,7 +146,7 @@ async fn transfer(
         BLKIF_OP_READ => {
             let take = |pieces: &[&[u8]]| {
                 let pieces = pieces.iter().copied();
-                memory.copy_to(&pair(&segments, pieces, |piece| piece.len(), <[u8]>::split_at))
+                memory.copy_to(&pair(segments, pieces, |piece| piece.len(), <[u8]>::split_at))
             };
             disk.read(sectors, take).await?;
         }
@@ -158,7 +155,7 @@ async fn transfer(
             let fill = |pieces: &mut [&mut [u8]]| {
                 let pieces = pieces.iter_mut().map(|piece| &mut **piece);
                 memory.copy_from(&mut pair(
-                    &segments,
+                    segments,
                     pieces,
                     |piece| piece.len(),
                     <[u8]>::split_at_mut,
@@ -196,14 +193,13 @@ fn segment(segment: &BlkifRequestSegment) -> Option<Segment> {
 
 /// Cuts segments and pieces of the same length in all so that each part of a segment has its piece.
 fn pair<P>(
-    segments: &[Segment],
+    mut segments: impl Iterator<Item = Segment>,
     pieces: impl Iterator<Item = P>,
     length: impl Fn(&P) -> usize,
     split: impl Fn(P, usize) -> (P, P),
 ) -> Vec<(Segment, P)> {
-    let mut pairs = Vec::with_capacity(segments.len());
-    let mut rest = segments.iter().copied();
-    let mut segment = rest.next();
+    let mut pairs = Vec::new();
+    let mut segment = segments.next();
     for mut piece in pieces {
         while let Some(current) = segment.filter(|_| length(&piece) > 0) {
             let count = length(&piece).min(current.length.into());
@@ -212,7 +208,7 @@ fn pair<P>(
             let length = count as u16;
             pairs.push((Segment { length, ..current }, now));
             segment = match current.length - length {
-                0 => rest.next(),
+                0 => segments.next(),
                 left => Some(Segment {
                     offset: current.offset + length,
                     length: left,
