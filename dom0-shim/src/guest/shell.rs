@@ -167,9 +167,12 @@ fn answer(result: Result<(), Errno>) -> Result<(), String> {
 }
 
 fn find(host: &Host, which: &str) -> Result<Domid, String> {
-    host.domains
-        .find(which)
-        .ok_or_else(|| format!("{which} is an invalid domain identifier"))
+    match host.domains.find(which) {
+        None => Err(format!("{which} is an invalid domain identifier")),
+        // A restart goes on while commands are typed.
+        Some(domain) if !host.domains.is_complete(domain) => Err(format!("{which} is still being created")),
+        Some(domain) => Ok(domain),
+    }
 }
 
 fn help(topic: Option<&str>) -> Result<(), String> {

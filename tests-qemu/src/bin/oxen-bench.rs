@@ -108,8 +108,8 @@ fn exits(vehicle: Vehicle) -> Result<()> {
         _ => "AMD-V in QEMU",
     };
     println!("Instructions of a domU, {title} (floor: {floor})\n");
-    println!("| operation            | Xen 4.17 |   Oxen | Oxen/Xen | Oxen/floor |");
-    println!("|----------------------|---------:|-------:|---------:|-----------:|");
+    println!("| operation               | Xen 4.17 |   Oxen | Oxen/Xen | Oxen/floor |");
+    println!("|-------------------------|---------:|-------:|---------:|-----------:|");
     let mut rows = 0;
     for (name, ticks) in output
         .lines()
@@ -124,7 +124,7 @@ fn exits(vehicle: Vehicle) -> Result<()> {
             .find(|xen| xen.operation == name)
             .map(|xen| if vehicle == Vehicle::Vmx { xen.vmx } else { xen.svm });
         println!(
-            "| {name:<20} | {:>8} | {ticks:>6} | {:>8} | {:>10.1} |",
+            "| {name:<23} | {:>8} | {ticks:>6} | {:>8} | {:>10.1} |",
             xen.map_or("-".into(), |xen| xen.to_string()),
             xen.map_or("-".into(), |xen| format!("{:.3}", ticks as f64 / xen as f64)),
             ticks as f64 / floor as f64,

@@ -11,7 +11,7 @@ use super::guests::verdict;
 use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
-use crate::{Machine, outputs};
+use crate::{Machine, Vehicle, outputs};
 
 /// A file of the boot archive that the domU gets as a read-only disk.
 const IMAGE: &str = "boot/vmlinuz";
@@ -27,7 +27,67 @@ pub fn tests() -> Vec<Test> {
                 test("hostile block front end", vehicle, hostile),
             ]
         })
+        // What they are about is the same on both vendors.
+        .chain([
+            test("disk and reboot", Vehicle::Svm, reboot),
+            test("disk taken under load", Vehicle::Svm, under_load),
+        ])
         .collect()
+}
+
+/// What was written is there after a reboot, in a domain of another number.
+fn reboot(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c /etc/oxen/debian.cfg")?;
+    log_in(shim.console)?;
+    shell(shim.console, "echo written before | dd of=/dev/xvda conv=fsync")?;
+    shim.console.type_line("reboot")?;
+    shim.console.expect("has been started", PATIENCE)?;
+    shim.command("block-attach debian ram:1M,xvdb,rw")?;
+    shim.console.type_line("console debian")?;
+    log_in(shim.console)?;
+    let found = shell(shim.console, "head -c 14 /dev/xvda; cat /sys/block/xvdb/size")?;
+    ensure!(
+        found.contains("written before") && found.contains("2048\n"),
+        "{found}"
+    );
+    Ok(())
+}
+
+/// A disk that is written to all the time is taken away; the domain lives, and can have it again. Then it is taken by
+/// force, which leaves requests without answer: the domain lives, and ends.
+fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
+    const LOAD: &str =
+        "while dd if=/dev/zero of=/dev/xvda bs=64k count=200 conv=fsync; do :; done 2>/dev/null &";
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c /etc/oxen/debian.cfg")?;
+    log_in(shim.console)?;
+    shell(shim.console, LOAD)?;
+    shim.detach()?;
+    shim.command("block-detach debian xvda")?;
+    let listed = connected(&mut shim, 0)?;
+    ensure!(!listed.contains("51712"), "{listed}");
+    to_shell(&mut shim)?;
+    let gone = shell(shim.console, "wait; rm -f /dev/xvda; ls /sys/block; echo alive")?;
+    ensure!(gone.contains("\nalive\n") && !gone.contains("xvda\n"), "{gone}");
+    shim.detach()?;
+    shim.command("block-attach debian ram:16M,xvda,rw")?;
+    connected(&mut shim, 1)?;
+    to_shell(&mut shim)?;
+    let again = shell(shim.console, "dd if=/dev/xvda of=/dev/null && echo all is read")?;
+    ensure!(again.contains("\nall is read\n"), "{again}");
+
+    shell(shim.console, LOAD)?;
+    shim.detach()?;
+    shim.command("block-detach --force debian xvda")?;
+    let listed = connected(&mut shim, 0)?;
+    ensure!(!listed.contains("51712"), "{listed}");
+    to_shell(&mut shim)?;
+    let alive = shell(shim.console, "echo alive")?;
+    ensure!(alive.contains("\nalive\n"), "{alive}");
+    shim.detach()?;
+    shim.command("destroy debian")?;
+    shim.wait_for("debian", false)
 }
 
 /// A front end that breaks the protocol; the shim stays as it was.

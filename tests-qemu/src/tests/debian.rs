@@ -89,7 +89,7 @@ fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.console
         .expect("reason code 1 (reboot): action is restart", PATIENCE)
         .context("reboot")?;
-    shim.command("")?;
+    shim.console.expect("has been started", PATIENCE)?;
     shim.console.type_line("console debian")?;
     log_in(shim.console)?;
     shim.console.type_line("poweroff")?;

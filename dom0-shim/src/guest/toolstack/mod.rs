@@ -45,6 +45,8 @@ struct Record {
     disks: Vec<OpenDisk>,
     /// System time at creation.
     created: u64,
+    /// It has all that it is to have; commands that need that wait for it.
+    complete: bool,
     /// The stop has been acted on (the domain is preserved).
     handled: bool,
 }
@@ -111,11 +113,26 @@ impl Domains {
         self.records.borrow().get(&domain).map(|record| record.created)
     }
 
+    /// Whether a domain has been made completely.
+    pub fn is_complete(&self, domain: Domid) -> bool {
+        self.records
+            .borrow()
+            .get(&domain)
+            .is_some_and(|record| record.complete)
+    }
+
+    fn complete(&self, domain: Domid) {
+        if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
+            record.complete = true;
+        }
+    }
+
     fn remember(&self, domain: Domid, config: Rc<Config>, disks: Vec<OpenDisk>) {
         let record = Record {
             config,
             disks,
             created: time::now(),
+            complete: false,
             handled: false,
         };
         self.records.borrow_mut().insert(domain, record);

@@ -506,7 +506,7 @@ fn measure(front: &mut Front) {
             least = least.min(cpu::tsc() - start);
             assert_eq!(status, BLKIF_RSP_OKAY);
         }
-        let how = if front.persistent { "kept" } else { "copied" };
+        let how = if front.persistent { "persistent" } else { "copied" };
         println!("BENCH {name} {how}: {least}");
     }
 }
