@@ -36,14 +36,16 @@ const SECTORS: u64 = 128;
 /// Frames for data.
 const DATA_FRAMES: usize = 32;
 
-static RING: Frames<1> = Frames::new();
+static RING: Frames<2> = Frames::new();
 static DATA: Frames<DATA_FRAMES> = Frames::new();
 static INDIRECT: Frames<1> = Frames::new();
 
-/// Grants: the ring, a page of segments, a page that may only be read, pages of data from here on, nothing.
+/// Grants: the ring, a page of segments, a page that may only be read, the ring's second page or another ring, pages of
+/// data from here on, nothing.
 const RING_REF: u32 = 8;
 const INDIRECT_REF: u32 = 9;
 const READ_ONLY_REF: u32 = 10;
+const RING_2_REF: u32 = 11;
 const DATA_REF: u32 = 16;
 const NO_REF: u32 = 300;
 
@@ -59,7 +61,10 @@ struct Front {
     ring: Shared,
     data: Shared,
     back: String,
+    /// Of the ring in use: its channel, where it begins, how many entries it has, how many were sent.
     port: u32,
+    start: usize,
+    entries: u32,
     sent: u32,
     /// The same pages are used again and again: the back end may keep them mapped.
     persistent: bool,
@@ -77,10 +82,13 @@ fn main(info: StartInfo) -> ! {
         data: Shared::of(&DATA),
         back,
         port: 0,
+        start: 0,
+        entries: 0,
         sent: 0,
         persistent: false,
     };
     front.grants.grant(RING_REF, front.ring.frame(0));
+    front.grants.grant(RING_2_REF, front.ring.frame(SIZE));
     front.grants.grant(INDIRECT_REF, Shared::of(&INDIRECT).frame(0));
     front.grants.grant_read_only(READ_ONLY_REF, front.data.frame(0));
     for frame in 0..DATA_FRAMES {
@@ -101,9 +109,11 @@ fn main(info: StartInfo) -> ! {
         report.equal("kept", front.grants.in_use(DATA_REF), front.persistent);
         bad_indices(&mut report, &mut front);
         bad_nodes(&mut report, &mut front);
+        larger_rings(&mut report, &mut front);
     }
     front.disconnect();
-    report.equal("ring-free", front.grants.in_use(RING_REF), false);
+    let rings = [RING_REF, RING_2_REF].map(|reference| front.grants.in_use(reference));
+    report.equal("rings-free", rings, [false; 2]);
     let used = (0..DATA_FRAMES as u32)
         .filter(|frame| front.grants.in_use(DATA_REF + frame))
         .count();
@@ -136,11 +146,8 @@ impl Front {
     /// The back end closes instead.
     fn connect(&mut self, nodes: &[(&str, &str)]) -> Result<(), ()> {
         self.wait_for(&["2"]);
-        for offset in (0..SRING_HEADER_SIZE).step_by(4) {
-            self.ring.store(offset, 0);
-        }
-        self.ring.store(offset_of!(SringHeader, rsp_event), 1);
-        self.sent = 0;
+        self.begin(SIZE, SIZE);
+        self.begin(0, SIZE);
         self.port = event_channel::alloc_unbound(abi::domid::DOMID_SELF, 0).expect("a port");
         for (name, value) in [
             ("ring-ref", format!("{RING_REF}").as_str()),
@@ -174,18 +181,29 @@ impl Front {
         self.wait_for(&["2"]);
     }
 
+    /// Takes a new ring of `size` bytes at `start` into use.
+    fn begin(&mut self, start: usize, size: usize) {
+        for offset in (0..SRING_HEADER_SIZE).step_by(4) {
+            self.ring.store(start + offset, 0);
+        }
+        self.ring.store(start + offset_of!(SringHeader, rsp_event), 1);
+        self.start = start;
+        self.entries = ring_entries(size, size_of::<BlkifRequest>());
+        self.sent = 0;
+    }
+
     fn offset(&self, index: u32) -> usize {
-        let entries = ring_entries(SIZE, size_of::<BlkifRequest>());
-        SRING_HEADER_SIZE + (index % entries) as usize * size_of::<BlkifRequest>()
+        self.start + SRING_HEADER_SIZE + (index % self.entries) as usize * size_of::<BlkifRequest>()
     }
 
     /// Sends a request and waits for the response.
     fn ask(&mut self, request: &BlkifRequest) -> BlkifResponse {
         self.ring.write(self.offset(self.sent), request.as_bytes());
         self.sent = self.sent.wrapping_add(1);
-        self.ring.store(offset_of!(SringHeader, req_prod), self.sent);
+        self.ring
+            .store(self.start + offset_of!(SringHeader, req_prod), self.sent);
         event_channel::send(self.port).expect("the port");
-        while self.ring.load(offset_of!(SringHeader, rsp_prod)) != self.sent {
+        while self.ring.load(self.start + offset_of!(SringHeader, rsp_prod)) != self.sent {
             sched::yield_now().expect("yielding");
         }
         let mut response = [0; size_of::<BlkifResponse>()];
@@ -481,6 +499,49 @@ fn bad_nodes(report: &mut Report, front: &mut Front) {
     report.equal("connect-at-last", front.connect(&[]), Ok(()));
     let read = request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 7)]);
     report.equal("read-at-last", front.status(&read), BLKIF_RSP_OKAY);
+}
+
+/// A ring of two pages, then two rings: each is gone round more than once.
+fn larger_rings(report: &mut Report, front: &mut Front) {
+    let read = request(BLKIF_OP_READ, 0, &[segment(DATA_REF, 0, 7)]);
+    let round = |front: &mut Front| {
+        let count = front.entries * 2 + 1;
+        (0..count)
+            .filter(|_| front.status(&read) != BLKIF_RSP_OKAY)
+            .count()
+    };
+    let (first, second) = (format!("{RING_REF}"), format!("{RING_2_REF}"));
+    front.disconnect();
+    let nodes = [
+        ("ring-page-order", "1"),
+        ("ring-ref0", first.as_str()),
+        ("ring-ref1", second.as_str()),
+    ];
+    report.equal("two-pages", front.connect(&nodes), Ok(()));
+    front.begin(0, 2 * SIZE);
+    report.equal("two-pages-entries", (front.entries, round(front)), (64, 0));
+    front.disconnect();
+
+    let ports = [(); 2].map(|()| event_channel::alloc_unbound(abi::domid::DOMID_SELF, 0).expect("a port"));
+    let channels = ports.map(|port| format!("{port}"));
+    let nodes = [
+        ("multi-queue-num-queues", "2"),
+        ("queue-0/ring-ref", first.as_str()),
+        ("queue-0/event-channel", channels[0].as_str()),
+        ("queue-1/ring-ref", second.as_str()),
+        ("queue-1/event-channel", channels[1].as_str()),
+    ];
+    report.equal("two-queues", front.connect(&nodes), Ok(()));
+    let unused = front.port;
+    for (port, start) in ports.into_iter().zip([0, SIZE]) {
+        front.begin(start, SIZE);
+        front.port = port;
+        report.equal("two-queues-requests", (front.entries, round(front)), (32, 0));
+    }
+    event_channel::close(unused).expect("the port");
+    event_channel::close(ports[0]).expect("the port");
+    let used = [RING_REF, RING_2_REF].map(|reference| front.grants.in_use(reference));
+    report.equal("rings-in-use", used, [true; 2]);
 }
 
 /// Ticks from a request to its response, all domains' and the hypervisor's work in between included, and what a front
