@@ -150,9 +150,10 @@ impl Links {
     pub async fn stop(self) {
         for link in &self.0 {
             link.stopping.set(true);
-            // A task that has ended by itself has closed its port, whose number may be another's by now; one event
-            // too many does no harm.
-            link.reactor.fire(link.port);
+            // A task that has ended by itself has closed its port, whose number may be another's by now.
+            if !link.ended.yes.get() {
+                link.reactor.fire(link.port);
+            }
         }
         for link in &self.0 {
             while !link.ended.yes.get() {
