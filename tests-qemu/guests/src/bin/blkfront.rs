@@ -99,6 +99,11 @@ fn main(info: StartInfo) -> ! {
     let bench = info.command_line().contains("bench");
     front.persistent = info.command_line().contains("persistent");
     report.equal("connect", front.connect(&[]), Ok(()));
+    let written = ["state", "sectors", "online", "params", "new"].map(|name| {
+        let path = format!("{}/{name}", front.back);
+        front.store.write(&path, "1")
+    });
+    report.equal("back-end's-nodes", written, [false; 5]);
     if bench {
         measure(&mut front);
     } else {
