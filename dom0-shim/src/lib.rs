@@ -5,6 +5,7 @@
 //! * [`block`]: disks, and requests to them.
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
+//! * [`net`]: networks between the domains.
 //! * [`shell`]: line editing, command table, output formats.
 //! * [`xenstore`]: the xenstore server.
 //! * [`xlcfg`]: domain configs.
@@ -18,6 +19,7 @@ pub mod backend;
 pub mod block;
 pub mod executor;
 pub mod layout;
+pub mod net;
 pub mod shell;
 pub mod xenstore;
 pub mod xlcfg;

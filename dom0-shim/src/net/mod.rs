@@ -1,0 +1,19 @@
+//! Networks between the domains: what needs no hypervisor of a network back end.
+//!
+//! * [`packet`]: packets with what their senders left to others (checksums, segmentation).
+//! * [`offload`]: doing that work where the receiver cannot.
+//! * [`bucket`]: the rate limit of a device.
+//! * [`switch`]: a learning switch.
+//! * [`gateway`]: the host at the inner end of a network; [`dhcp`] and [`dns`] are its services.
+//! * [`bridge`]: a switch with its gateway.
+//!
+//! Every byte of a packet was chosen by a domain.
+
+pub mod bridge;
+pub mod bucket;
+pub mod dhcp;
+pub mod dns;
+pub mod gateway;
+pub mod offload;
+pub mod packet;
+pub mod switch;
