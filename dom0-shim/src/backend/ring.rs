@@ -91,6 +91,20 @@ impl<M: Shared> BackRing<M> {
         self.announced()
     }
 
+    /// A copy of the request `index` behind those taken. Those below [`Self::waiting`] have been written.
+    pub fn peek<T: FromBytes + IntoBytes>(&self, index: u32) -> T {
+        let mut request = T::new_zeroed();
+        debug_assert!(size_of::<T>() <= self.entry_size);
+        let offset = self.offset(self.taken.wrapping_add(index));
+        self.shared.read(offset, request.as_mut_bytes());
+        request
+    }
+
+    /// Takes requests that were looked at, of those waiting.
+    pub fn skip(&mut self, count: u32) {
+        self.taken = self.taken.wrapping_add(count);
+    }
+
     /// Takes the next request, if there is one: a copy that the front end cannot change.
     ///
     /// # Errors
@@ -99,10 +113,8 @@ impl<M: Shared> BackRing<M> {
         if self.announced()? == 0 {
             return Ok(None);
         }
-        let mut request = T::new_zeroed();
-        debug_assert!(size_of::<T>() <= self.entry_size);
-        self.shared.read(self.offset(self.taken), request.as_mut_bytes());
-        self.taken = self.taken.wrapping_add(1);
+        let request = self.peek(0);
+        self.skip(1);
         Ok(Some(request))
     }
 
@@ -129,9 +141,17 @@ impl<M: Shared> BackRing<M> {
     /// # Errors
     /// The ring is broken.
     pub fn ask_for_event(&mut self) -> Result<bool, Broken> {
-        let next = self.taken.wrapping_add(1);
-        self.shared.store(offset_of!(SringHeader, req_event), next);
-        Ok(self.announced()? > 0)
+        self.ask_for_event_at(1)
+    }
+
+    /// As [`Self::ask_for_event`], for the time when `count` requests wait, at least one.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn ask_for_event_at(&mut self, count: u32) -> Result<bool, Broken> {
+        let event = self.taken.wrapping_add(count);
+        self.shared.store(offset_of!(SringHeader, req_event), event);
+        Ok(self.announced()? >= count)
     }
 }
 
@@ -206,6 +226,21 @@ pub(crate) mod tests {
         assert_eq!(front.load(RSP_PROD), 2);
         assert_eq!(front.load(64 + 8), 104);
         assert!(!ring.publish(), "nothing new");
+    }
+
+    #[test]
+    fn requests_are_looked_at_before_they_are_taken() {
+        let pages = Pages::new(1);
+        let front = &pages;
+        let mut ring = BackRing::attach(front, 8).unwrap();
+        assert_eq!(ring.ask_for_event_at(3), Ok(false));
+        assert_eq!(front.load(REQ_EVENT), 3);
+        (0..3_u64).for_each(|number| front.write(64 + number as usize * 8, &number.to_le_bytes()));
+        front.store(REQ_PROD, 3);
+        assert_eq!(ring.ask_for_event_at(3), Ok(true));
+        assert_eq!([0, 1, 2].map(|index| ring.peek::<u64>(index)), [0, 1, 2]);
+        ring.skip(2);
+        assert_eq!((ring.waiting(), ring.take::<u64>()), (Ok(1), Ok(Some(2))));
     }
 
     #[test]

@@ -41,12 +41,12 @@ impl Bridge {
     }
 
     /// Disconnects a device.
-    pub fn disconnect(&mut self, port: PortId, mac: Mac) {
+    pub fn disconnect(&mut self, port: PortId, mac: Mac, now: u64) {
         self.switch.remove(port);
         if let Some((_, gateway)) = &mut self.gateway
             && !self.switch.has(mac)
         {
-            gateway.forget(mac);
+            gateway.forget(mac, now);
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
             (1, b, None)
         );
         assert_eq!(bridge.counters(a).unwrap().sent.packets, 1);
-        bridge.disconnect(b, B);
+        bridge.disconnect(b, B, 0);
         assert!(bridge.send(a, Packet::complete(arp_request(A)), 0).is_empty());
     }
 }

@@ -72,6 +72,13 @@ impl Server {
         Some(self.address(lease.host))
     }
 
+    /// Ends the lease of a host. If nobody needs the address meanwhile, the host gets it again.
+    pub fn release(&mut self, mac: Mac, now: u64) {
+        if let Some(lease) = self.leases.get_mut(&mac) {
+            lease.expires = lease.expires.min(now);
+        }
+    }
+
     fn address(&self, host: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.settings.address.octets();
         Ipv4Addr::new(a, b, c, host)
@@ -137,10 +144,7 @@ impl Server {
                 None
             }
             DhcpMessageType::Release => {
-                if let Some(lease) = self.leases.get_mut(&mac) {
-                    // Remembered: if nobody needs the address meanwhile, the host gets it again.
-                    lease.expires = now;
-                }
+                self.release(mac, now);
                 None
             }
             DhcpMessageType::Inform => Some((DhcpMessageType::Ack, None)),

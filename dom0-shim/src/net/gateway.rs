@@ -89,9 +89,10 @@ impl Gateway {
         self.names.insert(mac, name.to_ascii_lowercase());
     }
 
-    /// Forgets the name of a host.
-    pub fn forget(&mut self, mac: Mac) {
+    /// A host has gone: its name and its address are free.
+    pub fn forget(&mut self, mac: Mac, now: u64) {
         self.names.remove(&mac);
+        self.dhcp.release(mac, now);
     }
 
     /// Takes a complete frame; answers are added to the output.

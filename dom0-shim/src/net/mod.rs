@@ -6,6 +6,7 @@
 //! * [`switch`]: a learning switch.
 //! * [`gateway`]: the host at the inner end of a network; [`dhcp`] and [`dns`] are its services.
 //! * [`bridge`]: a switch with its gateway.
+//! * [`netback`]: the rings of a device.
 //!
 //! Every byte of a packet was chosen by a domain.
 
@@ -14,6 +15,7 @@ pub mod bucket;
 pub mod dhcp;
 pub mod dns;
 pub mod gateway;
+pub mod netback;
 pub mod offload;
 pub mod packet;
 pub mod switch;

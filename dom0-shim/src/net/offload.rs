@@ -82,6 +82,11 @@ fn layout(frame: &[u8]) -> Result<Layout, Malformed> {
     })
 }
 
+/// The Internet Protocol of a TCP or UDP packet.
+pub fn family(frame: &[u8]) -> Option<Family> {
+    layout(frame).ok().map(|at| at.family)
+}
+
 /// Family, length of the headers before the transport's, its protocol, and the length of the whole.
 type Network = (Family, usize, u8, usize);
 

@@ -1,0 +1,205 @@
+use proptest::prelude::*;
+
+use super::super::fake::{Front, Page, Pages};
+use super::*;
+use crate::net::packet::Segments;
+
+const ALL: Features = Features {
+    scatter_gather: true,
+    segments_v4: true,
+    segments_v6: true,
+    blank_v4: true,
+    blank_v6: true,
+};
+
+fn rx(front: &Front, features: Features) -> Rx<Page> {
+    Rx::attach(front.page.clone(), features).unwrap()
+}
+
+/// Posts buffers with grants and ids from `first` on.
+fn post(front: &mut Front, pages: &Pages, first: u16, count: u16) {
+    for id in first..first + count {
+        pages.grant(id.into(), &[]);
+        front.request(&NetifRxRequest {
+            id,
+            pad: 0,
+            gref: id.into(),
+        });
+    }
+}
+
+fn packet(bytes: Vec<u8>, checksum: Checksum, segments: Option<u16>) -> Rc<Packet> {
+    let segments = segments.map(|size| Segments {
+        family: Family::V4,
+        size,
+    });
+    Rc::new(Packet {
+        bytes,
+        checksum,
+        segments,
+    })
+}
+
+/// A TCP packet over IPv4 with so much payload.
+fn tcp(payload: usize) -> Vec<u8> {
+    let mut frame = [
+        &[2; 12][..],
+        &[8, 0, 0x45, 0],
+        &((40 + payload) as u16).to_be_bytes(),
+        &[0; 5],
+        &[6],
+    ]
+    .concat();
+    frame.resize(46, 0);
+    frame.push(0x50);
+    frame.resize(54, 0);
+    frame.extend((0..payload).map(|n| (n / 9) as u8));
+    frame
+}
+
+/// Puts responses together again: packets with flags of the first slot and the extra information.
+fn collect(front: &mut Front, pages: &Pages) -> Vec<(Vec<u8>, u16, Option<NetifExtraInfo>)> {
+    let mut packets = Vec::new();
+    while let Some(mut response) = front.response::<NetifRxResponse>() {
+        let (mut bytes, first, mut info) = (Vec::new(), response.flags, None);
+        if first & NETRXF_EXTRA_INFO != 0 {
+            info = front.response();
+        }
+        loop {
+            let size = usize::try_from(response.status).unwrap();
+            bytes.extend_from_slice(&pages.0.borrow()[&response.id.into()][..size]);
+            if response.flags & NETRXF_MORE_DATA == 0 {
+                break;
+            }
+            response = front.response().unwrap();
+        }
+        packets.push((bytes, first, info));
+    }
+    packets
+}
+
+#[test]
+fn packets_arrive_whole() {
+    let (mut front, pages) = (Front::new(SLOT), Pages::default());
+    let mut rx = rx(&front, ALL);
+    let large = tcp(10_000);
+    let sent = [
+        packet(vec![7; 60], Checksum::Present, None),
+        packet(tcp(100), Checksum::Blank, None),
+        packet(large.clone(), Checksum::Blank, Some(1448)),
+        packet(tcp(200), Checksum::Blank, Some(100)),
+        packet(vec![8; 5000], Checksum::Validated, None),
+    ];
+    sent.iter()
+        .for_each(|packet| assert_eq!(rx.queue(packet.clone()), Queued::Waiting));
+    assert_eq!(rx.put(&pages), Ok(Outcome::default()), "no buffers yet");
+    front.want_event();
+    post(&mut front, &pages, 1, 5);
+    assert!(rx.put(&pages).unwrap().notify);
+    let some = collect(&mut front, &pages);
+    assert_eq!(
+        some.len(),
+        2,
+        "the third wants four slots, of which there are three"
+    );
+    assert_eq!(some[0], (vec![7; 60], 0, None));
+    assert_eq!(
+        some[1],
+        (tcp(100), NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED, None)
+    );
+    post(&mut front, &pages, 6, 20);
+    rx.put(&pages).unwrap();
+    let rest = collect(&mut front, &pages);
+    let blank = NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED | NETRXF_EXTRA_INFO;
+    assert!(rest[0].0 == large && rest[0].1 == blank | NETRXF_MORE_DATA);
+    let info = rest[0].2.unwrap();
+    assert_eq!((info.type_, info.flags, info.u), (1, 0, [0xa8, 0x05, 1, 0, 0, 0]));
+    assert!(rest[1].0 == tcp(200) && rest[1].1 == blank);
+    assert_eq!(rest[2].1, NETRXF_DATA_VALIDATED | NETRXF_MORE_DATA);
+    assert!(rx.bytes == 0 && rest.len() == 3);
+}
+
+#[test]
+fn a_front_end_gets_what_it_takes() {
+    let (mut front, pages) = (Front::new(SLOT), Pages::default());
+    post(&mut front, &pages, 1, 30);
+    let mut rx = rx(&front, Features::default());
+    assert_eq!(
+        rx.queue(packet(tcp(3000), Checksum::Blank, Some(1000))),
+        Queued::Waiting
+    );
+    assert_eq!(rx.queue(packet(tcp(10), Checksum::Blank, None)), Queued::Waiting);
+    assert_eq!(
+        rx.queue(packet(vec![1; 4097], Checksum::Present, None)),
+        Queued::Lost,
+        "too long for one slot"
+    );
+    assert_eq!(
+        rx.queue(packet(vec![1; 60], Checksum::Blank, None)),
+        Queued::Lost,
+        "no checksum can be there"
+    );
+    rx.put(&pages).unwrap();
+    let got = collect(&mut front, &pages);
+    assert_eq!(
+        got.iter().map(|packet| packet.0.len()).collect::<Vec<_>>(),
+        [1054, 1054, 1054, 64]
+    );
+    assert!(got.iter().all(|packet| packet.1 == NETRXF_DATA_VALIDATED));
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let front = Front::new(SLOT);
+    let mut rx = rx(&front, ALL);
+    let taken =
+        (0..100).filter(|_| rx.queue(packet(vec![1; 60_000], Checksum::Present, None)) == Queued::Waiting);
+    assert_eq!(taken.count(), WAITING_MAX / 60_000);
+}
+
+#[test]
+fn bad_buffers_are_answered_with_errors_and_bad_rings_end() {
+    let (mut front, pages) = (Front::new(SLOT), Pages::default());
+    let mut rx = rx(&front, ALL);
+    rx.queue(packet(vec![1; 60], Checksum::Present, None));
+    front.request(&NetifRxRequest {
+        id: 3,
+        pad: 0,
+        gref: 99,
+    });
+    rx.put(&pages).unwrap();
+    let responses = front.responses::<NetifRxResponse>();
+    assert_eq!((responses[0].id, responses[0].status), (3, NETIF_RSP_ERROR));
+    rx.queue(packet(vec![1; 60], Checksum::Present, None));
+    front.page.store(0, 258);
+    assert!(rx.put(&pages).is_err());
+}
+
+proptest! {
+    #[test]
+    fn every_slot_is_answered_in_its_place(
+        sizes in prop::collection::vec((1usize..20_000, any::<bool>()), 1..40), posts in prop::collection::vec(0u16..40, 1..20)
+    ) {
+        let (mut front, pages) = (Front::new(SLOT), Pages::default());
+        let mut rx = rx(&front, ALL);
+        let mut wanted = Vec::new();
+        for (size, gso) in sizes {
+            let packet = packet(tcp(size), Checksum::Blank, gso.then_some(1000));
+            if rx.queue(packet.clone()) == Queued::Waiting {
+                wanted.push(packet);
+            }
+        }
+        let (mut next, mut got) = (1, Vec::new());
+        for count in posts {
+            post(&mut front, &pages, next, count);
+            next += count;
+            rx.put(&pages).unwrap();
+            got.extend(collect(&mut front, &pages));
+        }
+        for ((bytes, _, info), packet) in got.iter().zip(&wanted) {
+            prop_assert!(*bytes == packet.bytes);
+            prop_assert_eq!(info.is_some(), packet.segments.is_some());
+        }
+        prop_assert_eq!(rx.waiting.len() + got.len(), wanted.len());
+    }
+}
