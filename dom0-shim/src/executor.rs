@@ -113,6 +113,7 @@ struct Sources {
 struct Port {
     fired: bool,
     waiting: Option<Waker>,
+    signal: Option<Signal>,
 }
 
 /// Wakes tasks on events from outside. Clones share their state.
@@ -124,9 +125,22 @@ impl Reactor {
     pub fn fire(&self, port: u32) {
         let mut sources = self.0.borrow_mut();
         let port = sources.ports.entry(port).or_default();
+        if let Some(signal) = &port.signal {
+            return signal.notify();
+        }
         port.fired = true;
         if let Some(waker) = port.waiting.take() {
             waker.wake();
+        }
+    }
+
+    /// Has events on `port` set `signal`, for a task that waits for several things.
+    pub fn connect(&self, port: u32, signal: &Signal) {
+        let mut sources = self.0.borrow_mut();
+        let port = sources.ports.entry(port).or_default();
+        port.signal = Some(signal.clone());
+        if core::mem::take(&mut port.fired) {
+            signal.notify();
         }
     }
 
@@ -296,6 +310,32 @@ mod tests {
         run_ready(&mut executor);
         assert_eq!(*log.borrow(), ["event", "timer", "signal", "nested"]);
         assert!(executor.tasks.is_empty());
+    }
+
+    #[test]
+    fn events_set_signals() {
+        let (mut executor, reactor, signal) = (Executor::default(), Reactor::default(), Signal::default());
+        let count = Rc::new(Cell::new(0));
+        reactor.fire(5);
+        reactor.connect(5, &signal);
+        reactor.connect(6, &signal);
+        let (inner, outer) = (signal.clone(), count.clone());
+        executor.spawner().spawn(async move {
+            loop {
+                inner.wait().await;
+                outer.set(outer.get() + 1);
+            }
+        });
+        run_ready(&mut executor);
+        assert_eq!(count.get(), 1, "the event had come before");
+        reactor.fire(6);
+        reactor.fire(5);
+        run_ready(&mut executor);
+        assert_eq!(count.get(), 2, "two events, one signal");
+        reactor.forget(6);
+        reactor.fire(6);
+        run_ready(&mut executor);
+        assert_eq!(count.get(), 2);
     }
 
     #[test]

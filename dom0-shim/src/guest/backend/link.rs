@@ -90,6 +90,17 @@ impl Channel {
         if self.stopping.get() { Err(Stopped) } else { Ok(()) }
     }
 
+    /// Has events set `signal` instead, for a task that waits for several things; it is set when the task is to end,
+    /// too.
+    pub fn connect(&self, signal: &Signal) {
+        self.reactor.connect(self.port, signal);
+    }
+
+    /// Whether the task is to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     /// Sends the front end an event.
     pub fn notify(&self) {
         // The only failure is a port closed from the other end, when nobody listens.
