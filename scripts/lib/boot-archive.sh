@@ -7,7 +7,7 @@
 
 # Modules for the initial ramdisk, with what they depend on.
 MODULES=(
-    xen-blkfront
+    xen-blkfront xen-netfront
     ext4 jbd2 mbcache crc16 crc32c_generic crc32c-intel
     vfat fat nls_cp437 nls_ascii
 )

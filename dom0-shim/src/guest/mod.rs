@@ -4,6 +4,7 @@
 //! * [`store`]: xenstore over the domains' rings.
 //! * [`console`]: the domains' consoles.
 //! * [`backend`]: devices that this domain serves.
+//! * [`network`]: the domains' networks.
 //! * [`toolstack`]: builds, ends and watches over domains.
 //! * [`shell`]: the commands.
 //!
@@ -11,6 +12,7 @@
 
 mod backend;
 mod console;
+mod network;
 mod ring;
 mod shell;
 mod store;
@@ -29,6 +31,7 @@ use guest_rt::{event, foreign, memory, time};
 
 use backend::{Allowance, Devices};
 use console::Consoles;
+use network::Networks;
 use store::Store;
 use terminal::Terminal;
 use toolstack::Domains;
@@ -53,6 +56,8 @@ pub struct Host {
     pub kept_pages: Allowance,
     /// Devices of the domains.
     pub devices: Devices,
+    /// Networks of the domains.
+    pub networks: Networks,
     /// The domains that this toolstack has made.
     pub domains: Domains,
     /// This domain's command line.
@@ -82,6 +87,7 @@ pub fn main(info: StartInfo) -> ! {
         disk_memory: Budget::new(memory::heap_free() as u64 / 2),
         kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
+        networks: Networks::default(),
         domains: Domains::default(),
         command_line: info.command_line(),
     });

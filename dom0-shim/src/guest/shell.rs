@@ -18,7 +18,7 @@ use guest_rt::{println, time};
 
 use super::backend::{Detach, Front, block};
 use super::toolstack::{attach_disk, create, destroy, detach_disk, open_disks, read_config};
-use super::{Host, console};
+use super::{Host, console, network};
 
 /// Where configs of domains to start at once are.
 const AUTO: &str = "etc/oxen/auto";
@@ -135,6 +135,15 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::VcpuList, which) => vcpu_list(host, which.first().copied()),
         (Command::Uptime, which) => show_uptime(host, which.first().copied()),
         (Command::DebugKeys, [keys]) => answer(sysctl::debug_keys(keys.as_bytes())),
+        (Command::NetworkAttach, [which, keys @ ..]) => {
+            let domain = find(host, which)?;
+            network::commands::attach(host, domain, keys)
+        }
+        (Command::NetworkDetach, [which, device]) => {
+            network::commands::detach(host, find(host, which)?, device).await
+        }
+        (Command::NetworkList, which) => network::commands::list(host, &find_all(host, which)?),
+        (Command::NetworkStats, which) => network::commands::stats(host, &find_all(host, which)?),
         (Command::XenstoreLs, which) => xenstore_ls(host, which.first().copied().unwrap_or("/")),
         (Command::XenstoreRead, [path]) => {
             println!(
@@ -173,6 +182,10 @@ fn find(host: &Host, which: &str) -> Result<Domid, String> {
         Some(domain) if !host.domains.is_complete(domain) => Err(format!("{which} is still being created")),
         Some(domain) => Ok(domain),
     }
+}
+
+fn find_all(host: &Host, which: &[&str]) -> Result<Vec<Domid>, String> {
+    which.iter().map(|which| find(host, which)).collect()
 }
 
 fn help(topic: Option<&str>) -> Result<(), String> {

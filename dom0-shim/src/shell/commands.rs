@@ -20,6 +20,10 @@ pub enum Command {
     VcpuList,
     Uptime,
     DebugKeys,
+    NetworkAttach,
+    NetworkDetach,
+    NetworkList,
+    NetworkStats,
     XenstoreLs,
     XenstoreRead,
     XenstoreWrite,
@@ -92,6 +96,10 @@ pub const TABLE: &[Entry] = table! {
     Info "info" "" (0, 0), Nothing, "Get information about the host";
     Dmesg "dmesg" "[-c]" (0, 1), Nothing, "Read and/or clear the hypervisor's message buffer";
     DebugKeys "debug-keys" "KEYS" (1, 1), Nothing, "Send debug keys to the hypervisor";
+    NetworkAttach "network-attach" "DOMAIN [KEY=VALUE]..." (1, 16), Domains, "Create a new virtual network device";
+    NetworkList "network-list" "DOMAIN..." (1, 16), Domains, "List virtual network interfaces for a domain";
+    NetworkDetach "network-detach" "DOMAIN DEVID|MAC" (2, 2), Domains, "Destroy a domain's virtual network device";
+    NetworkStats "network-stats" "DOMAIN..." (1, 16), Domains, "Count packets of a domain's network devices";
     XenstoreLs "xenstore-ls" "[PATH]" (0, 1), Nothing, "List a subtree of xenstore";
     XenstoreRead "xenstore-read" "PATH" (1, 1), Nothing, "Read a xenstore node";
     XenstoreWrite "xenstore-write" "PATH VALUE" (2, 2), Nothing, "Write a xenstore node";

@@ -5,6 +5,7 @@
 
 pub mod disk;
 mod syntax;
+pub mod vif;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -13,6 +14,7 @@ use core::fmt;
 
 use disk::Disk;
 use syntax::{Setting, Value};
+use vif::Vif;
 
 /// What is wrong with a config, and on which line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +120,8 @@ pub struct Config {
     pub max_maptrack_frames: i32,
     /// Disks; no two with the same number.
     pub disks: Vec<Disk>,
+    /// Network devices.
+    pub vifs: Vec<Vif>,
     /// What was ignored, in sentences.
     pub warnings: Vec<String>,
 }
@@ -160,6 +164,7 @@ struct Draft {
     max_grant_frames: Option<u64>,
     max_maptrack_frames: Option<u64>,
     disks: Vec<Disk>,
+    vifs: Vec<Vif>,
     warnings: Vec<String>,
 }
 
@@ -190,12 +195,25 @@ impl Draft {
             "max_grant_frames" => self.max_grant_frames = Some(number(setting, 1, 4096)?),
             "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
             "disk" => self.disks = disks(setting)?,
-            "vif" if !is_empty(setting) => self.ignore(setting, "there are no network devices yet"),
-            "vif" => {}
+            "vif" => self.vifs = self.network_devices(setting)?,
             "cpus" | "cpus_soft" => self.ignore(setting, "vCPUs are not pinned yet"),
             key => return Err(Error::at(setting.line, format!("unknown key '{key}'"))),
         }
         Ok(())
+    }
+
+    fn network_devices(&mut self, setting: &Setting) -> Result<Vec<Vif>, Error> {
+        let mut vifs = Vec::new();
+        for text in strings(setting)? {
+            let mut ignored = Vec::new();
+            vifs.push(vif::parse(text, &mut ignored).map_err(|error| refuse(setting, &error))?);
+            self.warnings.extend(
+                ignored
+                    .iter()
+                    .map(|what| format!("line {}: vif: {what}", setting.line)),
+            );
+        }
+        Ok(vifs)
     }
 
     fn ignore(&mut self, setting: &Setting, why: &str) {
@@ -255,6 +273,7 @@ impl Draft {
             max_grant_frames: self.max_grant_frames.unwrap_or(64) as i32,
             max_maptrack_frames: self.max_maptrack_frames.unwrap_or(1024) as i32,
             disks: self.disks,
+            vifs: self.vifs,
             warnings: self.warnings,
         })
     }
@@ -269,6 +288,18 @@ fn string(setting: &Setting) -> Result<String, Error> {
         Value::String(text) => Ok(text.clone()),
         _ => Err(refuse(setting, "a string in quotes is wanted")),
     }
+}
+
+fn strings(setting: &Setting) -> Result<Vec<&str>, Error> {
+    let wrong = || refuse(setting, "a list of strings is wanted");
+    let Value::List(list) = &setting.value else {
+        return Err(wrong());
+    };
+    let texts = list.iter().map(|value| match value {
+        Value::String(text) => Ok(text.as_str()),
+        _ => Err(wrong()),
+    });
+    texts.collect()
 }
 
 /// A number, or a string that is one, as xl allows.
@@ -309,10 +340,6 @@ fn disks(setting: &Setting) -> Result<Vec<Disk>, Error> {
         disks.push(disk);
     }
     Ok(disks)
-}
-
-fn is_empty(setting: &Setting) -> bool {
-    matches!(&setting.value, Value::List(list) if list.is_empty())
 }
 
 /// Names go into xenstore paths' values and onto the terminal: no control characters, not a number.
@@ -446,10 +473,18 @@ mod tests {
         );
         assert_eq!(line("cmdline='whole'\nextra='ro'"), "whole");
         let config = parse(&format!(
-            "{SMALL}cmdline='whole'\nextra='ro'\nvif=['bridge=br0']\ndisk=[]"
+            "{SMALL}cmdline='whole'\nextra='ro'\nvif=['bridge=br0,script=x', '']\ndisk=[]"
         ))
         .unwrap();
         assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+        assert_eq!(
+            config.warnings[0],
+            "line 6: vif: 'script' is ignored: dom0-shim connects devices itself"
+        );
+        assert_eq!(
+            (config.vifs[0].bridge.as_str(), config.vifs[1].bridge.as_str()),
+            ("br0", vif::BRIDGE)
+        );
     }
 
     #[test]
@@ -480,6 +515,11 @@ mod tests {
             "line 4: disk: '/j,raw,d0,rw': there are two disks d0"
         );
         assert_eq!(error("disk = '/i,raw,xvda,rw'"), "line 4: disk: a list is wanted");
+        assert_eq!(error("vif = ['brigde=x']"), "line 4: vif: unknown key 'brigde'");
+        assert_eq!(
+            error("vif = 'bridge=x'"),
+            "line 4: vif: a list of strings is wanted"
+        );
         assert!(error("uuid = '123'").contains("32 hexadecimal digits"));
         assert!(error("name = 'a b'").contains("letters"));
         assert!(error("name = '17'").contains("domain id"));

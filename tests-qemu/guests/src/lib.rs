@@ -9,6 +9,7 @@
 //! * [`hypercall`]: hypercalls with any arguments.
 //! * [`interrupts`]: vectors of the guest's own, counted.
 //! * [`legacy`]: out of long mode and back.
+//! * [`netfront`]: a network front end, good or bad.
 //! * [`random`]: a seeded generator.
 //! * [`report`]: the verdict lines.
 //! * [`shared`]: memory shared with another domain.
@@ -27,6 +28,7 @@ pub mod granting;
 pub mod hypercall;
 pub mod interrupts;
 pub mod legacy;
+pub mod netfront;
 pub mod random;
 pub mod report;
 pub mod shared;

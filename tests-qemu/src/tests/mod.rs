@@ -6,6 +6,7 @@
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
+//! * [`network`]: networks of domUs.
 //! * [`shim`]: dom0-shim's prompt, for the others.
 //!
 //! What is expected of Oxen's output is in the file of the test that expects it.
@@ -16,6 +17,7 @@ mod boot;
 mod debian;
 mod guests;
 mod hostile;
+mod network;
 pub mod shim;
 
 use std::process::Command;
@@ -31,6 +33,7 @@ pub fn all() -> Vec<Test> {
     [
         debian::tests(),
         block::tests(),
+        network::tests(),
         hostile::tests(),
         guests::tests(),
         boot::tests(),

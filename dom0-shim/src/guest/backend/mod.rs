@@ -22,7 +22,7 @@ use dom0_shim::executor::{Either, Signal, either};
 use guest_rt::time;
 
 pub use link::{Channel, Links, SharedPages};
-pub use nodes::{Front, Id};
+pub use nodes::{Front, Id, set_error};
 pub use pages::Allowance;
 
 use super::Host;

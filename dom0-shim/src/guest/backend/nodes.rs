@@ -151,6 +151,14 @@ impl<'a> Front<'a> {
         self.text(name).map(parse).transpose()
     }
 
+    /// Whether a number is there and not 0.
+    ///
+    /// # Errors
+    /// The node is there and no number.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        Ok(self.optional(name)?.is_some_and(|value| value != 0))
+    }
+
     /// A number that must be there.
     ///
     /// # Errors

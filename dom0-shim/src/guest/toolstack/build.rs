@@ -36,7 +36,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Failure, Step, destroy, nodes};
 use crate::guest::backend::block::{self, OpenDisk};
-use crate::guest::{Host, console, store};
+use crate::guest::{Host, console, network, store};
 
 /// Event channels of a new domain.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +89,7 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
         nodes::write(&host.store, domain, &handle, &config, ports)
             .map_err(|error| error.name())
             .step("writing the domain's xenstore nodes")?;
+        network::attach_all(host, domain, &config).step("connecting the networks")?;
         store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
         console::open(host, domain, CONSOLE_GFN, ports.console).step("connecting the console")?;
         for open in disks {
@@ -146,7 +147,7 @@ fn creation(config: &Config, handle: [u8; 16]) -> DomctlCreatedomain {
 }
 
 /// A random (version 4) UUID, as random as the time of day makes it: it only has to differ from the others.
-fn new_handle() -> [u8; 16] {
+pub fn new_handle() -> [u8; 16] {
     let mut state = time::now();
     let mut handle = [0; 16];
     for half in handle.chunks_exact_mut(8) {

@@ -17,6 +17,7 @@ use core::cell::RefCell;
 
 use abi::{Domid, Errno};
 use dom0_shim::executor::{Signal, pass};
+use dom0_shim::net::packet::Mac;
 use dom0_shim::xlcfg::disk::Disk;
 use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
@@ -150,7 +151,7 @@ pub fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Conf
     let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: is not a text file"))?;
     let own_lines = text.lines().count();
     let text = format!("{}\n{}\n", text.trim_end_matches('\n'), settings.join("\n"));
-    let config = xlcfg::parse(&text).map_err(|error| match error.line {
+    let mut config = xlcfg::parse(&text).map_err(|error| match error.line {
         0 => format!("{path}: {}", error.message),
         line => match line
             .checked_sub(own_lines + 1)
@@ -162,6 +163,10 @@ pub fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Conf
     })?;
     for warning in &config.warnings {
         host.terminal.notice(&format!("{path}: {warning}"));
+    }
+    // A restarted domain keeps the addresses that were made up for it.
+    for vif in &mut config.vifs {
+        vif.mac.get_or_insert_with(new_mac);
     }
     Ok(Rc::new(config))
 }
@@ -197,6 +202,12 @@ pub async fn detach_disk(host: &Host, domain: Domid, number: u32, how: Detach) -
         record.disks.retain(|open| open.disk.number != number);
     }
     Ok(())
+}
+
+/// A random Ethernet address of Xen's range.
+pub fn new_mac() -> Mac {
+    let [a, b, c, ..] = build::new_handle();
+    Mac::of_xen([a, b, c])
 }
 
 /// Where configs are looked for.

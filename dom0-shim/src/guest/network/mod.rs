@@ -1,0 +1,140 @@
+//! Networks: bridges, and the devices of domains connected to them.
+//!
+//! * [`commands`]: what is done with them at the prompt.
+//! * [`device`]: a device, between its rings and its bridge.
+//! * [`queue`]: its rings.
+
+pub mod commands;
+mod device;
+mod queue;
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use abi::Domid;
+use dom0_shim::executor::{Signal, either};
+use dom0_shim::net::bridge::{Bridge, Delivery};
+use dom0_shim::net::packet::Packet;
+use dom0_shim::net::switch::PortId;
+use dom0_shim::xlcfg::Config;
+use dom0_shim::xlcfg::vif::BRIDGE;
+use guest_rt::time;
+
+use super::Host;
+use super::backend::Id;
+
+use device::Device;
+
+/// All bridges and devices.
+#[derive(Default)]
+pub struct Networks {
+    segments: RefCell<BTreeMap<String, Rc<Segment>>>,
+    devices: RefCell<BTreeMap<(Domid, u32), Rc<Device>>>,
+}
+
+/// A bridge with the devices on it.
+pub struct Segment {
+    bridge: RefCell<Bridge>,
+    devices: RefCell<BTreeMap<PortId, Rc<Device>>>,
+    /// The gateway may have something to do at another time than before.
+    timing: Signal,
+}
+
+impl Networks {
+    /// The devices of a domain, by number.
+    pub fn of_domain(&self, domain: Domid) -> Vec<Rc<Device>> {
+        let devices = self.devices.borrow();
+        devices
+            .range((domain, 0)..=(domain, u32::MAX))
+            .map(|(_, device)| device.clone())
+            .collect()
+    }
+
+    /// The lowest number that no device of a domain has.
+    fn free_number(&self, domain: Domid) -> u32 {
+        let devices = self.devices.borrow();
+        let free = (0..).find(|&number| !devices.contains_key(&(domain, number)));
+        free.unwrap_or_default()
+    }
+
+    /// The bridge of this name; it is made when the first device names it. The one that devices are connected to unless
+    /// they say otherwise has a gateway.
+    fn segment(&self, host: &Rc<Host>, name: &str) -> Rc<Segment> {
+        if let Some(segment) = self.segments.borrow().get(name) {
+            return segment.clone();
+        }
+        let bridge = match name {
+            BRIDGE => Bridge::with_gateway(),
+            _ => Bridge::default(),
+        };
+        let segment = Rc::new(Segment {
+            bridge: RefCell::new(bridge),
+            devices: RefCell::default(),
+            timing: Signal::default(),
+        });
+        host.spawner.spawn(keep_time(host.clone(), segment.clone()));
+        self.segments
+            .borrow_mut()
+            .insert(name.to_string(), segment.clone());
+        segment
+    }
+}
+
+impl Segment {
+    /// Carries packets from one device to others.
+    fn forward(&self, from: PortId, packets: Vec<Packet>) {
+        let now = time::now();
+        for packet in packets {
+            let deliveries = self.bridge.borrow_mut().send(from, packet, now);
+            self.deliver(deliveries);
+        }
+        if self.bridge.borrow_mut().next_poll(now).is_some() {
+            self.timing.notify();
+        }
+    }
+
+    fn deliver(&self, deliveries: Vec<Delivery>) {
+        let devices = self.devices.borrow();
+        for (port, packet) in deliveries {
+            if let Some(device) = devices.get(&port) {
+                device.receive(packet);
+            }
+        }
+    }
+}
+
+/// Task: gives a bridge's gateway its turn when it is due.
+async fn keep_time(host: Rc<Host>, segment: Rc<Segment>) {
+    loop {
+        let due = segment.bridge.borrow_mut().next_poll(time::now());
+        match due {
+            None => segment.timing.wait().await,
+            Some(due) => {
+                either(host.reactor.sleep_until(due), segment.timing.wait()).await;
+                let deliveries = segment.bridge.borrow_mut().poll(time::now());
+                segment.deliver(deliveries);
+            }
+        }
+    }
+}
+
+/// The name of a device among all devices.
+fn id(domain: Domid, number: u32) -> Id {
+    Id {
+        domain,
+        class: "vif",
+        number,
+    }
+}
+
+/// Connects the devices of a new domain.
+///
+/// # Errors
+/// A sentence on the first that could not be.
+pub fn attach_all(host: &Rc<Host>, domain: Domid, config: &Config) -> Result<(), String> {
+    let mut vifs = config.vifs.iter();
+    vifs.try_for_each(|vif| device::attach(host, domain, &config.name, vif))
+}

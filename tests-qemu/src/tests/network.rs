@@ -1,0 +1,167 @@
+//! Networks between stock Debian domUs, and of one with dom0-shim's gateway.
+
+use anyhow::{Context, Result, ensure};
+
+use super::debian::{log_in, prompt, shell};
+use super::shim::{Shim, archive};
+use super::{BOTH, PATIENCE, test};
+use crate::runner::{Bench, Test};
+use crate::{Machine, outputs};
+
+/// The gateway's address.
+const GATEWAY: &str = "10.88.0.1";
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .flat_map(|vehicle| {
+            [
+                test("domU: lease, ping, hot plug", vehicle, gateway),
+                test("domU to domU: ping, TCP", vehicle, between),
+                test("hostile network front end", vehicle, hostile),
+            ]
+        })
+        .collect()
+}
+
+/// A front end that does everything wrong, beside which the shim goes on; nothing of it stays.
+fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let config = "name = 'n'\ntype = 'pvh'\nkernel = '/guests/netfront'\nmemory = 32\nvif = ['mac=00:16:3e:01:02:03']\n";
+    let files = [
+        ("etc/oxen/n.cfg", config.as_bytes().to_vec()),
+        (
+            "guests/netfront",
+            std::fs::read(outputs::output("guests/netfront")?)?,
+        ),
+    ];
+    let archive = archive(&bench.scratch(), &files)?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    let free = shim.free_memory()?;
+    shim.console.type_line("create -c n")?;
+    let (passed, said) = shim
+        .console
+        .expect_any(&["RESULT pass", "RESULT fail"], PATIENCE * 2)?;
+    let failed: Vec<&str> = said.lines().filter(|line| line.contains(": fail: ")).collect();
+    ensure!(passed == 0, "{failed:?}");
+    shim.console.expect("action is destroy", PATIENCE)?;
+    shim.wait_for("n", false)?;
+    let freed = shim.free_memory()?;
+    ensure!(freed == free, "{free} MiB free before, {freed} MiB after");
+    Ok(())
+}
+
+/// Waits until a device has an address; the address.
+fn address(shim: &mut Shim, device: &str) -> Result<String> {
+    let wait = format!("until ip -4 addr show {device} | grep inet; do sleep 0.2; done");
+    let shown = shell(shim.console, &wait)?;
+    let words = shown.split_whitespace().skip_while(|word| *word != "inet");
+    // The command itself has the word, too.
+    let found = words.filter_map(|word| word.strip_suffix("/24")).next();
+    found
+        .map(str::to_owned)
+        .with_context(|| format!("no address: {shown}"))
+}
+
+fn ping(shim: &mut Shim, host: &str) -> Result<()> {
+    let said = shell(shim.console, &format!("ping -c 3 {host}"))?;
+    ensure!(
+        said.contains("3 packets received, 0% packet loss"),
+        "ping: {said}"
+    );
+    Ok(())
+}
+
+/// A word of a command's output that is a checksum.
+fn checksum(said: &str) -> Result<&str> {
+    let is_sum = |word: &&str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
+    said.split_whitespace()
+        .find(is_sum)
+        .with_context(|| format!("no checksum: {said}"))
+}
+
+/// A domU gets an address, reaches the gateway by number and by name, and loses and gets devices while it runs.
+fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c debian")?;
+    log_in(shim.console)?;
+    let own = address(&mut shim, "eth0")?;
+    ensure!(own.starts_with("10.88.0."), "the address is {own}");
+    ping(&mut shim, GATEWAY)?;
+    let said = shell(
+        shim.console,
+        "ping -c 1 gateway; ping -c 1 debian; ping -c 1 nobody.internal",
+    )?;
+    ensure!(said.contains(&format!("PING gateway ({GATEWAY})")), "{said}");
+    ensure!(said.contains(&format!("PING debian ({own})")), "{said}");
+    ensure!(said.contains("bad address 'nobody.internal'"), "{said}");
+
+    shim.detach()?;
+    let list = shim.command("network-list debian")?;
+    let mac = list.split_whitespace().find(|word| word.starts_with("00:16:3e:"));
+    let mac = mac.with_context(|| format!("network-list: {list}"))?.to_owned();
+    ensure!(
+        list.contains("/local/domain/0/backend/vif/1/0"),
+        "network-list: {list}"
+    );
+    let said = shim.command(&format!("network-detach debian {mac}"))?;
+    ensure!(!said.contains("removed all the same"), "network-detach: {said}");
+    let list = shim.command("network-list debian")?;
+    ensure!(!list.contains("backend/vif"), "network-list: {list}");
+    shim.command("network-attach debian mac=00:16:3e:11:22:33,rate=50Mb/s")?;
+    shim.console.type_line("console debian")?;
+    shim.console.send("\r")?;
+    shim.console
+        .expect("root@debian:/root# ", PATIENCE)
+        .context("the shell")?;
+    shell(
+        shim.console,
+        "until ip link show eth0 >/dev/null 2>&1; do sleep 0.2; done; /sbin/network",
+    )?;
+    let again = address(&mut shim, "eth0")?;
+    ensure!(again != own, "another device, and the same address");
+    ping(&mut shim, GATEWAY)
+}
+
+/// Two domUs: ping by name, and a few megabytes over TCP.
+fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    let free = shim.free_memory()?;
+    shim.command("create debian2")?;
+    shim.console.type_line("create -c debian")?;
+    log_in(shim.console)?;
+    let server = address(&mut shim, "eth0")?;
+    let said = shell(
+        shim.console,
+        "head -c 4M /dev/urandom >/tmp/data; md5sum /tmp/data",
+    )?;
+    let sent = checksum(&said)?.to_owned();
+    shell(shim.console, "httpd -h /tmp")?;
+    shim.detach()?;
+    shim.console.type_line("console debian2")?;
+    shim.console.send("\r")?;
+    log_in(shim.console)?;
+    let client = address(&mut shim, "eth0")?;
+    ensure!(client != server, "both have {client}");
+    ping(&mut shim, &server)?;
+    ping(&mut shim, "debian")?;
+    let said = shell(shim.console, "wget -q -O - http://debian/data | md5sum")?;
+    ensure!(checksum(&said)? == sent, "sent {sent}, got {said}");
+    shim.detach()?;
+    shim.command("destroy debian2")?;
+    shim.wait_for("debian2", false)?;
+    let left = shim.command("xenstore-ls /local/domain/0/backend/vif")?;
+    ensure!(
+        left.contains("/local/domain/2/device/vif/0"),
+        "the other's are gone: {left}"
+    );
+    ensure!(
+        !left.contains("/local/domain/1/device/vif/0"),
+        "left behind: {left}"
+    );
+    // A page that dom0 still had mapped would keep its domain's memory.
+    shim.command("destroy debian")?;
+    shim.wait_for("debian", false)?;
+    let freed = shim.free_memory()?;
+    ensure!(freed == free, "{free} MiB free before, {freed} MiB after");
+    Ok(())
+}
