@@ -91,7 +91,9 @@ impl GuestCpu for Vcpu {
     }
     fn request_interrupt_window(&mut self, _on: bool) {}
     fn request_priority_window(&mut self, _class: Option<u8>) {}
-    fn request_nmi_window(&mut self, _on: bool) {}
+    fn request_nmi_window(&mut self, _on: bool) -> bool {
+        true
+    }
     fn set_tsc_offset(&mut self, _offset: u64) {}
     fn set_preemption_timer(&mut self, _ticks: Option<u64>) {}
     fn flush(&mut self, _what: Flush) {

@@ -215,8 +215,9 @@ pub trait GuestCpu: Send {
     /// Exit, with [`Exit::PriorityWindow`] or for the write itself, when the guest's CR8 falls below `class`, which it is not below now;
     /// `None`: never.
     fn request_priority_window(&mut self, class: Option<u8>);
-    /// Exit with [`Exit::NmiWindow`] as soon as the guest could take an NMI.
-    fn request_nmi_window(&mut self, on: bool);
+    /// Exit with [`Exit::NmiWindow`] as soon as the guest could take an NMI. `false`: the hardware has no exit for what keeps the NMI away, which lasts no
+    /// more than an instruction or a delivery; the caller has to see to another exit.
+    fn request_nmi_window(&mut self, on: bool) -> bool;
 
     /// Added to the host's TSC to give the guest's.
     fn set_tsc_offset(&mut self, offset: u64);

@@ -5,6 +5,7 @@
 use core::arch::global_asm;
 
 global_asm!(
+    ".pushsection .text.try_rdmsr, \"ax\"",
     ".global try_rdmsr, try_rdmsr_at, try_rdmsr_refused",
     "try_rdmsr:",
     "mov ecx, edi",
@@ -17,6 +18,7 @@ global_asm!(
     "try_rdmsr_refused:",
     "xor edx, edx",
     "ret",
+    ".popsection",
 );
 
 /// What `try_rdmsr` returns, in RAX and RDX.

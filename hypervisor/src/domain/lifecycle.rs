@@ -24,7 +24,7 @@ use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
 use crate::mm::page_info;
-use crate::sched;
+use crate::sched::{self, Share};
 use crate::sync::{Mutex, Once};
 use crate::types::{Gfn, Port, VcpuId};
 use crate::virt::Described;
@@ -67,7 +67,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             memory_map: Mutex::new(Vec::new()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],
             handle: Mutex::new(config.handle),
-            share: Mutex::new(Default::default()),
+            share: Arc::new(Share::new()),
             log_line: Mutex::new(Default::default()),
             vcpus: Once::new(),
             max_pages: AtomicU64::new(0),
@@ -128,6 +128,7 @@ impl Domain {
                 &config,
                 tsc_offset,
                 policy.clone(),
+                self.share.clone(),
             )
             .map_err(|_| Errno::ENOMEM)?;
             vcpu.events

@@ -30,6 +30,7 @@ use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
 use crate::mm::page_info;
+use crate::sched::Share;
 use crate::sync::{Mutex, Once};
 use crate::types::{DomId, VcpuId};
 use crate::virt::cpuid::Policy;
@@ -78,21 +79,6 @@ pub enum Life {
     Zombie,
 }
 
-/// A domain's share of the CPUs, in credit2's terms.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Share {
-    /// Relative to others.
-    pub weight: u16,
-    /// At most so many percent of a CPU; 0: no limit.
-    pub cap: u16,
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Share { weight: 256, cap: 0 }
-    }
-}
-
 /// [`Domain::shutdown_reason`] when there is none.
 const NOT_SHUT_DOWN: u32 = u32::MAX;
 
@@ -120,8 +106,8 @@ pub struct Domain {
     params: [AtomicU64; HVM_NR_PARAMS as usize],
     /// UUID, which the toolstack may change.
     pub handle: Mutex<[u8; 16]>,
-    /// Its share of the CPUs. Kept for the toolstack; the scheduler does not weigh domains yet.
-    pub share: Mutex<Share>,
+    /// Its share of the CPUs.
+    pub share: Arc<Share>,
     /// What it has written to the hypervisor's console and not yet ended with a newline.
     pub log_line: Mutex<LogLine>,
     vcpus: Once<Box<[Arc<Vcpu>]>>,

@@ -18,7 +18,7 @@ use super::areas::Areas;
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
 use crate::mm::guest::WalkCache;
-use crate::sched::{self, Entity};
+use crate::sched::{self, Entity, Share};
 use crate::sync::Mutex;
 use crate::types::{DomId, Port, VcpuId};
 use crate::virt::cpuid::Policy;
@@ -65,6 +65,8 @@ bitflags! {
         const DOWN = 1 << 1;
         /// In SCHEDOP_poll.
         const POLLING = 1 << 2;
+        /// The domain has used up what its cap allows.
+        const CAPPED = 1 << 3;
     }
 }
 
@@ -132,6 +134,8 @@ pub struct VcpuTimers {
     pub lapic: AtomicU64,
     /// End of SCHEDOP_poll.
     pub poll: AtomicU64,
+    /// When the domain may use CPUs again that has used up what its cap allows.
+    pub budget: AtomicU64,
     /// SCHEDOP_watchdog, of the domain: vCPU 0's are used.
     pub watchdogs: [AtomicU64; 2],
 }
@@ -148,17 +152,24 @@ impl VcpuTimers {
             period: AtomicU64::new(0),
             lapic: never(),
             poll: never(),
+            budget: never(),
             watchdogs: [never(), never()],
         }
     }
 
     /// The earliest deadline, or [`NEVER`].
     pub fn next(&self) -> u64 {
-        [&self.singleshot, &self.periodic, &self.lapic, &self.poll]
-            .into_iter()
-            .chain(&self.watchdogs)
-            .map(|deadline| deadline.load(SeqCst))
-            .fold(NEVER, u64::min)
+        [
+            &self.singleshot,
+            &self.periodic,
+            &self.lapic,
+            &self.poll,
+            &self.budget,
+        ]
+        .into_iter()
+        .chain(&self.watchdogs)
+        .map(|deadline| deadline.load(SeqCst))
+        .fold(NEVER, u64::min)
     }
 
     /// Is a watchdog's time over at `now`? It is gone then.
@@ -182,6 +193,7 @@ impl Vcpu {
         config: &VcpuConfig,
         tsc_offset: u64,
         policy: Arc<Policy>,
+        share: Arc<Share>,
     ) -> Result<Arc<Vcpu>, arch::OutOfMemory> {
         let mut cpu = arch::machine::Vcpu::new(config)?;
         cpu.as_dyn().set_tsc_offset(tsc_offset);
@@ -200,7 +212,7 @@ impl Vcpu {
             events: VcpuEvents::new(),
             areas: Areas::new(),
             initialised: AtomicBool::new(false),
-            entity: Entity::new(),
+            entity: Entity::new(share),
             timers: VcpuTimers::new(),
             upcall_vector: AtomicU8::new(0),
             private: Mutex::new(Private {
@@ -380,9 +392,24 @@ impl Vcpu {
         }
     }
 
+    /// The domain may not use a CPU until `then`. For the CPU that was about to run it, which then puts it where its timers are kept.
+    pub fn park(&self, then: u64) {
+        self.timers.budget.store(then, SeqCst);
+        self.holds.fetch_or(Hold::CAPPED.bits(), SeqCst);
+    }
+
+    /// The domain may use a CPU again.
+    pub fn unpark(self: &Arc<Self>) {
+        self.timers.budget.store(NEVER, SeqCst);
+        self.release(Hold::CAPPED);
+    }
+
     /// A deadline in [`Vcpu::timers`] has passed at `now`. The vCPU is woken to see to it, polling or not; a watchdog ends the domain
     /// whether or not the vCPU can run.
     pub fn deadline_passed(self: &Arc<Self>, now: u64) {
+        if self.timers.budget.load(SeqCst) <= now {
+            self.unpark();
+        }
         self.request(Request::TIMER);
         if self.timers.take_watchdog(now)
             && let Some(domain) = self.domain()
@@ -398,8 +425,9 @@ impl Vcpu {
     /// calls [`Vcpu::end_poll`].
     pub fn begin_poll(self: &Arc<Self>, port: Option<Port>, deadline: u64) {
         self.timers.poll.store(deadline, SeqCst);
-        self.polled.store(port.map_or(u32::MAX, |port| port.0), SeqCst);
+        // The hold first: whoever finds the port takes it back.
         self.hold(Hold::POLLING);
+        self.polled.store(port.map_or(u32::MAX, |port| port.0), SeqCst);
         sched::timers_changed(self);
     }
 

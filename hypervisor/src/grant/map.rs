@@ -40,17 +40,28 @@ impl Mappings {
         }
     }
 
-    fn insert(&mut self, mapping: Mapping) -> Option<u32> {
-        let handle = match self.free.pop() {
-            Some(handle) => handle,
+    /// A handle that nobody else gets, and that names nothing until it is [`set`](Self::set).
+    fn reserve(&mut self) -> Option<u32> {
+        match self.free.pop() {
+            Some(handle) => Some(handle),
             None if (self.slots.len() as u32) < self.limit => {
                 self.slots.push(None);
-                self.slots.len() as u32 - 1
+                Some(self.slots.len() as u32 - 1)
             }
-            None => return None,
-        };
-        *self.slots.get_mut(handle as usize)? = Some(mapping);
-        Some(handle)
+            None => None,
+        }
+    }
+
+    /// `handle`, which was reserved, names `mapping` from now on.
+    fn set(&mut self, handle: u32, mapping: Mapping) {
+        if let Some(slot) = self.slots.get_mut(handle as usize) {
+            *slot = Some(mapping);
+        }
+    }
+
+    /// `handle`, which was reserved, is not needed.
+    fn cancel(&mut self, handle: u32) {
+        self.free.push(handle);
     }
 
     fn take(&mut self, handle: u32, if_it: impl FnOnce(&Mapping) -> bool) -> Result<Mapping, Status> {
@@ -106,7 +117,9 @@ pub fn map(domain: &Domain, granter: DomId, reference: u32, at: Gpa, flags: u32)
         gfn,
         mfn,
     };
-    let Some(handle) = domain.grants.mappings.lock().insert(mapping) else {
+    // Named only when it is there: another vCPU that guesses the handle must not undo what is half done.
+    let reserved = domain.grants.mappings.lock().reserve();
+    let Some(handle) = reserved else {
         granter.grants.unpin(reference, access);
         return Err(Status(GNTST_NO_DEVICE_SPACE));
     };
@@ -117,11 +130,12 @@ pub fn map(domain: &Domain, granter: DomId, reference: u32, at: Gpa, flags: u32)
     };
     let frame = pinned.frame.into_reference();
     if domain.p2m.map(gfn, frame, 0, kind).is_err() {
-        let _ = domain.grants.mappings.lock().take(handle, |_| true);
+        domain.grants.mappings.lock().cancel(handle);
         granter.grants.unpin(reference, access);
         page_info::put(frame, 0);
         return Err(Status(GNTST_GENERAL_ERROR));
     }
+    domain.grants.mappings.lock().set(handle, mapping);
     Ok(Mapped { handle, mfn })
 }
 

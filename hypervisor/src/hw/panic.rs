@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "follows frame pointers")]
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use super::traps::Frame;
 use super::{console, percpu, power};
@@ -11,13 +11,18 @@ use super::{console, percpu, power};
 /// Frames of a backtrace, at most.
 const DEPTH: usize = 32;
 
-static PANICKED: AtomicBool = AtomicBool::new(false);
+/// The CPU that has panicked, or [`NONE`].
+static PANICKED: AtomicU32 = AtomicU32::new(NONE);
+const NONE: u32 = u32::MAX;
 
 /// Print `what` with a backtrace from `rip` and the frame at `rbp`, then stop the machine as the command line says.
 pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
-    if PANICKED.swap(true, SeqCst) {
+    match PANICKED.compare_exchange(NONE, percpu::id(), SeqCst, SeqCst) {
+        Ok(_) => {}
         // A panic while panicking: nothing more can be trusted.
-        power::after_panic();
+        Err(cpu) if cpu == percpu::id() => power::after_panic(),
+        // The first one tells.
+        Err(_) => power::park(),
     }
     power::stop_others();
     // SAFETY: the others stop, or are in the middle of a line that nobody needs any more.

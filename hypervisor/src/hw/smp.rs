@@ -20,7 +20,7 @@ use crate::{sched, virt};
 
 // Runs at the start of a page below 1 MiB, wherever that is. CS:IP = page:0; the words at its end are filled in before.
 global_asm!(
-    ".section .rodata.startup, \"a\"",
+    ".pushsection .rodata.startup, \"a\"",
     ".balign 16",
     ".set startup_at_gdt_pointer, startup_gdt_pointer - startup_code",
     ".set startup_at_root, startup_root - startup_code",
@@ -78,7 +78,7 @@ global_asm!(
     ".quad 0",
     ".global startup_end",
     "startup_end:",
-    ".text",
+    ".popsection",
 );
 
 unsafe extern "C" {
@@ -130,7 +130,11 @@ pub fn start_others(most: u32, ram: &[Range<u64>]) {
                     let id = sched::cpu_count() as u32;
                     match startup.start(id, apic_id) {
                         Ok(()) => sched::add_cpu(id),
-                        Err(why) => log::warn!("CPU with APIC id {apic_id} is not used: {why}"),
+                        Err(why) => {
+                            // It must not come late, with what is another's by then.
+                            apic::reset(apic_id);
+                            log::warn!("CPU with APIC id {apic_id} is not used: {why}");
+                        }
                     }
                 }
             }
@@ -210,13 +214,12 @@ impl Startup {
         apic::start_up(apic_id, self.page);
         if wait_for(ALIVE, AFTER_START_UP_NS).is_err() {
             apic::start_up(apic_id, self.page);
-            wait_for(ALIVE, PATIENCE_NS).inspect_err(|_| apic::reset(apic_id))?;
+            wait_for(ALIVE, PATIENCE_NS)?;
         }
         compare_clocks();
         wait_for(COMPARED, PATIENCE_NS)?;
         let warp = WARP.load(SeqCst);
         if warp != 0 {
-            apic::reset(apic_id);
             log::warn!("CPU with APIC id {apic_id}: its time-stamp counter is {warp} ticks off");
             return Err("its time-stamp counter does not agree with the first CPU's");
         }

@@ -9,6 +9,9 @@ use super::{Args, Caller, Outcome, Pause, hvm_context};
 use crate::arch::machine;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::domain::{Config, Domain, lifecycle, table};
+use crate::hw::time::now_ns;
+use crate::sched::{self, CpuMask};
+use crate::sync::Mutex;
 use crate::types::{DomId, PAGE_SHIFT, VcpuId};
 
 /// The scheduler as toolstacks know it: credit2's contract of weight and cap.
@@ -34,6 +37,11 @@ pub(super) fn domctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     if argument.interface_version != XEN_DOMCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES.into());
     }
+    // One at a time, as on Xen: a domain is not made and taken apart at once. Who comes second makes the call again.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let Some(_turn) = ONE_AT_A_TIME.try_lock() else {
+        return Err(Pause::Continue(*args));
+    };
     match operate(caller, &mut argument) {
         Ok(Answer::Done) => Ok(0),
         Ok(Answer::Changed) => {
@@ -69,10 +77,11 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         XEN_DOMCTL_MAX_MEM => set_max_mem(&domain, u.get::<DomctlMaxMem>().max_memkb)?,
         XEN_DOMCTL_SETDOMAINHANDLE => *domain.handle.lock() = u.get::<DomctlSetdomainhandle>().handle,
         XEN_DOMCTL_SCHEDULER_OP => return scheduling(&domain, u),
-        XEN_DOMCTL_SETVCPUAFFINITY | XEN_DOMCTL_GETVCPUAFFINITY => {
-            return affinity(caller, &domain, argument);
+        XEN_DOMCTL_SETVCPUAFFINITY => return affinity(caller, &domain, u, true),
+        XEN_DOMCTL_GETVCPUAFFINITY => return affinity(caller, &domain, u, false),
+        XEN_DOMCTL_GETNODEAFFINITY => {
+            write_bits(caller, u.get::<DomctlNodeaffinity>().nodemap, |node| node == 0)?;
         }
-        XEN_DOMCTL_GETNODEAFFINITY => one_bit(caller, u.get::<DomctlNodeaffinity>().nodemap)?,
         // There is one node, and whatever else is named there is ignored, as on Xen.
         XEN_DOMCTL_SETNODEAFFINITY => {}
         XEN_DOMCTL_GETVCPUINFO => return vcpu_info(&domain, u),
@@ -319,12 +328,12 @@ fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     if request.sched_id != SCHEDULER {
         return Err(Errno::EINVAL);
     }
-    let mut share = domain.share.lock();
+    let share = &domain.share;
     match request.cmd {
         XEN_DOMCTL_SCHEDOP_GETINFO => {
             request.u.set(&DomctlSchedCredit {
-                weight: share.weight,
-                cap: share.cap,
+                weight: share.weight() as u16,
+                cap: share.cap() as u16,
             });
             u.set(&request);
             Ok(Answer::Changed)
@@ -332,10 +341,11 @@ fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
         XEN_DOMCTL_SCHEDOP_PUTINFO => {
             let wanted: DomctlSchedCredit = request.u.get();
             if wanted.weight != 0 {
-                share.weight = wanted.weight;
+                share.set_weight(wanted.weight);
             }
             if wanted.cap != u16::MAX {
-                share.cap = wanted.cap;
+                share.set_cap(wanted.cap, now_ns());
+                domain.vcpus().iter().for_each(Vcpu::unpark);
             }
             Ok(Answer::Done)
         }
@@ -343,30 +353,77 @@ fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     }
 }
 
-/// One CPU runs guests, so every affinity comes down to it.
-fn affinity(caller: &mut Caller<'_>, domain: &Domain, argument: &mut Domctl) -> Result<Answer, Errno> {
-    let request: DomctlVcpuaffinity = argument.u.get();
-    vcpu(domain, request.vcpu)?;
-    if request.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 {
+/// Where a vCPU may run, and where it should.
+fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: bool) -> Result<Answer, Errno> {
+    let request: DomctlVcpuaffinity = u.get();
+    let vcpu = vcpu(domain, request.vcpu)?;
+    let (hard, soft) = (
+        request.flags & XEN_VCPUAFFINITY_HARD != 0,
+        request.flags & XEN_VCPUAFFINITY_SOFT != 0,
+    );
+    if !hard && !soft {
         return Err(Errno::EINVAL);
     }
-    for (flag, map) in [
-        (XEN_VCPUAFFINITY_HARD, request.cpumap_hard),
-        (XEN_VCPUAFFINITY_SOFT, request.cpumap_soft),
-    ] {
-        if request.flags & flag != 0 {
-            one_bit(caller, map)?;
+    let cpus = sched::cpu_count() as u32;
+    let entity = &vcpu.entity;
+    if change {
+        for (wanted, map, mask) in [
+            (hard, request.cpumap_hard, &entity.hard),
+            (soft, request.cpumap_soft, &entity.soft),
+        ] {
+            if wanted {
+                let chosen = read_cpus(caller, map, cpus)?;
+                if chosen.first_below(cpus).is_none() {
+                    return Err(Errno::EINVAL);
+                }
+                mask.set(|cpu| chosen.contains(cpu));
+            }
         }
+        sched::affinity_changed(vcpu);
+    }
+    // What takes effect: no more than what is there, and no preference for what is forbidden.
+    if hard {
+        let allowed = |cpu| cpu < cpus && entity.hard.contains(cpu);
+        write_bits(caller, request.cpumap_hard, allowed)?;
+    }
+    if soft {
+        let both = |cpu| cpu < cpus && entity.hard.contains(cpu) && entity.soft.contains(cpu);
+        write_bits(caller, request.cpumap_soft, both)?;
     }
     Ok(Answer::Changed)
 }
 
-/// Write a bitmap of which bit 0 alone is set: the first CPU, or the only node.
-pub(super) fn one_bit(caller: &mut Caller<'_>, map: abi::Bitmap) -> Result<(), Errno> {
-    const MAX_BYTES: u64 = 128;
+/// Most bytes of a bitmap that are looked at; the rest is left alone.
+const MAX_BITMAP: u64 = 128;
+
+/// Read a set of CPUs, of which there are `cpus`.
+fn read_cpus(caller: &mut Caller<'_>, map: abi::Bitmap, cpus: u32) -> Result<CpuMask, Errno> {
+    let mut bytes = [0u8; MAX_BITMAP as usize];
+    let len = u64::from(map.nr_bits.min(cpus)).div_ceil(8).min(MAX_BITMAP);
+    for (index, byte) in (0..len).zip(&mut bytes) {
+        *byte = caller.read_element(map.bitmap, index)?;
+    }
+    let mask = CpuMask::all();
+    mask.set(|cpu| {
+        let byte = bytes.get(cpu as usize / 8).copied().unwrap_or(0);
+        cpu < map.nr_bits && cpu < cpus && byte & 1 << (cpu % 8) != 0
+    });
+    Ok(mask)
+}
+
+/// Write a bitmap that has the bits that `member` names.
+pub(super) fn write_bits(
+    caller: &mut Caller<'_>,
+    map: abi::Bitmap,
+    member: impl Fn(u32) -> bool,
+) -> Result<(), Errno> {
     let bytes = u64::from(map.nr_bits).div_ceil(8);
-    for index in 0..bytes.min(MAX_BYTES) {
-        caller.write_element(map.bitmap, index, &u8::from(index == 0))?;
+    for index in 0..bytes.min(MAX_BITMAP) {
+        let first = index as u32 * 8;
+        let byte = (0..8)
+            .filter(|bit| first + bit < map.nr_bits && member(first + bit))
+            .fold(0u8, |byte, bit| byte | 1 << bit);
+        caller.write_element(map.bitmap, index, &byte)?;
     }
     Ok(())
 }
@@ -444,9 +501,11 @@ fn set_policy(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Re
         }
     }
     let policy = Arc::new(policy);
-    for vcpu in domain.vcpus() {
-        vcpu.with_private(|private| private.policy = policy.clone());
-    }
+    domain.while_paused(|| {
+        for vcpu in domain.vcpus() {
+            vcpu.with_private(|private| private.policy = policy.clone());
+        }
+    });
     *domain.cpu_policy.lock() = policy;
     Ok(Answer::Done)
 }

@@ -10,7 +10,7 @@ use abi::{Errno, domid::DOMID_SELF};
 use core::sync::atomic::Ordering;
 
 use super::{Args, Caller, Outcome};
-use crate::domain::vcpu::{Hold, NEVER, Request};
+use crate::domain::vcpu::{Hold, NEVER};
 use crate::event;
 use crate::hw::time::now_ns;
 use crate::types::{Port, VcpuId};
@@ -20,7 +20,7 @@ const MAX_POLLED: u32 = 128;
 
 pub(super) fn sched_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     match args[0] as u32 {
-        SCHEDOP_YIELD => caller.vcpu.request(Request::LEAVE),
+        SCHEDOP_YIELD => crate::sched::yield_now(caller.vcpu),
         SCHEDOP_BLOCK => {
             caller.vcpu.events.unmask_upcalls();
             caller.vcpu.block();

@@ -4,7 +4,7 @@ use abi::domctl::DomctlGetdomaininfo;
 use abi::sysctl::*;
 use abi::{Errno, Union};
 
-use super::domctl::{SCHEDULER, copy_policy, info, one_bit};
+use super::domctl::{SCHEDULER, copy_policy, info, write_bits};
 use super::{Args, Caller, Outcome};
 use crate::domain::table;
 use crate::hw::{console, time};
@@ -200,7 +200,8 @@ fn cpupool(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
             request.cpupool_id = 0;
             request.sched_id = SCHEDULER;
             request.n_dom = table::count() as u32;
-            one_bit(caller, request.cpumap)?;
+            let cpus = sched::cpu_count() as u32;
+            write_bits(caller, request.cpumap, |cpu| cpu < cpus)?;
         }
         XEN_SYSCTL_CPUPOOL_OP_INFO => return Err(Errno::ENOENT),
         // No CPU is free.
@@ -219,7 +220,9 @@ fn scheduler(u: &mut Union<16>) -> Result<(), Errno> {
     if request.cmd != XEN_SYSCTL_SCHEDOP_GETINFO {
         return Err(Errno::EOPNOTSUPP);
     }
-    request.u.set(&SysctlCredit2Schedule { ratelimit_us: 0 });
+    request.u.set(&SysctlCredit2Schedule {
+        ratelimit_us: (sched::RATE_LIMIT / 1000) as u32,
+    });
     u.set(&request);
     Ok(())
 }

@@ -98,9 +98,19 @@ fn initialise(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), 
     if vcpu.is_initialised() {
         return Err(Errno::EEXIST);
     }
-    vcpu.with_private(|private| start_state(private.cpu.as_dyn(), &context))?;
-    vcpu.set_initialised();
-    Ok(())
+    // Another vCPU may start it meanwhile, by a message or this very call.
+    vcpu.pause();
+    vcpu.wait_until_stopped();
+    let result = if vcpu.is_initialised() {
+        Err(Errno::EEXIST)
+    } else {
+        vcpu.with_private(|private| start_state(private.cpu.as_dyn(), &context))
+    };
+    if result.is_ok() {
+        vcpu.set_initialised();
+    }
+    vcpu.unpause();
+    result
 }
 
 /// Flat segments of the 64-bit start state.

@@ -1,20 +1,25 @@
 //! Who runs next on a CPU.
 //!
-//! Every physical CPU has its own [`RunQueue`] and [`TimerQueue`]; nothing here is global on a hot path. A vCPU that can run is in one CPU's queue or
-//! runs there ([`Entity::cpu`]); which one that is, changes when it wakes ([`wake`] prefers an idle CPU) and when a CPU has nothing to do ([`pick`] then
-//! takes over what waits elsewhere).
+//! Groups of up to [`GROUP`] CPUs, neighbours by number, share a [`RunQueue`]: what waits there is anybody's of the group, so that shares hold over all of them
+//! and no CPU idles while something waits. A CPU that finds nothing in its own group looks into the others'. Every CPU has its own timers. Nothing is
+//! global on a hot path.
 //!
-//! Whether a vCPU is queued or running changes under the lock of the queue of its CPU. Lock order: a vCPU's timer lock, then a timer
-//! queue; run queues are locked one at a time, with nothing else inside.
+//! Whether a vCPU waits or runs changes under the lock of the queue of its group ([`Entity::cpu`] says which). Lock order: a vCPU's timer lock, then a
+//! CPU's timers; run queues are locked one at a time, with nothing inside but a vCPU's own record of where its time went.
+//!
+//! No ticks: a CPU's timer is set for the end of a slice only while somebody waits.
 //!
 //! A vCPU's registers stay on a CPU after it stopped, in case that it is the next again; another CPU that wants it asks for them
 //! ([`load`], [`evict`]). Who waits for such an answer has nothing loaded that others could wait for, or runs what is loaded; so nobody waits in a circle.
 
+mod heap;
+mod mask;
 mod runqueue;
-mod timer;
+mod share;
 
-pub use runqueue::RunQueue;
-pub use timer::{Slot, TimerQueue, UNQUEUED};
+pub use mask::CpuMask;
+pub use runqueue::{RunQueue, Schedulable, Waiting};
+pub use share::Share;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -26,37 +31,66 @@ use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
 use crate::sync::{Mutex, Once};
+use heap::{Heap, Slot, UNQUEUED};
+use runqueue::virtual_time;
+use share::Left;
 
-/// How long a vCPU runs before another that is ready gets the CPU, in nanoseconds.
+/// How long a vCPU runs before another that waits gets the CPU, in nanoseconds.
 pub const SLICE: u64 = 10_000_000;
+/// A vCPU that was woken does not take the CPU from one that has run for less, in nanoseconds: credit2's default.
+pub const RATE_LIMIT: u64 = 1_000_000;
+/// CPUs that share a queue, at most: credit2's default.
+const GROUP: u32 = 16;
 
 /// No CPU, in [`Entity::loaded_on`].
 const NOWHERE: u32 = u32::MAX;
 
-/// What vCPU a CPU runs, and what waits there.
-struct CpuSched {
+/// CPUs that share what waits.
+struct Group {
     queue: Mutex<RunQueue<Arc<Vcpu>>>,
-    /// How many are in `queue`, for those who do not hold its lock.
+    /// How many wait, for those who do not hold the lock.
     waiting: AtomicU32,
-    timers: Mutex<TimerQueue<Arc<Vcpu>>>,
+    /// Where the queue's virtual time is, for the same.
+    floor: AtomicU64,
+    /// The CPUs, by number within the group, that have found nothing to run. Who wakes a vCPU takes the bit of the CPU that is to run it.
+    idle: AtomicU32,
+}
+
+/// How often [`evict`] looks before it asks again.
+const EVICT_PATIENCE: u32 = 10_000;
+
+/// What vCPU a CPU runs, and its timers.
+struct CpuSched {
+    timers: Mutex<Heap<Arc<Vcpu>, Timers>>,
     current: Mutex<Option<Arc<Vcpu>>>,
-    /// It has found nothing to run and waits for an interrupt, or is about to.
-    idle: AtomicBool,
+    /// Virtual time of the vCPU that runs when it began, [`NEVER`] if none runs; when that was; and its weight.
+    time: AtomicU64,
+    since: AtomicU64,
+    weight: AtomicU32,
     /// The vCPU whose registers are still on this CPU; it need not be running.
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// Nanoseconds spent running vCPUs.
     busy: AtomicU64,
-    /// When the running vCPU's slice ends, if another waits.
+    /// When the running vCPU is to make room, if another waits.
     slice_end: AtomicU64,
+    /// When its domain has used up what a cap allows.
+    budget_end: AtomicU64,
 }
+
+/// The use of a heap for deadlines.
+struct Timers;
 
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
 pub struct Entity {
-    /// The CPU in whose queue it is, or was.
+    /// The CPU where it runs or ran; the queue of its group is where it waits.
     cpu: AtomicU32,
     running: AtomicBool,
-    queued: AtomicBool,
+    /// It has asked to let others go first.
+    yielding: AtomicBool,
+    waiting_slot: AtomicU32,
+    /// Virtual time.
+    time: AtomicU64,
     /// The CPU that has its registers, or [`NOWHERE`]. Written by that CPU alone.
     loaded_on: AtomicU32,
     /// The CPU in whose timer queue it is.
@@ -65,20 +99,31 @@ pub struct Entity {
     /// Total time spent running, in nanoseconds.
     ran: AtomicU64,
     since: AtomicU64,
+    /// Its domain's share.
+    pub share: Arc<Share>,
+    /// Where it may run.
+    pub hard: CpuMask,
+    /// Where it should run.
+    pub soft: CpuMask,
 }
 
 impl Entity {
     /// A vCPU that never ran.
-    pub fn new() -> Self {
+    pub fn new(share: Arc<Share>) -> Self {
         Self {
             cpu: AtomicU32::new(0),
             running: AtomicBool::new(false),
-            queued: AtomicBool::new(false),
+            yielding: AtomicBool::new(false),
+            waiting_slot: AtomicU32::new(UNQUEUED),
+            time: AtomicU64::new(0),
             loaded_on: AtomicU32::new(NOWHERE),
             timer_cpu: Mutex::new(0),
             timer_slot: AtomicU32::new(UNQUEUED),
             ran: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            share,
+            hard: CpuMask::all(),
+            soft: CpuMask::all(),
         }
     }
 
@@ -113,22 +158,38 @@ impl Entity {
         };
         self.ran.load(SeqCst).saturating_add(current)
     }
-}
 
-impl Default for Entity {
-    fn default() -> Self {
-        Self::new()
+    /// Does it wait in its group's queue? Certain under that queue's lock.
+    fn waits(&self) -> bool {
+        self.waiting_slot.load(SeqCst) != UNQUEUED
     }
 }
 
-impl Slot for Arc<Vcpu> {
+impl Slot<Timers> for Arc<Vcpu> {
     fn slot(&self) -> &AtomicU32 {
         &self.entity.timer_slot
     }
 }
 
+impl Slot<Waiting> for Arc<Vcpu> {
+    fn slot(&self) -> &AtomicU32 {
+        &self.entity.waiting_slot
+    }
+}
+
+impl Schedulable for Arc<Vcpu> {
+    fn time(&self) -> &AtomicU64 {
+        &self.entity.time
+    }
+    fn may_run_on(&self, cpu: u32) -> bool {
+        self.entity.hard.contains(cpu)
+    }
+}
+
 /// By number; those from [`cpu_count`] on do not run yet.
 static CPUS: Once<Vec<CpuSched>> = Once::new();
+/// By number of the CPUs, divided by [`GROUP`].
+static GROUPS: Once<Vec<Group>> = Once::new();
 /// How many CPUs run guests.
 static COUNT: AtomicU32 = AtomicU32::new(1);
 
@@ -137,14 +198,25 @@ pub fn init(most: usize) {
     CPUS.call_once(|| {
         (0..most)
             .map(|_| CpuSched {
-                queue: Mutex::new(RunQueue::new()),
-                waiting: AtomicU32::new(0),
-                timers: Mutex::new(TimerQueue::new()),
+                timers: Mutex::new(Heap::new()),
                 current: Mutex::new(None),
-                idle: AtomicBool::new(false),
+                time: AtomicU64::new(NEVER),
+                since: AtomicU64::new(0),
+                weight: AtomicU32::new(1),
                 loaded: Mutex::new(None),
                 busy: AtomicU64::new(0),
                 slice_end: AtomicU64::new(NEVER),
+                budget_end: AtomicU64::new(NEVER),
+            })
+            .collect()
+    });
+    GROUPS.call_once(|| {
+        (0..most.div_ceil(GROUP as usize))
+            .map(|_| Group {
+                queue: Mutex::new(RunQueue::new()),
+                waiting: AtomicU32::new(0),
+                floor: AtomicU64::new(0),
+                idle: AtomicU32::new(0),
             })
             .collect()
     });
@@ -168,140 +240,310 @@ fn this_cpu() -> Option<&'static CpuSched> {
     cpu(hw::percpu::id())
 }
 
+/// The group of CPU `id`.
+fn group(id: u32) -> Option<&'static Group> {
+    GROUPS.get()?.get((id / GROUP) as usize)
+}
+
+/// The CPUs that are in one group with CPU `id`.
+fn neighbours(id: u32) -> core::ops::Range<u32> {
+    let first = id / GROUP * GROUP;
+    first..(first + GROUP).min(COUNT.load(SeqCst))
+}
+
+const fn bit(id: u32) -> u32 {
+    1 << (id % GROUP)
+}
+
+impl Group {
+    /// Change the queue.
+    fn with<R>(&self, work: impl FnOnce(&mut RunQueue<Arc<Vcpu>>) -> R) -> R {
+        let mut queue = self.queue.lock();
+        let result = work(&mut queue);
+        self.waiting.store(queue.len() as u32, SeqCst);
+        self.floor.store(queue.floor(), SeqCst);
+        result
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.waiting.load(SeqCst) != 0
+    }
+
+    /// Take the bit of idle CPU `id`. `false`: it has something to do.
+    fn claim(&self, id: u32) -> bool {
+        self.idle.load(SeqCst) & bit(id) != 0 && self.idle.fetch_and(!bit(id), SeqCst) & bit(id) != 0
+    }
+}
+
+impl CpuSched {
+    /// Virtual time at `now` of the vCPU that runs. `None`: none does.
+    fn time_at(&self, now: u64) -> Option<u64> {
+        let time = self.time.load(SeqCst);
+        let ran = now.saturating_sub(self.since.load(SeqCst));
+        (time != NEVER).then(|| time.saturating_add(virtual_time(ran, self.weight.load(SeqCst))))
+    }
+
+    /// Have what runs here make room.
+    fn preempt(&self) {
+        let current = self.current.lock().clone();
+        if let Some(current) = current {
+            current.request(Request::LEAVE);
+        }
+    }
+}
+
 /// Nanoseconds that a CPU had nothing to run.
 pub fn idle_time(id: u32) -> u64 {
     let ran = cpu(id).map_or(0, |cpu| cpu.busy.load(SeqCst));
     hw::time::now_ns().saturating_sub(ran)
 }
 
-/// `vcpu` may run again: queue it, and let a CPU know.
+/// `vcpu` may run again: queue it, and see to a CPU for it.
 pub fn wake(vcpu: &Arc<Vcpu>) {
     let entity = &vcpu.entity;
+    let now = hw::time::now_ns();
     loop {
-        let id = entity.cpu();
-        let Some(home) = cpu(id) else { return };
-        let _queue = home.queue.lock();
-        if entity.cpu() != id {
-            continue; // It was taken over in between.
+        let home = entity.cpu();
+        let Some(group) = group(home) else { return };
+        let queued = group.with(|queue| {
+            if entity.cpu() != home {
+                return None; // It was taken over in between.
+            }
+            if entity.running() || entity.waits() {
+                return Some(false); // Whoever runs it looks at it again when it stops.
+            }
+            if !entity.hard.contains(home)
+                && let Some(other) = entity.hard.first_below(COUNT.load(SeqCst))
+            {
+                entity.cpu.store(other, SeqCst);
+                return None;
+            }
+            vcpu.areas.change_state(RUNSTATE_RUNNABLE, now);
+            queue.push_woken(vcpu);
+            Some(true)
+        });
+        match queued {
+            None => {}
+            Some(false) => return,
+            Some(true) => return see_to(vcpu, home, now),
         }
-        if entity.running() || entity.queued.swap(true, SeqCst) {
-            return; // Whoever runs it looks at it again when it stops.
-        }
-        break;
     }
-    // Marked as queued, it is nobody else's until it is in a queue.
-    vcpu.areas.change_state(RUNSTATE_RUNNABLE, hw::time::now_ns());
-    let id = place(entity.cpu());
+}
+
+/// `vcpu` waits in the queue of CPU `home`'s group: find a CPU that takes it.
+fn see_to(vcpu: &Arc<Vcpu>, home: u32, now: u64) {
+    let entity = &vcpu.entity;
+    let claim = |id: &u32| group(*id).is_some_and(|group| group.claim(*id));
+    let allowed = |id: &u32| entity.hard.contains(*id);
+    let preferred = |id: &u32| allowed(id) && entity.soft.contains(*id);
+    let others = || (0..COUNT.load(SeqCst)).filter(|id| id / GROUP != home / GROUP);
+    let idle = Some(home)
+        .filter(|id| preferred(id) && claim(id))
+        .or_else(|| neighbours(home).filter(preferred).find(claim))
+        .or_else(|| neighbours(home).filter(allowed).find(claim))
+        .or_else(|| others().filter(allowed).find(claim));
+    if let Some(id) = idle {
+        if id != hw::percpu::id() {
+            hw::apic::kick(id);
+        }
+        return;
+    }
+    let furthest = neighbours(home)
+        .filter(allowed)
+        .filter_map(|id| Some((cpu(id)?.time_at(now)?, id)))
+        .max();
+    let Some((time, id)) = furthest else { return };
     let Some(target) = cpu(id) else { return };
-    entity.cpu.store(id, SeqCst);
-    let mut queue = target.queue.lock();
-    queue.push_woken(vcpu.clone());
-    target.waiting.fetch_add(1, SeqCst);
-    drop(queue);
-    reschedule(id, target);
-    // One that became idle after `place` looked, and before the queue had something for it, comes for it now.
-    if !is_idle(&id)
-        && let Some(id) = idle_cpu()
-    {
-        hw::apic::kick(id);
+    let since = target.since.load(SeqCst);
+    if time <= entity.time.load(SeqCst) {
+        // Nobody is ahead of it: at the end of a slice.
+        reconsider(id, target, since + SLICE);
+    } else if now < since + RATE_LIMIT {
+        reconsider(id, target, since + RATE_LIMIT);
+    } else {
+        target.preempt();
     }
 }
 
-/// Where one that was woken goes: where it was if that is idle, else to an idle CPU, else where it was.
-fn place(home: u32) -> u32 {
-    if is_idle(&home) {
-        return home;
-    }
-    idle_cpu().unwrap_or(home)
-}
-
-fn is_idle(id: &u32) -> bool {
-    cpu(*id).is_some_and(|cpu| cpu.idle.load(SeqCst))
-}
-
-fn idle_cpu() -> Option<u32> {
-    (0..COUNT.load(SeqCst)).find(is_idle)
-}
-
-/// Let what runs on CPU `id` make room, if anything runs there.
-fn reschedule(id: u32, cpu: &CpuSched) {
-    let current = cpu.current.lock().clone();
-    if let Some(current) = current {
-        current.request(Request::LEAVE);
-    } else if id != hw::percpu::id() {
-        hw::apic::kick(id);
+/// Have CPU `id` look at `then` whether what it runs should make room.
+fn reconsider(id: u32, cpu: &CpuSched, then: u64) {
+    cpu.slice_end.fetch_min(then, SeqCst);
+    if id == hw::percpu::id() {
+        program_timer(id, cpu);
+    } else {
+        hw::irq::raise_on(id, SoftIrq::TIMER);
     }
 }
 
 /// The next vCPU to run on this CPU; it counts as running from here on. `None`: nothing to do.
 pub fn pick() -> Option<Arc<Vcpu>> {
     let here = hw::percpu::id();
-    let own = cpu(here)?;
-    own.idle.store(false, SeqCst);
-    let found = take_from(own, here).or_else(|| {
-        // From here on whoever wakes a vCPU sees that there is room; so what is not seen here, comes here.
-        own.idle.store(true, SeqCst);
-        let count = COUNT.load(SeqCst);
-        let order = (here..count).chain(0..here);
-        order.filter_map(cpu).find_map(|other| take_from(other, here))
-    });
-    let Some(vcpu) = found else {
-        own.slice_end.store(NEVER, SeqCst);
-        program_timer(own);
-        return None;
-    };
-    own.idle.store(false, SeqCst);
-    let now = hw::time::now_ns();
-    vcpu.entity.since.store(now, SeqCst);
-    vcpu.areas.change_state(RUNSTATE_RUNNING, now);
-    own.slice_end.store(now + SLICE, SeqCst);
-    *own.current.lock() = Some(vcpu.clone());
-    program_timer(own);
-    Some(vcpu)
+    let (own, home) = (cpu(here)?, group(here)?);
+    home.idle.fetch_and(!bit(here), SeqCst);
+    loop {
+        let found = take_from(home, here).or_else(|| {
+            // From here on whoever wakes a vCPU sees that there is room; so what is not seen here, comes here.
+            home.idle.fetch_or(bit(here), SeqCst);
+            GROUPS.get()?.iter().find_map(|group| take_from(group, here))
+        });
+        let Some(vcpu) = found else {
+            program_timer(here, own);
+            return None;
+        };
+        home.idle.fetch_and(!bit(here), SeqCst);
+        let now = hw::time::now_ns();
+        let budget_end = match vcpu.entity.share.left(now) {
+            Left::Unlimited => NEVER,
+            Left::Some(left) => now + left,
+            Left::NoneUntil(then) => {
+                vcpu.park(then);
+                timers_changed(&vcpu);
+                stopped(&vcpu, here, now);
+                continue;
+            }
+        };
+        vcpu.areas.change_state(RUNSTATE_RUNNING, now);
+        vcpu.entity.since.store(now, SeqCst);
+        own.since.store(now, SeqCst);
+        own.weight.store(vcpu.entity.share.weight(), SeqCst);
+        own.time.store(vcpu.entity.time.load(SeqCst), SeqCst);
+        own.slice_end.store(now + SLICE, SeqCst);
+        own.budget_end.store(budget_end, SeqCst);
+        *own.current.lock() = Some(vcpu.clone());
+        program_timer(here, own);
+        if home.has_waiting() {
+            spread(home, here, now);
+        }
+        return Some(vcpu);
+    }
 }
 
-/// The next of what waits at `cpu`; it runs on CPU `here` from now on.
-fn take_from(cpu: &CpuSched, here: u32) -> Option<Arc<Vcpu>> {
-    if cpu.waiting.load(SeqCst) == 0 {
+/// The next for CPU `here` of what waits in `group`; it runs there from now on.
+fn take_from(group: &Group, here: u32) -> Option<Arc<Vcpu>> {
+    if !group.has_waiting() {
         return None;
     }
-    let mut queue = cpu.queue.lock();
-    while let Some(vcpu) = queue.pop() {
-        cpu.waiting.fetch_sub(1, SeqCst);
-        let entity = &vcpu.entity;
-        entity.queued.store(false, SeqCst);
-        if vcpu.runnable() {
-            entity.cpu.store(here, SeqCst);
-            entity.running.store(true, SeqCst);
-            return Some(vcpu);
+    let own_floor = self::group(here)?.floor.load(SeqCst);
+    group.with(|queue| {
+        while let Some(vcpu) = queue.pop(here) {
+            let entity = &vcpu.entity;
+            if vcpu.runnable() {
+                if entity.cpu() / GROUP != here / GROUP {
+                    let time = entity.time.load(SeqCst);
+                    let ahead = time.saturating_sub(queue.floor());
+                    entity.time.store(own_floor.saturating_add(ahead), SeqCst);
+                }
+                entity.cpu.store(here, SeqCst);
+                entity.since.store(hw::time::now_ns(), SeqCst);
+                entity.running.store(true, SeqCst);
+                return Some(vcpu);
+            }
         }
+        None
+    })
+}
+
+/// Somebody still waits in the group of CPU `here`, which has just taken its next: an idle CPU comes for it; else the CPU makes room whose vCPU is ahead by
+/// more than a slice, as its timer need not be set.
+fn spread(group: &Group, here: u32, now: u64) {
+    let first = group
+        .queue
+        .lock()
+        .first_for(here)
+        .map(|(time, vcpu)| (time, vcpu.clone()));
+    let Some((time, vcpu)) = first else { return };
+    let idle = neighbours(here)
+        .filter(|id| vcpu.entity.hard.contains(*id))
+        .find(|&id| group.claim(id));
+    if let Some(id) = idle {
+        hw::apic::kick(id);
+        return;
     }
-    None
+    let ahead = neighbours(here)
+        .filter(|&id| id != here && vcpu.entity.hard.contains(id))
+        .filter_map(|id| Some((cpu(id)?.time_at(now)?, cpu(id)?)))
+        .max_by_key(|(time, _)| *time);
+    if let Some((furthest, cpu)) = ahead
+        && furthest > time + virtual_time(SLICE, cpu.weight.load(SeqCst))
+    {
+        cpu.preempt();
+    }
 }
 
 /// `vcpu`, which [`pick`] gave, has left the guest: account its time and queue it again if it can go on.
 pub fn put(vcpu: &Arc<Vcpu>) {
-    let Some(cpu) = this_cpu() else { return };
+    let here = hw::percpu::id();
+    let Some(cpu) = cpu(here) else { return };
     *cpu.current.lock() = None;
+    cpu.time.store(NEVER, SeqCst);
     let entity = &vcpu.entity;
     let now = hw::time::now_ns();
     let ran = now.saturating_sub(entity.since.load(SeqCst));
     entity.ran.fetch_add(ran, SeqCst);
     cpu.busy.fetch_add(ran, SeqCst);
-    let mut queue = cpu.queue.lock();
-    entity.running.store(false, SeqCst);
-    let ready = vcpu.runnable();
-    let state = if ready {
-        RUNSTATE_RUNNABLE
-    } else if vcpu.held_by(Hold::BLOCKED | Hold::POLLING) {
-        RUNSTATE_BLOCKED
-    } else {
-        RUNSTATE_OFFLINE
-    };
-    vcpu.areas.change_state(state, now);
-    if ready && !entity.queued.swap(true, SeqCst) {
-        queue.push_ready(vcpu.clone());
-        cpu.waiting.fetch_add(1, SeqCst);
+    entity.share.charge(ran, now);
+    let time = entity.time.load(SeqCst);
+    let spent = virtual_time(ran, entity.share.weight());
+    entity.time.store(time.saturating_add(spent), SeqCst);
+    stopped(vcpu, here, now);
+}
+
+/// `vcpu` does not run on CPU `here` any more: queue it again if it can go on.
+fn stopped(vcpu: &Arc<Vcpu>, here: u32, now: u64) {
+    let Some(group) = group(here) else { return };
+    let entity = &vcpu.entity;
+    let moves = group.with(|queue| {
+        entity.running.store(false, SeqCst);
+        let ready = vcpu.runnable();
+        let state = if ready {
+            RUNSTATE_RUNNABLE
+        } else if vcpu.held_by(Hold::BLOCKED | Hold::POLLING) {
+            RUNSTATE_BLOCKED
+        } else {
+            RUNSTATE_OFFLINE
+        };
+        vcpu.areas.change_state(state, now);
+        let yielding = entity.yielding.swap(false, SeqCst);
+        match (ready, entity.hard.contains(here), yielding) {
+            (false, ..) => return false,
+            (_, false, _) => return true,
+            (.., false) => queue.push_ready(vcpu),
+            (.., true) => queue.push_yielding(vcpu),
+        }
+        false
+    });
+    if moves {
+        wake(vcpu);
+    }
+}
+
+/// `vcpu`, which runs here, lets others go first.
+pub fn yield_now(vcpu: &Arc<Vcpu>) {
+    vcpu.entity.yielding.store(true, SeqCst);
+    vcpu.request(Request::LEAVE);
+}
+
+/// [`Entity::hard`] has changed: `vcpu` leaves where it may not be any more.
+pub fn affinity_changed(vcpu: &Arc<Vcpu>) {
+    let entity = &vcpu.entity;
+    loop {
+        let home = entity.cpu();
+        let Some(group) = group(home) else { return };
+        let settled = group.with(|queue| {
+            let here = entity.cpu() == home;
+            if here && entity.waits() {
+                queue.remove(vcpu);
+            }
+            here
+        });
+        if settled {
+            break;
+        }
+    }
+    if entity.running() {
+        vcpu.request(Request::LEAVE);
+    } else if vcpu.runnable() {
+        wake(vcpu);
     }
 }
 
@@ -316,9 +558,15 @@ pub fn evict(vcpu: &Vcpu) {
             }
         }
         id => {
-            hw::irq::raise_on(id, SoftIrq::EVICT);
+            // Again and again: what runs there may have been `vcpu` until now.
             while vcpu.entity.loaded_on.load(SeqCst) == id {
-                core::hint::spin_loop();
+                hw::irq::raise_on(id, SoftIrq::EVICT);
+                for _ in 0..EVICT_PATIENCE {
+                    if vcpu.entity.loaded_on.load(SeqCst) != id {
+                        break;
+                    }
+                    core::hint::spin_loop();
+                }
             }
         }
     }
@@ -362,9 +610,8 @@ pub fn forget(vcpu: &Arc<Vcpu>) {
         cpu.timers.lock().remove(vcpu);
     }
     drop(home);
-    if let Some(cpu) = cpu(vcpu.entity.cpu()) {
-        let removed = cpu.queue.lock().remove(|other| Arc::ptr_eq(other, vcpu));
-        cpu.waiting.fetch_sub(removed as u32, SeqCst);
+    if let Some(group) = group(vcpu.entity.cpu()) {
+        group.with(|queue| queue.remove(vcpu));
     }
 }
 
@@ -384,8 +631,8 @@ pub fn report() {
             deadline => Some(deadline.cast_signed().wrapping_sub(now.cast_signed()) / 1000),
         };
         log::info!(
-            "CPU {id}: {} waiting, {} deadlines{}, {}",
-            cpu.waiting.load(SeqCst),
+            "CPU {id}: {} waiting in its group, {} deadlines{}, {}",
+            group(id).map_or(0, |group| group.waiting.load(SeqCst)),
             timers.len(),
             core::fmt::from_fn(|f| next.map_or(Ok(()), |us| write!(f, ", the next in {us} us"))),
             core::fmt::from_fn(|f| match &current {
@@ -409,34 +656,43 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     }
     own.timers.lock().set(vcpu, vcpu.timers.next());
     drop(home);
-    program_timer(own);
+    program_timer(here, own);
 }
 
-/// Set the hardware's one-shot timer to whatever comes first on this CPU: a vCPU's deadline, or the end of the slice while another waits.
-fn program_timer(cpu: &CpuSched) {
-    let slice = if cpu.waiting.load(SeqCst) == 0 {
-        NEVER
-    } else {
-        cpu.slice_end.load(SeqCst)
-    };
-    let deadline = cpu.timers.lock().first().min(slice);
+/// Set this CPU's one-shot timer to whatever comes first: a vCPU's deadline, the end of a budget, or that of the slice while another waits.
+fn program_timer(here: u32, cpu: &CpuSched) {
+    let mut deadline = cpu.timers.lock().first();
+    if cpu.time.load(SeqCst) != NEVER {
+        deadline = deadline.min(cpu.budget_end.load(SeqCst));
+        if group(here).is_some_and(Group::has_waiting) {
+            deadline = deadline.min(cpu.slice_end.load(SeqCst));
+        }
+    }
     hw::timer::arm(deadline);
 }
 
-/// The hardware timer fired: tell the vCPUs whose time has come, end a slice that is over.
+/// The timer fired, or another CPU wants this one to reconsider: tell the vCPUs whose time has come, end a slice or a budget that is over.
 pub fn on_timer() {
-    let Some(cpu) = this_cpu() else { return };
+    let here = hw::percpu::id();
+    let (Some(cpu), Some(group)) = (cpu(here), group(here)) else {
+        return;
+    };
     let now = hw::time::now_ns();
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };
         vcpu.deadline_passed(now);
     }
-    if now >= cpu.slice_end.load(SeqCst) {
-        let current = cpu.current.lock().clone();
-        if let Some(current) = current {
-            current.request(Request::LEAVE);
+    if let Some(time) = cpu.time_at(now) {
+        if now >= cpu.budget_end.load(SeqCst) {
+            cpu.preempt();
+        } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
+            let first = group.queue.lock().first_for(here).map(|(time, _)| time);
+            if first.is_some_and(|first| first < time) {
+                cpu.preempt();
+            }
+            cpu.slice_end.store(now + SLICE, SeqCst);
         }
     }
-    program_timer(cpu);
+    program_timer(here, cpu);
 }

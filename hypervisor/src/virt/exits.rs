@@ -8,6 +8,7 @@ use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg};
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::hw;
 use crate::hypercall::{self, Caller, Stop};
+use crate::sched;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
@@ -59,7 +60,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::Io(access) => complete(running, |running| ports::access(running, access)),
         Exit::NestedFault(fault) => mmio::nested_fault(running, fault),
         Exit::Halt => complete(running, halt),
-        Exit::Pause => running.vcpu.request(Request::LEAVE),
+        Exit::Pause => sched::yield_now(running.vcpu),
         Exit::CrWrite { cr, value } => {
             complete(running, |running| msr::write_control_register(running, cr, value))
         }
@@ -74,7 +75,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         }
         Exit::PriorityWindow => running.vcpu.defer(Request::INTERRUPT),
         Exit::NmiWindow => {
-            running.cpu.request_nmi_window(false);
+            let _ = running.cpu.request_nmi_window(false);
             running.vcpu.request(Request::NMI);
         }
         Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),

@@ -217,6 +217,11 @@ impl Lapic {
         self.base & base::X2APIC != 0
     }
 
+    /// SDM 3A, 11.12.10.2.
+    fn x2apic_ldr(&self) -> u32 {
+        (self.id >> 4) << 16 | 1 << (self.id & 15)
+    }
+
     fn accepts(&self) -> bool {
         self.base & base::ENABLED != 0 && self.svr & SVR_ENABLED != 0
     }
@@ -382,7 +387,7 @@ pub fn write_base(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Result
     }
     lapic.base = value & !base::BSP | lapic.base & base::BSP;
     if old != mode && new == mode {
-        lapic.ldr = (lapic.id >> 4) << 16 | 1 << (lapic.id & 15);
+        lapic.ldr = lapic.x2apic_ldr();
     }
     running.vcpu.apic.address.store(lapic.address().pack(), SeqCst);
     Ok(())
@@ -615,6 +620,9 @@ pub(super) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
         base: running.lapic.base,
         ..Lapic::new(running.vcpu.id)
     };
+    if running.lapic.x2apic() {
+        running.lapic.ldr = running.lapic.x2apic_ldr();
+    }
     publish(running);
     let cpu = &mut *running.cpu;
     let page = u64::from(message as u8) << 12;
@@ -660,6 +668,7 @@ pub(super) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
         (SysReg::Cr2, 0),
         (SysReg::Cr3, 0),
         (SysReg::Cr4, 0),
+        (SysReg::Cr8, 0),
         (SysReg::Rflags, 2),
         (SysReg::Rsp, 0),
         (SysReg::Dr6, pvh::entry::DR6),

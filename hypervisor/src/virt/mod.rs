@@ -203,8 +203,13 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
     if again.contains(Request::NMI) {
         if running.cpu.nmi_allowed() {
             running.cpu.inject(crate::arch::Event::nmi());
+            let _ = running.cpu.request_nmi_window(false);
         } else {
-            running.cpu.request_nmi_window(true);
+            // It stays asked for: a guest that halts in between must not sleep over it.
+            vcpu.defer(Request::NMI);
+            if !running.cpu.request_nmi_window(true) {
+                hw::apic::kick(hw::percpu::id());
+            }
         }
     }
     if again.contains(Request::CALLBACK) {

@@ -4,7 +4,7 @@
 //! included) in `vcpu_time_info`, written once for each place where that is registered: both sides compute the same numbers for ever, without drift or
 //! steps, and no entry has to update anything.
 
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use abi::event_channel::VIRQ_TIMER;
 use abi::shared_info::VcpuTimeInfo;
@@ -72,19 +72,20 @@ pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
     let now = hw::time::now_ns();
     let due = |deadline: u64| deadline != NEVER && deadline <= now;
     let mut tick = false;
-    if due(timers.singleshot.load(SeqCst)) {
-        timers.singleshot.store(NEVER, SeqCst);
-        tick = true;
+    // Another vCPU may stop or set these meanwhile: what it says, holds.
+    let replace = |timer: &AtomicU64, old, new| timer.compare_exchange(old, new, SeqCst, SeqCst).is_ok();
+    let singleshot = timers.singleshot.load(SeqCst);
+    if due(singleshot) {
+        tick |= replace(&timers.singleshot, singleshot, NEVER);
     }
     let periodic = timers.periodic.load(SeqCst);
     if due(periodic) {
         // From deadline to deadline, so that nothing drifts; ticks that were missed are one.
-        let period = timers.period.load(SeqCst).max(1);
-        timers.periodic.store(
-            periodic.saturating_add(((now - periodic) / period + 1).saturating_mul(period)),
-            SeqCst,
-        );
-        tick = true;
+        let next = match timers.period.load(SeqCst) {
+            0 => NEVER,
+            period => periodic.saturating_add(((now - periodic) / period + 1).saturating_mul(period)),
+        };
+        tick |= replace(&timers.periodic, periodic, next);
     }
     if tick {
         event::raise_virq(running.domain, vcpu.id, VIRQ_TIMER);

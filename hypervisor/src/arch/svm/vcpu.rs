@@ -601,12 +601,14 @@ impl GuestCpu for Vcpu {
         }
     }
 
-    fn request_nmi_window(&mut self, on: bool) {
+    fn request_nmi_window(&mut self, on: bool) -> bool {
         self.after.set(After::WANT_NMI, on);
         let at_iret = self.returning == Some(self.vmcb.save.rip);
         if on && at_iret && !self.after.contains(After::STEPPING) {
             self.step_over_iret();
         }
+        // Only the IRET that ends a handler is intercepted, not the end of an interrupt shadow.
+        !on || at_iret || self.after.intersects(After::NMI_MASKED | After::STEPPING)
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -387,8 +387,9 @@ impl GuestCpu for Vcpu {
         }
     }
 
-    fn request_nmi_window(&mut self, on: bool) {
+    fn request_nmi_window(&mut self, on: bool) -> bool {
         self.set_primary(Primary::NMI_WINDOW, on);
+        true
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

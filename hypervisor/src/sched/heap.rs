@@ -1,37 +1,48 @@
-//! Deadlines of one CPU, soonest first: a binary heap whose entries know where they are, so that moving one is O(log n).
+//! A binary heap, least key first, whose entries know where they are: moving one, or taking it out, is O(log n). Keys are deadlines in one use, and
+//! virtual time in the other.
 
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::domain::vcpu::NEVER;
 
-/// A [`Slot::slot`] of something that has no deadline.
+/// A [`Slot::slot`] of something that is in no heap.
 pub const UNQUEUED: u32 = u32::MAX;
 
-/// Something with at most one deadline. It keeps its place in the heap; only the queue (under its lock) uses that.
-pub trait Slot: Clone {
+/// Something that is in at most one heap for the use `K` at a time. It keeps its place there; only the heap (under its lock) uses that.
+pub trait Slot<K>: Clone {
     /// Where the place is kept; [`UNQUEUED`] at first.
     fn slot(&self) -> &AtomicU32;
 }
 
-/// The deadlines of one CPU, in nanoseconds.
+/// The heap for the use `K`.
 #[derive(Debug)]
-pub struct TimerQueue<T> {
+pub struct Heap<T, K> {
     heap: Vec<(u64, T)>,
+    used_for: PhantomData<K>,
 }
 
-impl<T: Slot> TimerQueue<T> {
-    /// An empty queue.
-    pub fn new() -> Self {
-        Self { heap: Vec::new() }
+impl<T: Slot<K>, K> Heap<T, K> {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self {
+            heap: Vec::new(),
+            used_for: PhantomData,
+        }
     }
 
-    /// The soonest deadline, or [`NEVER`].
+    /// The least key, or [`NEVER`].
     pub fn first(&self) -> u64 {
-        self.heap.first().map_or(NEVER, |(deadline, _)| *deadline)
+        self.heap.first().map_or(NEVER, |(key, _)| *key)
     }
 
-    /// How many deadlines there are.
+    /// All entries with their keys; the first is the least, the others come in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
+        self.heap.iter().map(|(key, item)| (*key, item))
+    }
+
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.heap.len()
     }
@@ -41,7 +52,7 @@ impl<T: Slot> TimerQueue<T> {
         self.heap.is_empty()
     }
 
-    /// Set `item`'s deadline; [`NEVER`] takes it out.
+    /// Set `item`'s key, which puts it in if it was not; [`NEVER`] takes it out.
     pub fn set(&mut self, item: &T, deadline: u64) {
         let slot = item.slot().load(Relaxed);
         match (slot, deadline) {
@@ -67,7 +78,7 @@ impl<T: Slot> TimerQueue<T> {
         self.set(item, NEVER);
     }
 
-    /// Take out one whose deadline is not after `now`.
+    /// Take out the first, if its key is not more than `now`.
     pub fn pop_due(&mut self, now: u64) -> Option<T> {
         (self.first() <= now && !self.heap.is_empty())
             .then(|| self.take(0))
@@ -115,7 +126,7 @@ impl<T: Slot> TimerQueue<T> {
     }
 }
 
-impl<T: Slot> Default for TimerQueue<T> {
+impl<T: Slot<K>, K> Default for Heap<T, K> {
     fn default() -> Self {
         Self::new()
     }
@@ -132,7 +143,7 @@ mod tests {
         id: usize,
         slot: AtomicU32,
     }
-    impl Slot for Arc<Item> {
+    impl Slot<()> for Arc<Item> {
         fn slot(&self) -> &AtomicU32 {
             &self.slot
         }
@@ -144,7 +155,7 @@ mod tests {
         fn behaves_like_a_list(changes in prop::collection::vec((0usize..16, prop::option::of(0u64..100)), 1..200)) {
             let items: Vec<_> = (0..16).map(|id| Arc::new(Item { id, slot: AtomicU32::new(UNQUEUED) })).collect();
             let mut model = [NEVER; 16];
-            let mut queue = TimerQueue::new();
+            let mut queue = Heap::<_, ()>::new();
             for (id, deadline) in changes {
                 model[id] = deadline.unwrap_or(NEVER);
                 queue.set(&items[id], model[id]);
