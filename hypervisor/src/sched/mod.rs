@@ -517,8 +517,11 @@ fn stopped(vcpu: &Arc<Vcpu>, here: u32, now: u64) {
     }
 }
 
-/// `vcpu`, which runs here, lets others go first.
+/// `vcpu`, which runs here, lets others go first, if there are any.
 pub fn yield_now(vcpu: &Arc<Vcpu>) {
+    if group(hw::percpu::id()).is_some_and(|group| !group.has_waiting()) {
+        return;
+    }
     vcpu.entity.yielding.store(true, SeqCst);
     vcpu.request(Request::LEAVE);
 }
