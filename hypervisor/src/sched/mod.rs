@@ -8,22 +8,23 @@
 //! CPU's timers; run queues are locked one at a time, with nothing inside but a vCPU's own record of where its time went.
 //!
 //! No ticks: a CPU's timer is set for the end of a slice only while somebody waits.
-//!
-//! A vCPU's registers stay on a CPU after it stopped, in case that it is the next again; another CPU that wants it asks for them
-//! ([`load`], [`evict`]). Who waits for such an answer has nothing loaded that others could wait for, or runs what is loaded; so nobody waits in a circle.
 
+mod entity;
 mod heap;
 mod mask;
+mod registers;
 mod runqueue;
 mod share;
 
+pub use entity::Entity;
 pub use mask::CpuMask;
+pub use registers::{evict, load, unload_idle};
 pub use runqueue::{RunQueue, Schedulable, Waiting};
 pub use share::Share;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
 
@@ -31,7 +32,7 @@ use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
 use crate::sync::{Mutex, Once};
-use heap::{Heap, Slot, UNQUEUED};
+use heap::Heap;
 use runqueue::virtual_time;
 use share::Left;
 
@@ -41,9 +42,6 @@ pub const SLICE: u64 = 10_000_000;
 pub const RATE_LIMIT: u64 = 1_000_000;
 /// CPUs that share a queue, at most: credit2's default.
 const GROUP: u32 = 16;
-
-/// No CPU, in [`Entity::loaded_on`].
-const NOWHERE: u32 = u32::MAX;
 
 /// CPUs that share what waits.
 struct Group {
@@ -55,9 +53,6 @@ struct Group {
     /// The CPUs, by number within the group, that have found nothing to run. Who wakes a vCPU takes the bit of the CPU that is to run it.
     idle: AtomicU32,
 }
-
-/// How often [`evict`] looks before it asks again.
-const EVICT_PATIENCE: u32 = 10_000;
 
 /// What vCPU a CPU runs, and its timers.
 struct CpuSched {
@@ -79,112 +74,6 @@ struct CpuSched {
 
 /// The use of a heap for deadlines.
 struct Timers;
-
-/// The scheduler's part of a vCPU.
-#[derive(Debug)]
-pub struct Entity {
-    /// The CPU where it runs or ran; the queue of its group is where it waits.
-    cpu: AtomicU32,
-    running: AtomicBool,
-    /// It has asked to let others go first.
-    yielding: AtomicBool,
-    waiting_slot: AtomicU32,
-    /// Virtual time.
-    time: AtomicU64,
-    /// The CPU that has its registers, or [`NOWHERE`]. Written by that CPU alone.
-    loaded_on: AtomicU32,
-    /// The CPU in whose timer queue it is.
-    timer_cpu: Mutex<u32>,
-    timer_slot: AtomicU32,
-    /// Total time spent running, in nanoseconds.
-    ran: AtomicU64,
-    since: AtomicU64,
-    /// Its domain's share.
-    pub share: Arc<Share>,
-    /// Where it may run.
-    pub hard: CpuMask,
-    /// Where it should run.
-    pub soft: CpuMask,
-}
-
-impl Entity {
-    /// A vCPU that never ran.
-    pub fn new(share: Arc<Share>) -> Self {
-        Self {
-            cpu: AtomicU32::new(0),
-            running: AtomicBool::new(false),
-            yielding: AtomicBool::new(false),
-            waiting_slot: AtomicU32::new(UNQUEUED),
-            time: AtomicU64::new(0),
-            loaded_on: AtomicU32::new(NOWHERE),
-            timer_cpu: Mutex::new(0),
-            timer_slot: AtomicU32::new(UNQUEUED),
-            ran: AtomicU64::new(0),
-            since: AtomicU64::new(0),
-            share,
-            hard: CpuMask::all(),
-            soft: CpuMask::all(),
-        }
-    }
-
-    /// The physical CPU it runs on or ran on last.
-    pub fn cpu(&self) -> u32 {
-        self.cpu.load(SeqCst)
-    }
-
-    /// Is it running now, on any CPU?
-    pub fn running(&self) -> bool {
-        self.running.load(SeqCst)
-    }
-
-    /// Is another CPU running it?
-    pub fn runs_elsewhere(&self) -> bool {
-        self.running() && self.cpu() != hw::percpu::id()
-    }
-
-    /// Make it exit if it runs on another CPU.
-    pub fn interrupt_elsewhere(&self) {
-        if self.runs_elsewhere() {
-            hw::apic::kick(self.cpu());
-        }
-    }
-
-    /// Time spent running so far, in nanoseconds.
-    pub fn run_time(&self) -> u64 {
-        let current = if self.running() {
-            hw::time::now_ns().saturating_sub(self.since.load(SeqCst))
-        } else {
-            0
-        };
-        self.ran.load(SeqCst).saturating_add(current)
-    }
-
-    /// Does it wait in its group's queue? Certain under that queue's lock.
-    fn waits(&self) -> bool {
-        self.waiting_slot.load(SeqCst) != UNQUEUED
-    }
-}
-
-impl Slot<Timers> for Arc<Vcpu> {
-    fn slot(&self) -> &AtomicU32 {
-        &self.entity.timer_slot
-    }
-}
-
-impl Slot<Waiting> for Arc<Vcpu> {
-    fn slot(&self) -> &AtomicU32 {
-        &self.entity.waiting_slot
-    }
-}
-
-impl Schedulable for Arc<Vcpu> {
-    fn time(&self) -> &AtomicU64 {
-        &self.entity.time
-    }
-    fn may_run_on(&self, cpu: u32) -> bool {
-        self.entity.hard.contains(cpu)
-    }
-}
 
 /// By number; those from [`cpu_count`] on do not run yet.
 static CPUS: Once<Vec<CpuSched>> = Once::new();
@@ -381,17 +270,17 @@ pub fn pick() -> Option<Arc<Vcpu>> {
     let (own, home) = (cpu(here)?, group(here)?);
     home.idle.fetch_and(!bit(here), SeqCst);
     loop {
-        let found = take_from(home, here).or_else(|| {
+        let now = hw::time::now_ns();
+        let found = take_from(home, here, now).or_else(|| {
             // From here on whoever wakes a vCPU sees that there is room; so what is not seen here, comes here.
             home.idle.fetch_or(bit(here), SeqCst);
-            GROUPS.get()?.iter().find_map(|group| take_from(group, here))
+            GROUPS.get()?.iter().find_map(|group| take_from(group, here, now))
         });
         let Some(vcpu) = found else {
             program_timer(here, own);
             return None;
         };
         home.idle.fetch_and(!bit(here), SeqCst);
-        let now = hw::time::now_ns();
         let budget_end = match vcpu.entity.share.left(now) {
             Left::Unlimited => NEVER,
             Left::Some(left) => now + left,
@@ -403,7 +292,6 @@ pub fn pick() -> Option<Arc<Vcpu>> {
             }
         };
         vcpu.areas.change_state(RUNSTATE_RUNNING, now);
-        vcpu.entity.since.store(now, SeqCst);
         own.since.store(now, SeqCst);
         own.weight.store(vcpu.entity.share.weight(), SeqCst);
         own.time.store(vcpu.entity.time.load(SeqCst), SeqCst);
@@ -418,8 +306,8 @@ pub fn pick() -> Option<Arc<Vcpu>> {
     }
 }
 
-/// The next for CPU `here` of what waits in `group`; it runs there from now on.
-fn take_from(group: &Group, here: u32) -> Option<Arc<Vcpu>> {
+/// The next for CPU `here` of what waits in `group`; it runs there from `now` on.
+fn take_from(group: &Group, here: u32, now: u64) -> Option<Arc<Vcpu>> {
     if !group.has_waiting() {
         return None;
     }
@@ -434,7 +322,7 @@ fn take_from(group: &Group, here: u32) -> Option<Arc<Vcpu>> {
                     entity.time.store(own_floor.saturating_add(ahead), SeqCst);
                 }
                 entity.cpu.store(here, SeqCst);
-                entity.since.store(hw::time::now_ns(), SeqCst);
+                entity.since.store(now, SeqCst);
                 entity.running.store(true, SeqCst);
                 return Some(vcpu);
             }
@@ -548,61 +436,6 @@ pub fn affinity_changed(vcpu: &Arc<Vcpu>) {
     } else if vcpu.runnable() {
         wake(vcpu);
     }
-}
-
-/// Make `vcpu`'s state sit in memory: take it off the CPU's registers where it was left. It is this CPU's, or runs nowhere.
-pub fn evict(vcpu: &Vcpu) {
-    let here = hw::percpu::id();
-    match vcpu.entity.loaded_on.load(SeqCst) {
-        NOWHERE => {}
-        id if id == here => {
-            if let Some(cpu) = cpu(here) {
-                unload(&mut cpu.loaded.lock());
-            }
-        }
-        id => {
-            // Again and again: what runs there may have been `vcpu` until now.
-            while vcpu.entity.loaded_on.load(SeqCst) == id {
-                hw::irq::raise_on(id, SoftIrq::EVICT);
-                for _ in 0..EVICT_PATIENCE {
-                    if vcpu.entity.loaded_on.load(SeqCst) != id {
-                        break;
-                    }
-                    core::hint::spin_loop();
-                }
-            }
-        }
-    }
-}
-
-fn unload(loaded: &mut Option<Arc<Vcpu>>) {
-    if let Some(vcpu) = loaded.take() {
-        vcpu.private().lock().cpu.as_dyn().unload();
-        vcpu.entity.loaded_on.store(NOWHERE, SeqCst);
-    }
-}
-
-/// Take off this CPU's registers what does not run ([`SoftIrq::EVICT`]).
-pub fn unload_idle() {
-    let Some(cpu) = this_cpu() else { return };
-    if cpu.current.lock().is_none() {
-        unload(&mut cpu.loaded.lock());
-    }
-}
-
-/// Make `vcpu`'s registers sit on this CPU, which runs it, taking off another's if needed.
-pub fn load(vcpu: &Arc<Vcpu>) {
-    let here = hw::percpu::id();
-    let Some(cpu) = cpu(here) else { return };
-    let mut loaded = cpu.loaded.lock();
-    if loaded.as_ref().is_some_and(|other| Arc::ptr_eq(other, vcpu)) {
-        return;
-    }
-    unload(&mut loaded);
-    evict(vcpu);
-    vcpu.private().lock().cpu.as_dyn().load();
-    vcpu.entity.loaded_on.store(here, SeqCst);
-    *loaded = Some(vcpu.clone());
 }
 
 /// Forget a vCPU that will never run again, so that it can be freed.

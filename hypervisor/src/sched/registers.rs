@@ -1,0 +1,72 @@
+//! Which CPU has a vCPU's registers.
+//!
+//! A vCPU's registers stay on a CPU after it stopped, in case that it is the next again; another CPU that wants it asks for them
+//! ([`load`], [`evict`]). Who waits for such an answer has nothing loaded that others could wait for, or runs what is loaded; so nobody waits in a circle.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+
+use super::{cpu, this_cpu};
+use crate::domain::vcpu::Vcpu;
+use crate::hw;
+use crate::hw::irq::SoftIrq;
+
+/// No CPU, in [`Entity::loaded_on`](super::Entity).
+pub(super) const NOWHERE: u32 = u32::MAX;
+/// How often [`evict`] looks before it asks again.
+const EVICT_PATIENCE: u32 = 10_000;
+
+/// Make `vcpu`'s state sit in memory: take it off the CPU's registers where it was left. It is this CPU's, or runs nowhere.
+pub fn evict(vcpu: &Vcpu) {
+    let here = hw::percpu::id();
+    match vcpu.entity.loaded_on.load(SeqCst) {
+        NOWHERE => {}
+        id if id == here => {
+            if let Some(cpu) = cpu(here) {
+                unload(&mut cpu.loaded.lock());
+            }
+        }
+        id => {
+            // Again and again: what runs there may have been `vcpu` until now.
+            while vcpu.entity.loaded_on.load(SeqCst) == id {
+                hw::irq::raise_on(id, SoftIrq::EVICT);
+                for _ in 0..EVICT_PATIENCE {
+                    if vcpu.entity.loaded_on.load(SeqCst) != id {
+                        break;
+                    }
+                    core::hint::spin_loop();
+                }
+            }
+        }
+    }
+}
+
+fn unload(loaded: &mut Option<Arc<Vcpu>>) {
+    if let Some(vcpu) = loaded.take() {
+        vcpu.private().lock().cpu.as_dyn().unload();
+        vcpu.entity.loaded_on.store(NOWHERE, SeqCst);
+    }
+}
+
+/// Take off this CPU's registers what does not run ([`SoftIrq::EVICT`]).
+pub fn unload_idle() {
+    let Some(cpu) = this_cpu() else { return };
+    if cpu.current.lock().is_none() {
+        unload(&mut cpu.loaded.lock());
+    }
+}
+
+/// Make `vcpu`'s registers sit on this CPU, which runs it, taking off another's if needed.
+pub fn load(vcpu: &Arc<Vcpu>) {
+    let here = hw::percpu::id();
+    let Some(cpu) = cpu(here) else { return };
+    let mut loaded = cpu.loaded.lock();
+    if loaded.as_ref().is_some_and(|other| Arc::ptr_eq(other, vcpu)) {
+        return;
+    }
+    unload(&mut loaded);
+    evict(vcpu);
+    vcpu.private().lock().cpu.as_dyn().load();
+    vcpu.entity.loaded_on.store(here, SeqCst);
+    *loaded = Some(vcpu.clone());
+}
