@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::debian::{SHELL, log_in, prompt, shell};
+use super::debian::{log_in, prompt, shell, to_shell};
 use super::guests::verdict;
 use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, test};
@@ -67,13 +67,13 @@ fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("block-detach debian xvda")?;
     let listed = connected(&mut shim, 0)?;
     ensure!(!listed.contains("51712"), "{listed}");
-    to_shell(&mut shim)?;
+    to_shell(&mut shim, "debian")?;
     let gone = shell(shim.console, "wait; rm -f /dev/xvda; ls /sys/block; echo alive")?;
     ensure!(gone.contains("\nalive\n") && !gone.contains("xvda\n"), "{gone}");
     shim.detach()?;
     shim.command("block-attach debian ram:16M,xvda,rw")?;
     connected(&mut shim, 1)?;
-    to_shell(&mut shim)?;
+    to_shell(&mut shim, "debian")?;
     let again = shell(shim.console, "dd if=/dev/xvda of=/dev/null && echo all is read")?;
     ensure!(again.contains("\nall is read\n"), "{again}");
 
@@ -82,7 +82,7 @@ fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("block-detach --force debian xvda")?;
     let listed = connected(&mut shim, 0)?;
     ensure!(!listed.contains("51712"), "{listed}");
-    to_shell(&mut shim)?;
+    to_shell(&mut shim, "debian")?;
     let alive = shell(shim.console, "echo alive")?;
     ensure!(alive.contains("\nalive\n"), "{alive}");
     shim.detach()?;
@@ -132,18 +132,6 @@ fn disks(bench: &mut Bench, machine: Machine) -> Result<()> {
     plug_and_unplug(&mut shim)
 }
 
-/// Back to the domU's shell.
-fn to_shell(shim: &mut Shim<'_>) -> Result<()> {
-    shim.console.type_line("console debian")?;
-    shim.console.send("\r")?;
-    shim.console
-        .expect(SHELL, PATIENCE)
-        .context("coming back to the console")?;
-    shim.console.send("\r")?;
-    shim.console.expect(SHELL, PATIENCE)?;
-    Ok(())
-}
-
 /// The word that `sha256sum` prints first.
 fn sum_in(output: &str) -> Result<String> {
     let word = output.split_whitespace().find(|word| word.len() == 64);
@@ -191,7 +179,7 @@ fn connected(shim: &mut Shim<'_>, count: usize) -> Result<String> {
 
 /// xvdb has the image's bytes and keeps them.
 fn read_only_image(shim: &mut Shim<'_>) -> Result<()> {
-    to_shell(shim)?;
+    to_shell(shim, "debian")?;
     let console = &mut *shim.console;
     let wanted = sum_of_image()?;
     let count = COMPARED >> 16;
@@ -254,7 +242,7 @@ fn plug_and_unplug(shim: &mut Shim<'_>) -> Result<()> {
         free.push(heap_free(shim)?);
     }
     ensure!(free[1] == free[2], "the shim's free memory, KiB: {free:?}");
-    to_shell(shim)?;
+    to_shell(shim, "debian")?;
     let left = shell(
         shim.console,
         "ls /sys/block; mount /dev/xvda /mnt && sha256sum /mnt/data",

@@ -39,6 +39,28 @@ pub fn log_in(console: &mut Console) -> Result<()> {
     Ok(())
 }
 
+/// To the console of a domU that has logged in, from the prompt.
+pub fn to_shell(shim: &mut Shim<'_>, name: &str) -> Result<()> {
+    shim.console.type_line(&format!("console {name}"))?;
+    shim.console.send("\r")?;
+    shim.console
+        .expect(SHELL, PATIENCE)
+        .with_context(|| format!("coming back to the console of {name}"))?;
+    // That may have been an old prompt, shown again.
+    shim.console.send("\r")?;
+    shim.console.expect(SHELL, PATIENCE)?;
+    Ok(())
+}
+
+/// Powers a domU off from its shell; the domain is gone afterwards.
+fn power_off(shim: &mut Shim<'_>, name: &str) -> Result<()> {
+    shim.console.type_line("poweroff")?;
+    shim.console
+        .expect("reason code 0 (poweroff): action is destroy", PATIENCE)
+        .context("poweroff")?;
+    shim.wait_for(name, false)
+}
+
 /// One command in the domU's shell; what it printed.
 pub fn shell(console: &mut Console, command: &str) -> Result<String> {
     console.type_line(command)?;
@@ -79,11 +101,7 @@ fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
 
     shim.detach()?;
     shim.wait_for("debian", true)?;
-    shim.console.type_line("console debian")?;
-    shim.console.send("\r")?;
-    shim.console
-        .expect(SHELL, PATIENCE)
-        .context("coming back to the console")?;
+    to_shell(&mut shim, "debian")?;
 
     shim.console.type_line("reboot")?;
     shim.console
@@ -92,12 +110,7 @@ fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.console.expect("has been started", PATIENCE)?;
     shim.console.type_line("console debian")?;
     log_in(shim.console)?;
-    shim.console.type_line("poweroff")?;
-    shim.console
-        .expect("reason code 0 (poweroff): action is destroy", PATIENCE)
-        .context("poweroff")?;
-    shim.wait_for("debian", false)?;
-    Ok(())
+    power_off(&mut shim, "debian")
 }
 
 /// Two at once; one is destroyed, the other lives.
@@ -110,11 +123,7 @@ fn several(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("destroy debian")?;
     shim.wait_for("debian", false)?;
     shim.wait_for("debian2", true)?;
-    shim.console.type_line("console debian2")?;
-    shim.console.send("\r")?;
-    shim.console
-        .expect(SHELL, PATIENCE)
-        .context("the other's shell")?;
+    to_shell(&mut shim, "debian2")?;
     let uptime = shell(shim.console, "uptime")?;
     ensure!(uptime.contains("load average"), "uptime: {uptime}");
     Ok(())
@@ -148,14 +157,6 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         .filter(|line| line.split_whitespace().nth(3) == Some("1"))
         .count();
     ensure!(on_second > 0, "no vCPU is on the second CPU:\n{vcpus}");
-    shim.console.type_line("console debian")?;
-    shim.console.send("\r")?;
-    shim.console
-        .expect(SHELL, PATIENCE)
-        .context("the console again")?;
-    shim.console.type_line("poweroff")?;
-    shim.console
-        .expect("reason code 0 (poweroff): action is destroy", PATIENCE)
-        .context("poweroff")?;
-    shim.wait_for("debian", false)
+    to_shell(&mut shim, "debian")?;
+    power_off(&mut shim, "debian")
 }

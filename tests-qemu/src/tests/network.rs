@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::debian::{log_in, prompt, shell};
+use super::debian::{log_in, prompt, shell, to_shell};
 use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
@@ -108,11 +108,7 @@ fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
     let list = shim.command("network-list debian")?;
     ensure!(!list.contains("backend/vif"), "network-list: {list}");
     shim.command("network-attach debian mac=00:16:3e:11:22:33,rate=50Mb/s")?;
-    shim.console.type_line("console debian")?;
-    shim.console.send("\r")?;
-    shim.console
-        .expect("root@debian:/root# ", PATIENCE)
-        .context("the shell")?;
+    to_shell(&mut shim, "debian")?;
     shell(
         shim.console,
         "until ip link show eth0 >/dev/null 2>&1; do sleep 0.2; done; /sbin/network",

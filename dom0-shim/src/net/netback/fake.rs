@@ -14,6 +14,23 @@ use crate::backend::ring::Shared;
 
 pub const PAGE: usize = 4096;
 
+/// A TCP packet over IPv4 with this payload.
+pub fn tcp(payload: &[u8]) -> Vec<u8> {
+    let mut frame = [
+        &[2; 12][..],
+        &[8, 0, 0x45, 0],
+        &((40 + payload.len()) as u16).to_be_bytes(),
+        &[0; 5],
+        &[6],
+    ]
+    .concat();
+    frame.resize(46, 0);
+    frame.push(0x50);
+    frame.resize(54, 0);
+    frame.extend_from_slice(payload);
+    frame
+}
+
 /// A shared page.
 #[derive(Clone)]
 pub struct Page(pub Rc<RefCell<Vec<u8>>>);

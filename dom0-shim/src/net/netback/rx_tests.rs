@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::fake::{Front, Page, Pages};
+use super::super::fake::{self, Front, Page, Pages};
 use super::*;
 use crate::net::packet::Segments;
 
@@ -40,21 +40,10 @@ fn packet(bytes: Vec<u8>, checksum: Checksum, segments: Option<u16>) -> Rc<Packe
     })
 }
 
-/// A TCP packet over IPv4 with so much payload.
+/// A TCP packet with so much payload, of which every part is different.
 fn tcp(payload: usize) -> Vec<u8> {
-    let mut frame = [
-        &[2; 12][..],
-        &[8, 0, 0x45, 0],
-        &((40 + payload) as u16).to_be_bytes(),
-        &[0; 5],
-        &[6],
-    ]
-    .concat();
-    frame.resize(46, 0);
-    frame.push(0x50);
-    frame.resize(54, 0);
-    frame.extend((0..payload).map(|n| (n / 9) as u8));
-    frame
+    let bytes: Vec<u8> = (0..payload).map(|n| (n / 9) as u8).collect();
+    fake::tcp(&bytes)
 }
 
 /// Puts responses together again: packets with flags of the first slot and the extra information.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::super::fake::{Front, Page, Pages};
+use super::super::fake::{self, Front, Page, Pages};
 use super::*;
 
 const FREE: fn(usize) -> Result<(), u64> = |_| Ok(());
@@ -35,20 +35,9 @@ fn statuses(front: &mut Front) -> Vec<(u16, i16)> {
         .collect()
 }
 
-/// A TCP packet over IPv4 with so much payload.
+/// A TCP packet with so much payload.
 fn tcp(payload: usize) -> Vec<u8> {
-    let mut frame = [
-        &[2; 12][..],
-        &[8, 0, 0x45, 0],
-        &((40 + payload) as u16).to_be_bytes(),
-        &[0; 5],
-        &[6],
-    ]
-    .concat();
-    frame.resize(46, 0);
-    frame.push(0x50);
-    frame.resize(54 + payload, 0x77);
-    frame
+    fake::tcp(&vec![0x77; payload])
 }
 
 #[test]
