@@ -29,7 +29,7 @@ pub struct Vif {
     pub rate: Option<Rate>,
     /// Largest IP packet.
     pub mtu: u16,
-    /// Its number; the lowest free one if absent.
+    /// Its number; the next if absent.
     pub devid: Option<u32>,
     /// What the front end is told: whether it may trust the back end.
     pub trusted: bool,

@@ -135,7 +135,7 @@ fn flow(frame: &[u8]) -> u32 {
 /// A sentence.
 pub fn attach(host: &Rc<Host>, domain: Domid, name: &str, vif: &Vif) -> Result<(), String> {
     let networks = &host.networks;
-    let number = vif.devid.unwrap_or_else(|| networks.free_number(domain));
+    let number = vif.devid.unwrap_or_else(|| networks.new_number(domain));
     if networks.devices.borrow().contains_key(&(domain, number)) {
         return Err(format!("there is a network device {number} already"));
     }
@@ -155,10 +155,7 @@ pub fn attach(host: &Rc<Host>, domain: Domid, name: &str, vif: &Vif) -> Result<(
         losses: Cell::default(),
     });
     segment.devices.borrow_mut().insert(port, device.clone());
-    networks
-        .devices
-        .borrow_mut()
-        .insert((domain, number), device.clone());
+    networks.add(&device);
     // From here on the driver, when it is dropped, undoes this.
     let driver = Netback {
         host: host.clone(),

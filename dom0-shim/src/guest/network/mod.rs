@@ -33,6 +33,8 @@ use device::Device;
 pub struct Networks {
     segments: RefCell<BTreeMap<String, Rc<Segment>>>,
     devices: RefCell<BTreeMap<(Domid, u32), Rc<Device>>>,
+    /// For each domain, one more than the highest number that a device of it had.
+    next: RefCell<BTreeMap<Domid, u32>>,
 }
 
 /// A bridge with the devices on it.
@@ -53,11 +55,23 @@ impl Networks {
             .collect()
     }
 
-    /// The lowest number that no device of a domain has.
-    fn free_number(&self, domain: Domid) -> u32 {
-        let devices = self.devices.borrow();
-        let free = (0..).find(|&number| !devices.contains_key(&(domain, number)));
-        free.unwrap_or_default()
+    /// A number that no device of a domain ever had. Linux looks into xenstore some time after a change: it takes a device
+    /// that has come in place of another for the other, which has gone for good.
+    fn new_number(&self, domain: Domid) -> u32 {
+        self.next.borrow().get(&domain).copied().unwrap_or_default()
+    }
+
+    fn add(&self, device: &Rc<Device>) {
+        let (domain, number) = (device.domain, device.number);
+        self.devices.borrow_mut().insert((domain, number), device.clone());
+        let mut next = self.next.borrow_mut();
+        let next = next.entry(domain).or_default();
+        *next = (*next).max(number.saturating_add(1));
+    }
+
+    /// A domain has been destroyed, and its devices with it.
+    pub fn forget(&self, domain: Domid) {
+        self.next.borrow_mut().remove(&domain);
     }
 
     /// The bridge of this name; it is made when the first device names it. The one that devices are connected to unless

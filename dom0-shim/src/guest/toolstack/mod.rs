@@ -228,6 +228,7 @@ pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
     // Pages of the domain mapped here would keep it from going away.
     console::close(host, domain);
     backend::remove_all(host, domain).await;
+    host.networks.forget(domain);
     host.store.release(domain);
     let result = loop {
         match domctl::destroy(domain) {
