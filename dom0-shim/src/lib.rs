@@ -3,6 +3,7 @@
 //! * [`archive`]: the boot archive with configs and kernels.
 //! * [`backend`]: rings and states of paravirtual devices.
 //! * [`block`]: disks, and requests to them.
+//! * [`cpus`]: sets of CPUs in xl's syntax.
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
 //! * [`net`]: networks between the domains.
@@ -17,9 +18,13 @@ extern crate alloc;
 pub mod archive;
 pub mod backend;
 pub mod block;
+pub mod cpus;
 pub mod executor;
 pub mod layout;
 pub mod net;
 pub mod shell;
 pub mod xenstore;
 pub mod xlcfg;
+
+#[cfg(test)]
+mod fuzz;

@@ -123,6 +123,10 @@ pub struct Machine {
     pub cpus: u32,
     /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
     pub icount: bool,
+    /// Disks, by virtio (QEMU): images, raw unless their names end in `.qcow2`.
+    pub disks: Vec<PathBuf>,
+    /// A network device, by virtio (QEMU): what `-netdev` takes but its id, as `user`.
+    pub network: Option<String>,
     /// Wait for gdb on port 1234 (QEMU).
     pub gdb: bool,
 }
@@ -147,6 +151,8 @@ impl Machine {
             memory: 1024,
             cpus: 1,
             icount: false,
+            disks: Vec::new(),
+            network: None,
             gdb: false,
         })
     }
@@ -195,6 +201,22 @@ impl Machine {
         .arg(terminal);
         if self.icount {
             qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
+        if let Some(network) = &self.network {
+            qemu.arg("-netdev").arg(format!("{network},id=net0"));
+            qemu.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
+        for (number, disk) in self.disks.iter().enumerate() {
+            let format = if disk.extension().is_some_and(|end| end == "qcow2") {
+                "qcow2"
+            } else {
+                "raw"
+            };
+            let file = disk.display().to_string().replace(',', ",,");
+            qemu.arg("-drive")
+                .arg(format!("if=none,id=disk{number},format={format},file={file}"))
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=disk{number}"));
         }
         if self.gdb {
             qemu.args(["-s", "-S"]);
@@ -248,6 +270,10 @@ impl Machine {
         if !matches!(self.door, Door::Multiboot1 | Door::Multiboot2) {
             bail!("Bochs boots from a BIOS CD only: {} is not possible", self.door);
         }
+        ensure!(
+            self.disks.is_empty() && self.network.is_none(),
+            "Bochs has no virtio devices"
+        );
         let iso = media::grub_iso(self, scratch)?;
         let config = scratch.join("bochsrc");
         std::fs::write(

@@ -88,7 +88,8 @@ impl Bench {
         Ok(self.machine.insert(console))
     }
 
-    fn stop(&mut self) {
+    /// Stops the machine, as by pulling the plug.
+    pub fn stop(&mut self) {
         if let Some(console) = self.machine.take() {
             self.log += &console.output();
         }

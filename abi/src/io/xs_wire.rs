@@ -58,6 +58,8 @@ pub const XENSTORE_RING_SIZE: u32 = 1024;
 pub const XENSTORE_SERVER_FEATURE_RECONNECTION: u32 = 1;
 /// [`XenstoreDomainInterface::server_features`]: the error field.
 pub const XENSTORE_SERVER_FEATURE_ERROR: u32 = 2;
+/// [`XenstoreDomainInterface::server_features`]: `XS_WATCH` takes a depth.
+pub const XENSTORE_SERVER_FEATURE_WATCHDEPTH: u32 = 4;
 /// [`XenstoreDomainInterface::connection`]: in use.
 pub const XENSTORE_CONNECTED: u32 = 0;
 /// [`XenstoreDomainInterface::connection`]: the guest asks for a fresh start.

@@ -13,3 +13,6 @@ mod decompress;
 pub mod entry;
 pub mod kernel;
 pub mod layout;
+
+#[cfg(test)]
+mod fuzz;

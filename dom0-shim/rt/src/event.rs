@@ -1,7 +1,7 @@
 //! Event channels, 2-level ABI.
 //!
 //! The upcall interrupt only wakes the vCPU: what is pending is collected by [`take_pending`] in ordinary context.
-//! Ports stay unmasked.
+//! Ports stay unmasked, but those that somebody polls.
 // UNSAFETY: the shared info page is written by the hypervisor; interrupts are enabled for `hlt`.
 #![expect(unsafe_code, reason = "shared info page, sti/hlt")]
 
@@ -32,6 +32,7 @@ static SHARED: SharedPage = SharedPage(UnsafeCell::new(zerocopy::transmute!(
 )));
 
 const PENDING: usize = offset_of!(SharedInfo, evtchn_pending);
+const MASK: usize = offset_of!(SharedInfo, evtchn_mask);
 const UPCALL_PENDING: usize = offset_of!(VcpuInfo, evtchn_upcall_pending);
 const PENDING_SEL: usize = offset_of!(VcpuInfo, evtchn_pending_sel);
 const TIME: usize = offset_of!(VcpuInfo, time);
@@ -75,6 +76,17 @@ pub fn take_pending(mut found: impl FnMut(u32)) {
             bits &= bits - 1;
         }
     }
+}
+
+/// Has a port cause no upcalls, for a vCPU that polls it.
+pub fn mask(port: u32) {
+    word(MASK + port as usize / 64 * 8).fetch_or(1 << (port % 64), Ordering::SeqCst);
+}
+
+/// Takes the event of one port, if there is one.
+pub fn take(port: u32) -> bool {
+    let bit = 1 << (port % 64);
+    word(PENDING + port as usize / 64 * 8).fetch_and(!bit, Ordering::SeqCst) & bit != 0
 }
 
 /// Stops the vCPU until an event is pending. Spurious returns are possible.

@@ -5,7 +5,7 @@
 //! the heap are set up.
 //!
 //! Invariants: one vCPU; guest-physical address == virtual address for everything mapped; interrupts are enabled
-//! only inside [`event::wait`], so no Rust code of the guest is ever interrupted and nothing here needs a lock for
+//! only inside [`event::wait`] and [`interrupt::take`], whose handlers touch nothing but atomics of their own, so no Rust code of the guest is ever interrupted and nothing here needs a lock for
 //! anything but Rust's sake.
 //!
 //! On the host this crate is empty, so that workspace-wide commands work there.
@@ -19,6 +19,7 @@ mod entry;
 pub mod event;
 pub mod foreign;
 pub mod hypercall;
+pub mod interrupt;
 pub mod memory;
 pub mod paging;
 pub mod port;

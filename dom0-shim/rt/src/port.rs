@@ -11,6 +11,20 @@ pub fn outb(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) }
 }
 
+/// Writes a double word to an I/O port.
+pub fn outl(port: u16, value: u32) {
+    // SAFETY: as in `outb`; a driver for devices that do DMA answers for what it tells them.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) }
+}
+
+/// Reads a double word from an I/O port; all ones where no device claims it.
+pub fn inl(port: u16) -> u32 {
+    let value;
+    // SAFETY: as in `outl`.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) }
+    value
+}
+
 /// Reads a byte from an I/O port; all ones where no device claims it.
 pub fn inb(port: u16) -> u8 {
     let value;

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use spin::Once;
 
-use crate::event;
+use crate::{event, interrupt};
 
 /// Registers saved by the stub, in memory order.
 #[repr(C)]
@@ -148,6 +148,12 @@ pub(crate) fn init() {
 extern "C" fn dispatch(frame: &mut TrapFrame) {
     if frame.vector == u64::from(event::UPCALL_VECTOR) {
         return event::acknowledge();
+    }
+    if let Ok(vector) = u8::try_from(frame.vector)
+        && interrupt::VECTORS.contains(&vector)
+        && interrupt::is_enabled()
+    {
+        return interrupt::note(vector);
     }
     let hook = HOOK.load(Ordering::Relaxed);
     if !hook.is_null() {

@@ -1,8 +1,10 @@
 //! Block devices: what a disk is, and how a front end's requests are carried out on one.
 //!
+//! * [`claim`]: who uses a disk.
 //! * [`ram`]: disks in RAM, empty or over an image.
 //! * [`request`]: requests of the ring, checked and carried out.
 
+pub mod claim;
 pub mod ram;
 pub mod request;
 

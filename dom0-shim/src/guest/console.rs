@@ -8,20 +8,20 @@ use core::mem::offset_of;
 
 use abi::io::console::{XENCONS_IN_SIZE, XENCONS_OUT_SIZE, XenconsInterface as Page};
 use abi::{Domid, Errno};
+use dom0_shim::backend::bytes::ByteRing;
 use dom0_shim::executor::{Either, Signal, either};
-use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::event_channel;
 
 use super::Host;
-use super::ring::Ring;
+use super::backend::SharedPages;
 
-const OUTPUT: Ring = Ring {
+const OUTPUT: ByteRing = ByteRing {
     buffer: offset_of!(Page, out),
     size: XENCONS_OUT_SIZE,
     consumer: offset_of!(Page, out_cons),
     producer: offset_of!(Page, out_prod),
 };
-const INPUT: Ring = Ring {
+const INPUT: ByteRing = ByteRing {
     buffer: offset_of!(Page, in_),
     size: XENCONS_IN_SIZE,
     consumer: offset_of!(Page, in_cons),
@@ -45,7 +45,7 @@ pub struct Consoles {
 }
 
 struct Link {
-    page: Mapping,
+    page: SharedPages,
     port: u32,
     serial: u64,
     scroll_back: VecDeque<u8>,
@@ -54,7 +54,7 @@ struct Link {
 
 /// Starts to serve the console ring in frame `gfn` of a domain.
 pub fn open(host: &Rc<Host>, domain: Domid, gfn: u64, remote_port: u32) -> Result<(), Errno> {
-    let page = Mapping::range(domain, gfn, 1)?;
+    let page = SharedPages::frame(domain, gfn)?;
     let port = event_channel::bind_interdomain(domain, remote_port)?;
     let serial = host.consoles.next_serial.get();
     host.consoles.next_serial.set(serial + 1);
@@ -110,16 +110,17 @@ pub fn drain(host: &Host, domain: Domid) {
         return;
     };
     // A domain with broken indices has no console until it mends them. What it writes from now on, it announces.
-    if let Ok(bytes) = OUTPUT.peek(&link.page)
-        && !bytes.is_empty()
+    if let Ok(unread) = OUTPUT.peek(&link.page)
+        && !unread.bytes.is_empty()
     {
-        OUTPUT.consume(&link.page, bytes.len());
+        let bytes = &unread.bytes;
+        OUTPUT.consume(&link.page, &unread, bytes.len());
         let _ = event_channel::send(link.port);
-        link.scroll_back.extend(&bytes);
+        link.scroll_back.extend(bytes);
         let excess = link.scroll_back.len().saturating_sub(SCROLL_BACK);
         link.scroll_back.drain(..excess);
         if host.consoles.attached.get() == Some(domain) {
-            host.terminal.write(&bytes);
+            host.terminal.write(bytes);
         }
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! * [`terminal`]: the serial line, shared by the prompt and an attached console.
 //! * [`store`]: xenstore over the domains' rings.
+//! * [`store_tools`]: the xenstore commands.
 //! * [`console`]: the domains' consoles.
 //! * [`backend`]: devices that this domain serves.
+//! * [`machine`]: devices of the machine that this domain drives.
 //! * [`network`]: the domains' networks.
+//! * [`pools`]: CPU pools.
 //! * [`toolstack`]: builds, ends and watches over domains.
 //! * [`shell`]: the commands.
 //!
@@ -12,10 +15,13 @@
 
 mod backend;
 mod console;
+mod machine;
 mod network;
-mod ring;
+mod pools;
+mod scheduling;
 mod shell;
 mod store;
+mod store_tools;
 mod terminal;
 mod toolstack;
 
@@ -27,10 +33,11 @@ use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
-use guest_rt::{event, foreign, memory, time};
+use guest_rt::{event, foreign, interrupt, memory, time};
 
 use backend::{Allowance, Devices};
 use console::Consoles;
+use machine::Machine;
 use network::Networks;
 use store::Store;
 use terminal::Terminal;
@@ -56,6 +63,8 @@ pub struct Host {
     pub kept_pages: Allowance,
     /// Devices of the domains.
     pub devices: Devices,
+    /// The machine's own devices.
+    pub machine: Machine,
     /// Networks of the domains.
     pub networks: Networks,
     /// The domains that this toolstack has made.
@@ -87,6 +96,7 @@ pub fn main(info: StartInfo) -> ! {
         disk_memory: Budget::new(memory::heap_free() as u64 / 2),
         kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
+        machine: Machine::find(&info),
         networks: Networks::default(),
         domains: Domains::default(),
         command_line: info.command_line(),
@@ -98,6 +108,7 @@ pub fn main(info: StartInfo) -> ! {
     event_channel::bind_virq(VIRQ_TIMER).expect("binding the timer interrupt");
     let mut timer = None;
     loop {
+        interrupt::take(|vector| host.machine.interrupted(vector));
         event::take_pending(|port| host.reactor.fire(port));
         host.reactor.advance(time::now());
         if executor.run_round() {

@@ -13,12 +13,13 @@ use dom0_shim::shell::format::{
     BLOCK_LIST_HEAD, BlockLine, DomainLine, LIST_HEAD, block_line, flag, list_line, uptime,
 };
 use dom0_shim::xlcfg::disk::Disk;
+use guest_rt::hypercall::sysctl::PoolChange;
 use guest_rt::hypercall::{domctl, sched, sysctl, version};
 use guest_rt::{println, time};
 
 use super::backend::{Detach, Front, block};
-use super::toolstack::{attach_disk, create, destroy, detach_disk, open_disks, read_config};
-use super::{Host, console, network};
+use super::toolstack::{attach_disk, create, destroy, detach_disk, open_disks, read_config, resize};
+use super::{Host, console, network, pools, scheduling, store_tools};
 
 /// Where configs of domains to start at once are.
 const AUTO: &str = "etc/oxen/auto";
@@ -31,6 +32,9 @@ pub async fn run(host: Rc<Host>) {
         "dom0-shim {}: type help for the commands, Tab completes",
         env!("CARGO_PKG_VERSION")
     );
+    for line in &host.machine.report {
+        println!("{line}");
+    }
     start_configured(&host).await;
     loop {
         let line = host.terminal.line(|before| candidates(&host, before)).await;
@@ -132,7 +136,24 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
             Ok(())
         }
         (Command::Domname, [which]) => domain_name(host, which),
-        (Command::VcpuList, which) => vcpu_list(host, which.first().copied()),
+        (Command::VcpuList, which) => {
+            let only = which.first().map(|which| find(host, which)).transpose()?;
+            scheduling::vcpu_list(host, only)
+        }
+        (Command::VcpuPin, [which, vcpu, hard, soft @ ..]) => {
+            scheduling::vcpu_pin(find(host, which)?, vcpu, hard, soft.first().copied())
+        }
+        (Command::VcpuSet, words) => resize::vcpu_set(host, words),
+        (Command::MemSet, [which, size]) => resize::mem_set(host, find(host, which)?, size),
+        (Command::MemMax, [which, size]) => resize::mem_max(host, find(host, which)?, size),
+        (Command::SchedCredit2, options) => scheduling::sched_credit2(host, options),
+        (Command::PoolList, words) => pools::list(host, words),
+        (Command::PoolCreate, settings) => pools::create(host, settings),
+        (Command::PoolDestroy, [pool]) => pools::destroy(host, pool),
+        (Command::PoolRename, [pool, name]) => pools::rename(host, pool, name),
+        (Command::PoolCpuAdd, [pool, cpus]) => pools::change_cpus(host, pool, cpus, PoolChange::AddCpu),
+        (Command::PoolCpuRemove, [pool, cpus]) => pools::change_cpus(host, pool, cpus, PoolChange::RemoveCpu),
+        (Command::PoolMigrate, [which, pool]) => pools::migrate(host, find(host, which)?, pool),
         (Command::Uptime, which) => show_uptime(host, which.first().copied()),
         (Command::DebugKeys, [keys]) => answer(sysctl::debug_keys(keys.as_bytes())),
         (Command::NetworkAttach, [which, keys @ ..]) => {
@@ -144,20 +165,23 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         }
         (Command::NetworkList, which) => network::commands::list(host, &find_all(host, which)?),
         (Command::NetworkStats, which) => network::commands::stats(host, &find_all(host, which)?),
-        (Command::XenstoreLs, which) => xenstore_ls(host, which.first().copied().unwrap_or("/")),
-        (Command::XenstoreRead, [path]) => {
-            println!(
-                "{}",
-                host.store
-                    .read(path)
-                    .map_err(|error| format!("{path}: {}", error.name()))?
-            );
-            Ok(())
+        (
+            Command::XenstoreLs
+            | Command::XenstoreRead
+            | Command::XenstoreWrite
+            | Command::XenstoreRm
+            | Command::XenstoreList
+            | Command::XenstoreExists
+            | Command::XenstoreChmod
+            | Command::XenstoreWatch
+            | Command::XenstoreControl,
+            words,
+        ) => {
+            let usage = || format!("Usage: {} {}", entry.name, entry.arguments);
+            store_tools::run(host, entry.command, words)
+                .await
+                .unwrap_or_else(|| Err(usage()))
         }
-        (Command::XenstoreWrite, [path, value]) => host
-            .store
-            .write(path, value)
-            .map_err(|error| format!("{path}: {}", error.name())),
         (Command::BlockAttach, [which, specification @ ..]) => {
             block_attach(host, which, &specification.join(","))
         }
@@ -175,7 +199,7 @@ fn answer(result: Result<(), Errno>) -> Result<(), String> {
     result.map_err(|error| format!("{error}"))
 }
 
-fn find(host: &Host, which: &str) -> Result<Domid, String> {
+pub(super) fn find(host: &Host, which: &str) -> Result<Domid, String> {
     match host.domains.find(which) {
         None => Err(format!("{which} is an invalid domain identifier")),
         // A restart goes on while commands are typed.
@@ -208,12 +232,12 @@ fn help(topic: Option<&str>) -> Result<(), String> {
 }
 
 /// All domains that the hypervisor knows.
-fn all_domains() -> Result<Vec<abi::domctl::DomctlGetdomaininfo>, String> {
+pub(super) fn all_domains() -> Result<Vec<abi::domctl::DomctlGetdomaininfo>, String> {
     const DOMAINS_MAX: u32 = 1024;
     sysctl::domains(0, DOMAINS_MAX).map_err(|error| format!("getdomaininfolist: {error}"))
 }
 
-fn name_of(host: &Host, domain: Domid) -> String {
+pub(super) fn name_of(host: &Host, domain: Domid) -> String {
     match domain {
         0 => DOM0_NAME.to_string(),
         domain => host.domains.name(domain).unwrap_or_else(|| "(null)".to_string()),
@@ -310,38 +334,6 @@ fn domain_name(host: &Host, which: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn vcpu_list(host: &Host, which: Option<&str>) -> Result<(), String> {
-    let only = which.map(|which| find(host, which)).transpose()?;
-    println!(
-        "{:<32} {:>5} {:>5} {:>4} {:>7} {:>9}",
-        "Name", "ID", "VCPU", "CPU", "State", "Time(s)"
-    );
-    for info in all_domains()?
-        .iter()
-        .filter(|info| only.is_none_or(|only| only == info.domain))
-    {
-        let name = name_of(host, info.domain);
-        for vcpu in 0..=info.max_vcpu_id {
-            let Ok(state) = domctl::vcpu_info(info.domain, vcpu) else {
-                continue;
-            };
-            let (cpu, marks) = match (state.online, state.running, state.blocked) {
-                (0, ..) => ("-".to_string(), "--p"),
-                (_, 1.., _) => (format!("{}", state.cpu), "r--"),
-                (_, _, 1..) => (format!("{}", state.cpu), "-b-"),
-                _ => (format!("{}", state.cpu), "---"),
-            };
-            let tenths = state.cpu_time / 100_000_000;
-            let seconds = format!("{}.{}", tenths / 10, tenths % 10);
-            println!(
-                "{name:<32} {:>5} {vcpu:>5} {cpu:>4} {marks:>7} {seconds:>9}",
-                info.domain
-            );
-        }
-    }
-    Ok(())
-}
-
 fn block_attach(host: &Rc<Host>, which: &str, specification: &str) -> Result<(), String> {
     let domain = find(host, which)?;
     let disk = Disk::parse(specification).map_err(|error| format!("'{specification}': {error}"))?;
@@ -393,30 +385,6 @@ fn show_uptime(host: &Host, which: Option<&str>) -> Result<(), String> {
             let age = now.saturating_sub(host.domains.created(domain).unwrap_or(now));
             println!("{name:<33} {domain:>4} {}", uptime(age / 1_000_000_000));
         }
-    }
-    Ok(())
-}
-
-/// Prints a subtree, one node a line, children indented.
-fn xenstore_ls(host: &Host, top: &str) -> Result<(), String> {
-    let failed = |path: &str| format!("{path}: no such node");
-    let mut todo: Vec<(String, String, usize)> = Vec::new();
-    let push = |todo: &mut Vec<_>, path: &str, depth: usize| -> Result<(), String> {
-        let names = host.store.children(path).map_err(|_| failed(path))?;
-        let prefix = path.trim_end_matches('/');
-        todo.extend(
-            names
-                .into_iter()
-                .rev()
-                .map(|name| (format!("{prefix}/{name}"), name, depth)),
-        );
-        Ok(())
-    };
-    push(&mut todo, top, 0)?;
-    while let Some((path, name, depth)) = todo.pop() {
-        let value = host.store.read(&path).unwrap_or_default();
-        println!("{:depth$}{name} = \"{}\"", "", value.escape_default());
-        push(&mut todo, &path, depth + 1)?;
     }
     Ok(())
 }

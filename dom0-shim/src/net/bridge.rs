@@ -40,6 +40,11 @@ impl Bridge {
         self.switch.add(Some(mac), mtu)
     }
 
+    /// Connects a network outside, with hosts of its own.
+    pub fn connect_uplink(&mut self, mtu: u16) -> PortId {
+        self.switch.add(None, mtu)
+    }
+
     /// Disconnects a device.
     pub fn disconnect(&mut self, port: PortId, mac: Mac, now: u64) {
         self.switch.remove(port);

@@ -18,6 +18,18 @@ pub enum Command {
     Domid,
     Domname,
     VcpuList,
+    VcpuPin,
+    VcpuSet,
+    MemSet,
+    MemMax,
+    SchedCredit2,
+    PoolList,
+    PoolCreate,
+    PoolDestroy,
+    PoolCpuAdd,
+    PoolCpuRemove,
+    PoolMigrate,
+    PoolRename,
     Uptime,
     DebugKeys,
     NetworkAttach,
@@ -27,6 +39,12 @@ pub enum Command {
     XenstoreLs,
     XenstoreRead,
     XenstoreWrite,
+    XenstoreRm,
+    XenstoreList,
+    XenstoreExists,
+    XenstoreChmod,
+    XenstoreWatch,
+    XenstoreControl,
     BlockAttach,
     BlockDetach,
     BlockList,
@@ -89,6 +107,18 @@ pub const TABLE: &[Entry] = table! {
     Domid "domid" "NAME" (1, 1), Domains, "Convert a domain name to domain id";
     Domname "domname" "DOMID" (1, 1), Nothing, "Convert a domain id to domain name";
     VcpuList "vcpu-list" "[DOMAIN]" (0, 1), Domains, "List the VCPUs for all/some domains";
+    VcpuPin "vcpu-pin" "DOMAIN VCPU|all HARD|- [SOFT|-]" (3, 4), Domains, "Set which CPUs a VCPU can use, and which it should";
+    VcpuSet "vcpu-set" "[-i] DOMAIN COUNT" (2, 3), Domains, "Set how many VCPUs a domain may use; -i: more than the host has CPUs";
+    MemSet "mem-set" "DOMAIN SIZE" (2, 2), Domains, "Set the current memory usage for a domain (MiB, or with k, m, g)";
+    MemMax "mem-max" "DOMAIN SIZE" (2, 2), Domains, "Set the maximum amount reservation for a domain";
+    SchedCredit2 "sched-credit2" "[-d DOMAIN [-w WEIGHT] [-c CAP]] [-s [-r RATELIMIT_US]]" (0, 6), Domains, "Get/set credit2 scheduler parameters";
+    PoolList "cpupool-list" "[-c] [CPUPOOL]" (0, 2), Nothing, "List CPU pools on host; -c: with their CPUs";
+    PoolCreate "cpupool-create" "name=NAME [cpus=CPUS] [sched=credit2]" (1, 3), Nothing, "Create a new CPU pool, of free CPUs";
+    PoolDestroy "cpupool-destroy" "CPUPOOL" (1, 1), Nothing, "Deactivates a CPU pool; its CPUs are free then";
+    PoolRename "cpupool-rename" "CPUPOOL NEW-NAME" (2, 2), Nothing, "Renames a CPU pool";
+    PoolCpuAdd "cpupool-cpu-add" "CPUPOOL CPUS" (2, 2), Nothing, "Adds free CPUs to a CPU pool";
+    PoolCpuRemove "cpupool-cpu-remove" "CPUPOOL CPUS" (2, 2), Nothing, "Removes CPUs from a CPU pool";
+    PoolMigrate "cpupool-migrate" "DOMAIN CPUPOOL" (2, 2), Domains, "Moves a domain into a CPU pool";
     Uptime "uptime" "[DOMAIN]" (0, 1), Domains, "Print uptime for all/some domains";
     BlockAttach "block-attach" "DOMAIN DISK-SPEC" (2, 8), Domains, "Create a new virtual block device";
     BlockDetach "block-detach" "[--force] DOMAIN DISK" (2, 3), Domains, "Destroy a domain's virtual block device";
@@ -100,9 +130,15 @@ pub const TABLE: &[Entry] = table! {
     NetworkList "network-list" "DOMAIN..." (1, 16), Domains, "List virtual network interfaces for a domain";
     NetworkDetach "network-detach" "DOMAIN DEVID|MAC" (2, 2), Domains, "Destroy a domain's virtual network device";
     NetworkStats "network-stats" "DOMAIN..." (1, 16), Domains, "Count packets of a domain's network devices";
-    XenstoreLs "xenstore-ls" "[PATH]" (0, 1), Nothing, "List a subtree of xenstore";
-    XenstoreRead "xenstore-read" "PATH" (1, 1), Nothing, "Read a xenstore node";
-    XenstoreWrite "xenstore-write" "PATH VALUE" (2, 2), Nothing, "Write a xenstore node";
+    XenstoreLs "xenstore-ls" "[-f] [-p] [PATH]..." (0, 20), Nothing, "List subtrees of xenstore; -f: with whole paths, -p: with permissions";
+    XenstoreRead "xenstore-read" "[-p] [-R] PATH..." (1, 20), Nothing, "Read xenstore nodes; -p: with their paths, -R: bytes as they are";
+    XenstoreWrite "xenstore-write" "[-R] PATH VALUE..." (2, 20), Nothing, "Write xenstore nodes; \\x20 is a space unless -R";
+    XenstoreRm "xenstore-rm" "[-t] PATH..." (1, 20), Nothing, "Remove xenstore nodes; -t: and empty ones above them";
+    XenstoreList "xenstore-list" "[-p] PATH..." (1, 20), Nothing, "List the children of xenstore nodes; -p: with whole paths";
+    XenstoreExists "xenstore-exists" "PATH..." (1, 20), Nothing, "Say which xenstore nodes do not exist";
+    XenstoreChmod "xenstore-chmod" "[-u] [-r] PATH MODE..." (2, 20), Nothing, "Set permissions of a xenstore node, e.g. n0 r5; -u: also above, -r: also below";
+    XenstoreWatch "xenstore-watch" "[-n NR] PATH..." (1, 20), Nothing, "Print paths that change below some; a key, or NR lines, ends it";
+    XenstoreControl "xenstore-control" "COMMAND [ARGUMENT]" (1, 2), Nothing, "check, help, quota [DOMID]: what xenstore holds and its limits";
     Help "help" "[COMMAND]" (0, 1), Commands, "Show this list, or what one command does";
     Poweroff "poweroff" "" (0, 0), Nothing, "Shut all domains down and power the machine off";
     Poweroff "exit" "" (0, 0), Nothing, "The same as poweroff";

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 /// What `list` shows of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +62,7 @@ pub fn list_line(domain: &DomainLine<'_>) -> String {
     ]
     .iter()
     .collect();
-    let tenths = domain.cpu_time / 100_000_000;
-    let time = format!("{}.{}", tenths / 10, tenths % 10);
+    let time = seconds(domain.cpu_time);
     format!(
         "{:<40} {:>5} {:>5} {:>5}     {state} {time:>8}",
         domain.name,
@@ -70,6 +70,12 @@ pub fn list_line(domain: &DomainLine<'_>) -> String {
         domain.pages / 256,
         domain.vcpus
     )
+}
+
+/// Nanoseconds in seconds, with tenths.
+pub fn seconds(nanoseconds: u64) -> String {
+    let tenths = nanoseconds / 100_000_000;
+    format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 /// What `block-list` shows of a disk.
@@ -105,6 +111,22 @@ pub fn block_line(disk: &BlockLine<'_>) -> String {
         known(disk.ring),
         disk.back
     )
+}
+
+/// First line of `cpupool-list`.
+pub const POOL_LIST_HEAD: &str = "Name               CPUs   Sched     Active   Domain count";
+/// First line of `cpupool-list -c`.
+pub const POOL_LIST_HEAD_CPUS: &str = "Name               CPU list";
+
+/// One line of `cpupool-list`.
+pub fn pool_line(name: &str, cpus: usize, scheduler: &str, domains: u32) -> String {
+    format!("{name:<19}{cpus:>3} {scheduler:>9}       y       {domains:>4}")
+}
+
+/// One line of `cpupool-list -c`.
+pub fn pool_line_cpus(name: &str, cpus: &[u32]) -> String {
+    let cpus: Vec<String> = cpus.iter().map(|cpu| format!("{cpu}")).collect();
+    format!("{name:<19}{}", cpus.join(","))
 }
 
 /// A duration as `uptime` shows it: `1 day,  2:03:04` or `0:12:34`.
@@ -158,6 +180,13 @@ mod tests {
         assert_eq!(line(Some(15)), wanted);
         assert!(line(None).contains("4     -1     8"));
         assert!(BLOCK_LIST_HEAD.starts_with("Vdev  BE  handle state evt-ch ring-ref BE-path"));
+    }
+
+    #[test]
+    fn cpu_pools_as_xl_prints_them() {
+        let wanted = "Pool-0               3   credit2       y          2";
+        assert_eq!(pool_line("Pool-0", 3, "credit2", 2), wanted);
+        assert_eq!(pool_line_cpus("Pool-0", &[0, 1, 3]), "Pool-0             0,1,3");
     }
 
     #[test]

@@ -3,3 +3,4 @@
 pub mod commands;
 pub mod format;
 pub mod line;
+pub mod size;

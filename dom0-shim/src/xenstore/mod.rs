@@ -4,24 +4,40 @@
 //! * [`wire`]: framing of requests and replies, error names.
 //! * [`path`]: which paths are valid and what a relative one means.
 //! * [`perms`]: who may read and write a node.
-//! * [`tree`]: nodes, transactions over them.
-//! * [`server`]: connections, watches, requests.
+//! * [`tree`]: the nodes; [`transaction`]: changes not committed yet; [`view`]: what one client may do to both.
+//! * [`watches`]: who wants to know of which changes.
+//! * [`connection`]: one client's half-read requests, replies, and what it holds.
+//! * [`server`]: requests; [`domains`]: those that only dom0 may make.
+//! * [`link`]: a domain's rings.
+//! * [`tools`]: Xen's command line tools.
 //!
-//! The caller owns the rings: it feeds what a domain wrote into [`Server::receive`], carries
-//! [`Server::take_output`] back, and acts on [`Effect`]s. A hostile domain can cost the server at most its quotas.
+//! A hostile domain can cost the server at most its quotas, and at each turn a few requests.
 
+mod connection;
+mod domains;
+mod link;
 mod path;
 mod perms;
 mod server;
+pub mod tools;
+mod transaction;
 mod tree;
+mod view;
+mod watches;
 mod wire;
 
 #[cfg(test)]
+mod link_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
+pub use domains::Effect;
+pub use link::{Link, Turn};
 pub use perms::{Permission, parse_permissions};
-pub use server::{ConnectionId, Effect, Server};
-pub use wire::{Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message};
+pub use server::{Broken, ConnectionId, Server};
+pub use wire::{Error, HEADER_SIZE, Header, Kind, PAYLOAD_MAX, message};
 
 /// A domain's number.
 pub type DomId = u16;
@@ -37,12 +53,17 @@ pub mod quota {
     pub const WATCHES: usize = 128;
     /// Transactions open.
     pub const TRANSACTIONS: usize = 10;
-    /// Bytes of one node's value.
-    pub const VALUE: usize = 2048;
+    /// A node stays below so many bytes: value, permissions, names of children.
+    pub const NODE: usize = 2048;
     /// Access-list entries of one node.
     pub const PERMISSIONS: usize = 5;
     /// Nodes looked at within one transaction.
     pub const TRANSACTION_NODES: usize = 1024;
-    /// Bytes of replies not yet taken; more requests wait until the domain has read some.
-    pub const OUTPUT: usize = 16 * 1024;
+    /// Replies not yet taken; more requests wait until the domain has read some.
+    pub const OUTSTANDING: usize = 20;
+    /// Bytes of nodes, watches, transactions, and of messages not yet taken. Beyond, requests that take more are
+    /// refused, and events are left out.
+    pub const MEMORY: usize = 2 * 1024 * 1024 + 512 * 1024;
+    /// Requests answered at a turn; then the others have theirs.
+    pub const TURN: usize = 8;
 }

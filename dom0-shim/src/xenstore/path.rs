@@ -14,18 +14,14 @@ pub fn home(domain: DomId) -> String {
 }
 
 /// Turns a client's path into an absolute one.
+///
+/// # Errors
+/// `Invalid` for a path that no node can have.
 pub fn resolve(domain: DomId, path: &str) -> Result<String, Error> {
-    if path.starts_with('/') {
-        return if path.len() <= ABSOLUTE_MAX && is_valid(path) {
-            Ok(path.to_string())
-        } else {
-            Err(Error::Invalid)
-        };
-    }
-    if path.len() > RELATIVE_MAX {
-        return Err(Error::Invalid);
-    }
-    let absolute = format!("{}/{path}", home(domain));
+    let absolute = match path.as_bytes().first() {
+        Some(b'/' | b'@') => path.to_string(),
+        _ => format!("{}/{path}", home(domain)),
+    };
     if is_valid(&absolute) {
         Ok(absolute)
     } else {
@@ -33,10 +29,46 @@ pub fn resolve(domain: DomId, path: &str) -> Result<String, Error> {
     }
 }
 
-/// Whether an absolute path is well formed: allowed characters, no empty element.
+/// What a watch may be set on: a path as [`resolve`] makes it absolute, or a special one as it is.
+///
+/// # Errors
+/// `Invalid` for a path that no node can have, or a special one that is too long.
+pub fn resolve_watched(domain: DomId, path: &str) -> Result<String, Error> {
+    if !path.starts_with('@') {
+        return resolve(domain, path);
+    }
+    if path.len() <= RELATIVE_MAX && has_valid_bytes(path) {
+        Ok(path.to_string())
+    } else {
+        Err(Error::Invalid)
+    }
+}
+
+/// Bytes at the start of an absolute path that are some domain's home, with the slash behind it: lengths are limited
+/// from there on.
+fn home_length(path: &str) -> usize {
+    const HOMES: &str = "/local/domain/";
+    let digits = |rest: &str| {
+        let end = rest.find('/')?;
+        let domain: Option<DomId> = rest[..end].parse().ok();
+        domain.map(|_| HOMES.len() + end + 1)
+    };
+    path.strip_prefix(HOMES).and_then(digits).unwrap_or(0)
+}
+
+fn has_valid_bytes(path: &str) -> bool {
+    path.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte))
+}
+
+/// Whether an absolute path is well formed: allowed characters, no empty element, not too long.
 fn is_valid(path: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte);
-    path == "/" || (path.bytes().all(allowed) && path.split('/').skip(1).all(|element| !element.is_empty()))
+    let elements = || path.split('/').skip(1);
+    path == "/"
+        || (path.starts_with('/')
+            && path.len() <= (home_length(path) + RELATIVE_MAX).min(ABSOLUTE_MAX)
+            && has_valid_bytes(path)
+            && elements().all(|element| !element.is_empty()))
 }
 
 /// Parent of an absolute path; `None` for the root.
@@ -62,14 +94,6 @@ pub fn child(parent: &str, name: &str) -> String {
     }
 }
 
-/// Whether `path` is `top` or lies below it.
-pub fn is_within(path: &str, top: &str) -> bool {
-    top == "/"
-        || path
-            .strip_prefix(top)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,9 +108,18 @@ mod tests {
         for bad in ["", "/a/", "//", "/a//b", "a b", "a/", "/\u{e9}", "/a.b"] {
             assert_eq!(resolve(3, bad), Err(Error::Invalid), "{bad:?}");
         }
-        assert!(resolve(0, &format!("/{}", "a".repeat(3071))).is_ok());
-        assert!(resolve(0, &format!("/{}", "a".repeat(3072))).is_err());
+        assert!(resolve(0, &format!("/{}", "a".repeat(2047))).is_ok());
+        assert!(resolve(0, &format!("/{}", "a".repeat(2048))).is_err());
+        assert!(resolve(0, &"a".repeat(2048)).is_ok());
         assert!(resolve(0, &"a".repeat(2049)).is_err());
+        assert_eq!(resolve(3, "@releaseDomain"), Err(Error::Invalid));
+        assert_eq!(
+            resolve_watched(3, "@releaseDomain/4").as_deref(),
+            Ok("@releaseDomain/4")
+        );
+        assert!(resolve_watched(3, &format!("@{}", "a".repeat(2048))).is_err());
+        assert_eq!(home_length("/local/domain/17/a"), "/local/domain/17/".len());
+        assert_eq!(home_length("/local/domain/x/a"), 0);
     }
 
     #[test]
@@ -95,11 +128,5 @@ mod tests {
         assert_eq!((parent("/a"), name("/a")), (Some("/"), "a"));
         assert_eq!(parent("/"), None);
         assert_eq!(child("/", "a"), "/a");
-        assert!(
-            is_within("/a/b", "/a")
-                && is_within("/a", "/a")
-                && !is_within("/ab", "/a")
-                && is_within("/x", "/")
-        );
     }
 }

@@ -1,7 +1,7 @@
 //! Permissions of a node: an access list whose first entry names the owner and what everyone else may do.
 
+use alloc::rc::Rc;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::Write;
 
 use super::{DOM0, DomId, Error};
@@ -16,6 +16,9 @@ pub struct Permission {
     /// May write the value, create children, remove the node.
     pub write: bool,
 }
+
+/// An access list.
+pub type Acl = Rc<[Permission]>;
 
 /// What a request needs of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub fn allows(list: &[Permission], who: &[DomId], need: Need) -> bool {
 ///
 /// # Errors
 /// `Invalid` for an empty list or an entry that is not a letter and a domain number.
-pub fn parse_permissions(entries: &[&str]) -> Result<Vec<Permission>, Error> {
+pub fn parse_permissions(entries: &[&str]) -> Result<Acl, Error> {
     if entries.is_empty() {
         return Err(Error::Invalid);
     }

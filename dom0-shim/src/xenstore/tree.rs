@@ -1,121 +1,141 @@
-//! Nodes, and transactions over them.
+//! The committed nodes.
 //!
-//! A transaction is an overlay of changed nodes plus the generation of every node it has looked at; it commits if
-//! none of those has changed since. The generation of a node is the value of a global counter at its last change
-//! (value, permissions or list of children).
+//! The generation of a node is the value of a global counter at its last change (value, permissions or list of
+//! children).
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::path;
-use super::perms::{Need, Permission, allows};
+use super::perms::{Acl, Permission};
+use super::transaction::Transaction;
+use super::view::{Change, View};
 use super::{DOM0, DomId, Error, quota};
 
-/// One node.
+/// What a node costs beside its texts, roughly.
+const NODE_OVERHEAD: usize = 128;
+/// Bytes of a node's record in xenstored beside permissions, value and names; the quota of a node's size counts so.
+const RECORD_HEADER: usize = 20;
+/// Bytes of a permission in such a record.
+const RECORD_PERMISSION: usize = 8;
+
+/// One node. Copies share their parts until one of them changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Any bytes.
-    pub value: Vec<u8>,
+    pub value: Rc<[u8]>,
     /// Never empty.
-    pub permissions: Vec<Permission>,
+    pub permissions: Acl,
     /// Names of the children.
-    pub children: BTreeSet<String>,
+    pub children: Rc<BTreeSet<String>>,
+    /// Bytes of the children's names, each with its NUL.
+    pub names_size: usize,
     /// Counter value of the last change.
     pub generation: u64,
 }
 
 impl Node {
-    fn owner(&self) -> DomId {
+    /// A node without children.
+    pub fn new(value: &[u8], permissions: Acl) -> Self {
+        Self {
+            value: value.into(),
+            permissions,
+            children: Rc::default(),
+            names_size: 0,
+            generation: 0,
+        }
+    }
+
+    /// Whose node it is.
+    pub fn owner(&self) -> DomId {
         self.permissions.first().map_or(DOM0, |first| first.domain)
+    }
+
+    /// Its size as [`quota::NODE`] counts.
+    pub fn size(&self) -> usize {
+        RECORD_HEADER + RECORD_PERMISSION * self.permissions.len() + self.value.len() + self.names_size
+    }
+
+    /// Memory that it takes, about.
+    pub fn cost(&self, path: &str) -> usize {
+        cost(path, self.value.len(), self.permissions.len())
+    }
+
+    /// Adds a child.
+    pub fn adopt(&mut self, name: &str) {
+        if Rc::make_mut(&mut self.children).insert(name.to_string()) {
+            self.names_size += name.len() + 1;
+        }
+    }
+
+    /// Takes a child away.
+    pub fn disown(&mut self, name: &str) {
+        if Rc::make_mut(&mut self.children).remove(name) {
+            self.names_size -= name.len() + 1;
+        }
     }
 }
 
-/// A change that watches are told of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// What changed.
-    pub path: String,
-    /// Who is told: those who watch the node or something above it, or (nodes that vanish with the removed node
-    /// above them) only those who watch exactly this one.
-    pub scope: Scope,
-    /// Access lists of the node and of its parent at that moment: who may learn of it.
-    pub visible_to: [Vec<Permission>; 2],
+/// Memory that a node takes, about: its path, and its name in the parent's list.
+pub fn cost(path: &str, value: usize, permissions: usize) -> usize {
+    NODE_OVERHEAD + path.len() + path::name(path).len() + value + permissions * size_of::<Permission>()
 }
 
-/// Which watches a change concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The node's own watches and those above.
-    NodeAndAbove,
-    /// The node's own watches.
-    NodeOnly,
+/// What a domain owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Nodes.
+    pub nodes: usize,
+    /// Memory that they take.
+    pub memory: usize,
 }
 
-/// The committed nodes.
+/// All nodes, without those of transactions.
 #[derive(Clone, Debug)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
     generation: u64,
-    owned: BTreeMap<DomId, usize>,
-}
-
-/// Uncommitted changes.
-#[derive(Clone, Debug, Default)]
-pub struct Transaction {
-    overlay: BTreeMap<String, Option<Node>>,
-    seen: BTreeMap<String, Option<u64>>,
-    changes: Vec<Change>,
-    /// Nodes created minus removed, by owner.
-    owned: BTreeMap<DomId, isize>,
-}
-
-impl Transaction {
-    /// Number of nodes looked at.
-    pub fn footprint(&self) -> usize {
-        self.seen.len()
-    }
+    owned: BTreeMap<DomId, Holding>,
 }
 
 impl Tree {
     /// A tree with only its root, readable by all.
     pub fn new() -> Self {
-        let permissions = alloc::vec![Permission {
+        let everyone = Permission {
             domain: DOM0,
             read: true,
-            write: false
-        }];
-        let root = Node {
-            value: Vec::new(),
-            permissions,
-            children: BTreeSet::new(),
-            generation: 0,
+            write: false,
         };
-        Self {
-            nodes: BTreeMap::from([("/".to_string(), root)]),
+        let mut tree = Self {
+            nodes: BTreeMap::new(),
             generation: 0,
-            owned: BTreeMap::from([(DOM0, 1)]),
-        }
+            owned: BTreeMap::new(),
+        };
+        tree.replace("/".to_string(), Some(Node::new(&[], Rc::new([everyone]))));
+        tree
     }
 
-    /// A view of the committed nodes on behalf of `who`; changes take effect at once.
-    pub fn view<'a>(&'a mut self, who: &'a [DomId]) -> View<'a> {
-        View {
-            tree: self,
-            transaction: None,
-            changes: Vec::new(),
-            who,
-        }
+    /// A view on behalf of `who`, who may take so much more memory; changes take effect at once, or in a transaction
+    /// when there is one.
+    pub fn view<'a>(
+        &'a mut self,
+        transaction: Option<&'a mut Transaction>,
+        who: &'a [DomId],
+        memory: usize,
+    ) -> View<'a> {
+        View::new(self, transaction, who, memory)
     }
 
-    /// A view through a transaction.
-    pub fn view_in<'a>(&'a mut self, transaction: &'a mut Transaction, who: &'a [DomId]) -> View<'a> {
-        View {
-            tree: self,
-            transaction: Some(transaction),
-            changes: Vec::new(),
-            who,
-        }
+    /// The committed node at a path.
+    pub fn get(&self, path: &str) -> Option<&Node> {
+        self.nodes.get(path)
+    }
+
+    /// What a domain owns.
+    pub fn holding(&self, domain: DomId) -> Holding {
+        self.owned.get(&domain).copied().unwrap_or_default()
     }
 
     /// Commits a transaction and returns what changed.
@@ -132,16 +152,33 @@ impl Tree {
             return Err(Error::Again);
         }
         let over = |(&domain, &more): (&DomId, &isize)| {
-            let held = self.owned.get(&domain).copied().unwrap_or(0);
+            let held = self.holding(domain).nodes;
             domain != DOM0 && more > 0 && held.saturating_add_signed(more) > quota::NODES
         };
         if transaction.owned.iter().any(over) {
             return Err(Error::NoSpace);
         }
+        let mut changes = transaction.changes();
+        for change in &mut changes {
+            self.let_know(change);
+        }
         for (path, node) in transaction.overlay {
             self.replace(path, node);
         }
-        Ok(transaction.changes)
+        for change in &mut changes {
+            self.let_know(change);
+        }
+        Ok(changes)
+    }
+
+    /// Adds those who may see the node or its parent now to those who may learn of a change.
+    pub fn let_know(&self, change: &mut Change) {
+        let parent = path::parent(&change.path);
+        for at in [Some(change.path.as_str()), parent].into_iter().flatten() {
+            change
+                .audience
+                .extend(self.nodes.get(at).map(|node| node.permissions.clone()));
+        }
     }
 
     /// Every node owned by `domain`, parents before children.
@@ -153,21 +190,47 @@ impl Tree {
             .collect()
     }
 
-    /// Puts or removes a node, counting it for its owner.
-    fn replace(&mut self, path: String, node: Option<Node>) {
+    /// Takes a domain off every access list: the next one of its number inherits nothing.
+    pub fn strike(&mut self, domain: DomId) {
+        let listed = |node: &Node| {
+            node.permissions
+                .iter()
+                .skip(1)
+                .any(|entry| entry.domain == domain)
+        };
+        let nodes = self.nodes.iter().filter(|(_, node)| listed(node));
+        let paths: Vec<String> = nodes.map(|(path, _)| path.clone()).collect();
+        for path in paths {
+            self.update(&path, |node| {
+                let keep = |(index, entry): &(usize, &Permission)| *index == 0 || entry.domain != domain;
+                let kept = node.permissions.iter().enumerate().filter(keep);
+                node.permissions = kept.map(|(_, entry)| *entry).collect();
+            });
+        }
+    }
+
+    /// Changes a node that is there.
+    pub fn update(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
+        let Some(node) = self.nodes.get_mut(path) else {
+            return;
+        };
+        discount(&mut self.owned, node.owner(), node.cost(path));
+        change(node);
+        self.generation += 1;
+        node.generation = self.generation;
+        add(&mut self.owned, node.owner(), node.cost(path));
+    }
+
+    /// Puts or removes a node.
+    pub fn replace(&mut self, path: String, node: Option<Node>) {
         self.generation += 1;
         if let Some(old) = self.nodes.get(&path) {
-            let owner = old.owner();
-            let count = self.owned.entry(owner).or_default();
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.owned.remove(&owner);
-            }
+            discount(&mut self.owned, old.owner(), old.cost(&path));
         }
         match node {
             Some(mut node) => {
                 node.generation = self.generation;
-                *self.owned.entry(node.owner()).or_default() += 1;
+                add(&mut self.owned, node.owner(), node.cost(&path));
                 self.nodes.insert(path, node);
             }
             None => {
@@ -175,269 +238,40 @@ impl Tree {
             }
         }
     }
+
+    /// Whether the lists of children, and what domains own, agree with the nodes.
+    pub fn is_consistent(&self) -> bool {
+        let mut owned = BTreeMap::new();
+        for (path, node) in &self.nodes {
+            add(&mut owned, node.owner(), node.cost(path));
+            let listed = path::parent(path).is_none_or(|parent| {
+                self.get(parent)
+                    .is_some_and(|parent| parent.children.contains(path::name(path)))
+            });
+            let names: usize = node.children.iter().map(|name| name.len() + 1).sum();
+            let mut children = node.children.iter();
+            if !listed
+                || names != node.names_size
+                || !children.all(|name| self.nodes.contains_key(&path::child(path, name)))
+            {
+                return false;
+            }
+        }
+        owned == self.owned
+    }
 }
 
-/// The tree as one client sees it during one request.
-#[derive(Debug)]
-pub struct View<'a> {
-    tree: &'a mut Tree,
-    transaction: Option<&'a mut Transaction>,
-    changes: Vec<Change>,
-    who: &'a [DomId],
+fn add(owned: &mut BTreeMap<DomId, Holding>, domain: DomId, memory: usize) {
+    let holding = owned.entry(domain).or_default();
+    holding.nodes += 1;
+    holding.memory += memory;
 }
 
-impl View<'_> {
-    /// Ends the view; returns the changes to tell watches of now (none inside a transaction).
-    pub fn finish(self) -> Vec<Change> {
-        match self.transaction {
-            Some(transaction) => {
-                transaction.changes.extend(self.changes);
-                Vec::new()
-            }
-            None => self.changes,
-        }
-    }
-
-    /// The node for a request with `need`.
-    ///
-    /// # Errors
-    /// `Access`; `NotFound`, but only to those who could have read the nearest existing ancestor, so that
-    /// nothing can be learned about hidden subtrees.
-    pub fn node(&mut self, path: &str, need: Need) -> Result<&Node, Error> {
-        let who = self.who;
-        match self.lookup(path) {
-            Some(node) if !allows(&node.permissions, who, need) => Err(Error::Access),
-            Some(_) => self.peek(path).ok_or(Error::NotFound),
-            None => Err(self.absent(path, need)),
-        }
-    }
-
-    /// Writes a value, creating the node and missing parents.
-    pub fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
-        if !self.is_privileged() && value.len() > quota::VALUE {
-            return Err(Error::NoSpace);
-        }
-        match self.node(path, Need::Write) {
-            Ok(node) => {
-                let node = Node {
-                    value: value.to_vec(),
-                    ..node.clone()
-                };
-                self.put(path, node);
-            }
-            Err(Error::NotFound) => self.create(path, value)?,
-            Err(error) => return Err(error),
-        }
-        self.changed(path, Scope::NodeAndAbove);
-        Ok(())
-    }
-
-    /// Creates an empty node unless it exists.
-    pub fn mkdir(&mut self, path: &str) -> Result<(), Error> {
-        match self.node(path, Need::Write) {
-            Ok(_) => Ok(()),
-            Err(Error::NotFound) => {
-                self.create(path, &[])?;
-                self.changed(path, Scope::NodeAndAbove);
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Removes a node and all below it. Removing what is not there succeeds if its parent is.
-    pub fn remove(&mut self, path: &str) -> Result<(), Error> {
-        let parent = path::parent(path).ok_or(Error::Invalid)?;
-        match self.node(path, Need::Write) {
-            Ok(_) => {}
-            Err(Error::NotFound) => return self.lookup(parent).map(|_| ()).ok_or(Error::NotFound),
-            Err(error) => return Err(error),
-        }
-        let mut doomed = alloc::vec![path.to_string()];
-        let mut next = 0;
-        while let Some(top) = doomed.get(next).cloned() {
-            if let Some(node) = self.lookup(&top) {
-                doomed.extend(node.children.iter().map(|name| path::child(&top, name)));
-            }
-            next += 1;
-        }
-        for victim in &doomed {
-            self.changed(
-                victim,
-                if victim == path {
-                    Scope::NodeAndAbove
-                } else {
-                    Scope::NodeOnly
-                },
-            );
-        }
-        for victim in doomed {
-            self.store(victim, None);
-        }
-        if let Some(parent_node) = self.lookup(parent).cloned() {
-            let mut parent_node = parent_node;
-            parent_node.children.remove(path::name(path));
-            self.put(parent, parent_node);
-        }
-        Ok(())
-    }
-
-    /// Replaces the access list; only the owner may, and only dom0 may change the owner.
-    pub fn set_permissions(&mut self, path: &str, permissions: Vec<Permission>) -> Result<(), Error> {
-        let privileged = self.is_privileged();
-        let node = self.node(path, Need::Own)?;
-        let owner = permissions.first().ok_or(Error::Invalid)?.domain;
-        if !privileged && owner != node.owner() {
-            return Err(Error::NotPermitted);
-        }
-        if !privileged && permissions.len() > quota::PERMISSIONS {
-            return Err(Error::NoSpace);
-        }
-        let node = Node {
-            permissions,
-            ..node.clone()
-        };
-        // Both the old and the new audience may know.
-        self.changed(path, Scope::NodeAndAbove);
-        self.put(path, node);
-        self.changed(path, Scope::NodeAndAbove);
-        Ok(())
-    }
-
-    fn is_privileged(&self) -> bool {
-        self.who.contains(&DOM0)
-    }
-
-    /// The node, remembered as something the transaction depends on.
-    fn lookup(&mut self, path: &str) -> Option<&Node> {
-        if let Some(transaction) = &mut self.transaction
-            && !transaction.overlay.contains_key(path)
-            && !transaction.seen.contains_key(path)
-        {
-            let generation = self.tree.nodes.get(path).map(|node| node.generation);
-            transaction.seen.insert(path.to_string(), generation);
-        }
-        self.peek(path)
-    }
-
-    fn peek(&self, path: &str) -> Option<&Node> {
-        match self
-            .transaction
-            .as_ref()
-            .and_then(|transaction| transaction.overlay.get(path))
-        {
-            Some(node) => node.as_ref(),
-            None => self.tree.nodes.get(path),
-        }
-    }
-
-    /// Why an absent node cannot be had.
-    fn absent(&mut self, path: &str, need: Need) -> Error {
-        let who = self.who;
-        let mut at = path;
-        while let Some(parent) = path::parent(at) {
-            if let Some(node) = self.lookup(parent) {
-                return if allows(&node.permissions, who, need) {
-                    Error::NotFound
-                } else {
-                    Error::Access
-                };
-            }
-            at = parent;
-        }
-        Error::NotFound
-    }
-
-    /// Creates a node and its missing parents. The caller has the right to write to the nearest ancestor.
-    fn create(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
-        let mut missing = alloc::vec![path];
-        let ancestor = loop {
-            let at = missing
-                .last()
-                .and_then(|at| path::parent(at))
-                .ok_or(Error::Invalid)?;
-            match self.lookup(at) {
-                Some(node) => break node.clone(),
-                None => missing.push(at),
-            }
-        };
-        let mut permissions = ancestor.permissions.clone();
-        // Unprivileged domains own what they create; what dom0 creates belongs to the parent's owner.
-        if !self.is_privileged()
-            && let (Some(first), Some(&me)) = (permissions.first_mut(), self.who.first())
-        {
-            first.domain = me;
-        }
-        let owner = permissions.first().map_or(DOM0, |first| first.domain);
-        if !self.is_privileged() && self.owned(owner).saturating_add(missing.len()) > quota::NODES {
-            return Err(Error::NoSpace);
-        }
-        for at in missing.into_iter().rev() {
-            let parent = path::parent(at).ok_or(Error::Invalid)?;
-            let mut above = self.lookup(parent).cloned().ok_or(Error::NotFound)?;
-            above.children.insert(path::name(at).to_string());
-            self.put(parent, above);
-            let value = if at == path { value.to_vec() } else { Vec::new() };
-            let permissions = permissions.clone();
-            self.put(
-                at,
-                Node {
-                    value,
-                    permissions,
-                    children: BTreeSet::new(),
-                    generation: 0,
-                },
-            );
-        }
-        Ok(())
-    }
-
-    fn owned(&self, domain: DomId) -> usize {
-        let more = self
-            .transaction
-            .as_ref()
-            .and_then(|t| t.owned.get(&domain))
-            .copied()
-            .unwrap_or(0);
-        self.tree
-            .owned
-            .get(&domain)
-            .copied()
-            .unwrap_or(0)
-            .saturating_add_signed(more)
-    }
-
-    fn put(&mut self, path: &str, node: Node) {
-        self.store(path.to_string(), Some(node));
-    }
-
-    fn store(&mut self, path: String, node: Option<Node>) {
-        let before = self.peek(&path).map(Node::owner);
-        match &mut self.transaction {
-            Some(transaction) => {
-                if let Some(owner) = before {
-                    *transaction.owned.entry(owner).or_default() -= 1;
-                }
-                if let Some(node) = &node {
-                    *transaction.owned.entry(node.owner()).or_default() += 1;
-                }
-                transaction.overlay.insert(path, node);
-            }
-            None => self.tree.replace(path, node),
-        }
-    }
-
-    fn changed(&mut self, path: &str, scope: Scope) {
-        let list = |at: Option<&str>| {
-            at.and_then(|at| self.peek(at))
-                .map(|node| node.permissions.clone())
-                .unwrap_or_default()
-        };
-        let visible_to = [list(Some(path)), list(path::parent(path))];
-        self.changes.push(Change {
-            path: path.to_string(),
-            scope,
-            visible_to,
-        });
+fn discount(owned: &mut BTreeMap<DomId, Holding>, domain: DomId, memory: usize) {
+    let holding = owned.entry(domain).or_default();
+    holding.nodes -= 1;
+    holding.memory -= memory;
+    if holding.nodes == 0 {
+        owned.remove(&domain);
     }
 }

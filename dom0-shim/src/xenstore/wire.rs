@@ -105,6 +105,8 @@ errors! {
     NotFound "ENOENT",
     /// A quota is used up.
     NoSpace "ENOSPC",
+    /// The client has taken all memory that it may.
+    NoMemory "ENOMEM",
     /// Not offered.
     NotSupported "ENOSYS",
     /// Not in a transaction.
@@ -119,10 +121,14 @@ errors! {
 
 /// The fixed head of every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub struct Header {
+    /// `XS_*`.
     pub kind: u32,
+    /// Chosen by the client, echoed in the reply.
     pub request: u32,
+    /// Transaction, or 0.
     pub transaction: u32,
+    /// Bytes that follow.
     pub length: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Disk specifications, as in `disk = [ … ]` and `block-attach` (xl-disk-configuration(5)).
 //!
-//! What dom0-shim adds to the syntax: the target `ram:SIZE`, an empty disk in RAM. All other targets are images in the
-//! boot archive.
+//! What dom0-shim adds to the syntax: the target `ram:SIZE`, an empty disk in RAM. Targets below `/dev` are disks of the
+//! machine; all others are images in the boot archive.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -13,6 +13,8 @@ use crate::block::Access;
 pub enum Target {
     /// An image in the boot archive.
     File(String),
+    /// A disk of the machine, by its name below `/dev`.
+    Machine(String),
     /// So many bytes of RAM.
     Ram(u64),
 }
@@ -174,7 +176,10 @@ impl<'a> Draft<'a> {
                 Some(bytes) => {
                     Target::Ram(size(bytes).ok_or_else(|| format!("'{bytes}' is no size, as 64M is"))?)
                 }
-                None => Target::File(target.to_string()),
+                None => match target.strip_prefix("/dev/") {
+                    Some(name) => Target::Machine(name.to_string()),
+                    None => Target::File(target.to_string()),
+                },
             },
         };
         if matches!(target, Target::Ram(_)) && access == Access::ReadOnly {

@@ -12,6 +12,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::cpus::CpuSet;
 use disk::Disk;
 use syntax::{Setting, Value};
 use vif::Vif;
@@ -112,6 +113,12 @@ pub struct Config {
     pub cpu_weight: Option<u16>,
     /// Scheduling cap, percent of one CPU.
     pub cap: Option<u16>,
+    /// CPU pool, by name or number.
+    pub pool: Option<String>,
+    /// CPUs that vCPUs may run on.
+    pub cpus: Pins,
+    /// CPUs that vCPUs should run on.
+    pub cpus_soft: Pins,
     /// Highest event channel port.
     pub event_channels: u32,
     /// Most grant table frames.
@@ -124,6 +131,29 @@ pub struct Config {
     pub vifs: Vec<Vif>,
     /// What was ignored, in sentences.
     pub warnings: Vec<String>,
+}
+
+/// CPUs for the vCPUs of a domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pins {
+    /// Nothing is said.
+    #[default]
+    None,
+    /// These for each vCPU.
+    Same(CpuSet),
+    /// By the number of the vCPU; nothing is said of those beyond.
+    Each(Vec<CpuSet>),
+}
+
+impl Pins {
+    /// Those of a vCPU, if anything is said.
+    pub fn of(&self, vcpu: u32) -> Option<&CpuSet> {
+        match self {
+            Self::None => None,
+            Self::Same(cpus) => Some(cpus),
+            Self::Each(list) => list.get(vcpu as usize),
+        }
+    }
 }
 
 /// Most vCPUs of an HVM or PVH domain.
@@ -160,6 +190,9 @@ struct Draft {
     tsc_mode: u32,
     cpu_weight: Option<u16>,
     cap: Option<u16>,
+    pool: Option<String>,
+    cpus: Pins,
+    cpus_soft: Pins,
     event_channels: Option<u64>,
     max_grant_frames: Option<u64>,
     max_maptrack_frames: Option<u64>,
@@ -191,12 +224,14 @@ impl Draft {
             "tsc_mode" => self.tsc_mode = tsc_mode(setting)?,
             "cpu_weight" => self.cpu_weight = Some(number(setting, 1, 65_535)? as u16),
             "cap" => self.cap = Some(number(setting, 0, 65_535)? as u16),
+            "pool" => self.pool = Some(string(setting)?),
             "event_channels" => self.event_channels = Some(number(setting, 1, 131_071)?),
             "max_grant_frames" => self.max_grant_frames = Some(number(setting, 1, 4096)?),
             "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
             "disk" => self.disks = disks(setting)?,
             "vif" => self.vifs = self.network_devices(setting)?,
-            "cpus" | "cpus_soft" => self.ignore(setting, "vCPUs are not pinned yet"),
+            "cpus" => self.cpus = pins(setting)?,
+            "cpus_soft" => self.cpus_soft = pins(setting)?,
             key => return Err(Error::at(setting.line, format!("unknown key '{key}'"))),
         }
         Ok(())
@@ -216,13 +251,6 @@ impl Draft {
         Ok(vifs)
     }
 
-    fn ignore(&mut self, setting: &Setting, why: &str) {
-        self.warnings.push(format!(
-            "line {}: {} is ignored: {why}",
-            setting.line, setting.key
-        ));
-    }
-
     fn finish(mut self) -> Result<Config, Error> {
         let missing = |key: &str| Error::at(0, format!("'{key}' is missing"));
         let vcpus = self.vcpus.unwrap_or(1);
@@ -239,6 +267,12 @@ impl Draft {
             return Err(Error::at(
                 0,
                 format!("maxmem ({max_memory}) is less than memory ({memory})"),
+            ));
+        }
+        if max_memory > memory {
+            self.warnings.push(format!(
+                "there is no populate-on-demand: the domain starts with all of maxmem ({max_memory}), until its balloon driver gives back \
+                 what is more than memory ({memory})"
             ));
         }
         if self.cmdline.is_some() && (self.root.is_some() || self.extra.is_some()) {
@@ -269,6 +303,9 @@ impl Draft {
             tsc_mode: self.tsc_mode,
             cpu_weight: self.cpu_weight,
             cap: self.cap,
+            pool: self.pool,
+            cpus: self.cpus,
+            cpus_soft: self.cpus_soft,
             event_channels: self.event_channels.unwrap_or(1023) as u32,
             max_grant_frames: self.max_grant_frames.unwrap_or(64) as i32,
             max_maptrack_frames: self.max_maptrack_frames.unwrap_or(1024) as i32,
@@ -287,6 +324,20 @@ fn string(setting: &Setting) -> Result<String, Error> {
     match &setting.value {
         Value::String(text) => Ok(text.clone()),
         _ => Err(refuse(setting, "a string in quotes is wanted")),
+    }
+}
+
+/// One set of CPUs for all vCPUs, or a list with one for each.
+fn pins(setting: &Setting) -> Result<Pins, Error> {
+    let parse = |text: &str| CpuSet::parse(text).map_err(|error| refuse(setting, &error));
+    let one = |value: &Value| match value {
+        Value::String(text) => parse(text),
+        Value::Number(cpu) => parse(&cpu.to_string()),
+        Value::List(_) => Err(refuse(setting, "a list of CPUs is wanted")),
+    };
+    match &setting.value {
+        Value::List(list) => Ok(Pins::Each(list.iter().map(one).collect::<Result<_, _>>()?)),
+        value => Ok(Pins::Same(one(value)?)),
     }
 }
 
@@ -485,6 +536,36 @@ mod tests {
             (config.vifs[0].bridge.as_str(), config.vifs[1].bridge.as_str()),
             ("br0", vif::BRIDGE)
         );
+    }
+
+    #[test]
+    fn pins_are_for_all_vcpus_or_for_each() {
+        let pins = |more: &str| parse(&format!("{SMALL}vcpus=3\n{more}")).unwrap().cpus;
+        let set = |text: &str| CpuSet::parse(text).unwrap();
+        assert_eq!(pins("").of(0), None);
+        assert_eq!(pins("cpus='0-3,^2'").of(2), Some(&set("0-3,^2")));
+        let each = pins("cpus=['1', 2]");
+        assert_eq!(
+            (each.of(0), each.of(1), each.of(2)),
+            (Some(&set("1")), Some(&set("2")), None)
+        );
+        assert_eq!(error("cpus='x'"), "line 4: cpus: 'x' is not the number of a CPU");
+    }
+
+    #[test]
+    fn memory_at_the_start_and_at_most() {
+        let config = parse(&format!("{SMALL}maxmem=128")).unwrap();
+        assert_eq!((config.memory, config.max_memory), (64, 128));
+        assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+        assert!(config.warnings[0].contains("starts with all of maxmem (128)"));
+    }
+
+    #[test]
+    fn cpu_pool() {
+        let config = parse(&format!("{SMALL}pool='fast'")).unwrap();
+        assert_eq!(config.pool.as_deref(), Some("fast"));
+        assert_eq!(parse(SMALL).unwrap().pool, None);
+        assert_eq!(error("pool = 1"), "line 4: pool: a string in quotes is wanted");
     }
 
     #[test]

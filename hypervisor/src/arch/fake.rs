@@ -7,7 +7,7 @@ use super::{Event, Exit, Flush, GuestCpu};
 
 /// The third back end.
 pub struct Vcpu {
-    /// What [`GuestCpu::run`] returns, one after the other; then [`Exit::Halt`].
+    /// What [`GuestCpu::run`] returns, one after the other; then it halts for good.
     pub exits: VecDeque<Exit>,
     /// What was injected.
     pub injected: Vec<Event>,
@@ -15,6 +15,12 @@ pub struct Vcpu {
     pub flushes: usize,
     /// Is an interrupt welcome?
     pub interruptible: bool,
+    /// What [`GuestCpu::cpl`] says.
+    pub cpl: u8,
+    /// What [`GuestCpu::mode`] says.
+    pub mode: CpuMode,
+    /// What [`GuestCpu::instruction_len`] says.
+    pub length: Option<u8>,
     gprs: Gprs,
     rip: u64,
     registers: HashMap<u32, u64>,
@@ -29,6 +35,9 @@ impl Vcpu {
             injected: Vec::new(),
             flushes: 0,
             interruptible: true,
+            cpl: 0,
+            mode: CpuMode::Long,
+            length: Some(3),
             gprs: Gprs::default(),
             rip: 0,
             registers: HashMap::new(),
@@ -45,7 +54,11 @@ impl Default for Vcpu {
 
 impl GuestCpu for Vcpu {
     fn run(&mut self) -> Exit {
-        self.exits.pop_front().unwrap_or(Exit::Halt)
+        self.exits.pop_front().unwrap_or_else(|| {
+            self.length = Some(1);
+            self.write(SysReg::Rflags, 0);
+            Exit::Halt
+        })
     }
     fn gprs(&mut self) -> &mut Gprs {
         &mut self.gprs
@@ -57,16 +70,16 @@ impl GuestCpu for Vcpu {
         self.rip = rip;
     }
     fn instruction_len(&self) -> Option<u8> {
-        Some(3)
+        self.length
     }
     fn skip(&mut self, len: u8) {
-        self.rip += u64::from(len);
+        self.rip = self.rip.wrapping_add(len.into());
     }
     fn cpl(&self) -> u8 {
-        0
+        self.cpl
     }
     fn mode(&self) -> CpuMode {
-        CpuMode::Long
+        self.mode
     }
     fn read(&self, reg: SysReg) -> u64 {
         self.registers.get(&(reg as u32)).copied().unwrap_or(0)

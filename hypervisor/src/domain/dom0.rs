@@ -1,9 +1,13 @@
 //! Builds dom0: a PVH guest like the others, but from what the boot loader brought, with the machine's own memory map.
 //!
-//! Its RAM has the addresses that the machine's RAM has, and is that RAM (gfn == mfn) wherever nobody else has it: Oxen's own image and
-//! what the loader put into memory are replaced by other frames.
+//! Its RAM is RAM of the machine at the same addresses (gfn == mfn), so that devices, which know nothing of nested page tables, reach what
+//! dom0 tells them to. What others have, as Oxen's own image and what the loader put into memory, is missing in dom0's memory map.
+//! Only under dom0's kernel, which is linked to its address, other frames take that place.
+//!
+//! Its devices are the machine's: ports but for a few, registers in memory as soon as it touches them, and I/O APICs (`virt/ioapic.rs`).
 
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -12,6 +16,7 @@ use abi::Errno;
 use abi::memory::E820Entry;
 use abi::start_info::{
     HvmMemmapTableEntry, SIF_INITDOMAIN, SIF_PRIVILEGED, XEN_HVM_MEMMAP_TYPE_ACPI, XEN_HVM_MEMMAP_TYPE_RAM,
+    XEN_HVM_MEMMAP_TYPE_UNUSABLE,
 };
 use pvh::{acpi, entry, kernel, layout};
 
@@ -19,10 +24,13 @@ use super::vcpu::Hold;
 use super::{Config, Domain, lifecycle};
 use crate::arch::regs::SegmentAttr;
 use crate::arch::{GuestCpu, Segment, SegmentReg, SysReg, machine};
+use crate::hw::ioapic::Line;
+use crate::hw::{self, ioapic};
 use crate::mm::guest::write_phys;
 use crate::mm::p2m::Kind;
 use crate::mm::{frames, page_info};
 use crate::types::{DomId, Gfn, Gpa, Mfn, PAGE_SHIFT, PAGE_SIZE};
+use crate::virt::ioapic::IoApic;
 
 /// What dom0 is built from.
 #[derive(Debug)]
@@ -106,13 +114,14 @@ impl Dom0<'_> {
                 free,
             });
         }
-        let ram = self.choose_ram();
-        let memory_map = memory_map(&ram);
+        let domain = self.create()?;
+        let ram = self.give_ram(&domain, &kernel.extent())?;
+        let memory_map = memory_map(&ram, self.ram);
         let acpi_at = memory_map
             .iter()
             .find(|line| line.type_ == XEN_HVM_MEMMAP_TYPE_ACPI)
             .map_or(0, |line| line.addr);
-        let tables = acpi::dom0(acpi_at, self.vcpus, &[], &[]);
+        let tables = acpi::dom0(acpi_at, self.vcpus, &interrupts(), &[]);
         let plan = layout::Guest {
             kernel: &kernel,
             ramdisk: self.ramdisk,
@@ -124,10 +133,6 @@ impl Dom0<'_> {
         .plan()
         .map_err(Error::Layout)?;
 
-        let domain = self.create()?;
-        for range in &ram {
-            give(&domain, range).map_err(refused("memory"))?;
-        }
         let write = |gpa: u64, bytes: &[u8]| {
             write_phys(&domain.p2m, Gpa(gpa), bytes).map_err(|_| Error::Refused {
                 step: "loading",
@@ -176,17 +181,21 @@ impl Dom0<'_> {
             privileged: true,
             handle: [0; 16],
             flags: abi::domctl::XEN_DOMCTL_CDF_HVM | abi::domctl::XEN_DOMCTL_CDF_HAP,
-            emulation_flags: abi::domctl::XEN_X86_EMU_LAPIC,
+            emulation_flags: abi::domctl::XEN_X86_EMU_LAPIC | abi::domctl::XEN_X86_EMU_IOAPIC,
             max_vcpus: self.vcpus,
             max_evtchn_port: u32::MAX,
             max_grant_frames: 64,
             max_maptrack_frames: 1024,
+            max_grant_version: crate::grant::Version::V2,
             p2m_pool: u32::MAX,
             format: machine::nested_format(),
             address_bits: 40,
         })
         .map_err(refused("domain"))?;
         domain.set_max_pages(self.max_pages);
+        domain
+            .io_apics
+            .call_once(|| ioapic::places().iter().map(IoApic::new).collect());
         domain.io_bitmap.allow(0..=u16::MAX);
         for ports in OWN_PORTS {
             domain.io_bitmap.deny(ports);
@@ -194,40 +203,93 @@ impl Dom0<'_> {
         Ok(domain)
     }
 
-    /// The lowest RAM of the machine, as much as dom0 gets.
-    fn choose_ram(&self) -> Vec<Range<u64>> {
-        let mut left = self.memory;
-        let mut chosen = Vec::new();
+    /// Give it the lowest free RAM of the machine, as much as it gets; returns where it is. `kernel` has memory in any case.
+    fn give_ram(&self, domain: &Domain, kernel: &Range<u64>) -> Result<Vec<Range<u64>>, Error> {
+        let mut left = self.memory >> PAGE_SHIFT;
+        let mut given: Vec<Range<u64>> = Vec::new();
         for range in self.ram {
-            let len = (range.end - range.start).min(left) & !(PAGE_SIZE - 1);
-            if len > 0 {
-                chosen.push(range.start..range.start + len);
-                left -= len;
+            let (mut gfn, end) = (range.start >> PAGE_SHIFT, range.end >> PAGE_SHIFT);
+            while gfn < end && left > 0 {
+                let large = gfn % LARGE == 0 && end - gfn >= LARGE && left >= LARGE;
+                let (mfn, order) = if large && frames::take_range(Mfn(gfn), LARGE).is_ok() {
+                    (Some(Mfn(gfn)), LARGE_ORDER)
+                } else if frames::take_range(Mfn(gfn), 1).is_ok() {
+                    (Some(Mfn(gfn)), 0)
+                } else if kernel.start < (gfn + 1) << PAGE_SHIFT && gfn << PAGE_SHIFT < kernel.end {
+                    (
+                        Some(frames::alloc(0).ok_or(Errno::ENOMEM).map_err(refused("memory"))?),
+                        0,
+                    )
+                } else {
+                    (None, 0)
+                };
+                let (at, next) = (gfn << PAGE_SHIFT, (gfn + (1 << order)) << PAGE_SHIFT);
+                gfn += 1 << order;
+                let Some(mfn) = mfn else { continue };
+                give(domain, Gpa(at).frame(), mfn, order).map_err(refused("memory"))?;
+                left -= 1 << order;
+                match given.last_mut() {
+                    Some(last) if last.end == at => last.end = next,
+                    _ => given.push(at..next),
+                }
             }
         }
-        chosen
+        Ok(given)
     }
 }
 
-/// RAM, with the end of its last part below 4 GiB for ACPI tables.
-fn memory_map(ram: &[Range<u64>]) -> Vec<HvmMemmapTableEntry> {
-    let last_low = ram
+/// Its own RAM, with the end of the last part below 4 GiB for ACPI tables, and the machine's other RAM, where it must not put devices.
+fn memory_map(own: &[Range<u64>], machine: &[Range<u64>]) -> Vec<HvmMemmapTableEntry> {
+    let last_low = own
         .iter()
         .rposition(|range| range.end <= 1 << 32 && range.end - range.start > ACPI_ROOM);
     let mut map = Vec::new();
-    for (index, range) in ram.iter().enumerate() {
-        let acpi = if Some(index) == last_low { ACPI_ROOM } else { 0 };
-        let end = range.end - acpi;
-        map.push(layout::entry(
-            range.start,
-            end - range.start,
-            XEN_HVM_MEMMAP_TYPE_RAM,
-        ));
-        if acpi > 0 {
-            map.push(layout::entry(end, acpi, XEN_HVM_MEMMAP_TYPE_ACPI));
+    let others = |from: u64, to: u64, map: &mut Vec<_>| {
+        if from < to {
+            map.push(layout::entry(from, to - from, XEN_HVM_MEMMAP_TYPE_UNUSABLE));
         }
+    };
+    for all in machine {
+        let mut at = all.start;
+        let inside = |range: &Range<u64>| all.start <= range.start && range.end <= all.end;
+        for (index, range) in own.iter().enumerate().filter(|(_, range)| inside(range)) {
+            others(at, range.start, &mut map);
+            at = range.end;
+            let acpi = if Some(index) == last_low { ACPI_ROOM } else { 0 };
+            let end = range.end - acpi;
+            map.push(layout::entry(
+                range.start,
+                end - range.start,
+                XEN_HVM_MEMMAP_TYPE_RAM,
+            ));
+            if acpi > 0 {
+                map.push(layout::entry(end, acpi, XEN_HVM_MEMMAP_TYPE_ACPI));
+            }
+        }
+        others(at, all.end, &mut map);
     }
     map
+}
+
+/// What dom0's MADT says of interrupts: the machine's I/O APICs, and how ISA interrupts reach them (ACPI 6.5, 5.2.12.3 and 5.2.12.5).
+fn interrupts() -> Vec<acpi::MadtEntry> {
+    let io_apic = |place: &ioapic::Place| {
+        let mut entry = vec![1, 12, place.id as u8, 0];
+        entry.extend_from_slice(&(place.base.0 as u32).to_le_bytes());
+        entry.extend_from_slice(&place.gsi_base.to_le_bytes());
+        entry
+    };
+    let source_override = |(irq, line): &(u8, Line)| {
+        let polarity: u16 = if line.active_low { 3 } else { 1 };
+        let trigger: u16 = if line.level { 3 } else { 1 };
+        let mut entry = vec![2, 10, 0, *irq];
+        entry.extend_from_slice(&line.gsi.to_le_bytes());
+        entry.extend_from_slice(&(polarity | trigger << 2).to_le_bytes());
+        entry
+    };
+    let mut entries: Vec<_> = ioapic::places().iter().map(io_apic).collect();
+    entries.extend(hw::acpi::info().overrides().iter().map(source_override));
+    entries
 }
 
 /// Fill a part of the domain's memory with zeroes.
@@ -250,24 +312,11 @@ fn clear(domain: &Domain, from: Gpa, len: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Give the domain RAM at `range`: the machine's own frames there if they are free, else others.
-fn give(domain: &Domain, range: &Range<u64>) -> Result<(), Errno> {
-    let (mut gfn, end) = (range.start >> PAGE_SHIFT, range.end >> PAGE_SHIFT);
-    while gfn < end {
-        let order = if gfn % LARGE == 0 && end - gfn >= LARGE {
-            LARGE_ORDER
-        } else {
-            0
-        };
-        let own = frames::take_range(Mfn(gfn), 1 << order)
-            .is_ok()
-            .then_some(Mfn(gfn));
-        let mfn = own.or_else(|| frames::alloc(order)).ok_or(Errno::ENOMEM)?;
-        page_info::assign(mfn, order, domain.id, page_info::Kind::Ram).map_err(|_| Errno::ENOMEM)?;
-        domain.p2m.map(Gfn(gfn), mfn, order, Kind::RamRw)?;
-        gfn += 1 << order;
-    }
-    Ok(())
+/// Give the domain frames that are allocated.
+fn give(domain: &Domain, gfn: Gfn, mfn: Mfn, order: u32) -> Result<(), Errno> {
+    page_info::charge(domain.id, 1 << order, u64::MAX)?;
+    page_info::assign(mfn, order, domain.id, page_info::Kind::Ram).map_err(|_| Errno::ENOMEM)?;
+    Ok(domain.p2m.map(gfn, mfn, order, Kind::RamRw)?)
 }
 
 /// How a PVH guest begins (Xen, docs/misc/pvh).

@@ -61,8 +61,14 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             p2m: P2m::new(config.format, config.address_bits, config.p2m_pool)?,
             shared_info: GuestFrame::new(id)?,
             events: EventChannels::new(config.max_evtchn_port, config.max_vcpus),
-            grants: GrantTable::new(id, config.max_grant_frames, config.max_maptrack_frames)?,
+            grants: GrantTable::new(
+                id,
+                config.max_grant_frames,
+                config.max_maptrack_frames,
+                config.max_grant_version,
+            )?,
             io_bitmap: IoBitmap::new()?,
+            io_apics: Once::new(),
             cpu_policy: Mutex::new(Arc::new(default_policy(&config))),
             memory_map: Mutex::new(Vec::new()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],
@@ -77,6 +83,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             shutdown: AtomicU32::new(NOT_SHUT_DOWN),
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             toolstack_pauses: AtomicU32::new(1),
+            pausing: Mutex::new(()),
             pollers: AtomicU32::new(0),
         };
         set_wall_clock(&domain.shared_info, wall_clock_base());
@@ -137,6 +144,7 @@ impl Domain {
             vcpus.push(vcpu);
         }
         let vcpus: Box<[Arc<Vcpu>]> = vcpus.into();
+        let _turn = self.pausing.lock();
         let made = self.vcpus.call_once(|| vcpus);
         for _ in 0..self.toolstack_pauses.load(Ordering::SeqCst) {
             made.iter().for_each(Vcpu::pause);
@@ -161,6 +169,7 @@ impl Domain {
             NOT_SHUT_DOWN => reason,
             code => code,
         };
+        let turn = self.pausing.lock();
         let first = self
             .shutdown
             .compare_exchange(NOT_SHUT_DOWN, reason, Ordering::SeqCst, Ordering::SeqCst);
@@ -172,6 +181,7 @@ impl Domain {
             crate::hw::power::machine_down(reason);
         }
         self.vcpus().iter().for_each(Vcpu::pause);
+        drop(turn);
         event::raise_global_virq(VIRQ_DOM_EXC);
     }
 
@@ -198,6 +208,7 @@ impl Domain {
     /// # Errors
     /// `EINVAL`: it has not, or its destruction has begun.
     pub fn resume(&self) -> Result<(), Errno> {
+        let _turn = self.pausing.lock();
         if self.is_dying() || self.shutdown.swap(NOT_SHUT_DOWN, Ordering::SeqCst) == NOT_SHUT_DOWN {
             return Err(Errno::EINVAL);
         }
@@ -225,6 +236,8 @@ pub fn destroy_some(domain: &Arc<Domain>) -> Result<(), Errno> {
         Stage::Events(from) => match event::close_some(domain, from) {
             Some(next) => Stage::Events(next),
             None => {
+                // Nobody can bind a port of a dying domain.
+                let _ = event::reset_delivery(domain);
                 for vcpu in domain.vcpus() {
                     vcpu.events.forget();
                     vcpu.areas.forget();
@@ -284,13 +297,7 @@ pub fn reap() {
     if !page_info::take_orphaned() {
         return;
     }
-    let mut next = table::next_from(crate::types::DomId(0));
-    while let Some(domain) = next {
+    table::all().for_each(|domain| {
         bury(&domain);
-        next = domain
-            .id
-            .0
-            .checked_add(1)
-            .and_then(|id| table::next_from(crate::types::DomId(id)));
-    }
+    });
 }

@@ -28,6 +28,12 @@ impl From<page_info::OutOfMemory> for Errno {
     }
 }
 
+impl From<page_info::OverLimit> for Errno {
+    fn from(_: page_info::OverLimit) -> Errno {
+        Errno::ENOMEM
+    }
+}
+
 impl Domain {
     /// Give the domain `1 << order` (0, 9 or 18) new frames at `gfn`.
     ///
@@ -38,19 +44,26 @@ impl Domain {
         if self.is_dying() {
             return Err(Errno::EINVAL);
         }
-        if self.total_pages().saturating_add(1 << order) > self.max_pages() {
-            return Err(Errno::ENOMEM);
-        }
-        // Whatever was in them, a boot loader's leavings or the hypervisor's own: no domain sees it.
-        let mfn = frames::alloc_zeroed(order).ok_or(Errno::ENOMEM)?;
-        if let Err(error) = page_info::assign(mfn, order, self.id, page_info::Kind::Ram) {
-            frames::free(mfn, order);
-            return Err(error.into());
-        }
+        // Before they are there: other vCPUs ask for memory at the same time.
+        page_info::charge(self.id, 1 << order, self.max_pages())?;
+        let mfn = self
+            .new_frames(order)
+            .inspect_err(|_| page_info::uncharge(self.id, 1 << order))?;
         self.p2m.map(gfn, mfn, order, Kind::RamRw).map_err(|error| {
             page_info::put(mfn, order);
             error.into()
         })
+    }
+
+    /// New frames of the domain's, which it has been charged for, with a reference on each.
+    fn new_frames(&self, order: u32) -> Result<Mfn, Errno> {
+        // Whatever was in them, a boot loader's leavings or the hypervisor's own: no domain sees it.
+        let mfn = frames::alloc_zeroed(order).ok_or(Errno::ENOMEM)?;
+        page_info::assign(mfn, order, self.id, page_info::Kind::Ram).map_err(|error| {
+            frames::free(mfn, order);
+            Errno::from(error)
+        })?;
+        Ok(mfn)
     }
 
     /// Take the page at `gfn` away, but no more than `1 << order` (0, 9 or 18) frames of it. Returns the log2 of how many it was, `None` if nothing is
@@ -104,7 +117,22 @@ impl Domain {
     /// # Errors
     /// There is none, or it does not allow `access`.
     pub fn pin(&self, gfn: Gfn, access: Access) -> Result<GuestFrame, Fault> {
+        if gfn >= self.p2m.limit() {
+            return Err(Fault);
+        }
         GuestFrame::pin(&self.p2m, gfn, access)
+    }
+
+    /// A reference on the RAM at `gfn` if it is the domain's own, not what another has granted to it: that would outlive the other's
+    /// grant if it were granted on.
+    ///
+    /// # Errors
+    /// As [`Domain::pin`]; or it is another domain's.
+    pub fn pin_own(&self, gfn: Gfn, access: Access) -> Result<GuestFrame, Fault> {
+        if gfn >= self.p2m.limit() {
+            return Err(Fault);
+        }
+        GuestFrame::pin_of(&self.p2m, gfn, access, self.id)
     }
 
     /// Make every CPU forget translations of this domain that were removed. On return no guest code uses them.

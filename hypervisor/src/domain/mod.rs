@@ -2,7 +2,7 @@
 //!
 //! Domains are shared by reference count and found by number in [`table`]. [`lifecycle`] makes them, and takes them apart in slices. What
 //! is in this struct is either fixed at creation, an atomic, or behind a lock of its own; lock order: event locks (by domain
-//! number), grant locks (by domain number), p2m, then nothing.
+//! number), FIFO queues (by vCPU and priority), grant locks (one at a time), p2m, then nothing.
 #![forbid(unsafe_code)]
 
 pub mod areas;
@@ -24,7 +24,7 @@ use abi::memory::E820Entry;
 
 use crate::arch::NestedFormat;
 use crate::event::EventChannels;
-use crate::grant::GrantTable;
+use crate::grant::{self, GrantTable};
 use crate::hypercall::console_io::LogLine;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
@@ -34,6 +34,7 @@ use crate::sched::Share;
 use crate::sync::{Mutex, Once};
 use crate::types::{DomId, VcpuId};
 use crate::virt::cpuid::Policy;
+use crate::virt::ioapic::IoApic;
 use vcpu::Vcpu;
 
 /// Most vCPUs that a domain can have.
@@ -60,6 +61,8 @@ pub struct Config {
     pub max_grant_frames: u32,
     /// Most frames' worth of grant mappings of other domains.
     pub max_maptrack_frames: u32,
+    /// Highest version of its grant table.
+    pub max_grant_version: grant::Version,
     /// Table pages that the p2m may use.
     pub p2m_pool: u32,
     /// Entry format of the machine's nested page tables.
@@ -98,6 +101,8 @@ pub struct Domain {
     pub grants: GrantTable,
     /// I/O ports that it reaches itself.
     pub io_bitmap: IoBitmap,
+    /// Its I/O APICs: dom0 has the machine's.
+    pub io_apics: Once<Box<[IoApic]>>,
     /// What CPUID tells its vCPUs; theirs are copies from when they were made.
     pub cpu_policy: Mutex<Arc<Policy>>,
     /// What XENMEM_memory_map tells.
@@ -121,6 +126,8 @@ pub struct Domain {
     /// SCHEDOP_shutdown_code.
     shutdown_code: AtomicU32,
     toolstack_pauses: AtomicU32,
+    /// Held by who pauses all vCPUs for longer than a call, or unpauses them: none is unpaused before it was paused.
+    pausing: Mutex<()>,
     pollers: AtomicU32,
 }
 
@@ -233,8 +240,12 @@ impl Domain {
 
     /// Pause all vCPUs; pauses add up. Returns when none of them runs.
     pub fn pause(&self) {
-        self.toolstack_pauses.fetch_add(1, Ordering::SeqCst);
-        self.stop_vcpus();
+        {
+            let _turn = self.pausing.lock();
+            self.toolstack_pauses.fetch_add(1, Ordering::SeqCst);
+            self.vcpus().iter().for_each(Vcpu::pause);
+        }
+        self.vcpus().iter().for_each(|vcpu| vcpu.wait_until_stopped());
     }
 
     /// Undo one [`Domain::pause`].
@@ -242,6 +253,7 @@ impl Domain {
     /// # Errors
     /// `EINVAL`: it is not paused.
     pub fn unpause(&self) -> Result<(), Errno> {
+        let _turn = self.pausing.lock();
         self.toolstack_pauses
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1))
             .map_err(|_| Errno::EINVAL)?;
@@ -249,7 +261,7 @@ impl Domain {
         Ok(())
     }
 
-    /// Do something while none of its vCPUs runs.
+    /// Do something while none of its vCPUs runs. It is not the caller's own domain.
     pub fn while_paused<R>(&self, work: impl FnOnce() -> R) -> R {
         self.stop_vcpus();
         let result = work();

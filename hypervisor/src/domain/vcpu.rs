@@ -18,7 +18,7 @@ use super::areas::Areas;
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
 use crate::mm::guest::WalkCache;
-use crate::sched::{self, Entity, Share};
+use crate::sched::{self, Entity, Share, Traces};
 use crate::sync::Mutex;
 use crate::types::{DomId, Port, VcpuId};
 use crate::virt::cpuid::Policy;
@@ -114,6 +114,8 @@ pub struct Vcpu {
     initialised: AtomicBool,
     /// The vCPU as its scheduler sees it.
     pub entity: Entity,
+    /// What it has left on CPUs.
+    pub traces: Traces,
     /// Timers, in system time (nanoseconds since boot).
     pub timers: VcpuTimers,
     /// Vector of HVMOP_set_evtchn_upcall_vector; 0: not set.
@@ -213,6 +215,7 @@ impl Vcpu {
             areas: Areas::new(),
             initialised: AtomicBool::new(false),
             entity: Entity::new(share),
+            traces: Traces::new(),
             timers: VcpuTimers::new(),
             upcall_vector: AtomicU8::new(0),
             private: Mutex::new(Private {
@@ -313,6 +316,15 @@ impl Vcpu {
                 self.apic.raise(vector);
                 self.request(Request::INTERRUPT);
             }
+        }
+    }
+
+    /// Drop a request for the callback that the guest has served meanwhile: it would end a wait before it began. For the vCPU itself.
+    pub fn settle_callback(&self) {
+        self.take(Request::CALLBACK);
+        // Who raises an upcall sets the flag before the request: one of the two is seen.
+        if self.events.upcall_pending() {
+            self.defer(Request::CALLBACK);
         }
     }
 

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::fifo::PortState;
 use crate::sync::Once;
 use crate::types::{DomId, Port, VcpuId};
 
@@ -77,12 +78,26 @@ impl Channel {
     }
 }
 
-const BUCKET: u32 = 128;
-type Bucket = Box<[AtomicU64]>;
+const BUCKET: usize = 128;
+
+/// Ports whose memory is taken at once. What senders look at is together.
+struct Bucket {
+    channels: [AtomicU64; BUCKET],
+    fifo: [PortState; BUCKET],
+}
+
+impl Bucket {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            channels: [const { AtomicU64::new(0) }; BUCKET],
+            fifo: [const { PortState::new() }; BUCKET],
+        })
+    }
+}
 
 /// All ports that a domain may have; memory is taken for those that it uses, a bucket at a time.
 pub struct Ports {
-    buckets: Box<[Once<Bucket>]>,
+    buckets: Box<[Once<Box<Bucket>>]>,
     limit: u32,
 }
 
@@ -90,7 +105,7 @@ impl Ports {
     /// Ports 0 to `limit - 1`, all free.
     pub fn new(limit: u32) -> Ports {
         Ports {
-            buckets: (0..limit.div_ceil(BUCKET)).map(|_| Once::new()).collect(),
+            buckets: (0..limit.div_ceil(BUCKET as u32)).map(|_| Once::new()).collect(),
             limit,
         }
     }
@@ -100,36 +115,45 @@ impl Ports {
         self.limit
     }
 
+    /// The bucket of `port`, and where in it the port is.
     #[inline]
-    fn word(&self, port: Port) -> Option<&AtomicU64> {
+    fn bucket(&self, port: Port) -> Option<(&Bucket, usize)> {
         if port.0 >= self.limit {
             return None;
         }
-        self.buckets
-            .get((port.0 / BUCKET) as usize)?
-            .get()?
-            .get((port.0 % BUCKET) as usize)
+        let bucket = self.buckets.get(port.0 as usize / BUCKET)?.get()?;
+        Some((bucket, port.0 as usize % BUCKET))
     }
 
     /// The state of `port`. `None`: there is no such port, and never was.
     #[inline]
     pub fn get(&self, port: Port) -> Option<Channel> {
-        self.word(port)
-            .map(|word| Channel::unpack(word.load(Ordering::Acquire)))
+        let (bucket, index) = self.bucket(port)?;
+        let channel = bucket.channels.get(index)?;
+        Some(Channel::unpack(channel.load(Ordering::Acquire)))
+    }
+
+    /// What FIFO delivery knows of `port`. `None`: as for [`Ports::get`].
+    #[inline]
+    pub fn fifo(&self, port: Port) -> Option<&PortState> {
+        let (bucket, index) = self.bucket(port)?;
+        bucket.fifo.get(index)
     }
 
     /// Change the state of a port that [`Ports::get`] or [`Ports::find_free`] has named. The caller holds the domain's event lock.
     pub fn set(&self, port: Port, channel: Channel) {
-        if let Some(word) = self.word(port) {
+        if let Some((bucket, index)) = self.bucket(port)
+            && let Some(word) = bucket.channels.get(index)
+        {
             word.store(channel.pack(), Ordering::Release);
         }
     }
 
-    /// The first free port from `from` on, which has memory then. `None`: all are in use.
-    pub fn find_free(&self, from: Port) -> Option<Port> {
-        (from.0..self.limit).map(Port).find(|&port| {
-            if let Some(bucket) = self.buckets.get((port.0 / BUCKET) as usize) {
-                bucket.call_once(|| (0..BUCKET).map(|_| AtomicU64::new(0)).collect());
+    /// The first free port from `from` on and below `end`, which has memory then. `None`: all are in use.
+    pub fn find_free(&self, from: Port, end: u32) -> Option<Port> {
+        (from.0..self.limit.min(end)).map(Port).find(|&port| {
+            if let Some(bucket) = self.buckets.get(port.0 as usize / BUCKET) {
+                bucket.call_once(Bucket::new);
             }
             self.get(port) == Some(Channel::FREE)
         })
@@ -165,13 +189,14 @@ mod tests {
             vcpu: VcpuId(3),
         };
         for expected in 1..130 {
-            let port = ports.find_free(Port(1));
+            let port = ports.find_free(Port(1), u32::MAX);
             assert_eq!(port, Some(Port(expected)));
             ports.set(Port(expected), used);
         }
-        assert_eq!(ports.find_free(Port(1)), None);
+        assert_eq!(ports.find_free(Port(1), u32::MAX), None);
         ports.set(Port(7), Channel::FREE);
-        assert_eq!(ports.find_free(Port(1)), Some(Port(7)));
+        assert_eq!(ports.find_free(Port(1), u32::MAX), Some(Port(7)));
+        assert_eq!(ports.find_free(Port(1), 7), None, "not below 7");
         assert_eq!(ports.get(Port(130)), None);
         assert_eq!(ports.get(Port(u32::MAX)), None);
     }

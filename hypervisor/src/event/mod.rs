@@ -1,7 +1,7 @@
 //! Event channels: one bit of news from a domain, a vCPU or the hypervisor to a vCPU.
 //!
-//! A port's state is one atomic word ([`channel`]), the way it is delivered is the guest's 2-level ABI ([`two_level`]). Who sends reads the
-//! word and sets bits, without a lock; who changes a binding holds the event locks of the domains concerned, in the order of
+//! A port's state is one atomic word ([`channel`]). An event is delivered by the 2-level ABI ([`two_level`]), where who sends reads the
+//! word and sets bits, without a lock, or by the FIFO ABI ([`fifo`]), if the guest has turned that on. Who changes a binding holds the event locks of the domains concerned, in the order of
 //! their numbers. A send that races with a close may reach a port that has just been given a new purpose: guests
 //! must expect such an event, as they must expect one from every bind.
 //!
@@ -18,6 +18,7 @@
 )]
 
 pub mod channel;
+pub mod fifo;
 pub mod two_level;
 
 use alloc::boxed::Box;
@@ -25,37 +26,49 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
-use abi::event_channel::{EVTCHN_2L_NR_CHANNELS, NR_VIRQS};
+use abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_MIN, NR_VIRQS};
 use abi::event_channel::{VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 
 pub use channel::{Binding, Channel};
 pub use two_level::{VCPU_INFO_SIZE, VcpuEvents};
 
+use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, table};
-use crate::mm::guest::GuestFrame;
+use crate::mm::guest::{Access, GuestFrame};
 use crate::sync::{Mutex, MutexGuard};
-use crate::types::{DomId, Port, VcpuId};
+use crate::types::{DomId, Gfn, Port, VcpuId};
 use channel::Ports;
+use fifo::{Fifo, PortState, Refused};
+use two_level::Delivery;
 
 /// A domain's event channels.
 pub struct EventChannels {
     ports: Ports,
-    /// Held by whoever changes a binding; remembers below which port none is free.
+    /// Held by whoever changes a binding.
     lock: Mutex<Hint>,
+    fifo: Fifo,
     /// Port of each virtual interrupt, by vCPU; 0: not bound. Global ones count as vCPU 0's.
     virqs: Box<[[AtomicU32; NR_VIRQS]]>,
 }
 
+/// What the lock protects, beside the bindings.
 struct Hint {
+    /// No port below this one is free.
     lowest_free: Port,
+    /// How many ports are bound.
+    bound: u32,
 }
 
 impl EventChannels {
-    /// No port bound; ports up to `max_port` may be (2-level delivery has 4096).
+    /// No port bound; ports up to `max_port` may be (and of these, as many as the ABI in use has).
     pub fn new(max_port: u32, max_vcpus: u32) -> Self {
         Self {
-            ports: Ports::new(max_port.saturating_add(1).min(EVTCHN_2L_NR_CHANNELS)),
-            lock: Mutex::new(Hint { lowest_free: Port(1) }),
+            ports: Ports::new(max_port.saturating_add(1).min(EVTCHN_FIFO_NR_CHANNELS)),
+            lock: Mutex::new(Hint {
+                lowest_free: Port(1),
+                bound: 0,
+            }),
+            fifo: Fifo::new(),
             virqs: (0..max_vcpus)
                 .map(|_| [const { AtomicU32::new(0) }; NR_VIRQS])
                 .collect(),
@@ -80,12 +93,34 @@ impl EventChannels {
         self.virqs.get(vcpu.0 as usize)?.get(virq as usize)
     }
 
-    /// Bind the lowest free port.
+    /// Bind the lowest free port that no queue of the guest's holds.
     fn bind(&self, hint: &mut Hint, channel: Channel) -> Result<Port, Errno> {
-        let port = self.ports.find_free(hint.lowest_free).ok_or(Errno::ENOSPC)?;
+        let find = |from| self.ports.find_free(from, self.fifo.ports());
+        let lowest = find(hint.lowest_free).ok_or(Errno::ENOSPC)?;
+        let mut port = lowest;
+        if self.fifo.is_on() {
+            while self.fifo.is_busy(port) {
+                port = find(Port(port.0 + 1)).ok_or(Errno::ENOSPC)?;
+            }
+        }
+        if let Some(state) = self.ports.fifo(port) {
+            state.bound();
+        }
         self.ports.set(port, channel);
-        hint.lowest_free = Port(port.0 + 1);
+        hint.lowest_free = if port == lowest { Port(port.0 + 1) } else { lowest };
+        hint.bound += 1;
         Ok(port)
+    }
+
+    /// The port is not pending any more, if it was.
+    fn clear_pending(&self, shared_info: &GuestFrame, port: Port) {
+        if !self.fifo.is_on() {
+            return two_level::clear_pending(shared_info, port);
+        }
+        self.fifo.clear_pending(port);
+        if let Some(state) = self.ports.fifo(port) {
+            state.take_held_back();
+        }
     }
 }
 
@@ -301,8 +336,9 @@ fn free(domain: &Domain, hint: &mut Hint, port: Port, channel: Channel) -> Resul
         Binding::Unbound { .. } | Binding::Interdomain { .. } | Binding::Ipi => {}
     }
     domain.events.ports.set(port, Channel::FREE);
-    two_level::clear_pending(&domain.shared_info, port);
+    domain.events.clear_pending(&domain.shared_info, port);
     hint.lowest_free = hint.lowest_free.min(port);
+    hint.bound = hint.bound.saturating_sub(1);
     Ok(())
 }
 
@@ -317,6 +353,96 @@ pub fn close_some(domain: &Domain, from: Port) -> Option<Port> {
         let _ = close(domain, Port(port));
     }
     (end < domain.events.limit()).then_some(Port(end))
+}
+
+// ---- the FIFO ABI ----
+
+/// Give `vcpu` its FIFO control block, at `offset` of `gfn`. The first one switches the domain from 2-level to FIFO delivery.
+///
+/// # Errors
+/// `ENOENT`: no such vCPU. `EINVAL`: the block does not fit there, is not in RAM, or the vCPU has one.
+pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Result<(), Errno> {
+    domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    if !fifo::control_fits(offset) {
+        return Err(Errno::EINVAL);
+    }
+    let _hint = lock(domain)?;
+    let events = &domain.events;
+    let frame = domain.pin(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
+    let first = events
+        .fifo
+        .set_control(vcpu, domain.vcpus().len(), frame, offset.into())
+        .map_err(|_| Errno::EINVAL)?;
+    if first {
+        // What is pending now becomes so again, once its port has a word.
+        for port in (1..two_level::PORTS.min(events.limit())).map(Port) {
+            if two_level::is_pending(&domain.shared_info, port)
+                && let Some(state) = events.ports.fifo(port)
+            {
+                state.hold_back();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `gfn` holds the event words of the next 1024 ports.
+///
+/// # Errors
+/// `EOPNOTSUPP`: delivery is not by FIFO. `ENOSPC`: all ports have words. `EINVAL`: it is not RAM, or the domain is dying.
+pub fn expand_array(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
+    let _hint = lock(domain)?;
+    let events = &domain.events;
+    if !events.fifo.is_on() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let frame = domain.pin(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
+    let first = events.fifo.add_page(frame).map_err(|refused| match refused {
+        Refused::Off => Errno::EOPNOTSUPP,
+        Refused::Full => Errno::ENOSPC,
+        Refused::Taken => Errno::EINVAL,
+    })?;
+    for port in (first.0..first.0 + fifo::WORDS).map(Port) {
+        if events.ports.fifo(port).is_some_and(PortState::take_held_back) {
+            notify(domain, port);
+        }
+    }
+    Ok(())
+}
+
+/// Events on `port` go to the queue of `priority` from now on.
+///
+/// # Errors
+/// `EINVAL`: no such port or priority. `ENOSYS`: delivery is not by FIFO. `EACCES`: the port is not open.
+pub fn set_priority(domain: &Domain, port: Port, priority: u32) -> Result<(), Errno> {
+    let _hint = domain.events.lock.lock();
+    let channel = domain.events.get(port)?;
+    if !domain.events.fifo.is_on() {
+        return Err(Errno::ENOSYS);
+    }
+    if channel.binding == Binding::Free {
+        return Err(Errno::EACCES);
+    }
+    if priority > EVTCHN_FIFO_PRIORITY_MIN {
+        return Err(Errno::EINVAL);
+    }
+    if let Some(state) = domain.events.ports.fifo(port) {
+        state.set_priority(priority as u8);
+    }
+    Ok(())
+}
+
+/// After [`close_some`] has closed all ports: delivery is 2-level again.
+///
+/// # Errors
+/// `EAGAIN`: a port was bound meanwhile.
+pub fn reset_delivery(domain: &Domain) -> Result<(), Errno> {
+    let hint = domain.events.lock.lock();
+    if hint.bound != 0 {
+        return Err(Errno::EAGAIN);
+    }
+    domain.events.fifo.turn_off();
+    Ok(())
 }
 
 // ---- sending ----
@@ -355,7 +481,29 @@ pub fn notify(domain: &Domain, port: Port) {
 #[inline]
 fn deliver(domain: &Domain, port: Port, vcpu: VcpuId) {
     let Some(vcpu) = domain.vcpu(vcpu) else { return };
-    let delivery = two_level::set_pending(&domain.shared_info, &vcpu.events, port);
+    if domain.events.fifo.is_on() {
+        return deliver_by_fifo(domain, port, vcpu);
+    }
+    announce(
+        domain,
+        port,
+        vcpu,
+        two_level::set_pending(&domain.shared_info, &vcpu.events, port),
+    );
+}
+
+/// Apart, so that 2-level delivery does not pay for its registers.
+#[inline(never)]
+fn deliver_by_fifo(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
+    if let Some(state) = domain.events.ports.fifo(port) {
+        let delivery = domain.events.fifo.set_pending(port, state, vcpu.id, &vcpu.events);
+        announce(domain, port, vcpu, delivery);
+    }
+}
+
+/// Tell the vCPU, and those that poll.
+#[inline]
+fn announce(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>, delivery: Delivery) {
     if delivery.upcall {
         vcpu.raise_upcall();
     }
@@ -386,10 +534,21 @@ pub fn raise_global_virq(virq: u32) {
 /// # Errors
 /// `EINVAL`: no such port.
 pub fn unmask(domain: &Domain, port: Port) -> Result<(), Errno> {
-    let channel = domain.events.get(port)?;
-    if let Some(vcpu) = domain.vcpu(channel.vcpu)
-        && two_level::unmask(&domain.shared_info, &vcpu.events, port)
+    let events = &domain.events;
+    let channel = events.get(port)?;
+    let Some(vcpu) = domain.vcpu(channel.vcpu) else {
+        return Ok(());
+    };
+    let upcall = if !events.fifo.is_on() {
+        two_level::unmask(&domain.shared_info, &vcpu.events, port)
+    } else if channel.binding != Binding::Free
+        && let Some(state) = events.ports.fifo(port)
     {
+        events.fifo.unmask(port, state, vcpu.id, &vcpu.events)
+    } else {
+        false
+    };
+    if upcall {
         vcpu.raise_upcall();
     }
     Ok(())
@@ -397,9 +556,14 @@ pub fn unmask(domain: &Domain, port: Port) -> Result<(), Errno> {
 
 /// Is any of `ports` pending?
 pub fn any_pending(domain: &Domain, ports: &[Port]) -> bool {
-    ports
-        .iter()
-        .any(|&port| two_level::is_pending(&domain.shared_info, port))
+    let fifo = &domain.events.fifo;
+    ports.iter().any(|&port| {
+        if fifo.is_on() {
+            fifo.is_pending(port)
+        } else {
+            two_level::is_pending(&domain.shared_info, port)
+        }
+    })
 }
 
 /// Move the `vcpu_info` of `vcpu` to `offset` in `frame`, and mark all events of the vCPU as pending, so that none is lost.
@@ -412,7 +576,7 @@ pub fn register_vcpu_info(
     frame: GuestFrame,
     offset: u64,
 ) -> Result<(), Errno> {
-    let vcpu: &Arc<_> = domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    let vcpu: &Arc<Vcpu> = domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     if offset > crate::types::PAGE_SIZE - VCPU_INFO_SIZE || !offset.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
@@ -422,5 +586,7 @@ pub fn register_vcpu_info(
     Ok(())
 }
 
+#[cfg(test)]
+mod fifo_tests;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use crate::mm::guest::GuestFrame;
 use crate::sync::RwLock;
 use crate::types::{Port, VcpuId};
 
+/// One more than the largest port.
+pub const PORTS: u32 = abi::event_channel::EVTCHN_2L_NR_CHANNELS;
 /// Bytes of a `vcpu_info`.
 pub const VCPU_INFO_SIZE: u64 = 64;
 /// How many vCPUs have one in the shared info page.
@@ -110,6 +112,13 @@ impl VcpuEvents {
                 && frame.u8_at(at + UPCALL_PENDING).swap(1, SeqCst) == 0
         })
         .unwrap_or(false)
+    }
+
+    /// Set the upcall flag. `true`: it was clear, so the vCPU must be told.
+    #[inline]
+    pub fn mark_upcall_pending(&self) -> bool {
+        self.with_info(|frame, at| frame.u8_at(at + UPCALL_PENDING).swap(1, SeqCst) == 0)
+            .unwrap_or(false)
     }
 
     /// After the info has moved: mark everything as pending, so that nothing is lost. The vCPU must be told.

@@ -54,6 +54,11 @@ pub struct Info {
 }
 
 impl Info {
+    /// ISA interrupts that go to another line than that of their number, or in another way.
+    pub fn overrides(&self) -> &[(u8, Line)] {
+        &self.overrides
+    }
+
     /// The line that ISA interrupt `irq` arrives at.
     pub fn isa_line(&self, irq: u8) -> Line {
         let overridden = self.overrides.iter().find(|(isa, _)| *isa == irq);

@@ -1,12 +1,13 @@
 //! The I/O APICs (82093AA datasheet; ACPI 6.5, 5.2.12.3), and the silencing of the old interrupt controllers.
 //!
-//! Every line is masked but the few that the hypervisor uses itself. Destinations are physical APIC numbers.
+//! Every line is masked but the few that the hypervisor uses itself, and those that dom0 has bound. Destinations are physical APIC numbers.
 // UNSAFETY: device registers.
 #![expect(unsafe_code, reason = "device registers")]
 
 use arrayvec::ArrayVec;
 use x86_64::instructions::port::Port;
 
+use super::irq::vector;
 use super::percpu;
 use crate::mm::paging;
 use crate::sync::Mutex;
@@ -25,12 +26,36 @@ pub struct Line {
     pub level: bool,
 }
 
+/// Where an I/O APIC is, and which lines it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its registers.
+    pub base: Hpa,
+    /// Its number.
+    pub id: u32,
+    /// Its first line.
+    pub gsi_base: u32,
+    /// How many there are.
+    pub lines: u32,
+}
+
+/// Most lines of an I/O APIC: their number is a byte.
+const MAX_LINES: usize = 256;
+
 /// An I/O APIC's registers.
 #[derive(Debug)]
 struct IoApic {
     registers: *mut u32,
-    gsi_base: u32,
-    lines: u32,
+    place: Place,
+    uses: [Use; MAX_LINES],
+}
+
+/// Who uses a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    Nobody,
+    Hypervisor,
+    Dom0(Line),
 }
 
 // SAFETY: device registers, accessed under the lock.
@@ -52,6 +77,36 @@ impl IoApic {
             self.registers.byte_add(0x10).write_volatile(value);
         }
     }
+
+    /// Send the interrupts of `line`, one of these lines, to this CPU as `vector`.
+    fn route(&mut self, line: Line, vector: u8) {
+        let index = 0x10 + 2 * (line.gsi - self.place.gsi_base);
+        self.write(index + 1, percpu::this().apic_id() << 24);
+        self.write(index, u32::from(vector) | mode(line));
+    }
+
+    /// Mode and vector stay: a level that goes is forgotten, and the end of an interrupt finds its line by the vector.
+    fn mask(&mut self, line: Line) {
+        let vector = vector::of_line(line.gsi).unwrap_or(0);
+        self.write(
+            0x10 + 2 * (line.gsi - self.place.gsi_base),
+            MASKED | u32::from(vector) | mode(line),
+        );
+    }
+
+    fn has(&self, gsi: u32) -> bool {
+        (self.place.gsi_base..self.place.gsi_base + self.place.lines).contains(&gsi)
+    }
+
+    /// Who uses a line that it has.
+    fn user(&mut self, gsi: u32) -> &mut Use {
+        &mut self.uses[(gsi - self.place.gsi_base) as usize % MAX_LINES]
+    }
+}
+
+/// Polarity and trigger mode of a redirection entry.
+fn mode(line: Line) -> u32 {
+    u32::from(line.active_low) << 13 | u32::from(line.level) << 15
 }
 
 /// More than any machine has.
@@ -63,35 +118,80 @@ static IO_APICS: Mutex<ArrayVec<IoApic, MAX_IO_APICS>> = Mutex::new(ArrayVec::ne
 pub fn add(base: Hpa, gsi_base: u32) -> u32 {
     let mut apic = IoApic {
         registers: paging::map_mmio(base, 4096).cast(),
-        gsi_base,
-        lines: 0,
+        place: Place {
+            base,
+            id: 0,
+            gsi_base,
+            lines: 0,
+        },
+        uses: [Use::Nobody; MAX_LINES],
     };
-    apic.lines = (apic.read(1) >> 16 & 0xff) + 1;
-    for line in 0..apic.lines {
-        apic.write(0x10 + 2 * line, MASKED);
+    apic.place.id = apic.read(0) >> 24 & 0xf;
+    apic.place.lines = (apic.read(1) >> 16 & 0xff) + 1;
+    let lines = apic.place.lines;
+    for line in 0..lines {
+        apic.mask(Line {
+            gsi: gsi_base + line,
+            active_low: false,
+            level: false,
+        });
     }
-    let lines = apic.lines;
     // A machine with more is not worth a panic: its other interrupts are just not routed.
     let _ = IO_APICS.lock().try_push(apic);
     lines
 }
 
-/// Send `line`'s interrupts to this CPU as `vector`. False if no I/O APIC has the line.
+/// Those of the machine.
+pub fn places() -> ArrayVec<Place, MAX_IO_APICS> {
+    IO_APICS.lock().iter().map(|apic| apic.place).collect()
+}
+
+/// Work on the I/O APIC that has line `gsi`, if there is one.
+fn with<R>(gsi: u32, work: impl FnOnce(&mut IoApic) -> R) -> Option<R> {
+    IO_APICS.lock().iter_mut().find(|apic| apic.has(gsi)).map(work)
+}
+
+/// Send `line`'s interrupts to this CPU as `vector`, for the hypervisor's own use. False if no I/O APIC has the line.
 pub fn route(line: Line, vector: u8) -> bool {
-    let mut apics = IO_APICS.lock();
-    let Some(apic) = apics
-        .iter_mut()
-        .find(|a| (a.gsi_base..a.gsi_base + a.lines).contains(&line.gsi))
-    else {
-        return false;
+    with(line.gsi, |apic| {
+        *apic.user(line.gsi) = Use::Hypervisor;
+        apic.route(line, vector);
+    })
+    .is_some()
+}
+
+/// Send `line`'s interrupts to this CPU for dom0, unless the hypervisor uses the line itself, or has no vector for it.
+pub fn bind(line: Line) {
+    let Some(vector) = vector::of_line(line.gsi) else {
+        return log::warn!("line {} has no vector: dom0 gets no interrupts of it", line.gsi);
     };
-    let index = 0x10 + 2 * (line.gsi - apic.gsi_base);
-    apic.write(index + 1, percpu::this().apic_id() << 24);
-    apic.write(
-        index,
-        u32::from(vector) | u32::from(line.active_low) << 13 | u32::from(line.level) << 15,
-    );
-    true
+    with(line.gsi, |apic| {
+        if *apic.user(line.gsi) != Use::Hypervisor {
+            *apic.user(line.gsi) = Use::Dom0(line);
+            apic.route(line, vector);
+        }
+    });
+}
+
+/// Mask `line`, for dom0, unless the hypervisor uses it itself.
+pub fn silence(line: Line) {
+    with(line.gsi, |apic| {
+        if *apic.user(line.gsi) != Use::Hypervisor {
+            *apic.user(line.gsi) = Use::Nobody;
+            apic.mask(line);
+        }
+    });
+}
+
+/// Line `gsi` has interrupted: a level, which would go on, is masked until [`bind`]. Interrupts are only on where nobody has the lock.
+pub fn arrived(gsi: u32) {
+    with(gsi, |apic| {
+        if let Use::Dom0(line) = *apic.user(gsi)
+            && line.level
+        {
+            apic.mask(line);
+        }
+    });
 }
 
 /// Mask both 8259s, with their vectors out of the way of exceptions in case of a spurious interrupt.

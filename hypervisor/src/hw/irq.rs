@@ -2,16 +2,27 @@
 //!
 //! Handlers run with interrupts off and only set [`SoftIrq`] bits; the run loop of the CPU does the work before it enters a guest again.
 
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use bitflags::bitflags;
 
-use super::{apic, percpu};
+use super::{apic, ioapic, percpu};
 
 /// Vectors of the host's interrupts, all in one place. Exceptions are 0 to 31.
 pub mod vector {
     /// The first vector that is not an exception.
     pub const FIRST: u8 = 32;
+    /// Line 0 of the I/O APICs, for dom0; the others follow.
+    pub const LINES: u8 = 0x30;
+    /// Behind the last one.
+    pub const LINES_END: u8 = 0xe0;
+
+    /// The vector of line `gsi` when it is dom0's.
+    pub fn of_line(gsi: u32) -> Option<u8> {
+        let vector = u8::try_from(gsi).ok()?.checked_add(LINES)?;
+        (vector < LINES_END).then_some(vector)
+    }
+
     /// UART with console input.
     pub const CONSOLE: u8 = 0xe0;
     /// One-shot timer of the local APIC.
@@ -34,6 +45,30 @@ bitflags! {
         const NMI = 1 << 2;
         /// Another CPU wants the vCPU whose registers were left here.
         const EVICT = 1 << 3;
+        /// Lines of dom0 have interrupted.
+        const LINES = 1 << 4;
+    }
+}
+
+/// Lines that have interrupted and that dom0 has not been told of.
+static ARRIVED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+fn line_arrived(gsi: u8) {
+    ioapic::arrived(gsi.into());
+    if let Some(word) = ARRIVED.get(usize::from(gsi / 64)) {
+        word.fetch_or(1 << (gsi % 64), SeqCst);
+    }
+    raise(SoftIrq::LINES);
+}
+
+/// Call `tell` for each line that has interrupted.
+pub fn take_lines(mut tell: impl FnMut(u32)) {
+    for (index, word) in ARRIVED.iter().enumerate() {
+        let mut lines = word.swap(0, SeqCst);
+        while lines != 0 {
+            tell(index as u32 * 64 + lines.trailing_zeros());
+            lines &= lines - 1;
+        }
     }
 }
 
@@ -42,6 +77,7 @@ pub fn handle(vector: u8) {
     match vector {
         vector::TIMER => raise(SoftIrq::TIMER),
         vector::CONSOLE => raise(SoftIrq::CONSOLE),
+        vector::LINES..vector::LINES_END => line_arrived(vector - vector::LINES),
         // The exit or wake-up was the point.
         vector::KICK => {}
         vector::SPURIOUS => return,
@@ -66,7 +102,7 @@ pub fn raise_on(id: u32, work: SoftIrq) {
 /// Is there work for the run loop?
 #[inline]
 pub fn softirq_pending() -> bool {
-    percpu::this().softirqs().load(SeqCst) != 0
+    percpu::any_softirq()
 }
 
 /// Take the work that waits.

@@ -80,6 +80,29 @@ pub fn this() -> &'static PerCpu {
     }
 }
 
+/// Does this CPU have [`PerCpu::softirqs`]? One instruction less than by [`this`], for every entry to a guest.
+#[cfg(target_os = "none")]
+#[inline]
+pub fn any_softirq() -> bool {
+    let bits: u32;
+    // SAFETY: as for `this`; an aligned word that changes under us, hence not `pure`.
+    unsafe {
+        core::arch::asm!(
+            "mov {:e}, gs:[{}]",
+            out(reg) bits,
+            const core::mem::offset_of!(PerCpu, softirqs),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    bits != 0
+}
+
+/// Does this CPU have [`PerCpu::softirqs`]?
+#[cfg(not(target_os = "none"))]
+pub fn any_softirq() -> bool {
+    this().softirqs().load(core::sync::atomic::Ordering::SeqCst) != 0
+}
+
 /// This CPU's block: the only one.
 #[cfg(not(target_os = "none"))]
 pub fn this() -> &'static PerCpu {

@@ -9,6 +9,7 @@ use super::{Args, Caller, Outcome, Pause, hvm_context};
 use crate::arch::machine;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::domain::{Config, Domain, lifecycle, table};
+use crate::grant;
 use crate::hw::time::now_ns;
 use crate::sched::{self, CpuMask};
 use crate::sync::Mutex;
@@ -19,8 +20,11 @@ pub(super) const SCHEDULER: u32 = abi::domctl::XEN_SCHEDULER_CREDIT2;
 /// Width of a domU's physical addresses.
 const ADDRESS_BITS: u32 = 40;
 /// Grant-table limits that stand for "the default" (negative in the argument), as Xen's.
-const MAX_GRANT_FRAMES: u32 = 64;
-const MAX_MAPTRACK_FRAMES: u32 = 1024;
+const DEFAULT_GRANT_FRAMES: u32 = 64;
+const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
+/// Largest that they may be.
+const MAX_GRANT_FRAMES: u32 = 4096;
+const MAX_MAPTRACK_FRAMES: u32 = 65_536;
 
 /// What an operation leaves behind.
 pub(super) enum Answer {
@@ -165,16 +169,30 @@ fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
         || wanted.flags & (XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP) != XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP
         || wanted.iommu_opts != 0
         || wanted.vmtrace_size != 0
-        || wanted.cpupool_id != 0
         || wanted.arch.emulation_flags != XEN_X86_EMU_LAPIC
     {
         return Err(Errno::EINVAL);
     }
     let limit = |value: i32, default: u32| u32::try_from(value).unwrap_or(default);
+    let max_grant_frames = limit(wanted.max_grant_frames, DEFAULT_GRANT_FRAMES);
+    let max_maptrack_frames = limit(wanted.max_maptrack_frames, DEFAULT_MAPTRACK_FRAMES);
+    if !(1..=MAX_GRANT_FRAMES).contains(&max_grant_frames) || max_maptrack_frames > MAX_MAPTRACK_FRAMES {
+        return Err(Errno::EINVAL);
+    }
+    let max_grant_version = match wanted.grant_opts {
+        1 => grant::Version::V1,
+        2 => grant::Version::V2,
+        _ => return Err(Errno::EINVAL),
+    };
     let id = match argument.domain {
         0 => None,
         id => Some(DomId(id)),
     };
+    // Nobody takes the pool away meanwhile.
+    let pools = sched::pool::pools();
+    if !pools.exists(wanted.cpupool_id) {
+        return Err(Errno::ESRCH);
+    }
     let domain = lifecycle::create(Config {
         id,
         privileged: false,
@@ -183,12 +201,14 @@ fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
         emulation_flags: wanted.arch.emulation_flags,
         max_vcpus: wanted.max_vcpus,
         max_evtchn_port: wanted.max_evtchn_port,
-        max_grant_frames: limit(wanted.max_grant_frames, MAX_GRANT_FRAMES),
-        max_maptrack_frames: limit(wanted.max_maptrack_frames, MAX_MAPTRACK_FRAMES),
+        max_grant_frames,
+        max_maptrack_frames,
+        max_grant_version,
         p2m_pool: INITIAL_POOL,
         format: machine::nested_format(),
         address_bits: ADDRESS_BITS,
     })?;
+    domain.share.set_pool(wanted.cpupool_id);
     argument.domain = domain.id.0;
     Ok(Answer::Changed)
 }
@@ -201,11 +221,15 @@ fn max_vcpus(domain: &Arc<Domain>, max: u32) -> Result<(), Errno> {
     if max != domain.config.max_vcpus {
         return Err(Errno::EINVAL);
     }
+    // The pool does not change while they are made.
+    let pools = sched::pool::pools();
     match domain.create_vcpus() {
         // A toolstack may say it again.
-        Err(Errno::EEXIST) => Ok(()),
-        other => other,
+        Err(Errno::EEXIST) => return Ok(()),
+        other => other?,
     }
+    domain.vcpus().iter().for_each(|vcpu| pools.apply(&vcpu.entity));
+    Ok(())
 }
 
 fn set_max_mem(domain: &Domain, kib: u64) -> Result<(), Errno> {
@@ -296,6 +320,7 @@ pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
         nr_online_vcpus: online().count() as u32,
         max_vcpu_id: domain.config.max_vcpus.saturating_sub(1),
         handle: *domain.handle.lock(),
+        cpupool: domain.share.pool(),
         gpaddr_bits: domain.config.address_bits as u8,
         arch_config: ArchDomainconfig {
             emulation_flags: domain.config.emulation_flags,
@@ -367,28 +392,35 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
     let cpus = sched::cpu_count() as u32;
     let entity = &vcpu.entity;
     if change {
+        let pools = sched::pool::pools();
         for (wanted, map, mask) in [
-            (hard, request.cpumap_hard, &entity.hard),
+            (hard, request.cpumap_hard, &entity.affinity),
             (soft, request.cpumap_soft, &entity.soft),
         ] {
             if wanted {
                 let chosen = read_cpus(caller, map, cpus)?;
-                if chosen.first_below(cpus).is_none() {
+                let usable = |cpu| chosen.contains(cpu) && sched::pool::contains(entity.share.pool(), cpu);
+                if !(0..cpus).any(usable) {
                     return Err(Errno::EINVAL);
                 }
                 mask.set(|cpu| chosen.contains(cpu));
             }
         }
+        pools.apply(entity);
         sched::affinity_changed(vcpu);
     }
-    // What takes effect: no more than what is there, and no preference for what is forbidden.
+    // Of what was changed, what takes effect: no more than what is there, and no preference for what is forbidden.
+    let allowed = |cpu| cpu < cpus && (!change || entity.hard.contains(cpu));
     if hard {
-        let allowed = |cpu| cpu < cpus && entity.hard.contains(cpu);
-        write_bits(caller, request.cpumap_hard, allowed)?;
+        let mask = if change { &entity.hard } else { &entity.affinity };
+        write_bits(caller, request.cpumap_hard, |cpu| {
+            cpu < cpus && mask.contains(cpu)
+        })?;
     }
     if soft {
-        let both = |cpu| cpu < cpus && entity.hard.contains(cpu) && entity.soft.contains(cpu);
-        write_bits(caller, request.cpumap_soft, both)?;
+        write_bits(caller, request.cpumap_soft, |cpu| {
+            allowed(cpu) && entity.soft.contains(cpu)
+        })?;
     }
     Ok(Answer::Changed)
 }

@@ -3,18 +3,19 @@
 use abi::Errno;
 use abi::domid::DOMID_SELF;
 use abi::event_channel::{
-    EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ,
-    EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_STATUS,
+    EVTCHN_FIFO_LINK_BITS, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
+    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_EXPAND_ARRAY,
+    EVTCHNOP_INIT_CONTROL, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_SET_PRIORITY, EVTCHNOP_STATUS,
     EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN, EVTCHNSTAT_IPI, EVTCHNSTAT_UNBOUND,
     EVTCHNSTAT_VIRQ, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq,
-    EvtchnBindVcpu, EvtchnBindVirq, EvtchnPortArg, EvtchnReset, EvtchnStatus,
+    EvtchnBindVcpu, EvtchnBindVirq, EvtchnExpandArray, EvtchnInitControl, EvtchnPortArg, EvtchnReset,
+    EvtchnSetPriority, EvtchnStatus,
 };
 
 use super::{Args, Caller, Outcome, Pause};
 use crate::event::{self, Binding};
-use crate::types::{DomId, Port, VcpuId};
+use crate::types::{DomId, Gfn, Port, VcpuId};
 
-/// The FIFO operations are not offered: guests fall back to the 2-level ABI.
 pub(super) fn event_channel_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     if args[0] as u32 == EVTCHNOP_SEND {
         let port = port(caller, args[1])?;
@@ -53,6 +54,21 @@ fn less_frequent(caller: &mut Caller<'_>, args: &Args) -> Outcome {
         }
         EVTCHNOP_STATUS => status(caller, at)?,
         EVTCHNOP_RESET => return reset(caller, args),
+        EVTCHNOP_INIT_CONTROL => {
+            let mut init: EvtchnInitControl = caller.read(at)?;
+            let (vcpu, gfn) = (VcpuId(init.vcpu), Gfn(init.control_gfn));
+            event::init_control(caller.domain, vcpu, gfn, init.offset)?;
+            init.link_bits = EVTCHN_FIFO_LINK_BITS as u8;
+            caller.write(at, &init)?;
+        }
+        EVTCHNOP_EXPAND_ARRAY => {
+            let expand: EvtchnExpandArray = caller.read(at)?;
+            event::expand_array(caller.domain, Gfn(expand.array_gfn))?;
+        }
+        EVTCHNOP_SET_PRIORITY => {
+            let set: EvtchnSetPriority = caller.read(at)?;
+            event::set_priority(caller.domain, Port(set.port), set.priority)?;
+        }
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
@@ -109,8 +125,9 @@ fn reset(caller: &mut Caller<'_>, args: &Args) -> Outcome {
         return Err(Errno::EINVAL.into());
     }
     let from = Port(((args[0] >> 32) as u32).max(1));
+    // All ports are closed, then delivery is 2-level again.
     match event::close_some(&domain, from) {
-        None => Ok(0),
+        None => Ok(event::reset_delivery(&domain).map(|()| 0)?),
         Some(next) => {
             let mut args = *args;
             args[0] = u64::from(EVTCHNOP_RESET) | u64::from(next.0) << 32;

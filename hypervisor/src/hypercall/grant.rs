@@ -1,20 +1,23 @@
-//! `grant_table_op`, version 1. Lists of operations are done one by one, each with a status of its own.
+//! `grant_table_op`. Lists of operations are done one by one, each with a status of its own.
+//!
+//! Transfers, dumps and cache maintenance are not there, as Xen 4.17 has none of them for domains with nested paging.
 
 use abi::domid::DOMID_SELF;
 use abi::grant::{
-    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_DOMAIN, GNTST_GENERAL_ERROR, GNTST_OKAY,
-    GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF,
-    GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF,
-    GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef,
-    GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabSwapGrantRef, GnttabUnmapGrantRef,
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_DOMAIN, GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR,
+    GNTST_OKAY, GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_STATUS_FRAMES, GNTTABOP_GET_VERSION,
+    GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE,
+    GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_AND_REPLACE, GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopyPtr,
+    GnttabGetStatusFrames, GnttabGetVersion, GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion,
+    GnttabSetupTable, GnttabSwapGrantRef, GnttabUnmapAndReplace, GnttabUnmapGrantRef,
 };
 use abi::{Domid, Errno, GuestHandle};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Args, Caller, Outcome, Pause};
-use crate::domain::table;
-use crate::grant::Status;
-use crate::grant::map::{self, CopyEnd};
+use crate::domain::{Domain, table};
+use crate::grant::copy::{CopyEnd, copy};
+use crate::grant::{self, Part, Status, Version, map};
 use crate::types::{DomId, Gfn, Gpa};
 
 /// Operations done in a slice.
@@ -31,6 +34,8 @@ pub(super) fn grant_table_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
         GNTTABOP_SWAP_GRANT_REF => each::<GnttabSwapGrantRef>(caller, args, |caller, op| {
             op.status = status(caller.domain.grants.swap(op.ref_a, op.ref_b));
         }),
+        GNTTABOP_UNMAP_AND_REPLACE => each::<GnttabUnmapAndReplace>(caller, args, unmap_and_replace_one),
+        GNTTABOP_GET_STATUS_FRAMES => get_status_frames(caller, args),
         GNTTABOP_SETUP_TABLE => setup_table(caller, args),
         GNTTABOP_QUERY_SIZE => query_size(caller, args),
         GNTTABOP_SET_VERSION => set_version(caller, args),
@@ -96,6 +101,15 @@ fn unmap_one(caller: &Caller<'_>, op: &mut GnttabUnmapGrantRef) {
     op.status = status(map::unmap(caller.domain, op.handle, Gpa(op.host_addr)));
 }
 
+/// With nested paging nothing can be put in the place of what is unmapped.
+fn unmap_and_replace_one(caller: &Caller<'_>, op: &mut GnttabUnmapAndReplace) {
+    op.status = if op.new_addr == 0 {
+        status(map::unmap(caller.domain, op.handle, Gpa(op.host_addr)))
+    } else {
+        GNTST_GENERAL_ERROR
+    };
+}
+
 fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
     let end = |pointer: &GnttabCopyPtr, by_grant: bool| {
         if by_grant {
@@ -113,7 +127,7 @@ fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
         Ok((source, end(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0)?))
     };
     op.status = status(ends().and_then(|(source, dest)| {
-        map::copy(
+        copy(
             caller.domain,
             (source, op.source.offset),
             (dest, op.dest.offset),
@@ -131,13 +145,39 @@ fn setup_table(caller: &mut Caller<'_>, args: &Args) -> Outcome {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
         Ok(domain) if domain.grants.grow_to(op.nr_frames).is_err() => GNTST_GENERAL_ERROR,
-        Ok(domain) => {
-            for index in 0..op.nr_frames {
-                let gfn = domain.grants.mapped_at(index).map_or(u64::MAX, |gfn| gfn.0);
-                caller.write_element(op.frame_list, u64::from(index), &gfn)?;
-            }
-            GNTST_OKAY
+        Ok(domain) => list_frames(caller, &domain, Part::Shared, op.frame_list, op.nr_frames),
+    };
+    caller.write(args[1], &op)?;
+    Ok(0)
+}
+
+/// Tell where the first `count` frames of a part are mapped; the count was checked.
+fn list_frames(
+    caller: &mut Caller<'_>,
+    domain: &Domain,
+    part: Part,
+    list: GuestHandle<u64>,
+    count: u32,
+) -> i16 {
+    for index in 0..count {
+        let gfn = domain.grants.mapped_at(part, index).map_or(u64::MAX, |gfn| gfn.0);
+        if caller.write_element(list, u64::from(index), &gfn).is_err() {
+            return GNTST_BAD_VIRT_ADDR;
         }
+    }
+    GNTST_OKAY
+}
+
+fn get_status_frames(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+    if args[2] as u32 != 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut op: GnttabGetStatusFrames = caller.read(args[1])?;
+    op.status = match caller.target(op.dom) {
+        Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
+        Err(_) => GNTST_BAD_DOMAIN,
+        Ok(domain) if op.nr_frames > domain.grants.status_frames() => GNTST_GENERAL_ERROR,
+        Ok(domain) => list_frames(caller, &domain, Part::Status, op.frame_list, op.nr_frames),
     };
     caller.write(args[1], &op)?;
     Ok(0)
@@ -160,23 +200,24 @@ fn query_size(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     Ok(0)
 }
 
-/// There is only version 1; asking for another is answered as by a hypervisor that knows no other.
+/// The answer names the version in use, whatever became of the wish.
 fn set_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     let mut op: GnttabSetVersion = caller.read(args[1])?;
     let result = match op.version {
-        1 => Ok(0),
-        2 => Err(Errno::ENOSYS.into()),
-        _ => Err(Errno::EINVAL.into()),
+        1 => grant::set_version(caller.domain, Version::V1),
+        2 => grant::set_version(caller.domain, Version::V2),
+        _ => Err(Errno::EINVAL),
     };
-    op.version = 1;
+    op.version = caller.domain.grants.version() as u32;
     caller.write(args[1], &op)?;
-    result
+    result?;
+    Ok(0)
 }
 
 fn get_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     let mut op: GnttabGetVersion = caller.read(args[1])?;
-    caller.target(op.dom)?;
-    op.version = 1;
+    let domain = caller.target(op.dom)?;
+    op.version = domain.grants.version() as u32;
     caller.write(args[1], &op)?;
     Ok(0)
 }

@@ -16,14 +16,16 @@ use abi::memory::{
     XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN, XENMEM_MAXIMUM_RAM_PAGE, XENMEM_MAXIMUM_RESERVATION,
     XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP, XENMEM_RDM_ALL, XENMEM_REMOVE_FROM_PHYSMAP,
     XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
-    XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
+    XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, XENMEM_RESOURCE_IOREQ_SERVER, XENMEM_SET_MEMORY_MAP,
+    XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
 };
-use abi::{Domid, Errno, GuestHandle};
+use abi::{Domid, Errno};
 
 use super::{Args, Caller, Outcome, Pause};
 use crate::domain::Domain;
+use crate::grant::Part;
 use crate::mm::frames;
-use crate::mm::guest::{Access, GuestFrame};
+use crate::mm::guest::Access;
 use crate::mm::p2m::Kind;
 use crate::types::Gfn;
 
@@ -114,7 +116,7 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &Args)
         let result = if operation == XENMEM_POPULATE_PHYSMAP {
             populate(&domain, Gfn(gfn), request.extent_order)
         } else {
-            release(&domain, Gfn(gfn), request.extent_order)
+            release(&domain, Gfn(gfn), 1 << request.extent_order)
         };
         if result.is_err() {
             return Ok(done);
@@ -135,30 +137,39 @@ fn populate(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     for index in 0..1u64 << (order - page) {
-        match domain.populate(gfn.offset(index << page), page) {
-            Ok(()) => {}
-            // No block that large is free, or a table has to be kept: pages of the next size do as well.
-            Err(Errno::ENOMEM) if page > 0 => populate_smaller(domain, gfn.offset(index << page), page)?,
-            Err(error) => return Err(error),
-        }
+        populate_page(domain, gfn.offset(index << page), page)
+            .inspect_err(|_| take_back(domain, gfn, index << page))?;
     }
     Ok(())
 }
 
-fn populate_smaller(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
-    let page = order - 9;
-    (0..1u64 << 9).try_for_each(|index| {
-        let gfn = gfn.offset(index << page);
-        match domain.populate(gfn, page) {
-            Err(Errno::ENOMEM) if page > 0 => populate_smaller(domain, gfn, page),
-            result => result,
-        }
-    })
+/// A page, or smaller ones in its place.
+fn populate_page(domain: &Domain, gfn: Gfn, page: u32) -> Result<(), Errno> {
+    match domain.populate(gfn, page) {
+        // No block that large is free, or a table has to be kept: pages of the next size do as well.
+        Err(Errno::ENOMEM) if page > 0 => {}
+        result => return result,
+    }
+    if domain.total_pages() + (1 << page) > domain.max_pages() {
+        return Err(Errno::ENOMEM);
+    }
+    let smaller = page - 9;
+    for index in 0..1u64 << 9 {
+        populate_page(domain, gfn.offset(index << smaller), smaller)
+            .inspect_err(|_| take_back(domain, gfn, index << smaller))?;
+    }
+    Ok(())
 }
 
-fn release(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
+/// An extent is populated as a whole, or not at all. That the domain itself takes pages away meanwhile is its own affair.
+fn take_back(domain: &Domain, gfn: Gfn, count: u64) {
+    let _ = release(domain, gfn, count);
+}
+
+/// Take `count` pages of RAM from the domain.
+fn release(domain: &Domain, gfn: Gfn, count: u64) -> Result<(), Errno> {
     let mut done = 0;
-    while done < 1u64 << order {
+    while done < count {
         let at = gfn.offset(done);
         // Only memory of its own is given back by a reservation.
         match domain.p2m.lookup(at).map(|entry| entry.kind) {
@@ -168,7 +179,7 @@ fn release(domain: &Domain, gfn: Gfn, order: u32) -> Result<(), Errno> {
         }
         let largest = [18, 9, 0]
             .into_iter()
-            .find(|&page| at.0 & ((1 << page) - 1) == 0 && 1 << page <= (1u64 << order) - done)
+            .find(|&page| at.0 & ((1 << page) - 1) == 0 && 1 << page <= count - done)
             .unwrap_or(0);
         done += 1 << domain.unmap(at, largest)?.ok_or(Errno::ENOENT)?;
     }
@@ -283,11 +294,20 @@ fn add_one(
     }
     match space {
         XENMAPSPACE_SHARED_INFO if index == 0 => domain.place(gfn, domain.shared_info.share()?, Kind::RamRw),
-        XENMAPSPACE_GRANT_TABLE if index & XENMAPIDX_GRANT_TABLE_STATUS == 0 => {
-            let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
-            domain.place(gfn, domain.grants.frame(index)?, Kind::RamRw)?;
+        XENMAPSPACE_GRANT_TABLE => {
+            let part = if index & XENMAPIDX_GRANT_TABLE_STATUS == 0 {
+                Part::Shared
+            } else {
+                Part::Status
+            };
+            let index = u32::try_from(index & !XENMAPIDX_GRANT_TABLE_STATUS).map_err(|_| Errno::EINVAL)?;
+            domain.place(gfn, domain.grants.frame(part, index)?, Kind::RamRw)?;
             // A frame of the table is in one place at a time.
-            if let Some(old) = domain.grants.note_mapped(index, gfn).filter(|&old| old != gfn) {
+            if let Some(old) = domain
+                .grants
+                .note_mapped(part, index, gfn)
+                .filter(|&old| old != gfn)
+            {
                 domain.unmap(old, 0)?;
             }
             Ok(())
@@ -306,7 +326,7 @@ fn add_one(
             Some(entry) if entry.kind == Kind::MmioDirect => Ok(()),
             _ => Err(Errno::EPERM),
         },
-        XENMAPSPACE_SHARED_INFO | XENMAPSPACE_GRANT_TABLE | XENMAPSPACE_DEV_MMIO => Err(Errno::EINVAL),
+        XENMAPSPACE_SHARED_INFO | XENMAPSPACE_DEV_MMIO => Err(Errno::EINVAL),
         _ => Err(Errno::ENOSYS),
     }
 }
@@ -425,6 +445,18 @@ fn reserved_device_memory(caller: &mut Caller<'_>, at: u64) -> Outcome {
     Ok(0)
 }
 
+/// Frames of an I/O request server: one for its buffered ring, the others for a slot of 32 bytes for each vCPU.
+fn ioreq_frames(domain: &Domain) -> u32 {
+    1 + domain.config.max_vcpus.div_ceil(4096 / 32)
+}
+
+/// Frames that the hypervisor keeps for a domain.
+enum Resource {
+    Grants(Part),
+    /// Of a server of I/O requests. There are none, as nothing makes one.
+    IoreqServer,
+}
+
 /// Map frames that the hypervisor keeps for a domain: its grant table. The list names frames of the caller's to map them at.
 fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
     if !caller.domain.is_privileged() {
@@ -439,15 +471,25 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome
     if domain.id == caller.domain.id {
         return Err(Errno::EPERM.into());
     }
-    let (kind, id) = (request.type_, request.id);
-    if kind != XENMEM_RESOURCE_GRANT_TABLE || id != XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED {
-        return Err(Errno::EINVAL.into());
-    }
+    let resource = match (request.type_, request.id) {
+        (XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED) => {
+            Resource::Grants(Part::Shared)
+        }
+        (XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS) => {
+            Resource::Grants(Part::Status)
+        }
+        (XENMEM_RESOURCE_IOREQ_SERVER, _) => Resource::IoreqServer,
+        // Traces of vCPUs among them: no domain has any.
+        _ => return Err(Errno::EINVAL.into()),
+    };
     if request.frame_list.is_null() {
         if request.nr_frames != 0 || start != 0 {
             return Err(Errno::EINVAL.into());
         }
-        request.nr_frames = domain.grants.size().1;
+        request.nr_frames = match resource {
+            Resource::Grants(part) => domain.grants.max_frames(part),
+            Resource::IoreqServer => ioreq_frames(&domain),
+        };
         caller.write(args[1], &request)?;
         return Ok(0);
     }
@@ -455,25 +497,19 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome
     if start >= count || count > MAX_EXTENTS {
         return Err(Errno::EINVAL.into());
     }
+    let part = match resource {
+        Resource::Grants(part) => part,
+        Resource::IoreqServer if request.id > u32::from(u16::MAX) => return Err(Errno::EINVAL.into()),
+        Resource::IoreqServer => return Err(Errno::ENOENT.into()),
+    };
     for done in start..count {
         if done - start == SLICE {
             return Err(go_on(args, done));
         }
-        acquire_one(caller, &domain, request.frame + done, request.frame_list, done)?;
+        let frame = u32::try_from(request.frame + done).map_err(|_| Errno::EINVAL)?;
+        let frame = domain.grants.frame(part, frame)?;
+        let gfn = Gfn(caller.read_element(request.frame_list, done)?);
+        caller.domain.place(gfn, frame, Kind::Foreign)?;
     }
     Ok(0)
-}
-
-fn acquire_one(
-    caller: &mut Caller<'_>,
-    domain: &Domain,
-    frame: u64,
-    list: GuestHandle<u64>,
-    index: u64,
-) -> Result<(), Errno> {
-    let frame: GuestFrame = domain
-        .grants
-        .frame(u32::try_from(frame).map_err(|_| Errno::EINVAL)?)?;
-    let gfn = Gfn(caller.read_element(list, index)?);
-    caller.domain.place(gfn, frame, Kind::Foreign)
 }

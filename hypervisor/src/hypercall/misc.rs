@@ -21,17 +21,19 @@ pub(super) fn multicall(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     let count = args[1] as u32;
     for index in 0..count.min(SLICE) {
         let mut entry = caller.read_element(list, u64::from(index))?;
+        let [first @ .., sixth] = entry.args;
         let result = if entry.op == u64::from(HYPERVISOR_MULTICALL) {
             Err(Pause::Errno(Errno::ENOSYS))
         } else {
-            super::call(caller, entry.op, &entry.args)
+            super::call(caller, entry.op, &first)
         };
         match result {
             Ok(value) => entry.result = value,
             Err(Pause::Errno(errno)) => entry.result = Errno::encode(Err(errno)),
             Err(Pause::Continue(rest)) => {
                 // The call goes on where it is when the multicall is made again from there.
-                entry.args = rest;
+                let [a, b, c, d, e] = rest;
+                entry.args = [a, b, c, d, e, sixth];
                 caller.write_element(list, u64::from(index), &entry)?;
                 return Err(from(args, list, index));
             }

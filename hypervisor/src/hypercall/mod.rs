@@ -17,6 +17,7 @@
 )]
 
 pub mod console_io;
+mod cpupool;
 mod domctl;
 mod event;
 mod grant;
@@ -42,8 +43,8 @@ use crate::domain::{Domain, table};
 use crate::mm::guest::{Fault, GuestVirt, WalkCache};
 use crate::types::{DomId, Gva};
 
-/// The arguments of a call, as the registers hold them.
-pub type Args = [u64; 6];
+/// The arguments of a call, as the registers hold them. No call has a sixth, which would be in R9.
+pub type Args = [u64; 5];
 
 /// Who makes a call.
 pub struct Caller<'a> {
@@ -122,13 +123,13 @@ static TABLE: [Handler; HANDLERS] = {
 /// # Errors
 /// See [`Stop`].
 #[inline]
-pub fn dispatch(caller: &mut Caller<'_>, nr: u64, args: [u64; 6]) -> Result<u64, Stop> {
+pub fn dispatch(caller: &mut Caller<'_>, nr: u64, args: Args) -> Result<u64, Stop> {
     match call(caller, nr, &args) {
         Ok(value) => Ok(value),
         Err(Pause::Errno(errno)) => Err(Stop::Errno(errno)),
         Err(Pause::Continue(args)) => {
             let regs = caller.cpu.gprs();
-            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
             Err(Stop::Continue)
         }
     }

@@ -23,6 +23,7 @@ pub(super) fn sched_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
         SCHEDOP_YIELD => crate::sched::yield_now(caller.vcpu),
         SCHEDOP_BLOCK => {
             caller.vcpu.events.unmask_upcalls();
+            caller.vcpu.settle_callback();
             caller.vcpu.block();
             if caller.vcpu.events.upcall_pending() {
                 caller.vcpu.release(Hold::BLOCKED);
@@ -76,6 +77,7 @@ fn poll(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
         request.timeout
     };
     caller.domain.note_poller();
+    caller.vcpu.settle_callback();
     caller.vcpu.begin_poll(single, deadline);
     if event::any_pending(caller.domain, ports) || has_interrupt(caller) {
         caller.vcpu.end_poll();

@@ -4,7 +4,7 @@ use abi::domctl::DomctlGetdomaininfo;
 use abi::sysctl::*;
 use abi::{Errno, Union};
 
-use super::domctl::{SCHEDULER, copy_policy, info, write_bits};
+use super::domctl::{SCHEDULER, copy_policy, info};
 use super::{Args, Caller, Outcome};
 use crate::domain::table;
 use crate::hw::{console, time};
@@ -47,7 +47,7 @@ fn operate(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(
         }
         XEN_SYSCTL_CPUTOPOINFO => topology(caller, u),
         XEN_SYSCTL_NUMAINFO => numa(caller, u),
-        XEN_SYSCTL_CPUPOOL_OP => cpupool(caller, u),
+        XEN_SYSCTL_CPUPOOL_OP => super::cpupool::cpupool(caller, u),
         XEN_SYSCTL_SCHEDULER_OP => scheduler(u),
         XEN_SYSCTL_GET_CPU_LEVELLING_CAPS => {
             u.set(&SysctlCpuLevellingCaps { caps: 0 });
@@ -99,7 +99,10 @@ fn physinfo() -> SysctlPhysinfo {
         max_cpu_id: cpus.saturating_sub(1),
         nr_nodes: 1,
         cpu_khz: time::clock().khz(),
-        capabilities: XEN_SYSCTL_PHYSCAP_HVM | XEN_SYSCTL_PHYSCAP_HAP | XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        capabilities: XEN_SYSCTL_PHYSCAP_HVM
+            | XEN_SYSCTL_PHYSCAP_HAP
+            | XEN_SYSCTL_PHYSCAP_GNTTAB_V1
+            | XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
         total_pages: frames::total_count(),
         free_pages: frames::free_count(),
         max_mfn: frames::highest().0,
@@ -192,38 +195,33 @@ fn numa(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// There is pool 0, with all CPUs and domains.
-fn cpupool(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
-    let mut request: SysctlCpupoolOp = u.get();
-    match request.op {
-        XEN_SYSCTL_CPUPOOL_OP_INFO if matches!(request.cpupool_id, 0 | XEN_SYSCTL_CPUPOOL_PAR_ANY) => {
-            request.cpupool_id = 0;
-            request.sched_id = SCHEDULER;
-            request.n_dom = table::count() as u32;
-            let cpus = sched::cpu_count() as u32;
-            write_bits(caller, request.cpumap, |cpu| cpu < cpus)?;
-        }
-        XEN_SYSCTL_CPUPOOL_OP_INFO => return Err(Errno::ENOENT),
-        // No CPU is free.
-        XEN_SYSCTL_CPUPOOL_OP_FREEINFO => {}
-        _ => return Err(Errno::EOPNOTSUPP),
-    }
-    u.set(&request);
-    Ok(())
-}
-
 fn scheduler(u: &mut Union<16>) -> Result<(), Errno> {
     let mut request: SysctlSchedulerOp = u.get();
-    if request.cpupool_id != 0 || request.sched_id != SCHEDULER {
+    // The rate limit is that of all pools.
+    if !sched::pool::pools().exists(request.cpupool_id) {
+        return Err(Errno::ESRCH);
+    }
+    if request.sched_id != SCHEDULER {
         return Err(Errno::EINVAL);
     }
-    if request.cmd != XEN_SYSCTL_SCHEDOP_GETINFO {
-        return Err(Errno::EOPNOTSUPP);
+    match request.cmd {
+        XEN_SYSCTL_SCHEDOP_PUTINFO => {
+            let limit = request.u.get::<SysctlCredit2Schedule>().ratelimit_us;
+            if limit != 0
+                && !(XEN_SYSCTL_SCHED_RATELIMIT_MIN..=XEN_SYSCTL_SCHED_RATELIMIT_MAX).contains(&limit)
+            {
+                return Err(Errno::EINVAL);
+            }
+            sched::set_rate_limit(u64::from(limit) * 1000);
+        }
+        XEN_SYSCTL_SCHEDOP_GETINFO => {
+            request.u.set(&SysctlCredit2Schedule {
+                ratelimit_us: (sched::rate_limit() / 1000) as u32,
+            });
+            u.set(&request);
+        }
+        _ => return Err(Errno::EINVAL),
     }
-    request.u.set(&SysctlCredit2Schedule {
-        ratelimit_us: (sched::RATE_LIMIT / 1000) as u32,
-    });
-    u.set(&request);
     Ok(())
 }
 

@@ -39,6 +39,7 @@ pub fn config(privileged: bool) -> Config {
         max_evtchn_port: 300,
         max_grant_frames: 4,
         max_maptrack_frames: 1,
+        max_grant_version: crate::grant::Version::V2,
         p2m_pool: 64,
         format: NestedFormat::Npt,
         address_bits: 40,
@@ -95,7 +96,7 @@ impl World {
 
     /// Make a call until it is done, as a guest does.
     pub fn call(&mut self, nr: u32, first: &[u64]) -> Result<u64, Errno> {
-        let mut args: Args = [0; 6];
+        let mut args = Args::default();
         args[..first.len()].copy_from_slice(first);
         for _ in 0..10_000 {
             match self.caller(|caller| dispatch(caller, nr.into(), args)) {
@@ -103,7 +104,7 @@ impl World {
                 Err(Stop::Errno(errno)) => return Err(errno),
                 Err(Stop::Continue) => {
                     let regs = self.cpu.gprs();
-                    args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+                    args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
                 }
             }
         }
@@ -119,6 +120,18 @@ impl World {
     ) -> Result<u64, Errno> {
         self.put(ARG, arg);
         let result = self.call(nr, &[operation.into(), ARG]);
+        *arg = self.get(ARG);
+        result
+    }
+
+    /// The same for calls whose only argument is the structure.
+    pub fn op_alone<T: FromBytes + IntoBytes + Immutable>(
+        &mut self,
+        nr: u32,
+        arg: &mut T,
+    ) -> Result<u64, Errno> {
+        self.put(ARG, arg);
+        let result = self.call(nr, &[ARG]);
         *arg = self.get(ARG);
         result
     }

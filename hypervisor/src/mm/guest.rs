@@ -132,7 +132,8 @@ fn for_each_page(
 
 // ---- by guest-virtual address ----
 
-const CACHED_WALKS: usize = 16;
+/// Code, stack, arguments and what they point to rarely meet in one place.
+const CACHED_WALKS: usize = 64;
 
 /// A vCPU's recent walks; see the module's head.
 pub struct WalkCache {
@@ -337,6 +338,20 @@ impl GuestFrame {
     /// None is, or it does not allow `access`.
     pub fn pin(p2m: &P2m, gfn: Gfn, access: Access) -> Result<Self, Fault> {
         with_stable(p2m, || Self::reference(ram(p2m, gfn.addr(), access)?.frame()))
+    }
+
+    /// The frame of RAM that is mapped at `gfn` now, if `owner` owns it.
+    ///
+    /// # Errors
+    /// As [`GuestFrame::pin`]; or it is another domain's.
+    #[inline]
+    pub fn pin_of(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
+        with_stable(p2m, || {
+            let mfn = ram(p2m, gfn.addr(), access)?.frame();
+            let found = page_info::get(mfn).ok_or(Fault)?;
+            let frame = Self { mfn };
+            if found == owner { Ok(frame) } else { Err(Fault) }
+        })
     }
 
     /// Take a reference on `mfn`. The caller checks afterwards that what led to `mfn` still holds.

@@ -32,12 +32,14 @@ impl Guest {
         let p2m = P2m::new(NestedFormat::Npt, 40, 64).expect("arena");
         for gfn in 0..64 {
             let mfn = frames::alloc(0).expect("arena");
+            page_info::charge(DomId(owner), 1 << 0, u64::MAX).expect("no limit");
             page_info::assign(mfn, 0, DomId(owner), Kind::Ram).expect("words");
             // The allocator promises nothing about contents.
             GuestFrame::reference(mfn).expect("owned").copy_in(0, &[0; 4096]);
             p2m.map(Gfn(gfn), mfn, 0, Backing::RamRw).expect("empty");
         }
         let mfn = frames::alloc(9).expect("arena");
+        page_info::charge(DomId(owner), 1 << 9, u64::MAX).expect("no limit");
         page_info::assign(mfn, 9, DomId(owner), Kind::Ram).expect("words");
         p2m.map(Gfn(1024), mfn, 9, Backing::RamRw).expect("empty");
         Guest { p2m }

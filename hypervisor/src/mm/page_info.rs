@@ -33,6 +33,10 @@ pub enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
 
+/// The domain would own more frames than it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OverLimit;
+
 /// log2 of the frames in a chunk: 1 GiB of RAM, whose words take 2 MiB.
 const CHUNK_ORDER: u32 = 18;
 /// log2 of the frames that the words of a chunk fill.
@@ -48,7 +52,7 @@ const KIND_SHIFT: u32 = 48;
 
 static WORDS: [AtomicPtr<AtomicU64>; CHUNKS] = [const { AtomicPtr::new(null_mut()) }; CHUNKS];
 
-/// Frames of [`Kind::Ram`] that each domain owns, those that only others still reference included.
+/// Frames of [`Kind::Ram`] that each domain owns or is about to, those that only others still reference included.
 static OWNED: [AtomicU32; MAX_DOMAINS] = [const { AtomicU32::new(0) }; MAX_DOMAINS];
 /// `DOMID_FIRST_RESERVED`: no domain has this number or a larger one.
 const MAX_DOMAINS: usize = 0x7ff0;
@@ -98,7 +102,36 @@ fn word_or_new(mfn: Mfn) -> Result<&'static AtomicU64, OutOfMemory> {
     word(mfn).ok_or(OutOfMemory)
 }
 
+/// Count `frames` more frames of [`Kind::Ram`] for `owner`, which are then to be assigned, unless it would have more than `limit`. Who
+/// gets them at the same time is counted, too: all that is promised together never exceeds the limit.
+pub fn charge(owner: DomId, frames: u64, limit: u64) -> Result<(), OverLimit> {
+    let owned = OWNED.get(usize::from(owner.0)).ok_or(OverLimit)?;
+    let more = |now: u32| u32::try_from(u64::from(now).checked_add(frames)?).ok();
+    owned
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            more(now).filter(|&then| u64::from(then) <= limit)
+        })
+        .map_err(|_| OverLimit)?;
+    Ok(())
+}
+
+/// Take back a [`charge`] for frames that were not assigned, or are gone.
+pub fn uncharge(owner: DomId, frames: u64) {
+    let Some(owned) = OWNED.get(usize::from(owner.0)) else {
+        return;
+    };
+    let before = owned.fetch_sub(frames as u32, Ordering::AcqRel);
+    debug_assert!(
+        u64::from(before) >= frames,
+        "{owner} has fewer frames than it gives back"
+    );
+    if u64::from(before) == frames {
+        ORPHANED.store(true, Ordering::Release);
+    }
+}
+
 /// Give the `1 << order` freshly allocated frames from `mfn` on to `owner`, with one reference each. What is in them, the domain will see.
+/// Frames of [`Kind::Ram`] were [charged](charge).
 ///
 /// # Errors
 /// No memory for the words; the frames are still the caller's.
@@ -111,11 +144,6 @@ pub fn assign(mfn: Mfn, order: u32, owner: DomId, kind: Kind) -> Result<(), OutO
     }
     for frame in mfn.0..end {
         word_or_new(Mfn(frame))?.store(pack(owner, kind, 1), Ordering::Release);
-    }
-    if kind == Kind::Ram
-        && let Some(owned) = OWNED.get(usize::from(owner.0))
-    {
-        owned.fetch_add(1 << order, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -208,11 +236,8 @@ fn release(mfn: Mfn, order: u32) {
     // SAFETY: no reference is left, so nothing maps the frames and no copy is under way; they are this function's.
     unsafe { phys::zero(mfn, 1 << order) };
     frames::free(mfn, order);
-    if let Some((owner, Kind::Ram)) = owner
-        && let Some(owned) = OWNED.get(usize::from(owner.0))
-        && owned.fetch_sub(1 << order, Ordering::AcqRel) == 1 << order
-    {
-        ORPHANED.store(true, Ordering::Release);
+    if let Some((owner, Kind::Ram)) = owner {
+        uncharge(owner, 1 << order);
     }
 }
 
@@ -223,6 +248,7 @@ mod tests {
     /// A frame of its own for each test, under an owner that no other test uses.
     fn frame(order: u32, owner: u16) -> (Mfn, DomId) {
         let mfn = frames::alloc(order).expect("arena");
+        charge(DomId(owner), 1 << order, 1 << order).expect("within the limit");
         assign(mfn, order, DomId(owner), Kind::Ram).expect("words");
         (mfn, DomId(owner))
     }
@@ -250,6 +276,22 @@ mod tests {
         put(mfn.offset(5), 0);
         assert_eq!(owned(owner), 0);
         assert!(take_orphaned());
+    }
+
+    #[test]
+    fn nobody_is_charged_beyond_a_limit() {
+        let owner = DomId(9004);
+        assert_eq!(charge(owner, 3, 4), Ok(()));
+        assert_eq!(charge(owner, 2, 4), Err(OverLimit));
+        assert_eq!(charge(owner, u64::MAX, u64::MAX), Err(OverLimit));
+        assert_eq!(charge(owner, 1, 4), Ok(()));
+        assert_eq!(
+            charge(owner, 0, 3),
+            Err(OverLimit),
+            "the limit was lowered meanwhile"
+        );
+        uncharge(owner, 4);
+        assert_eq!((owned(owner), charge(DomId(u16::MAX), 1, 1)), (0, Err(OverLimit)));
     }
 
     #[test]

@@ -3,14 +3,9 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::heap::{Slot, UNQUEUED};
+use super::Share;
+use super::heap::UNQUEUED;
 use super::mask::CpuMask;
-use super::registers::NOWHERE;
-use super::runqueue::{Schedulable, Waiting};
-use super::{Share, Timers};
-use crate::domain::vcpu::Vcpu;
-use crate::hw;
-use crate::sync::Mutex;
 
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
@@ -20,20 +15,20 @@ pub struct Entity {
     pub(super) running: AtomicBool,
     /// It has asked to let others go first.
     pub(super) yielding: AtomicBool,
+    /// Where in its group's queue it waits, with which weight. Only the queue uses these.
     pub(super) waiting_slot: AtomicU32,
+    pub(super) class: AtomicU32,
+    pub(super) waiting_weight: AtomicU32,
     /// Virtual time.
     pub(super) time: AtomicU64,
-    /// The CPU that has its registers, or [`NOWHERE`]. Written by that CPU alone.
-    pub(super) loaded_on: AtomicU32,
-    /// The CPU in whose timer queue it is.
-    pub(super) timer_cpu: Mutex<u32>,
-    pub(super) timer_slot: AtomicU32,
     /// Total time spent running, in nanoseconds.
     pub(super) ran: AtomicU64,
     pub(super) since: AtomicU64,
     /// Its domain's share.
     pub share: Arc<Share>,
-    /// Where it may run.
+    /// Where its domain's toolstack lets it run.
+    pub affinity: CpuMask,
+    /// Where it may run: what of its affinity is in its domain's pool.
     pub hard: CpuMask,
     /// Where it should run.
     pub soft: CpuMask,
@@ -47,13 +42,13 @@ impl Entity {
             running: AtomicBool::new(false),
             yielding: AtomicBool::new(false),
             waiting_slot: AtomicU32::new(UNQUEUED),
+            class: AtomicU32::new(0),
+            waiting_weight: AtomicU32::new(0),
             time: AtomicU64::new(0),
-            loaded_on: AtomicU32::new(NOWHERE),
-            timer_cpu: Mutex::new(0),
-            timer_slot: AtomicU32::new(UNQUEUED),
             ran: AtomicU64::new(0),
             since: AtomicU64::new(0),
             share,
+            affinity: CpuMask::all(),
             hard: CpuMask::all(),
             soft: CpuMask::all(),
         }
@@ -69,22 +64,10 @@ impl Entity {
         self.running.load(SeqCst)
     }
 
-    /// Is another CPU running it?
-    pub fn runs_elsewhere(&self) -> bool {
-        self.running() && self.cpu() != hw::percpu::id()
-    }
-
-    /// Make it exit if it runs on another CPU.
-    pub fn interrupt_elsewhere(&self) {
-        if self.runs_elsewhere() {
-            hw::apic::kick(self.cpu());
-        }
-    }
-
-    /// Time spent running so far, in nanoseconds.
-    pub fn run_time(&self) -> u64 {
+    /// Time spent running until `now`, in nanoseconds.
+    pub fn run_time_at(&self, now: u64) -> u64 {
         let current = if self.running() {
-            hw::time::now_ns().saturating_sub(self.since.load(SeqCst))
+            now.saturating_sub(self.since.load(SeqCst))
         } else {
             0
         };
@@ -95,25 +78,11 @@ impl Entity {
     pub(super) fn waits(&self) -> bool {
         self.waiting_slot.load(SeqCst) != UNQUEUED
     }
-}
 
-impl Slot<Timers> for Arc<Vcpu> {
-    fn slot(&self) -> &AtomicU32 {
-        &self.entity.timer_slot
-    }
-}
-
-impl Slot<Waiting> for Arc<Vcpu> {
-    fn slot(&self) -> &AtomicU32 {
-        &self.entity.waiting_slot
-    }
-}
-
-impl Schedulable for Arc<Vcpu> {
-    fn time(&self) -> &AtomicU64 {
-        &self.entity.time
-    }
-    fn may_run_on(&self, cpu: u32) -> bool {
-        self.entity.hard.contains(cpu)
+    /// CPU `id` runs it from `now` on. In this order: who reads that it is on CPU `id` finds there that it runs, whichever queue's lock is held.
+    pub(super) fn runs_on(&self, id: u32, now: u64) {
+        self.since.store(now, SeqCst);
+        self.running.store(true, SeqCst);
+        self.cpu.store(id, SeqCst);
     }
 }

@@ -37,9 +37,9 @@ impl<T: Slot<K>, K> Heap<T, K> {
         self.heap.first().map_or(NEVER, |(key, _)| *key)
     }
 
-    /// All entries with their keys; the first is the least, the others come in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
-        self.heap.iter().map(|(key, item)| (*key, item))
+    /// The first, with its key.
+    pub fn peek(&self) -> Option<(u64, &T)> {
+        self.heap.first().map(|(key, item)| (*key, item))
     }
 
     /// How many there are.

@@ -1,25 +1,27 @@
 //! Who runs next on a CPU.
 //!
-//! Groups of up to [`GROUP`] CPUs, neighbours by number, share a [`RunQueue`]: what waits there is anybody's of the group, so that shares hold over all of them
-//! and no CPU idles while something waits. A CPU that finds nothing in its own group looks into the others'. Every CPU has its own timers. Nothing is
-//! global on a hot path.
+//! [`scheduler`] decides, and knows nothing of the machine; [`simulator`] runs it on CPUs that are not there. This module is between it and the machine: it brings the
+//! time and this CPU's number, and carries out what the scheduler wants. Every CPU has its own timers, too.
 //!
-//! Whether a vCPU waits or runs changes under the lock of the queue of its group ([`Entity::cpu`] says which). Lock order: a vCPU's timer lock, then a
-//! CPU's timers; run queues are locked one at a time, with nothing inside but a vCPU's own record of where its time went.
-//!
-//! No ticks: a CPU's timer is set for the end of a slice only while somebody waits.
+//! Lock order: a vCPU's timer lock, then a CPU's timers; run queues are locked one at a time, with nothing inside but a vCPU's own record of where its
+//! time went.
 
 mod entity;
+mod fair;
 mod heap;
 mod mask;
+pub mod pool;
 mod registers;
 mod runqueue;
+pub mod scheduler;
 mod share;
+#[cfg(any(test, feature = "simulator"))]
+pub mod simulator;
 
 pub use entity::Entity;
 pub use mask::CpuMask;
 pub use registers::{evict, load, unload_idle};
-pub use runqueue::{RunQueue, Schedulable, Waiting};
+pub use scheduler::SLICE;
 pub use share::Share;
 
 use alloc::sync::Arc;
@@ -32,55 +34,51 @@ use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
 use crate::sync::{Mutex, Once};
-use heap::Heap;
-use runqueue::virtual_time;
-use share::Left;
+use heap::{Heap, Slot, UNQUEUED};
+use scheduler::{Machine, Scheduler, State, Task};
 
-/// How long a vCPU runs before another that waits gets the CPU, in nanoseconds.
-pub const SLICE: u64 = 10_000_000;
-/// A vCPU that was woken does not take the CPU from one that has run for less, in nanoseconds: credit2's default.
-pub const RATE_LIMIT: u64 = 1_000_000;
-/// CPUs that share a queue, at most: credit2's default.
-const GROUP: u32 = 16;
-
-/// CPUs that share what waits.
-struct Group {
-    queue: Mutex<RunQueue<Arc<Vcpu>>>,
-    /// How many wait, for those who do not hold the lock.
-    waiting: AtomicU32,
-    /// Where the queue's virtual time is, for the same.
-    floor: AtomicU64,
-    /// The CPUs, by number within the group, that have found nothing to run. Who wakes a vCPU takes the bit of the CPU that is to run it.
-    idle: AtomicU32,
-}
-
-/// What vCPU a CPU runs, and its timers.
+/// What a CPU has beside what it runs.
 struct CpuSched {
     timers: Mutex<Heap<Arc<Vcpu>, Timers>>,
-    current: Mutex<Option<Arc<Vcpu>>>,
-    /// Virtual time of the vCPU that runs when it began, [`NEVER`] if none runs; when that was; and its weight.
-    time: AtomicU64,
-    since: AtomicU64,
-    weight: AtomicU32,
     /// The vCPU whose registers are still on this CPU; it need not be running.
     loaded: Mutex<Option<Arc<Vcpu>>>,
-    /// Nanoseconds spent running vCPUs.
-    busy: AtomicU64,
-    /// When the running vCPU is to make room, if another waits.
-    slice_end: AtomicU64,
-    /// When its domain has used up what a cap allows.
-    budget_end: AtomicU64,
+    /// When the timer will fire, unless it just has.
+    armed: AtomicU64,
 }
 
 /// The use of a heap for deadlines.
 struct Timers;
 
+/// What a vCPU has left on CPUs.
+#[derive(Debug)]
+pub struct Traces {
+    /// The CPU that has its registers, or [`registers::NOWHERE`]. Written by that CPU alone.
+    loaded_on: AtomicU32,
+    /// The CPU in whose timer queue it is.
+    timer_cpu: Mutex<u32>,
+    timer_slot: AtomicU32,
+}
+
+impl Traces {
+    /// Those of a vCPU that never ran: none.
+    pub fn new() -> Self {
+        Self {
+            loaded_on: AtomicU32::new(registers::NOWHERE),
+            timer_cpu: Mutex::new(0),
+            timer_slot: AtomicU32::new(UNQUEUED),
+        }
+    }
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+static SCHEDULER: Once<Scheduler<Arc<Vcpu>>> = Once::new();
 /// By number; those from [`cpu_count`] on do not run yet.
 static CPUS: Once<Vec<CpuSched>> = Once::new();
-/// By number of the CPUs, divided by [`GROUP`].
-static GROUPS: Once<Vec<Group>> = Once::new();
-/// How many CPUs run guests.
-static COUNT: AtomicU32 = AtomicU32::new(1);
 
 /// Make the queues of `most` physical CPUs, of which the first takes part at once. Called once, before the first vCPU is made.
 pub fn init(most: usize) {
@@ -88,37 +86,12 @@ pub fn init(most: usize) {
         (0..most)
             .map(|_| CpuSched {
                 timers: Mutex::new(Heap::new()),
-                current: Mutex::new(None),
-                time: AtomicU64::new(NEVER),
-                since: AtomicU64::new(0),
-                weight: AtomicU32::new(1),
                 loaded: Mutex::new(None),
-                busy: AtomicU64::new(0),
-                slice_end: AtomicU64::new(NEVER),
-                budget_end: AtomicU64::new(NEVER),
+                armed: AtomicU64::new(NEVER),
             })
             .collect()
     });
-    GROUPS.call_once(|| {
-        (0..most.div_ceil(GROUP as usize))
-            .map(|_| Group {
-                queue: Mutex::new(RunQueue::new()),
-                waiting: AtomicU32::new(0),
-                floor: AtomicU64::new(0),
-                idle: AtomicU32::new(0),
-            })
-            .collect()
-    });
-}
-
-/// CPU `id`, the next that did not, takes part from now on.
-pub fn add_cpu(id: u32) {
-    COUNT.store(id + 1, SeqCst);
-}
-
-/// How many physical CPUs run guests. Their numbers begin with 0.
-pub fn cpu_count() -> usize {
-    COUNT.load(SeqCst) as usize
+    SCHEDULER.call_once(|| Scheduler::new(most));
 }
 
 fn cpu(id: u32) -> Option<&'static CpuSched> {
@@ -129,338 +102,178 @@ fn this_cpu() -> Option<&'static CpuSched> {
     cpu(hw::percpu::id())
 }
 
-/// The group of CPU `id`.
-fn group(id: u32) -> Option<&'static Group> {
-    GROUPS.get()?.get((id / GROUP) as usize)
-}
-
-/// The CPUs that are in one group with CPU `id`.
-fn neighbours(id: u32) -> core::ops::Range<u32> {
-    let first = id / GROUP * GROUP;
-    first..(first + GROUP).min(COUNT.load(SeqCst))
-}
-
-const fn bit(id: u32) -> u32 {
-    1 << (id % GROUP)
-}
-
-impl Group {
-    /// Change the queue.
-    fn with<R>(&self, work: impl FnOnce(&mut RunQueue<Arc<Vcpu>>) -> R) -> R {
-        let mut queue = self.queue.lock();
-        let result = work(&mut queue);
-        self.waiting.store(queue.len() as u32, SeqCst);
-        self.floor.store(queue.floor(), SeqCst);
-        result
-    }
-
-    fn has_waiting(&self) -> bool {
-        self.waiting.load(SeqCst) != 0
-    }
-
-    /// Take the bit of idle CPU `id`. `false`: it has something to do.
-    fn claim(&self, id: u32) -> bool {
-        self.idle.load(SeqCst) & bit(id) != 0 && self.idle.fetch_and(!bit(id), SeqCst) & bit(id) != 0
+/// CPU `id`, the next that did not, takes part from now on.
+pub fn add_cpu(id: u32) {
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.add_cpu(id);
     }
 }
 
-impl CpuSched {
-    /// Virtual time at `now` of the vCPU that runs. `None`: none does.
-    fn time_at(&self, now: u64) -> Option<u64> {
-        let time = self.time.load(SeqCst);
-        let ran = now.saturating_sub(self.since.load(SeqCst));
-        (time != NEVER).then(|| time.saturating_add(virtual_time(ran, self.weight.load(SeqCst))))
-    }
+/// How many physical CPUs run guests. Their numbers begin with 0.
+pub fn cpu_count() -> usize {
+    SCHEDULER.get().map_or(1, Scheduler::cpu_count) as usize
+}
 
-    /// Have what runs here make room.
-    fn preempt(&self) {
-        let current = self.current.lock().clone();
-        if let Some(current) = current {
-            current.request(Request::LEAVE);
-        }
+/// How long a vCPU runs, in nanoseconds, before one that was woken takes its CPU.
+pub fn rate_limit() -> u64 {
+    SCHEDULER.get().map_or(0, Scheduler::rate_limit)
+}
+
+/// Change [`rate_limit`], for all CPUs.
+pub fn set_rate_limit(limit: u64) {
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.set_rate_limit(limit);
     }
 }
 
 /// Nanoseconds that a CPU had nothing to run.
 pub fn idle_time(id: u32) -> u64 {
-    let ran = cpu(id).map_or(0, |cpu| cpu.busy.load(SeqCst));
+    let ran = SCHEDULER.get().map_or(0, |scheduler| scheduler.busy(id));
     hw::time::now_ns().saturating_sub(ran)
 }
 
-/// `vcpu` may run again: queue it, and see to a CPU for it.
-pub fn wake(vcpu: &Arc<Vcpu>) {
-    let entity = &vcpu.entity;
-    let now = hw::time::now_ns();
-    loop {
-        let home = entity.cpu();
-        let Some(group) = group(home) else { return };
-        let queued = group.with(|queue| {
-            if entity.cpu() != home {
-                return None; // It was taken over in between.
-            }
-            if entity.running() || entity.waits() {
-                return Some(false); // Whoever runs it looks at it again when it stops.
-            }
-            if !entity.hard.contains(home)
-                && let Some(other) = entity.hard.first_below(COUNT.load(SeqCst))
-            {
-                entity.cpu.store(other, SeqCst);
-                return None;
-            }
-            vcpu.areas.change_state(RUNSTATE_RUNNABLE, now);
-            queue.push_woken(vcpu);
-            Some(true)
-        });
-        match queued {
-            None => {}
-            Some(false) => return,
-            Some(true) => return see_to(vcpu, home, now),
-        }
+// ---- vCPUs for the scheduler, and the machine ----
+
+impl Task for Arc<Vcpu> {
+    fn entity(&self) -> &Entity {
+        &self.entity
+    }
+
+    fn runnable(&self) -> bool {
+        Vcpu::runnable(self)
+    }
+
+    fn enters(&self, state: State, now: u64) {
+        let state = match state {
+            State::Running => RUNSTATE_RUNNING,
+            State::Waiting => RUNSTATE_RUNNABLE,
+            State::Stopped if self.held_by(Hold::BLOCKED | Hold::POLLING) => RUNSTATE_BLOCKED,
+            State::Stopped => RUNSTATE_OFFLINE,
+        };
+        self.areas.change_state(state, now);
     }
 }
 
-/// `vcpu` waits in the queue of CPU `home`'s group: find a CPU that takes it.
-fn see_to(vcpu: &Arc<Vcpu>, home: u32, now: u64) {
-    let entity = &vcpu.entity;
-    let claim = |id: &u32| group(*id).is_some_and(|group| group.claim(*id));
-    let allowed = |id: &u32| entity.hard.contains(*id);
-    let preferred = |id: &u32| allowed(id) && entity.soft.contains(*id);
-    let others = || (0..COUNT.load(SeqCst)).filter(|id| id / GROUP != home / GROUP);
-    let idle = Some(home)
-        .filter(|id| preferred(id) && claim(id))
-        .or_else(|| neighbours(home).filter(preferred).find(claim))
-        .or_else(|| neighbours(home).filter(allowed).find(claim))
-        .or_else(|| others().filter(allowed).find(claim));
-    if let Some(id) = idle {
+impl Slot<Timers> for Arc<Vcpu> {
+    fn slot(&self) -> &AtomicU32 {
+        &self.traces.timer_slot
+    }
+}
+
+/// The CPUs of this machine.
+struct Cpus;
+
+impl Machine<Arc<Vcpu>> for Cpus {
+    fn kick(&self, id: u32) {
         if id != hw::percpu::id() {
             hw::apic::kick(id);
         }
-        return;
     }
-    let furthest = neighbours(home)
-        .filter(allowed)
-        .filter_map(|id| Some((cpu(id)?.time_at(now)?, id)))
-        .max();
-    let Some((time, id)) = furthest else { return };
-    let Some(target) = cpu(id) else { return };
-    let since = target.since.load(SeqCst);
-    if time <= entity.time.load(SeqCst) {
-        // Nobody is ahead of it: at the end of a slice.
-        reconsider(id, target, since + SLICE);
-    } else if now < since + RATE_LIMIT {
-        reconsider(id, target, since + RATE_LIMIT);
-    } else {
-        target.preempt();
+
+    fn reconsider(&self, id: u32) {
+        if id == hw::percpu::id() {
+            program_timer();
+        } else {
+            hw::irq::raise_on(id, SoftIrq::TIMER);
+        }
+    }
+
+    fn preempt(&self, vcpu: &Arc<Vcpu>) {
+        vcpu.request(Request::LEAVE);
+    }
+
+    fn park(&self, vcpu: &Arc<Vcpu>, then: u64) {
+        vcpu.park(then);
+        timers_changed(vcpu);
     }
 }
 
-/// Have CPU `id` look at `then` whether what it runs should make room.
-fn reconsider(id: u32, cpu: &CpuSched, then: u64) {
-    cpu.slice_end.fetch_min(then, SeqCst);
-    if id == hw::percpu::id() {
-        program_timer(id, cpu);
-    } else {
-        hw::irq::raise_on(id, SoftIrq::TIMER);
+impl Entity {
+    /// Time spent running so far, in nanoseconds.
+    pub fn run_time(&self) -> u64 {
+        self.run_time_at(hw::time::now_ns())
+    }
+
+    /// Is another CPU running it?
+    pub fn runs_elsewhere(&self) -> bool {
+        self.running() && self.cpu() != hw::percpu::id()
+    }
+
+    /// Make it exit if it runs on another CPU.
+    pub fn interrupt_elsewhere(&self) {
+        if self.runs_elsewhere() {
+            hw::apic::kick(self.cpu());
+        }
+    }
+}
+
+// ---- running ----
+
+/// `vcpu` may run again: queue it, and see to a CPU for it.
+pub fn wake(vcpu: &Arc<Vcpu>) {
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.wake(vcpu, hw::time::now_ns(), &Cpus);
     }
 }
 
 /// The next vCPU to run on this CPU; it counts as running from here on. `None`: nothing to do.
 pub fn pick() -> Option<Arc<Vcpu>> {
-    let here = hw::percpu::id();
-    let (own, home) = (cpu(here)?, group(here)?);
-    home.idle.fetch_and(!bit(here), SeqCst);
-    loop {
-        let now = hw::time::now_ns();
-        let found = take_from(home, here, now).or_else(|| {
-            // From here on whoever wakes a vCPU sees that there is room; so what is not seen here, comes here.
-            home.idle.fetch_or(bit(here), SeqCst);
-            GROUPS.get()?.iter().find_map(|group| take_from(group, here, now))
-        });
-        let Some(vcpu) = found else {
-            program_timer(here, own);
-            return None;
-        };
-        home.idle.fetch_and(!bit(here), SeqCst);
-        let budget_end = match vcpu.entity.share.left(now) {
-            Left::Unlimited => NEVER,
-            Left::Some(left) => now + left,
-            Left::NoneUntil(then) => {
-                vcpu.park(then);
-                timers_changed(&vcpu);
-                stopped(&vcpu, here, now);
-                continue;
-            }
-        };
-        vcpu.areas.change_state(RUNSTATE_RUNNING, now);
-        own.since.store(now, SeqCst);
-        own.weight.store(vcpu.entity.share.weight(), SeqCst);
-        own.time.store(vcpu.entity.time.load(SeqCst), SeqCst);
-        own.slice_end.store(now + SLICE, SeqCst);
-        own.budget_end.store(budget_end, SeqCst);
-        *own.current.lock() = Some(vcpu.clone());
-        program_timer(here, own);
-        if home.has_waiting() {
-            spread(home, here, now);
-        }
-        return Some(vcpu);
-    }
-}
-
-/// The next for CPU `here` of what waits in `group`; it runs there from `now` on.
-fn take_from(group: &Group, here: u32, now: u64) -> Option<Arc<Vcpu>> {
-    if !group.has_waiting() {
-        return None;
-    }
-    let own_floor = self::group(here)?.floor.load(SeqCst);
-    group.with(|queue| {
-        while let Some(vcpu) = queue.pop(here) {
-            let entity = &vcpu.entity;
-            if vcpu.runnable() {
-                if entity.cpu() / GROUP != here / GROUP {
-                    let time = entity.time.load(SeqCst);
-                    let ahead = time.saturating_sub(queue.floor());
-                    entity.time.store(own_floor.saturating_add(ahead), SeqCst);
-                }
-                entity.cpu.store(here, SeqCst);
-                entity.since.store(now, SeqCst);
-                entity.running.store(true, SeqCst);
-                return Some(vcpu);
-            }
-        }
-        None
-    })
-}
-
-/// Somebody still waits in the group of CPU `here`, which has just taken its next: an idle CPU comes for it; else the CPU makes room whose vCPU is ahead by
-/// more than a slice, as its timer need not be set.
-fn spread(group: &Group, here: u32, now: u64) {
-    let first = group
-        .queue
-        .lock()
-        .first_for(here)
-        .map(|(time, vcpu)| (time, vcpu.clone()));
-    let Some((time, vcpu)) = first else { return };
-    let idle = neighbours(here)
-        .filter(|id| vcpu.entity.hard.contains(*id))
-        .find(|&id| group.claim(id));
-    if let Some(id) = idle {
-        hw::apic::kick(id);
-        return;
-    }
-    let ahead = neighbours(here)
-        .filter(|&id| id != here && vcpu.entity.hard.contains(id))
-        .filter_map(|id| Some((cpu(id)?.time_at(now)?, cpu(id)?)))
-        .max_by_key(|(time, _)| *time);
-    if let Some((furthest, cpu)) = ahead
-        && furthest > time + virtual_time(SLICE, cpu.weight.load(SeqCst))
-    {
-        cpu.preempt();
-    }
+    let vcpu = SCHEDULER.get()?.pick(hw::percpu::id(), hw::time::now_ns(), &Cpus);
+    // Who waits since the vCPU was taken is seen here.
+    program_timer();
+    vcpu
 }
 
 /// `vcpu`, which [`pick`] gave, has left the guest: account its time and queue it again if it can go on.
 pub fn put(vcpu: &Arc<Vcpu>) {
-    let here = hw::percpu::id();
-    let Some(cpu) = cpu(here) else { return };
-    *cpu.current.lock() = None;
-    cpu.time.store(NEVER, SeqCst);
-    let entity = &vcpu.entity;
-    let now = hw::time::now_ns();
-    let ran = now.saturating_sub(entity.since.load(SeqCst));
-    entity.ran.fetch_add(ran, SeqCst);
-    cpu.busy.fetch_add(ran, SeqCst);
-    entity.share.charge(ran, now);
-    let time = entity.time.load(SeqCst);
-    let spent = virtual_time(ran, entity.share.weight());
-    entity.time.store(time.saturating_add(spent), SeqCst);
-    stopped(vcpu, here, now);
-}
-
-/// `vcpu` does not run on CPU `here` any more: queue it again if it can go on.
-fn stopped(vcpu: &Arc<Vcpu>, here: u32, now: u64) {
-    let Some(group) = group(here) else { return };
-    let entity = &vcpu.entity;
-    let moves = group.with(|queue| {
-        entity.running.store(false, SeqCst);
-        let ready = vcpu.runnable();
-        let state = if ready {
-            RUNSTATE_RUNNABLE
-        } else if vcpu.held_by(Hold::BLOCKED | Hold::POLLING) {
-            RUNSTATE_BLOCKED
-        } else {
-            RUNSTATE_OFFLINE
-        };
-        vcpu.areas.change_state(state, now);
-        let yielding = entity.yielding.swap(false, SeqCst);
-        match (ready, entity.hard.contains(here), yielding) {
-            (false, ..) => return false,
-            (_, false, _) => return true,
-            (.., false) => queue.push_ready(vcpu),
-            (.., true) => queue.push_yielding(vcpu),
-        }
-        false
-    });
-    if moves {
-        wake(vcpu);
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.put(vcpu, hw::percpu::id(), hw::time::now_ns(), &Cpus);
     }
 }
 
 /// `vcpu`, which runs here, lets others go first, if there are any.
 pub fn yield_now(vcpu: &Arc<Vcpu>) {
-    if group(hw::percpu::id()).is_some_and(|group| !group.has_waiting()) {
-        return;
+    if SCHEDULER
+        .get()
+        .is_some_and(|scheduler| scheduler.yields(vcpu, hw::percpu::id()))
+    {
+        vcpu.request(Request::LEAVE);
     }
-    vcpu.entity.yielding.store(true, SeqCst);
-    vcpu.request(Request::LEAVE);
 }
 
 /// [`Entity::hard`] has changed: `vcpu` leaves where it may not be any more.
 pub fn affinity_changed(vcpu: &Arc<Vcpu>) {
-    let entity = &vcpu.entity;
-    loop {
-        let home = entity.cpu();
-        let Some(group) = group(home) else { return };
-        let settled = group.with(|queue| {
-            let here = entity.cpu() == home;
-            if here && entity.waits() {
-                queue.remove(vcpu);
-            }
-            here
-        });
-        if settled {
-            break;
-        }
-    }
-    if entity.running() {
-        vcpu.request(Request::LEAVE);
-    } else if vcpu.runnable() {
-        wake(vcpu);
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.affinity_changed(vcpu, hw::time::now_ns(), &Cpus);
     }
 }
 
 /// Forget a vCPU that will never run again, so that it can be freed.
 pub fn forget(vcpu: &Arc<Vcpu>) {
     evict(vcpu);
-    let home = vcpu.entity.timer_cpu.lock();
+    let home = vcpu.traces.timer_cpu.lock();
     if let Some(cpu) = cpu(*home) {
         cpu.timers.lock().remove(vcpu);
     }
     drop(home);
-    if let Some(group) = group(vcpu.entity.cpu()) {
-        group.with(|queue| queue.remove(vcpu));
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.remove(vcpu);
     }
 }
 
 /// Who runs on this CPU, for reports.
 pub fn current() -> Option<Arc<Vcpu>> {
-    this_cpu()?.current.try_lock()?.clone()
+    SCHEDULER.get()?.current(hw::percpu::id())
 }
 
 /// Log what every CPU does (debug key `r`).
 pub fn report() {
+    let Some(scheduler) = SCHEDULER.get() else {
+        return;
+    };
     let now = hw::time::now_ns();
-    for (id, cpu) in (0..COUNT.load(SeqCst)).filter_map(|id| Some((id, cpu(id)?))) {
-        let current = cpu.current.try_lock().and_then(|current| current.clone());
+    for (id, cpu) in (0..scheduler.cpu_count()).filter_map(|id| Some((id, cpu(id)?))) {
+        let current = scheduler.current(id);
         let timers = cpu.timers.lock();
         let next = match timers.first() {
             NEVER => None,
@@ -468,7 +281,7 @@ pub fn report() {
         };
         log::info!(
             "CPU {id}: {} waiting in its group, {} deadlines{}, {}",
-            group(id).map_or(0, |group| group.waiting.load(SeqCst)),
+            scheduler.waiting(id),
             timers.len(),
             core::fmt::from_fn(|f| next.map_or(Ok(()), |us| write!(f, ", the next in {us} us"))),
             core::fmt::from_fn(|f| match &current {
@@ -479,11 +292,13 @@ pub fn report() {
     }
 }
 
+// ---- time ----
+
 /// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue of this CPU, which need not be where it runs.
 pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     let here = hw::percpu::id();
     let Some(own) = cpu(here) else { return };
-    let mut home = vcpu.entity.timer_cpu.lock();
+    let mut home = vcpu.traces.timer_cpu.lock();
     if *home != here {
         if let Some(other) = cpu(*home) {
             other.timers.lock().remove(vcpu);
@@ -492,43 +307,41 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     }
     own.timers.lock().set(vcpu, vcpu.timers.next());
     drop(home);
-    program_timer(here, own);
+    program_timer();
 }
 
-/// Set this CPU's one-shot timer to whatever comes first: a vCPU's deadline, the end of a budget, or that of the slice while another waits.
-fn program_timer(here: u32, cpu: &CpuSched) {
-    let mut deadline = cpu.timers.lock().first();
-    if cpu.time.load(SeqCst) != NEVER {
-        deadline = deadline.min(cpu.budget_end.load(SeqCst));
-        if group(here).is_some_and(Group::has_waiting) {
-            deadline = deadline.min(cpu.slice_end.load(SeqCst));
-        }
+/// Set this CPU's one-shot timer to whatever comes first: a vCPU's deadline, or what the scheduler waits for.
+fn program_timer() {
+    let here = hw::percpu::id();
+    let (Some(cpu), Some(scheduler)) = (cpu(here), SCHEDULER.get()) else {
+        return;
+    };
+    let deadline = cpu.timers.lock().first().min(scheduler.deadline(here));
+    if cpu.armed.swap(deadline, SeqCst) != deadline {
+        hw::timer::arm(deadline);
     }
-    hw::timer::arm(deadline);
+}
+
+/// How long what begins to run on this CPU may go on before the timer is due, in nanoseconds; a slice at most.
+pub fn time_to_run() -> u64 {
+    let armed = this_cpu().map_or(NEVER, |cpu| cpu.armed.load(SeqCst));
+    armed.saturating_sub(hw::time::now_ns()).min(SLICE)
 }
 
 /// The timer fired, or another CPU wants this one to reconsider: tell the vCPUs whose time has come, end a slice or a budget that is over.
 pub fn on_timer() {
     let here = hw::percpu::id();
-    let (Some(cpu), Some(group)) = (cpu(here), group(here)) else {
+    let (Some(cpu), Some(scheduler)) = (cpu(here), SCHEDULER.get()) else {
         return;
     };
+    // It may have fired, early even.
+    cpu.armed.store(NEVER, SeqCst);
     let now = hw::time::now_ns();
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };
         vcpu.deadline_passed(now);
     }
-    if let Some(time) = cpu.time_at(now) {
-        if now >= cpu.budget_end.load(SeqCst) {
-            cpu.preempt();
-        } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
-            let first = group.queue.lock().first_for(here).map(|(time, _)| time);
-            if first.is_some_and(|first| first < time) {
-                cpu.preempt();
-            }
-            cpu.slice_end.store(now + SLICE, SeqCst);
-        }
-    }
-    program_timer(here, cpu);
+    scheduler.check(here, now, &Cpus);
+    program_timer();
 }

@@ -6,12 +6,12 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::{cpu, this_cpu};
+use super::{SCHEDULER, cpu, this_cpu};
 use crate::domain::vcpu::Vcpu;
 use crate::hw;
 use crate::hw::irq::SoftIrq;
 
-/// No CPU, in [`Entity::loaded_on`](super::Entity).
+/// No CPU, in [`Entity::loaded_on`](super::Traces).
 pub(super) const NOWHERE: u32 = u32::MAX;
 /// How often [`evict`] looks before it asks again.
 const EVICT_PATIENCE: u32 = 10_000;
@@ -19,7 +19,7 @@ const EVICT_PATIENCE: u32 = 10_000;
 /// Make `vcpu`'s state sit in memory: take it off the CPU's registers where it was left. It is this CPU's, or runs nowhere.
 pub fn evict(vcpu: &Vcpu) {
     let here = hw::percpu::id();
-    match vcpu.entity.loaded_on.load(SeqCst) {
+    match vcpu.traces.loaded_on.load(SeqCst) {
         NOWHERE => {}
         id if id == here => {
             if let Some(cpu) = cpu(here) {
@@ -28,10 +28,10 @@ pub fn evict(vcpu: &Vcpu) {
         }
         id => {
             // Again and again: what runs there may have been `vcpu` until now.
-            while vcpu.entity.loaded_on.load(SeqCst) == id {
+            while vcpu.traces.loaded_on.load(SeqCst) == id {
                 hw::irq::raise_on(id, SoftIrq::EVICT);
                 for _ in 0..EVICT_PATIENCE {
-                    if vcpu.entity.loaded_on.load(SeqCst) != id {
+                    if vcpu.traces.loaded_on.load(SeqCst) != id {
                         break;
                     }
                     core::hint::spin_loop();
@@ -44,14 +44,16 @@ pub fn evict(vcpu: &Vcpu) {
 fn unload(loaded: &mut Option<Arc<Vcpu>>) {
     if let Some(vcpu) = loaded.take() {
         vcpu.private().lock().cpu.as_dyn().unload();
-        vcpu.entity.loaded_on.store(NOWHERE, SeqCst);
+        vcpu.traces.loaded_on.store(NOWHERE, SeqCst);
     }
 }
 
 /// Take off this CPU's registers what does not run ([`SoftIrq::EVICT`]).
 pub fn unload_idle() {
-    let Some(cpu) = this_cpu() else { return };
-    if cpu.current.lock().is_none() {
+    let (Some(cpu), Some(scheduler)) = (this_cpu(), SCHEDULER.get()) else {
+        return;
+    };
+    if !scheduler.runs_any(hw::percpu::id()) {
         unload(&mut cpu.loaded.lock());
     }
 }
@@ -67,6 +69,6 @@ pub fn load(vcpu: &Arc<Vcpu>) {
     unload(&mut loaded);
     evict(vcpu);
     vcpu.private().lock().cpu.as_dyn().load();
-    vcpu.entity.loaded_on.store(here, SeqCst);
+    vcpu.traces.loaded_on.store(here, SeqCst);
     *loaded = Some(vcpu.clone());
 }

@@ -1,20 +1,25 @@
 //! A domain's share of the CPUs: weight, and cap.
 //!
-//! A cap is a budget for each period, which the domain's vCPUs spend together. Who overspends begins the next period with the debt, so that
-//! in the long run the cap holds exactly, whatever the slices.
+//! A cap is a budget for each period, which the domain's vCPUs spend together. Who overspends begins the next period with the debt, and a few periods' budgets
+//! are kept; so in the long run the cap holds exactly, whatever the slices.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use super::pool::POOL_0;
 use crate::sync::Mutex;
 
 /// Weight of a domain that was given none, as in Xen.
 pub const DEFAULT_WEIGHT: u16 = 256;
 /// A budget is for so long, in nanoseconds: credit2's period.
 pub const PERIOD: u64 = 10_000_000;
+/// Budgets that can be left, at most.
+const SAVED: i64 = 4;
 
 /// The share of a domain. Its vCPUs hold it, too.
 #[derive(Debug)]
 pub struct Share {
+    /// Number of its CPU pool.
+    pool: AtomicU32,
     weight: AtomicU32,
     /// Percent of a CPU; 0: no limit.
     cap: AtomicU32,
@@ -41,25 +46,38 @@ pub enum Left {
 }
 
 impl Budget {
-    /// Begin a new period if the old one is over. What was not used is lost, what was used too much is not.
+    /// Begin a new period if the old one is over. What was used too much counts, and so does what could not be used in the last few periods, as somebody
+    /// else had the CPU.
     fn refill(&mut self, quota: i64, now: u64) {
         let periods = now.saturating_sub(self.start) / PERIOD;
         if periods > 0 {
             let more = quota.saturating_mul(periods.cast_signed());
-            self.left = self.left.saturating_add(more).min(quota);
+            self.left = self.left.saturating_add(more).min(quota.saturating_mul(SAVED));
             self.start = self.start.saturating_add(periods.saturating_mul(PERIOD));
         }
     }
 }
 
 impl Share {
-    /// The default weight, and no cap.
+    /// The default weight, no cap, in pool 0.
     pub fn new() -> Self {
         Self {
+            pool: AtomicU32::new(POOL_0),
             weight: AtomicU32::new(DEFAULT_WEIGHT.into()),
             cap: AtomicU32::new(0),
             budget: Mutex::new(Budget::default()),
         }
+    }
+
+    /// Its CPU pool.
+    #[inline]
+    pub fn pool(&self) -> u32 {
+        self.pool.load(Relaxed)
+    }
+
+    /// Change the pool.
+    pub fn set_pool(&self, id: u32) {
+        self.pool.store(id, Relaxed);
     }
 
     /// Its weight, from 1 on.
@@ -113,9 +131,10 @@ impl Share {
     pub fn charge(&self, ran: u64, now: u64) {
         let quota = self.quota();
         if quota != 0 {
+            // The spending first: what was set aside for it is not lost when the new period comes.
             let mut budget = self.budget.lock();
-            budget.refill(quota, now);
             budget.left = budget.left.saturating_sub_unsigned(ran);
+            budget.refill(quota, now);
         }
     }
 }
@@ -136,6 +155,29 @@ mod tests {
         let share = Share::new();
         share.charge(u64::MAX, 5);
         assert_eq!(share.left(6), Left::Unlimited);
+    }
+
+    #[test]
+    fn a_few_periods_are_kept() {
+        let share = Share::new();
+        share.set_cap(50, 0);
+        assert_eq!(share.left(PERIOD * 3 / 2), Left::Some(PERIOD));
+        assert_eq!(share.left(PERIOD * 100), Left::Some(PERIOD / 2 * SAVED as u64));
+    }
+
+    /// One that runs for a whole period has the next one's budget, too.
+    #[test]
+    fn a_cap_of_more_than_a_cpu_leaves_a_whole_one() {
+        let share = Share::new();
+        share.set_cap(102, 0);
+        let mut now = 0;
+        for _ in 0..100 {
+            let Left::Some(left) = share.left(now) else {
+                panic!("has to wait at {now}")
+            };
+            now += left;
+            share.charge(left, now);
+        }
     }
 
     proptest! {

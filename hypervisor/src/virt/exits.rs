@@ -25,7 +25,7 @@ pub(super) fn hypercall<C: GuestCpu + 'static>(running: &mut Running<'_, C>) {
     };
     let regs = running.cpu.gprs();
     let nr = regs.rax;
-    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
     let result = if running.cpu.in_long_mode_kernel()
         || (running.cpu.cpl() == 0 && running.cpu.mode() == CpuMode::Long)
     {
@@ -115,6 +115,7 @@ fn complete(
 /// HLT: wait for an interrupt; with interrupts off there will be none, so the vCPU is down, as on Xen. The last one down powers the domain off.
 fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     if running.cpu.read(SysReg::Rflags) & INTERRUPT_FLAG != 0 {
+        running.vcpu.settle_callback();
         if callback_due(running).is_none() && !lapic::has_deliverable(running) {
             running.vcpu.block();
         }
@@ -162,13 +163,16 @@ fn triple_fault(running: &mut Running<'_, dyn GuestCpu>) {
     running.domain.shutdown(reason);
 }
 
-/// Inject the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ, type vector): past the local APIC, whenever the guest can take it.
+/// Inject the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ, type vector): past the local APIC, whenever the guest can take it, and
+/// again until it has cleared the upcall flag.
 pub(super) fn deliver_callback(running: &mut Running<'_, dyn GuestCpu>) {
     let Some(vector) = callback_due(running) else {
         return;
     };
     if running.cpu.interruptible() {
         running.cpu.inject(Event::interrupt(vector));
+        // Whether the flag is still set then is seen before the next entry.
+        running.vcpu.defer(Request::CALLBACK);
     } else {
         running.cpu.request_interrupt_window(true);
     }

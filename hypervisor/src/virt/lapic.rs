@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::{Running, time};
+use super::{Running, ioapic, time};
 use crate::arch::regs::SegmentAttr;
 use crate::arch::{Event, GuestCpu, Segment, SegmentReg, SysReg};
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
@@ -74,6 +74,8 @@ mod base {
 #[derive(Debug)]
 pub struct SharedLapic {
     irr: [AtomicU32; 8],
+    /// Interrupts that are levels: an I/O APIC waits for their ends.
+    tmr: [AtomicU32; 8],
     /// INIT waits (bit 31), start-up message waits (bit 30), its vector (bits 0..8).
     startup: AtomicU32,
     /// See [`Address::pack`].
@@ -88,6 +90,7 @@ impl SharedLapic {
     pub fn new(own: &Lapic) -> Self {
         Self {
             irr: Default::default(),
+            tmr: Default::default(),
             startup: AtomicU32::new(0),
             address: AtomicU64::new(own.address().pack()),
         }
@@ -96,6 +99,22 @@ impl SharedLapic {
     /// An interrupt of `vector` arrives. (The caller then makes the vCPU look: `Request::INTERRUPT`.)
     pub fn raise(&self, vector: u8) {
         self.irr[usize::from(vector / 32)].fetch_or(1 << (vector % 32), SeqCst);
+    }
+
+    /// The interrupt of `vector`, which the caller raises then, is a level.
+    pub fn set_level(&self, vector: u8) {
+        self.tmr[usize::from(vector / 32)].fetch_or(1 << (vector % 32), SeqCst);
+    }
+
+    /// Was the interrupt of `vector` a level? It has ended.
+    fn take_level(&self, vector: u8) -> bool {
+        let (word, bit) = (&self.tmr[usize::from(vector / 32)], 1 << (vector % 32));
+        word.load(SeqCst) & bit != 0 && word.fetch_and(!bit, SeqCst) & bit != 0
+    }
+
+    /// Is it meant by `destination`?
+    pub fn answers_to(&self, destination: u32, logical: bool) -> bool {
+        Address::unpack(self.address.load(SeqCst)).matches(destination, logical)
     }
 
     fn highest_pending(&self) -> Option<u8> {
@@ -295,8 +314,7 @@ impl Lapic {
             reg::DFR if !x2apic => self.dfr,
             reg::SVR => self.svr,
             reg::ISR..reg::TMR => self.isr[word(offset)],
-            // All of our interrupts are edges.
-            reg::TMR..reg::IRR => 0,
+            reg::TMR..reg::IRR => shared.tmr[word(offset)].load(SeqCst),
             reg::IRR..reg::ESR => shared.irr[word(offset)].load(SeqCst),
             reg::ESR => self.esr,
             reg::ICR => self.icr as u32,
@@ -543,7 +561,8 @@ pub(super) fn timer_expired(running: &mut Running<'_, dyn GuestCpu>, deadline: u
     }
 }
 
-fn raise(vcpu: &Arc<Vcpu>, vector: u8) {
+/// An interrupt of `vector` for `vcpu`.
+pub(super) fn raise(vcpu: &Arc<Vcpu>, vector: u8) {
     if vector >= 16 {
         vcpu.apic.raise(vector);
         vcpu.request(Request::INTERRUPT);
@@ -554,6 +573,9 @@ fn end_of_interrupt(running: &mut Running<'_, dyn GuestCpu>) {
     let highest = running.lapic.highest_in_service();
     if let Some(word) = running.lapic.isr.get_mut((highest / 32) as usize) {
         *word &= !(1 << (highest % 32));
+    }
+    if running.vcpu.apic.take_level(highest as u8) {
+        ioapic::end_of_interrupt(running.domain, highest as u8);
     }
     if running.vcpu.apic.highest_pending().is_some() {
         running.vcpu.request(Request::INTERRUPT);
@@ -568,7 +590,7 @@ fn send_ipi(running: &mut Running<'_, dyn GuestCpu>, icr: u64, destination: u32)
     let targets = running.domain.vcpus().iter().filter(|target| {
         let is_self = Arc::ptr_eq(target, own);
         match icr >> 18 & 3 {
-            0 => Address::unpack(target.apic.address.load(SeqCst)).matches(destination, icr & 1 << 11 != 0),
+            0 => target.apic.answers_to(destination, icr & 1 << 11 != 0),
             1 => is_self,
             2 => true,
             _ => !is_self,

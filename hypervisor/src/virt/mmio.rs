@@ -1,13 +1,13 @@
 //! Guest-physical accesses that the nested page tables do not allow.
 //!
-//! Behind such an address is the local APIC, a page that may only be read, a device that the privileged domain has not touched before, or
+//! Behind such an address is the local APIC or an I/O APIC, a page that may only be read, a device that the privileged domain has not touched before, or
 //! nothing at all. Nothing reads as all ones and swallows writes, as on Xen. The instruction is fetched again and carried out by
 //! [`super::emulate`]; the address is the one that the hardware reported, never one that is computed from registers.
 
 use iced_x86::Register;
 
 use super::emulate::{Operation, Registers};
-use super::{Running, decode, lapic};
+use super::{Running, decode, ioapic, lapic};
 use crate::arch::{Access, CpuMode, Event, GuestCpu, NestedFault, SegmentReg, SysReg};
 use crate::mm::p2m::Kind;
 use crate::mm::{device, guest};
@@ -18,6 +18,8 @@ use crate::types::{Gpa, Gva, Mfn, PAGE_SIZE};
 enum Target {
     /// The local APIC's page of registers.
     Lapic,
+    /// Registers of an I/O APIC.
+    IoApic,
     /// Memory that the guest may only read: writes are dropped.
     ReadOnly,
     /// Nothing.
@@ -42,7 +44,12 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
     let gfn = fault.gpa.frame();
     let kind = running.domain.p2m.lookup(gfn).map(|entry| entry.kind);
     let is_device = running.domain.is_privileged() && device::may_map(Mfn(gfn.0));
-    match judge(&fault, kind, running.lapic.owns(fault.gpa), is_device) {
+    let own = if running.lapic.owns(fault.gpa) {
+        Some(Target::Lapic)
+    } else {
+        ioapic::owns(running.domain, fault.gpa).then_some(Target::IoApic)
+    };
+    match judge(&fault, kind, own, is_device) {
         Verdict::Retry => {}
         Verdict::Emulate(target) => emulate(running, fault.gpa, target),
         Verdict::MapDevice => {
@@ -58,18 +65,17 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
     }
 }
 
-/// Pure part of [`nested_fault`]: `kind` is what is mapped there now, `lapic` and `device` what is there otherwise.
-fn judge(fault: &NestedFault, kind: Option<Kind>, lapic: bool, device: bool) -> Verdict {
+/// Pure part of [`nested_fault`]: `kind` is what is mapped there now, `own` and `device` what is there otherwise.
+fn judge(fault: &NestedFault, kind: Option<Kind>, own: Option<Target>, device: bool) -> Verdict {
     let target = match (kind, fault.access) {
         (Some(_), Access::Read) => return Verdict::Retry,
         (Some(kind), Access::Write) if kind.writable() => return Verdict::Retry,
         (Some(kind), Access::Execute) if kind.executable() => return Verdict::Retry,
         (Some(_), Access::Execute) => return Verdict::Crash("executes what is not its own memory"),
         (Some(_), Access::Write) => Target::ReadOnly,
-        // Before the device, which is the machine's local APIC.
-        (None, _) if lapic => Target::Lapic,
-        (None, _) if device => return Verdict::MapDevice,
-        (None, _) => Target::Nothing,
+        // Before the device, which is the machine's.
+        (None, _) if own.is_none() && device => return Verdict::MapDevice,
+        (None, _) => own.unwrap_or(Target::Nothing),
     };
     match fault.access {
         Access::Execute => Verdict::Crash("executes where there is no memory"),
@@ -133,6 +139,10 @@ fn read(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target, size:
             let value = lapic::mmio_read(running, gpa.page_offset() as u32 & !3);
             u64::from(value) >> (8 * (gpa.0 & 3))
         }
+        Target::IoApic => {
+            let register = Gpa(gpa.0 & !3);
+            u64::from(ioapic::mmio_read(running.domain, register)) >> (8 * (gpa.0 & 3))
+        }
         Target::ReadOnly => {
             let mut bytes = [0xff; 8];
             let wanted = u64::from(size.min(8)).min(PAGE_SIZE - gpa.page_offset()) as usize;
@@ -145,9 +155,14 @@ fn read(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target, size:
 }
 
 fn write(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target, size: u8, value: u64) {
-    // The local APIC takes aligned double words only (SDM 3A, 11.4.1).
-    if target == Target::Lapic && size == 4 && gpa.0 & 3 == 0 {
-        lapic::mmio_write(running, gpa.page_offset() as u32, value as u32);
+    // APICs take aligned double words only (SDM 3A, 11.4.1).
+    if size != 4 || gpa.0 & 3 != 0 {
+        return;
+    }
+    match target {
+        Target::Lapic => lapic::mmio_write(running, gpa.page_offset() as u32, value as u32),
+        Target::IoApic => ioapic::mmio_write(running.domain, gpa, value as u32),
+        Target::ReadOnly | Target::Nothing => {}
     }
 }
 
@@ -199,15 +214,15 @@ mod tests {
     #[test]
     fn what_is_mapped_by_now_is_tried_again() {
         assert_eq!(
-            judge(&fault(Access::Write), Some(Kind::RamRw), false, false),
+            judge(&fault(Access::Write), Some(Kind::RamRw), None, false),
             Verdict::Retry
         );
         assert_eq!(
-            judge(&fault(Access::Read), Some(Kind::GrantRo), false, false),
+            judge(&fault(Access::Read), Some(Kind::GrantRo), None, false),
             Verdict::Retry
         );
         assert_eq!(
-            judge(&fault(Access::Execute), Some(Kind::RamRo), false, false),
+            judge(&fault(Access::Execute), Some(Kind::RamRo), None, false),
             Verdict::Retry
         );
     }
@@ -215,18 +230,18 @@ mod tests {
     #[test]
     fn writes_to_read_only_pages_are_dropped() {
         for kind in [Kind::RamRo, Kind::GrantRo] {
-            let verdict = judge(&fault(Access::Write), Some(kind), false, true);
+            let verdict = judge(&fault(Access::Write), Some(kind), None, true);
             assert_eq!(verdict, Verdict::Emulate(Target::ReadOnly));
         }
     }
 
     #[test]
     fn the_own_local_apic_comes_before_the_machine_s() {
-        let verdict = judge(&fault(Access::Read), None, true, true);
+        let verdict = judge(&fault(Access::Read), None, Some(Target::Lapic), true);
         assert_eq!(verdict, Verdict::Emulate(Target::Lapic));
-        assert_eq!(judge(&fault(Access::Read), None, false, true), Verdict::MapDevice);
+        assert_eq!(judge(&fault(Access::Read), None, None, true), Verdict::MapDevice);
         assert_eq!(
-            judge(&fault(Access::Read), None, false, false),
+            judge(&fault(Access::Read), None, None, false),
             Verdict::Emulate(Target::Nothing)
         );
     }
@@ -234,12 +249,12 @@ mod tests {
     #[test]
     fn no_code_and_no_page_tables_outside_memory() {
         assert!(matches!(
-            judge(&fault(Access::Execute), None, true, false),
+            judge(&fault(Access::Execute), None, Some(Target::Lapic), false),
             Verdict::Crash(_)
         ));
         for kind in [Kind::MmioDirect, Kind::GrantRw, Kind::Foreign] {
             assert!(matches!(
-                judge(&fault(Access::Execute), Some(kind), false, false),
+                judge(&fault(Access::Execute), Some(kind), None, false),
                 Verdict::Crash(_)
             ));
         }
@@ -248,9 +263,9 @@ mod tests {
             ..fault(Access::Write)
         };
         assert!(matches!(
-            judge(&walk, Some(Kind::RamRo), false, false),
+            judge(&walk, Some(Kind::RamRo), None, false),
             Verdict::Crash(_)
         ));
-        assert!(matches!(judge(&walk, None, false, false), Verdict::Crash(_)));
+        assert!(matches!(judge(&walk, None, None, false), Verdict::Crash(_)));
     }
 }

@@ -8,6 +8,7 @@ pub mod cpuid;
 pub mod decode;
 mod emulate;
 mod exits;
+pub mod ioapic;
 pub mod lapic;
 pub mod mmio;
 pub mod msr;
@@ -113,6 +114,11 @@ fn softirqs() {
     {
         event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
     }
+    if work.contains(SoftIrq::LINES)
+        && let Some(dom0) = table::get(DomId::DOM0)
+    {
+        hw::irq::take_lines(|gsi| ioapic::assert(&dom0, gsi));
+    }
     if work.contains(SoftIrq::NMI) {
         log::warn!("CPU {}: non-maskable interrupt", hw::percpu::id());
     }
@@ -150,11 +156,11 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
 
 /// Enter and leave the guest until the vCPU has to give up the CPU.
 ///
-/// A guest leaves at the end of a slice whatever becomes of the host's interrupts: Bochs holds those back while a guest
+/// A guest leaves when the timer is due whatever becomes of the host's interrupts: Bochs holds those back while a guest
 /// that was entered with its own interrupts off spins.
 fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
-    let slice = sched::SLICE / 1000 * u64::from(hw::time::clock().khz()) / 1000;
-    running.cpu.set_preemption_timer(Some(slice));
+    let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
+    running.cpu.set_preemption_timer(Some(ticks));
     loop {
         running.vcpu.enter();
         if running.vcpu.has_requests() | hw::irq::softirq_pending()
@@ -224,3 +230,6 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
         Next::Enter
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -199,6 +199,19 @@ pub fn single_step() -> Result<(), Fault> {
     outcome(())
 }
 
+/// A single step over WBINVD, which the hypervisor carries out; how many instructions came between it and the trap.
+pub fn single_step_over_exit() -> (Result<(), Fault>, u64) {
+    let mut late: u64;
+    // SAFETY: as for `single_step`; WBINVD changes nothing that can be seen.
+    unsafe {
+        attempt!(
+            "pushfq; or qword ptr [rsp], 0x100; popfq; wbinvd; inc {late}",
+            late = inout(reg) 0u64 => late
+        )
+    }
+    (outcome(()), late)
+}
+
 /// CPUID: eax, ebx, ecx, edx.
 pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     let found = core::arch::x86_64::__cpuid_count(leaf, sub);

@@ -2,6 +2,7 @@
 
 use core::mem::offset_of;
 
+use abi::Domid;
 use abi::domid::DOMID_SELF;
 use abi::grant::{GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING, GrantEntryV1};
 use abi::hypercall::HYPERVISOR_MEMORY_OP;
@@ -42,11 +43,19 @@ impl Grants {
 
     /// Grants domain 0 a frame.
     pub fn grant(&self, reference: u32, frame: u64) {
+        self.grant_to(0, reference, frame);
+    }
+
+    /// Grants a domain a frame.
+    pub fn grant_to(&self, domain: Domid, reference: u32, frame: u64) {
         self.0.store(
             Self::entry(reference) + offset_of!(GrantEntryV1, frame),
             frame as u32,
         );
-        self.0.store(Self::entry(reference), GTF_PERMIT_ACCESS.into());
+        self.0.store(
+            Self::entry(reference),
+            u32::from(GTF_PERMIT_ACCESS) | u32::from(domain) << 16,
+        );
     }
 
     /// Grants domain 0 a frame to be read.

@@ -10,12 +10,24 @@ use crate::cpu;
 static COUNTS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 static X2APIC: AtomicBool = AtomicBool::new(false);
 
+/// Vector of a callback that is not served at once.
+pub const CALLBACK: u8 = 0x96;
+static SERVED_AT: AtomicU64 = AtomicU64::new(0);
+
+/// [`CALLBACK`] is served, by taking what is pending, from its `count`-th coming on.
+pub fn serve_callback_at(count: u64) {
+    SERVED_AT.store(count, Ordering::SeqCst);
+}
+
 /// First vector that is an interrupt's.
 pub const FIRST: u8 = 32;
 
 /// Called by the trap hook.
 pub(crate) fn arrived(vector: u8) {
-    COUNTS[usize::from(vector)].fetch_add(1, Ordering::SeqCst);
+    let count = COUNTS[usize::from(vector)].fetch_add(1, Ordering::SeqCst) + 1;
+    if vector == CALLBACK && count >= SERVED_AT.load(Ordering::SeqCst) {
+        guest_rt::event::take_pending(|_| ());
+    }
     if X2APIC.load(Ordering::Relaxed) {
         // A write that faults shows as a missing interrupt.
         let _ = cpu::wrmsr_in_handler(cpu::X2APIC_EOI);

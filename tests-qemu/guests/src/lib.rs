@@ -4,6 +4,7 @@
 //! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
 //!
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
+//! * [`fifo`]: the guest's side of FIFO event channels.
 //! * [`frames`]: memory for hypercalls to do with what they like.
 //! * [`granting`]: the guest's own grant table.
 //! * [`hypercall`]: hypercalls with any arguments.
@@ -13,6 +14,7 @@
 //! * [`random`]: a seeded generator.
 //! * [`report`]: the verdict lines.
 //! * [`shared`]: memory shared with another domain.
+//! * [`smp`]: a second vCPU.
 //! * [`wreck`]: ways in which a guest can end itself.
 //! * [`xenstore`]: a client.
 //!
@@ -23,6 +25,7 @@
 extern crate alloc;
 
 pub mod cpu;
+pub mod fifo;
 pub mod frames;
 pub mod granting;
 pub mod hypercall;
@@ -32,5 +35,6 @@ pub mod netfront;
 pub mod random;
 pub mod report;
 pub mod shared;
+pub mod smp;
 pub mod wreck;
 pub mod xenstore;

@@ -42,7 +42,8 @@ impl Shared {
         (self.address + offset as u64) as *mut u8
     }
 
-    fn word(&self, offset: usize) -> &AtomicU32 {
+    /// The word at an offset, for read-modify-write access.
+    pub fn word(&self, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(4));
         // SAFETY: in bounds and aligned; frames that other access than this module's is volatile or nobody's.
         unsafe { &*self.at(offset, 4).cast::<AtomicU32>() }

@@ -42,6 +42,12 @@ struct Options {
     /// CPU model of the emulator
     #[arg(long)]
     cpu: Option<String>,
+    /// A disk of the machine, /dev/vda in dom0-shim's configs (then vdb, ...): an image, raw or .qcow2; QEMU only
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<std::path::PathBuf>,
+    /// A network device of the machine, the bridge eth0 of dom0-shim: what QEMU's -netdev takes, as `user`
+    #[arg(long, value_name = "NETDEV", num_args = 0..=1, default_missing_value = "user")]
+    net: Option<String>,
     /// The kernel of dom0 instead of dom0-shim: any PVH ELF or bzImage
     #[arg(long, value_name = "FILE")]
     dom0: Option<std::path::PathBuf>,
@@ -83,6 +89,8 @@ fn main() -> Result<()> {
     machine.cpus = options.smp;
     machine.memory = options.mem;
     machine.gdb = options.gdb;
+    machine.disks = options.disk;
+    machine.network = options.net;
     machine.command_line += " dom0_mem=384M";
     for option in &options.options {
         machine.command_line += " ";

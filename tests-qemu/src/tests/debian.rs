@@ -89,6 +89,8 @@ fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
     );
     let log = shell(shim.console, "dmesg | grep -c 'Hypervisor detected: Xen HVM'")?;
     ensure!(log.contains("\n1\n"), "dmesg: {log}");
+    let events = shell(shim.console, "dmesg | grep -c 'xen:events: Using FIFO-based ABI'")?;
+    ensure!(events.contains("\n1\n"), "event channels by FIFO: {events}");
     let clock = shell(
         shim.console,
         "cat /sys/devices/system/clocksource/clocksource0/current_clocksource",

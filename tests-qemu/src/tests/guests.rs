@@ -10,7 +10,7 @@ use crate::{Console, Machine, Vehicle};
 
 /// One test for each guest and back end.
 pub fn tests() -> Vec<Test> {
-    let everywhere = ["hypercalls", "events", "fuzz"];
+    let everywhere = ["hypercalls", "events", "fifo", "grants", "ioapic", "fuzz"];
     let mut tests = Vec::new();
     for name in everywhere {
         for vehicle in BOTH {
@@ -19,9 +19,9 @@ pub fn tests() -> Vec<Test> {
             }));
         }
     }
-    for (vehicle, defects) in EXITS {
+    for (vehicle, defects, arguments) in EXITS {
         tests.push(test("exits", vehicle, move |bench, machine| {
-            run_with_defects(bench, machine, "exits", defects)
+            run_with_defects(bench, machine, "exits", arguments, defects)
         }));
     }
     tests
@@ -31,19 +31,28 @@ pub fn tests() -> Vec<Test> {
 ///
 /// * TCG drops what is written to the upper half of CR0, where the manual has #GP (AMD APM vol. 2, 3.1.1).
 /// * Bochs's AMD-V intercepts #DB before the exception is in DR6, where the manual has it after (AMD APM vol. 2, 15.12.2).
-const EXITS: [(Vehicle, &[&str]); 3] = [
-    (Vehicle::Svm, &["cr0-reserved"]),
-    (Vehicle::SvmBochs, &["single-step-dr6"]),
-    (Vehicle::Vmx, &[]),
+///
+/// The last is what the guest is told to leave out: Bochs's AMD-V brings a single step over an intercepted instruction to the host, in the middle
+/// of its world switch.
+const EXITS: [(Vehicle, &[&str], &str); 3] = [
+    (Vehicle::Svm, &["cr0-reserved"], ""),
+    (Vehicle::SvmBochs, &["single-step-dr6"], "no-step-over-exit"),
+    (Vehicle::Vmx, &[], ""),
 ];
 
 fn run(bench: &mut Bench, machine: Machine, name: &str) -> Result<()> {
-    run_with_defects(bench, machine, name, &[])
+    run_with_defects(bench, machine, name, "", &[])
 }
 
-fn run_with_defects(bench: &mut Bench, mut machine: Machine, name: &str, defects: &[&str]) -> Result<()> {
+fn run_with_defects(
+    bench: &mut Bench,
+    mut machine: Machine,
+    name: &str,
+    arguments: &str,
+    defects: &[&str],
+) -> Result<()> {
     machine.command_line += " dom0_mem=128M";
-    machine.modules = vec![guest(name, "")?];
+    machine.modules = vec![guest(name, arguments)?];
     verdict_with_defects(bench.start(&machine)?, defects)
 }
 

@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Test> {
                 test("spinning domU", vehicle, spin),
                 test("100 lives", vehicle, lives),
                 test("bad domU configs", vehicle, configs),
+                test("domU at its limits", vehicle, limits),
             ]
         })
         .collect()
@@ -76,9 +77,42 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     Ok(())
 }
 
+/// A domain takes all ports, grant frames and mappings that its config gives it, and no more; it dies with all of them.
+fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let config = |ports: u32| {
+        format!(
+            "name='quotas'\ntype='pvh'\nkernel='/quotas'\nmemory=32\nextra='ports={ports} frames=3 maptrack=2'\n\
+             event_channels={ports}\nmax_grant_frames=3\nmax_maptrack_frames=2\non_poweroff='destroy'\n"
+        )
+        .into_bytes()
+    };
+    let archive = archive(
+        &bench.scratch(),
+        &[
+            ("quotas", std::fs::read(outputs::output("guests/quotas")?)?),
+            ("few.cfg", config(20)),
+            ("many.cfg", config(4000)),
+        ],
+    )?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    for name in ["few", "many"] {
+        shim.console.type_line(&format!("create /{name}.cfg"))?;
+        super::guests::verdict(shim.console)?;
+        shim.console
+            .expect("reason code 0 (poweroff): action is destroy", PATIENCE)?;
+        shim.wait_for("quotas", false)?;
+    }
+    Ok(())
+}
+
+/// The shim with a config `spin`, of a domain that computes for ever with interrupts off.
+pub fn spinning(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
+    shim(bench, machine, &["spin"])
+}
+
 /// A domain that computes for ever with interrupts off: the shim still answers, and can end it.
 fn spin(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let mut shim = shim(bench, machine, &["spin"])?;
+    let mut shim = spinning(bench, machine)?;
     shim.command("create /etc/oxen/spin.cfg")?;
     shim.wait_for("h", true)?;
     shim.command("pause h")?;
@@ -90,7 +124,7 @@ fn spin(bench: &mut Bench, machine: Machine) -> Result<()> {
 
 /// Made and destroyed again and again: all memory comes back.
 fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let mut shim = shim(bench, machine, &["spin"])?;
+    let mut shim = spinning(bench, machine)?;
     // The first life may leave what the hypervisor keeps for later.
     shim.command("create /etc/oxen/spin.cfg")?;
     shim.command("destroy h")?;

@@ -6,7 +6,9 @@
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
+//! * [`machine_disk`]: disks of the machine, which dom0-shim drives.
 //! * [`network`]: networks of domUs.
+//! * [`store`]: xenstore with clients good and bad, and its tools.
 //! * [`shim`]: dom0-shim's prompt, for the others.
 //!
 //! What is expected of Oxen's output is in the file of the test that expects it.
@@ -17,8 +19,13 @@ mod boot;
 mod debian;
 mod guests;
 mod hostile;
+mod machine_disk;
 mod network;
+mod pools;
+mod resize;
+mod scheduling;
 pub mod shim;
+pub mod store;
 
 use std::process::Command;
 use std::time::Duration;
@@ -33,8 +40,13 @@ pub fn all() -> Vec<Test> {
     [
         debian::tests(),
         block::tests(),
+        machine_disk::tests(),
         network::tests(),
+        resize::tests(),
+        pools::tests(),
+        scheduling::tests(),
         hostile::tests(),
+        store::tests(),
         guests::tests(),
         boot::tests(),
         bad_input::tests(),

@@ -1,12 +1,14 @@
 //! Networks between stock Debian domUs, and of one with dom0-shim's gateway.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
-use crate::{Machine, outputs};
+use crate::{Machine, Vehicle, outputs};
 
 /// The gateway's address.
 const GATEWAY: &str = "10.88.0.1";
@@ -21,6 +23,8 @@ pub fn tests() -> Vec<Test> {
                 test("hostile network front end", vehicle, hostile),
             ]
         })
+        // Bochs has no virtio devices.
+        .chain([test("domU to outside: lease, TCP", Vehicle::Svm, uplink)])
         .collect()
 }
 
@@ -68,6 +72,36 @@ fn ping(shim: &mut Shim, host: &str) -> Result<()> {
         said.contains("3 packets received, 0% packet loss"),
         "ping: {said}"
     );
+    Ok(())
+}
+
+/// A domU on the bridge of the machine's network device gets an address from QEMU's network, and fetches a file there.
+fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    let file = bench.scratch().join("file");
+    let contents: Vec<u8> = (0..500_000u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(&file, contents)?;
+    let sum = Command::new("md5sum").arg(&file).output().context("md5sum")?;
+    let sum = String::from_utf8(sum.stdout)?;
+    machine.network = Some(format!(
+        "user,guestfwd=tcp:10.0.2.100:80-cmd:cat {}",
+        file.display()
+    ));
+    let mut shim = prompt(bench, machine)?;
+    shim.console.type_line("create -c debian")?;
+    log_in(shim.console)?;
+    shim.detach()?;
+    shim.command("network-attach debian bridge=eth0")?;
+    to_shell(&mut shim, "debian")?;
+    // The domU's own script looks at its start only.
+    shell(
+        shim.console,
+        "until [ -e /sys/class/net/eth1 ]; do sleep 0.2; done; udhcpc -n -q -t 20 -i eth1",
+    )?;
+    let own = address(&mut shim, "eth1")?;
+    ensure!(own.starts_with("10.0.2."), "the address is {own}");
+    ping(&mut shim, "10.0.2.2")?;
+    let said = shell(shim.console, "nc 10.0.2.100 80 < /dev/null | md5sum")?;
+    ensure!(checksum(&said)? == checksum(&sum)?, "{sum}: {said}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use abi::domctl::*;
 use abi::hypercall::HYPERVISOR_DOMCTL;
-use abi::{Domid, Errno, Union};
+use abi::{Bitmap, Domid, Errno, Union};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{control, handle, handle_mut};
@@ -120,6 +120,50 @@ pub fn scheduling(domain: Domid, scheduler: u32) -> Result<DomctlSchedCredit, Er
         u: Union::default(),
     };
     Ok(plain(XEN_DOMCTL_SCHEDULER_OP, domain, &payload)?.u.get())
+}
+
+/// Says where a vCPU may run (`hard`) and where it should (`soft`), each a bitmap of CPUs; nothing changes where nothing is said.
+pub fn set_affinity(domain: Domid, vcpu: u32, hard: Option<&[u8]>, soft: Option<&[u8]>) -> Result<(), Errno> {
+    // What takes effect is written back.
+    let (mut hard, mut soft) = (hard.map(<[u8]>::to_vec), soft.map(<[u8]>::to_vec));
+    affinity_call(
+        XEN_DOMCTL_SETVCPUAFFINITY,
+        domain,
+        vcpu,
+        hard.as_deref_mut(),
+        soft.as_deref_mut(),
+    )
+}
+
+/// Reads where a vCPU may run, and where it should.
+pub fn affinity(domain: Domid, vcpu: u32, hard: &mut [u8], soft: &mut [u8]) -> Result<(), Errno> {
+    affinity_call(XEN_DOMCTL_GETVCPUAFFINITY, domain, vcpu, Some(hard), Some(soft))
+}
+
+fn affinity_call(
+    cmd: u32,
+    domain: Domid,
+    vcpu: u32,
+    hard: Option<&mut [u8]>,
+    soft: Option<&mut [u8]>,
+) -> Result<(), Errno> {
+    let flag = |map: &Option<&mut [u8]>, flag: u32| if map.is_some() { flag } else { 0 };
+    let flags = flag(&hard, XEN_VCPUAFFINITY_HARD) | flag(&soft, XEN_VCPUAFFINITY_SOFT);
+    let bitmap = |map: Option<&mut [u8]>| {
+        map.map_or_else(Bitmap::default, |map| Bitmap {
+            nr_bits: map.len() as u32 * 8,
+            bitmap: handle_mut(map),
+            pad: 0,
+        })
+    };
+    let payload = DomctlVcpuaffinity {
+        vcpu,
+        flags,
+        cpumap_hard: bitmap(hard),
+        cpumap_soft: bitmap(soft),
+    };
+    // SAFETY: the hypervisor reads and writes at most `nr_bits` bits.
+    unsafe { call(cmd, domain, &payload) }.map(|_| ())
 }
 
 /// State of a vCPU.

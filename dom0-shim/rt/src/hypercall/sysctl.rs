@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use abi::domctl::DomctlGetdomaininfo;
 use abi::hypercall::HYPERVISOR_SYSCTL;
 use abi::sysctl::*;
-use abi::{Domid, Errno, Union};
+use abi::{Bitmap, Domid, Errno, Union};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{control, handle, handle_mut};
@@ -34,10 +34,104 @@ pub fn physinfo() -> Result<SysctlPhysinfo, Errno> {
     unsafe { call(XEN_SYSCTL_PHYSINFO, &SysctlPhysinfo::default()) }
 }
 
+/// How long (µs) a vCPU runs before one that was woken takes its CPU.
+pub fn rate_limit(scheduler: u32) -> Result<u32, Errno> {
+    let answer: SysctlCredit2Schedule = scheduler_op(scheduler, XEN_SYSCTL_SCHEDOP_GETINFO, 0)?.u.get();
+    Ok(answer.ratelimit_us)
+}
+
+/// Changes [`rate_limit`]; 0 switches it off.
+pub fn set_rate_limit(scheduler: u32, ratelimit_us: u32) -> Result<(), Errno> {
+    scheduler_op(scheduler, XEN_SYSCTL_SCHEDOP_PUTINFO, ratelimit_us).map(|_| ())
+}
+
+fn scheduler_op(scheduler: u32, cmd: u32, ratelimit_us: u32) -> Result<SysctlSchedulerOp, Errno> {
+    let payload = SysctlSchedulerOp {
+        sched_id: scheduler,
+        cmd,
+        u: Union::of(&SysctlCredit2Schedule { ratelimit_us }),
+        ..Default::default()
+    };
+    // SAFETY: the payload has no handle.
+    unsafe { call(XEN_SYSCTL_SCHEDULER_OP, &payload) }
+}
+
 /// Which scheduler runs (`XEN_SCHEDULER_*`).
 pub fn scheduler_id() -> Result<u32, Errno> {
     // SAFETY: the payload has no handle.
     unsafe { call(XEN_SYSCTL_SCHED_ID, &SysctlSchedId::default()) }.map(|answer| answer.sched_id)
+}
+
+/// The first CPU pool with this number or a higher one; its CPUs go to `cpus`, a bitmap.
+///
+/// # Errors
+/// `ENOENT`: there is none.
+pub fn cpupool(first: u32, cpus: &mut [u8]) -> Result<SysctlCpupoolOp, Errno> {
+    cpupool_bitmap(XEN_SYSCTL_CPUPOOL_OP_INFO, first, cpus)
+}
+
+/// The CPUs that are in no pool.
+pub fn free_cpus(cpus: &mut [u8]) -> Result<(), Errno> {
+    cpupool_bitmap(XEN_SYSCTL_CPUPOOL_OP_FREEINFO, 0, cpus).map(|_| ())
+}
+
+fn cpupool_bitmap(op: u32, pool: u32, cpus: &mut [u8]) -> Result<SysctlCpupoolOp, Errno> {
+    let payload = SysctlCpupoolOp {
+        op,
+        cpupool_id: pool,
+        cpumap: Bitmap {
+            nr_bits: cpus.len() as u32 * 8,
+            bitmap: handle_mut(cpus),
+            pad: 0,
+        },
+        ..Default::default()
+    };
+    // SAFETY: the hypervisor writes at most `nr_bits` bits.
+    unsafe { call(XEN_SYSCTL_CPUPOOL_OP, &payload) }
+}
+
+/// What is done to a CPU pool.
+#[derive(Clone, Copy, Debug)]
+pub enum PoolChange {
+    /// It is taken away.
+    Destroy,
+    /// A free CPU is put in.
+    AddCpu(u32),
+    /// A CPU is taken out.
+    RemoveCpu(u32),
+    /// A domain is put in.
+    MoveDomain(Domid),
+}
+
+/// Makes a CPU pool with this scheduler; returns its number.
+pub fn create_cpupool(scheduler: u32) -> Result<u32, Errno> {
+    let payload = SysctlCpupoolOp {
+        op: XEN_SYSCTL_CPUPOOL_OP_CREATE,
+        cpupool_id: XEN_SYSCTL_CPUPOOL_PAR_ANY,
+        sched_id: scheduler,
+        ..Default::default()
+    };
+    // SAFETY: the payload's handle is null, and not used.
+    unsafe { call(XEN_SYSCTL_CPUPOOL_OP, &payload) }.map(|answer| answer.cpupool_id)
+}
+
+/// Changes a CPU pool.
+pub fn change_cpupool(pool: u32, change: PoolChange) -> Result<(), Errno> {
+    let (op, cpu, domid) = match change {
+        PoolChange::Destroy => (XEN_SYSCTL_CPUPOOL_OP_DESTROY, 0, 0),
+        PoolChange::AddCpu(cpu) => (XEN_SYSCTL_CPUPOOL_OP_ADDCPU, cpu, 0),
+        PoolChange::RemoveCpu(cpu) => (XEN_SYSCTL_CPUPOOL_OP_RMCPU, cpu, 0),
+        PoolChange::MoveDomain(domain) => (XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN, 0, domain.into()),
+    };
+    let payload = SysctlCpupoolOp {
+        op,
+        cpupool_id: pool,
+        cpu,
+        domid,
+        ..Default::default()
+    };
+    // SAFETY: the payload's handle is null, and not used.
+    unsafe { call(XEN_SYSCTL_CPUPOOL_OP, &payload) }.map(|_| ())
 }
 
 /// Up to `count` domains with a number of `first` or higher.

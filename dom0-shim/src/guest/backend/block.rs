@@ -6,19 +6,21 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use abi::Domid;
 use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, XEN_IO_PROTO_ABI_X86_64};
 use dom0_shim::backend::ring::{BackRing, Broken};
 use dom0_shim::block::ram::RamDisk;
 use dom0_shim::block::request::{INDIRECT_SEGMENTS_MAX, serve};
-use dom0_shim::block::{Access, BlockDevice, SECTOR};
+use dom0_shim::block::{Access, BlockDevice, Failed, SECTOR};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::Status;
 
 use super::pages::Pages;
 use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add, nodes};
 use crate::guest::Host;
+use crate::guest::machine::MachineDisk;
 
 /// The class of devices.
 pub const CLASS: &str = "vbd";
@@ -32,13 +34,78 @@ const RING_ORDER_MAX: u32 = 4;
 pub struct OpenDisk {
     /// As it was specified.
     pub disk: Rc<Disk>,
-    data: Rc<RamDisk>,
+    data: Rc<Data>,
+}
+
+/// What is behind a disk.
+enum Data {
+    Ram(RamDisk),
+    Machine(MachineDisk),
+}
+
+impl BlockDevice for Data {
+    fn sectors(&self) -> u64 {
+        match self {
+            Self::Ram(disk) => disk.sectors(),
+            Self::Machine(disk) => disk.sectors(),
+        }
+    }
+
+    fn access(&self) -> Access {
+        match self {
+            Self::Ram(disk) => disk.access(),
+            Self::Machine(disk) => disk.access(),
+        }
+    }
+
+    fn discard_granularity(&self) -> Option<u32> {
+        match self {
+            Self::Ram(disk) => disk.discard_granularity(),
+            Self::Machine(disk) => disk.discard_granularity(),
+        }
+    }
+
+    async fn read(
+        &self,
+        sectors: Range<u64>,
+        take: impl FnOnce(&[&[u8]]) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        match self {
+            Self::Ram(disk) => disk.read(sectors, take).await,
+            Self::Machine(disk) => disk.read(sectors, take).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        sectors: Range<u64>,
+        fill: impl FnOnce(&mut [&mut [u8]]) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        match self {
+            Self::Ram(disk) => disk.write(sectors, fill).await,
+            Self::Machine(disk) => disk.write(sectors, fill).await,
+        }
+    }
+
+    async fn flush(&self) -> Result<(), Failed> {
+        match self {
+            Self::Ram(disk) => disk.flush().await,
+            Self::Machine(disk) => disk.flush().await,
+        }
+    }
+
+    async fn discard(&self, sectors: Range<u64>) -> Result<(), Failed> {
+        match self {
+            Self::Ram(disk) => disk.discard(sectors).await,
+            Self::Machine(disk) => disk.discard(sectors).await,
+        }
+    }
 }
 
 /// Opens what is behind a disk.
 ///
 /// # Errors
-/// A sentence: no such image, not enough memory.
+/// A sentence: no such image or disk, the disk is in use, not enough memory.
 pub fn open(host: &Host, disk: &Disk) -> Result<OpenDisk, String> {
     let image = |path: &str| {
         let image = host
@@ -55,10 +122,19 @@ pub fn open(host: &Host, disk: &Disk) -> Result<OpenDisk, String> {
         format!("{}: not enough memory: {left} MiB are left for disks", disk.vdev)
     };
     let data = match (&disk.target, disk.access) {
-        (Target::Ram(bytes), _) => RamDisk::empty(*bytes, &host.disk_memory).map_err(no_memory)?,
-        (Target::File(path), Access::ReadOnly) => RamDisk::read_only(image(path)?),
+        (Target::Ram(bytes), _) => Data::Ram(RamDisk::empty(*bytes, &host.disk_memory).map_err(no_memory)?),
+        (Target::Machine(name), access) => {
+            let found = host.machine.disk(name);
+            let found = found.ok_or_else(|| format!("/dev/{name}: this machine has no such disk"))?;
+            Data::Machine(
+                found
+                    .open(access)
+                    .map_err(|error| format!("/dev/{name}: {error}"))?,
+            )
+        }
+        (Target::File(path), Access::ReadOnly) => Data::Ram(RamDisk::read_only(image(path)?)),
         (Target::File(path), Access::ReadWrite) => {
-            RamDisk::copy_on_write(image(path)?, &host.disk_memory).map_err(no_memory)?
+            Data::Ram(RamDisk::copy_on_write(image(path)?, &host.disk_memory).map_err(no_memory)?)
         }
     };
     Ok(OpenDisk {
@@ -77,6 +153,7 @@ pub fn attach(host: &Rc<Host>, domain: Domid, open: OpenDisk) -> Result<(), Stri
     let kind = if disk.cdrom { "cdrom" } else { "disk" };
     let params = match &disk.target {
         Target::File(path) => path.clone(),
+        Target::Machine(name) => format!("/dev/{name}"),
         Target::Ram(bytes) => format!("ram:{bytes}"),
     };
     let mode = match disk.access {

@@ -15,10 +15,19 @@ use guest_rt::hypercall::grant::{Access, Status};
 
 use crate::guest::Host;
 
-/// Granted pages of a front end, adjacent; unmapped when dropped.
+/// Pages of a front end, adjacent; unmapped when dropped.
+#[derive(Debug)]
 pub struct SharedPages(Mapping);
 
 impl SharedPages {
+    /// Maps one of `domain`'s frames, which it need not have granted.
+    ///
+    /// # Errors
+    /// What the hypervisor answers.
+    pub fn frame(domain: Domid, gfn: u64) -> Result<Self, Errno> {
+        Mapping::range(domain, gfn, 1).map(Self)
+    }
+
     /// Maps pages that `domain` has granted, to read and write.
     ///
     /// # Errors

@@ -17,14 +17,16 @@ use core::cell::RefCell;
 use abi::Domid;
 use dom0_shim::executor::{Signal, either};
 use dom0_shim::net::bridge::{Bridge, Delivery};
+use dom0_shim::net::offload;
 use dom0_shim::net::packet::Packet;
 use dom0_shim::net::switch::PortId;
 use dom0_shim::xlcfg::Config;
-use dom0_shim::xlcfg::vif::BRIDGE;
+use dom0_shim::xlcfg::vif::{BRIDGE, Vif};
 use guest_rt::time;
 
 use super::Host;
 use super::backend::Id;
+use super::machine::Nic;
 
 use device::Device;
 
@@ -41,6 +43,8 @@ pub struct Networks {
 pub struct Segment {
     bridge: RefCell<Bridge>,
     devices: RefCell<BTreeMap<PortId, Rc<Device>>>,
+    /// The machine's network device of the same name.
+    uplink: Option<(PortId, Rc<Nic>)>,
     /// The gateway may have something to do at another time than before.
     timing: Signal,
 }
@@ -75,21 +79,27 @@ impl Networks {
     }
 
     /// The bridge of this name; it is made when the first device names it. The one that devices are connected to unless
-    /// they say otherwise has a gateway.
+    /// they say otherwise has a gateway; one with the name of a network device of the machine leads there.
     fn segment(&self, host: &Rc<Host>, name: &str) -> Rc<Segment> {
         if let Some(segment) = self.segments.borrow().get(name) {
             return segment.clone();
         }
-        let bridge = match name {
+        let mut bridge = match name {
             BRIDGE => Bridge::with_gateway(),
             _ => Bridge::default(),
         };
+        let uplink = host.machine.nic(name);
+        let uplink = uplink.map(|nic| (bridge.connect_uplink(Vif::default().mtu), nic.clone()));
         let segment = Rc::new(Segment {
+            uplink,
             bridge: RefCell::new(bridge),
             devices: RefCell::default(),
             timing: Signal::default(),
         });
         host.spawner.spawn(keep_time(host.clone(), segment.clone()));
+        if let Some((port, nic)) = segment.uplink.clone() {
+            host.spawner.spawn(bring_in(segment.clone(), port, nic));
+        }
         self.segments
             .borrow_mut()
             .insert(name.to_string(), segment.clone());
@@ -115,8 +125,22 @@ impl Segment {
         for (port, packet) in deliveries {
             if let Some(device) = devices.get(&port) {
                 device.receive(packet);
+            } else if let Some((_, nic)) = self.uplink.as_ref().filter(|(uplink, _)| *uplink == port) {
+                // What the front end has left to do, the wire does not.
+                for frame in offload::complete(&packet).unwrap_or_default() {
+                    nic.send(&frame.bytes);
+                }
             }
         }
+    }
+}
+
+/// Task: brings in what comes from outside.
+async fn bring_in(segment: Rc<Segment>, port: PortId, nic: Rc<Nic>) {
+    loop {
+        nic.arrived.wait().await;
+        let frames = nic.take().into_iter();
+        segment.forward(port, frames.map(Packet::complete).collect());
     }
 }
 

@@ -36,7 +36,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Failure, Step, destroy, nodes};
 use crate::guest::backend::block::{self, OpenDisk};
-use crate::guest::{Host, console, network, store};
+use crate::guest::{Host, console, network, pools, scheduling, store};
 
 /// Event channels of a new domain.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,8 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
         .map(|path| file(host, path))
         .transpose()
         .step("loading the ramdisk")?;
-    let memory_map = domu_memory_map(config.memory << 20);
+    // Without populate-on-demand there is memory behind all that the domain may have; its balloon driver gives back what is too much.
+    let memory_map = domu_memory_map(config.max_memory << 20);
     let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
     let guest = Guest {
         kernel: &kernel,
@@ -82,7 +83,12 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
     let mut plan = guest.plan().step("laying out the domain's memory")?;
     plan.writes.push((ACPI_TABLES, Cow::Borrowed(&acpi.bytes)));
     let handle = config.uuid.unwrap_or_else(new_handle);
-    let domain = domctl::create(0, &creation(&config, handle)).step("creating the domain")?;
+    let pool = config
+        .pool
+        .as_deref()
+        .map_or(Ok(0), |pool| pools::number(host, pool));
+    let creation = creation(&config, handle, pool.step("finding the CPU pool")?);
+    let domain = domctl::create(0, &creation).step("creating the domain")?;
     host.domains.remember(domain, config.clone(), disks.clone());
     let built = async {
         let ports = build(domain, &config, &memory_map, &plan).await?;
@@ -106,6 +112,8 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
     Ok(domain)
 }
 
+/// KiB that a domain may have besides its RAM, as in libxl: special pages and ACPI tables count too.
+pub const EXTRA_KIB: u64 = 1024;
 /// Most bytes that a kernel may unpack to.
 const KERNEL_MAX: usize = 256 << 20;
 
@@ -128,7 +136,7 @@ fn e820(map: &[HvmMemmapTableEntry]) -> Vec<E820Entry> {
 }
 
 /// Arguments of `createdomain`.
-fn creation(config: &Config, handle: [u8; 16]) -> DomctlCreatedomain {
+fn creation(config: &Config, handle: [u8; 16], cpupool_id: u32) -> DomctlCreatedomain {
     let v2 = sysctl::physinfo().is_ok_and(|info| info.capabilities & XEN_SYSCTL_PHYSCAP_GNTTAB_V2 != 0);
     DomctlCreatedomain {
         handle,
@@ -138,6 +146,7 @@ fn creation(config: &Config, handle: [u8; 16]) -> DomctlCreatedomain {
         max_grant_frames: config.max_grant_frames,
         max_maptrack_frames: config.max_maptrack_frames,
         grant_opts: if v2 { 2 } else { 1 },
+        cpupool_id,
         arch: ArchDomainconfig {
             emulation_flags: XEN_X86_EMU_LAPIC,
             misc_flags: 0,
@@ -171,8 +180,7 @@ async fn build(
     plan: &Plan<'_>,
 ) -> Result<Ports, Failure> {
     domctl::max_vcpus(domain, config.max_vcpus).step("setting the number of vCPUs")?;
-    // 1 MiB more than the guest's RAM, as libxl: special pages and ACPI tables count too.
-    domctl::max_memory(domain, (config.max_memory + 1) * 1024).step("setting the memory limit")?;
+    domctl::max_memory(domain, config.max_memory * 1024 + EXTRA_KIB).step("setting the memory limit")?;
     let ports = Ports {
         store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
         console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
@@ -371,6 +379,9 @@ fn seed_grants(domain: Domid) -> Result<(), Errno> {
 
 /// Sets weight and cap where the config names them.
 fn set_scheduling(domain: Domid, config: &Config) -> Result<(), Errno> {
+    for vcpu in 0..config.max_vcpus {
+        scheduling::pin(domain, vcpu, config.cpus.of(vcpu), config.cpus_soft.of(vcpu))?;
+    }
     if config.cpu_weight.is_none() && config.cap.is_none() {
         return Ok(());
     }

@@ -34,7 +34,6 @@ pub async fn watch(host: Rc<Host>) {
         for domain in domains {
             look_at(&host, domain).await;
         }
-        host.store.domain_changed();
     }
 }
 
@@ -43,6 +42,9 @@ async fn look_at(host: &Rc<Host>, domain: Domid) {
     let Ok(reason) = domctl::info(domain).map(|info| shutdown_reason(info.flags)) else {
         return;
     };
+    if reason.is_some() {
+        host.store.shut_down(domain);
+    }
     let record = match host.domains.records.borrow_mut().get_mut(&domain) {
         Some(record) if !record.handled => {
             record.handled = reason.is_some();

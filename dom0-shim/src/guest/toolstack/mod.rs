@@ -3,10 +3,12 @@
 //! * [`build`]: from a config to a domain ready to run.
 //! * [`lifecycle`]: what happens when a domain has stopped.
 //! * [`nodes`]: what xenstore says of a domain.
+//! * [`resize`]: vCPUs and memory of a domain that runs.
 
 mod build;
 mod lifecycle;
 mod nodes;
+pub mod resize;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -107,6 +109,29 @@ impl Domains {
             .borrow()
             .get(&domain)
             .map(|record| record.config.name.clone())
+    }
+
+    /// Changes the config that a domain is started again with.
+    fn update(&self, domain: Domid, change: impl FnOnce(&mut Config)) {
+        if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
+            change(Rc::make_mut(&mut record.config));
+        }
+    }
+
+    /// A domain is in CPU pool `name` from now on, over a restart too.
+    pub fn move_to_pool(&self, domain: Domid, name: &str) {
+        self.update(domain, |config| config.pool = Some(name.into()));
+    }
+
+    /// A CPU pool has another name.
+    pub fn rename_pool(&self, old: &str, new: &str) {
+        for (domain, _) in self.list() {
+            self.update(domain, |config| {
+                if config.pool.as_deref() == Some(old) {
+                    config.pool = Some(new.into());
+                }
+            });
+        }
     }
 
     /// System time at which a domain was made.

@@ -51,7 +51,7 @@ pub fn write(
     store.write(&home, "")?;
     store.set_permissions(&home, &read_only.each_ref().map(String::as_str))?;
     let kib = config.memory * 1024;
-    let mut nodes = alloc::vec![
+    let nodes = [
         ("vm", vm.clone()),
         ("name", config.name.clone()),
         ("domid", format!("{domain}")),
@@ -62,7 +62,7 @@ pub fn write(
         ("control", String::new()),
         (
             "control/platform-feature-multiprocessor-suspend",
-            String::from("1")
+            String::from("1"),
         ),
         ("control/platform-feature-xs_reset_watches", String::from("1")),
         ("store/port", format!("{}", ports.store)),
@@ -75,19 +75,10 @@ pub fn write(
         ("console/port", format!("{}", ports.console)),
         ("console/ring-ref", format!("{}", CONSOLE_GFN)),
     ];
-    let available = |vcpu| if vcpu < config.vcpus { "online" } else { "offline" };
-    let vcpus: alloc::vec::Vec<_> = (0..config.max_vcpus)
-        .map(|vcpu| format!("cpu/{vcpu}/availability"))
-        .collect();
-    nodes.extend(
-        vcpus
-            .iter()
-            .zip(0..)
-            .map(|(node, vcpu)| (node.as_str(), String::from(available(vcpu)))),
-    );
     for (node, value) in nodes {
         store.write(&format!("{home}/{node}"), &value)?;
     }
+    make_available(store, domain, config.vcpus, config.max_vcpus)?;
     let owner = format!("n{domain}");
     for node in WRITABLE {
         let path = format!("{home}/{node}");
@@ -97,6 +88,18 @@ pub fn write(
     store.write(&format!("{vm}/uuid"), &uuid_text(handle))?;
     store.write(&format!("{vm}/name"), &config.name)?;
     store.write(&format!("/libxl/{domain}/type"), "pvh")
+}
+
+/// Says that the first `count` of `max` vCPUs may be online. The domain's kernel, which watches that, brings them up or takes them down.
+pub fn make_available(store: &Store, domain: Domid, count: u32, max: u32) -> Result<(), Error> {
+    for vcpu in 0..max {
+        let available = if vcpu < count { "online" } else { "offline" };
+        store.write(
+            &format!("/local/domain/{domain}/cpu/{vcpu}/availability"),
+            available,
+        )?;
+    }
+    Ok(())
 }
 
 /// Removes all nodes of a domain.

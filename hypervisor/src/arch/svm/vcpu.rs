@@ -35,6 +35,7 @@ use crate::types::Hpa;
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_RF: u64 = 1 << 16;
 const RFLAGS_VM: u64 = 1 << 17;
 const CR0_PE: u64 = 1;
 const CR0_PG: u64 = 1 << 31;
@@ -279,6 +280,17 @@ impl Vcpu {
         self.vmcb.save.rflags |= RFLAGS_TF;
     }
 
+    /// An instruction that was carried out for the guest ends as others do: RF is cleared, and a single step traps (APM vol. 2, 13.1.4).
+    #[cold]
+    fn finish_instruction(&mut self) {
+        self.vmcb.save.rflags &= !RFLAGS_RF;
+        if self.vmcb.save.rflags & RFLAGS_TF != 0 && !self.after.contains(After::STEPPING) {
+            self.vmcb.save.dr6 |= DR6_BS;
+            self.touch(clean::DEBUG_REGS);
+            self.inject(Event::exception(1, None));
+        }
+    }
+
     /// Does the guest's SPEC_CTRL have to be switched by hand.
     fn update_spec_ctrl(&mut self) {
         let Some(cpu) = self.cpu else { return };
@@ -405,7 +417,11 @@ impl GuestCpu for Vcpu {
         let next = save.rip.wrapping_add(u64::from(len));
         let wide = save.efer & EFER_LMA != 0 && save.cs.attr & ATTR_LONG != 0;
         save.rip = if wide { next } else { next & 0xffff_ffff };
+        let flags = save.rflags;
         self.vmcb.control.interrupt_shadow &= !SHADOW;
+        if flags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+            self.finish_instruction();
+        }
     }
 
     #[inline]

@@ -58,12 +58,153 @@ fn events_within_a_domain() {
     for operation in [EVTCHNOP_SEND, EVTCHNOP_CLOSE, EVTCHNOP_UNMASK] {
         assert_eq!(guest.op(EVTCHN, operation, &mut port), Err(Errno::EINVAL));
     }
-    for operation in 0..=10 {
+    for operation in 0..=13 {
         guest.faults(EVTCHN, operation);
     }
-    for operation in 11..=13 {
-        assert_eq!(guest.call(EVTCHN, &[operation, ARG]), Err(Errno::ENOSYS), "FIFO");
+    assert_eq!(guest.call(EVTCHN, &[14, ARG]), Err(Errno::ENOSYS));
+}
+
+#[test]
+fn fifo_delivery() {
+    let mut guest = World::with(Config {
+        max_evtchn_port: u32::MAX,
+        ..config(false)
+    });
+    let mut ipi = EvtchnBindIpi { vcpu: 1, port: 0 };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
+    let mut priority = EvtchnSetPriority {
+        port: ipi.port,
+        priority: 0,
+    };
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_SET_PRIORITY, &mut priority),
+        Err(Errno::ENOSYS),
+        "2-level has none"
+    );
+    let mut expand = EvtchnExpandArray { array_gfn: 5 };
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_EXPAND_ARRAY, &mut expand),
+        Err(Errno::EOPNOTSUPP)
+    );
+    let good = EvtchnInitControl {
+        control_gfn: 4,
+        offset: 4096 - 72,
+        vcpu: 1,
+        ..Default::default()
+    };
+    for (bad, error) in [
+        (EvtchnInitControl { vcpu: 3, ..good }, Errno::ENOENT),
+        (
+            EvtchnInitControl {
+                vcpu: u32::MAX,
+                ..good
+            },
+            Errno::ENOENT,
+        ),
+        (
+            EvtchnInitControl {
+                offset: 4096 - 64,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (
+            EvtchnInitControl {
+                offset: u32::MAX,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (EvtchnInitControl { offset: 4, ..good }, Errno::EINVAL),
+        (
+            EvtchnInitControl {
+                control_gfn: 0x999,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (
+            EvtchnInitControl {
+                control_gfn: u64::MAX,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+    ] {
+        let mut init = bad;
+        assert_eq!(
+            guest.op(EVTCHN, EVTCHNOP_INIT_CONTROL, &mut init),
+            Err(error),
+            "{bad:?}"
+        );
     }
+    let mut init = good;
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_INIT_CONTROL, &mut init), Ok(0));
+    assert_eq!(init.link_bits, 17);
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_INIT_CONTROL, &mut init),
+        Err(Errno::EINVAL),
+        "it has one"
+    );
+    expand.array_gfn = 0x999;
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_EXPAND_ARRAY, &mut expand),
+        Err(Errno::EINVAL)
+    );
+    expand.array_gfn = 5;
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_EXPAND_ARRAY, &mut expand), Ok(0));
+    for (port, value, error) in [
+        (ipi.port, 16, Errno::EINVAL),
+        (ipi.port, u32::MAX, Errno::EINVAL),
+        (ipi.port + 1, 0, Errno::EACCES),
+        (200_000, 0, Errno::EINVAL),
+    ] {
+        let mut bad = EvtchnSetPriority {
+            port,
+            priority: value,
+        };
+        assert_eq!(guest.op(EVTCHN, EVTCHNOP_SET_PRIORITY, &mut bad), Err(error));
+    }
+    priority.priority = 3;
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_SET_PRIORITY, &mut priority), Ok(0));
+    let mut port = EvtchnPortArg { port: ipi.port };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut port), Ok(0));
+    let control = 0x4000 + 4096 - 72;
+    assert_eq!(guest.get::<u32>(control), 1 << 3, "ready");
+    assert_eq!(guest.get::<u32>(control + 8 + 3 * 4), ipi.port, "head");
+    let vcpu = guest.domain.vcpu(VcpuId(1)).expect("vcpu").clone();
+    assert!(vcpu.events.upcall_pending());
+    // A page for every port there can be, and none more; the last port is sent on.
+    for _ in 1..128 {
+        assert_eq!(guest.op(EVTCHN, EVTCHNOP_EXPAND_ARRAY, &mut expand), Ok(0));
+    }
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_EXPAND_ARRAY, &mut expand),
+        Err(Errno::ENOSPC)
+    );
+    for port in ipi.port + 1..EVTCHN_FIFO_NR_CHANNELS {
+        // One page stands for all here: where a word is linked, so are its namesakes.
+        guest.put(0x5000, &[0u8; 4096]);
+        assert_eq!(crate::event::bind_ipi(&guest.domain, VcpuId(1)), Ok(Port(port)));
+    }
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Err(Errno::ENOSPC));
+    port.port = EVTCHN_FIFO_NR_CHANNELS - 1;
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_SEND, &mut port), Ok(0));
+    assert_eq!(guest.get::<u32>(0x5000 + 4092) >> 29 & 5, 5, "pending and linked");
+    // Reset goes back to 2-level, in slices.
+    let mut reset = EvtchnReset { dom: DOMID_SELF };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_RESET, &mut reset), Ok(0));
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_EXPAND_ARRAY, &mut expand),
+        Err(Errno::EOPNOTSUPP)
+    );
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
+    assert_eq!(ipi.port, 1);
+    assert_eq!(
+        guest.op(EVTCHN, EVTCHNOP_INIT_CONTROL, &mut init),
+        Ok(0),
+        "and once more"
+    );
 }
 
 #[test]

@@ -6,7 +6,9 @@ use abi::hypercall::*;
 use abi::memory::*;
 use abi::{Errno, GuestHandle};
 
-use crate::hypercall::testing::{ARG, BAD, LIST, World, destroy};
+use crate::domain::Config;
+use crate::grant::Version;
+use crate::hypercall::testing::{ARG, BAD, LIST, World, config, destroy};
 use crate::mm::p2m::Kind;
 use crate::types::{DomId, Gfn};
 
@@ -174,7 +176,7 @@ fn bad_grants_have_a_status() {
         b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), ARG, u32::MAX.into()]),
         Err(Errno::EINVAL)
     );
-    for operation in [3, 4, 7, 9, 12] {
+    for operation in [3, 4, 12, 13, u32::MAX.into()] {
         assert_eq!(b.call(GRANT, &[operation, ARG, 1]), Err(Errno::ENOSYS));
     }
 }
@@ -230,6 +232,89 @@ fn copies_by_grant() {
     }
 }
 
+/// While the version is 2.
+fn status_frames(guest: &mut World) {
+    let mut place = AddToPhysmap {
+        domid: DOMID_SELF,
+        space: XENMAPSPACE_GRANT_TABLE,
+        idx: XENMAPIDX_GRANT_TABLE_STATUS,
+        gpfn: 14,
+        ..Default::default()
+    };
+    assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
+    let mut list = GnttabGetStatusFrames {
+        nr_frames: 1,
+        dom: DOMID_SELF,
+        frame_list: GuestHandle::new(LIST),
+        ..Default::default()
+    };
+    assert_eq!(one(guest, GNTTABOP_GET_STATUS_FRAMES, &mut list), Ok(0));
+    assert_eq!((list.status, guest.get::<u64>(LIST)), (GNTST_OKAY, 14));
+    for (nr_frames, dom, at, status) in [
+        (2, DOMID_SELF, LIST, GNTST_GENERAL_ERROR),
+        (u32::MAX, DOMID_SELF, LIST, GNTST_GENERAL_ERROR),
+        (1, 0x7000, LIST, GNTST_BAD_DOMAIN),
+        (1, DOMID_SELF, BAD, GNTST_BAD_VIRT_ADDR),
+    ] {
+        let mut bad = GnttabGetStatusFrames {
+            nr_frames,
+            dom,
+            frame_list: GuestHandle::new(at),
+            ..list
+        };
+        assert_eq!(one(guest, GNTTABOP_GET_STATUS_FRAMES, &mut bad), Ok(0));
+        assert_eq!(bad.status, status);
+    }
+    place.idx = XENMAPIDX_GRANT_TABLE_STATUS | 1;
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place),
+        Err(Errno::EINVAL),
+        "more than the entries that there may be need"
+    );
+}
+
+#[test]
+fn a_domain_may_be_kept_to_version_1() {
+    let mut guest = World::with(Config {
+        max_grant_version: Version::V1,
+        ..config(false)
+    });
+    let mut version = GnttabSetVersion { version: 2 };
+    assert_eq!(
+        one(&mut guest, GNTTABOP_SET_VERSION, &mut version),
+        Err(Errno::ENOSYS)
+    );
+    assert_eq!(version.version, 1, "which it has");
+}
+
+#[test]
+fn unmap_and_replace_only_unmaps() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, 0);
+    let mut map = GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP,
+        ref_: 9,
+        dom: a.domain.id.0,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
+    let mut replace = GnttabUnmapAndReplace {
+        host_addr: 0x100_0000,
+        new_addr: 0x100_1000,
+        handle: map.handle,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut b, GNTTABOP_UNMAP_AND_REPLACE, &mut replace), Ok(0));
+    assert_eq!(replace.status, GNTST_GENERAL_ERROR);
+    assert!(b.domain.p2m.lookup(Gfn(0x1000)).is_some());
+    replace.new_addr = 0;
+    assert_eq!(one(&mut b, GNTTABOP_UNMAP_AND_REPLACE, &mut replace), Ok(0));
+    assert_eq!(replace.status, GNTST_OKAY);
+    assert!(b.domain.p2m.lookup(Gfn(0x1000)).is_none());
+    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS);
+}
+
 #[test]
 fn the_tables_size_and_version() {
     let mut guest = World::new();
@@ -248,9 +333,20 @@ fn the_tables_size_and_version() {
     let mut version = GnttabSetVersion { version: 1 };
     assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Ok(0));
     version.version = 2;
-    assert_eq!(
-        one(&mut guest, GNTTABOP_SET_VERSION, &mut version),
-        Err(Errno::ENOSYS)
+    assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Ok(0));
+    assert_eq!(version.version, 2);
+    let mut got = GnttabGetVersion {
+        dom: DOMID_SELF,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut guest, GNTTABOP_GET_VERSION, &mut got), Ok(0));
+    assert_eq!(got.version, 2);
+    status_frames(&mut guest);
+    version.version = 1;
+    assert_eq!(one(&mut guest, GNTTABOP_SET_VERSION, &mut version), Ok(0));
+    assert!(
+        guest.domain.p2m.lookup(Gfn(14)).is_none(),
+        "version 1 has no status frames"
     );
     version.version = 3;
     assert_eq!(

@@ -63,6 +63,20 @@ fn reservations() {
         Ok(0),
         "over the limit"
     );
+    assert_eq!(
+        guest.domain.total_pages(),
+        PAGES + 3,
+        "nothing of that extent is left"
+    );
+    guest.domain.set_max_pages(PAGES + 3 + 600);
+    guest.domain.populate(Gfn(1024 + 300), 0).expect("room");
+    assert_eq!(
+        guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request),
+        Ok(0),
+        "a page of it is there already"
+    );
+    assert_eq!(guest.domain.total_pages(), PAGES + 4);
+    guest.domain.set_max_pages(PAGES + 64);
     request.extent_order = 63;
     assert_eq!(guest.op(MEMORY, XENMEM_POPULATE_PHYSMAP, &mut request), Ok(0));
     request.extent_order = 0;
@@ -70,6 +84,20 @@ fn reservations() {
     assert_eq!(guest.op(MEMORY, XENMEM_DECREASE_RESERVATION, &mut request), Ok(0));
     assert_eq!(guest.call(MEMORY, &[XENMEM_POPULATE_PHYSMAP.into(), BAD]), Ok(0));
     guest.faults(MEMORY, XENMEM_CURRENT_RESERVATION);
+    let mut dom0 = World::privileged();
+    let id = guest.domain.id.0;
+    for (operation, pages) in [
+        (XENMEM_CURRENT_RESERVATION, guest.domain.total_pages()),
+        (XENMEM_MAXIMUM_RESERVATION, PAGES + 64),
+        (XENMEM_MAXIMUM_GPFN, 1024 + 300),
+    ] {
+        let mut of_guest = MemoryDomain { domid: id };
+        assert_eq!(
+            dom0.op(MEMORY, operation, &mut of_guest),
+            Ok(pages),
+            "{operation}"
+        );
+    }
     let mut nobody = MemoryDomain { domid: 0x7000 };
     assert_eq!(
         guest.op(MEMORY, XENMEM_CURRENT_RESERVATION, &mut nobody),
@@ -78,6 +106,42 @@ fn reservations() {
     assert_eq!(
         guest.call(MEMORY, &[u64::from(XENMEM_CURRENT_RESERVATION) | 1 << 6, ARG]),
         Err(Errno::EINVAL)
+    );
+}
+
+/// Large pages, as clearing them takes time, in which the others look.
+#[test]
+fn racing_vcpus_do_not_get_more_than_the_limit() {
+    const LARGE: u64 = 1 << 9;
+    const ROUNDS: u64 = 50;
+    let guest = World::new();
+    let domain = &guest.domain;
+    domain.set_max_pages(PAGES + LARGE);
+    let all = std::sync::Barrier::new(3);
+    let got: u64 = std::thread::scope(|scope| {
+        let vcpus = [1, 2, 3].map(|vcpu: u64| {
+            let all = &all;
+            scope.spawn(move || {
+                let gfn = Gfn(vcpu * LARGE);
+                let mut got = 0;
+                for _ in 0..ROUNDS {
+                    all.wait();
+                    let mine = domain.populate(gfn, 9).is_ok();
+                    all.wait();
+                    got += u64::from(mine);
+                    if mine {
+                        domain.unmap(gfn, 9).expect("a whole page");
+                    }
+                }
+                got
+            })
+        });
+        vcpus.into_iter().map(|vcpu| vcpu.join().expect("no panic")).sum()
+    });
+    assert_eq!(
+        (got, domain.total_pages()),
+        (ROUNDS, PAGES),
+        "one of them gets it each time"
     );
 }
 
@@ -439,6 +503,47 @@ fn what_toolstacks_ask_for() {
         dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut resource),
         Err(Errno::EINVAL)
     );
+    // Its status frames, once there are some; others' resources.
+    for (kind, which, frames, expected) in [
+        (XENMEM_RESOURCE_GRANT_TABLE, 1, 0, Ok(1)),
+        (XENMEM_RESOURCE_GRANT_TABLE, 1, 1, Err(Errno::EINVAL)),
+        (XENMEM_RESOURCE_GRANT_TABLE, 2, 0, Err(Errno::EINVAL)),
+        (XENMEM_RESOURCE_IOREQ_SERVER, 0, 0, Ok(2)),
+        (XENMEM_RESOURCE_IOREQ_SERVER, 0, 1, Err(Errno::ENOENT)),
+        (XENMEM_RESOURCE_IOREQ_SERVER, 1 << 16, 1, Err(Errno::EINVAL)),
+        (XENMEM_RESOURCE_VMTRACE_BUF, 0, 0, Err(Errno::EINVAL)),
+    ] {
+        let list = if frames == 0 { 0 } else { LIST };
+        let mut other = MemAcquireResource {
+            domid: id,
+            type_: kind,
+            id: which,
+            nr_frames: frames,
+            frame_list: GuestHandle::new(list),
+            ..Default::default()
+        };
+        let answer = dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut other);
+        assert_eq!(
+            answer.map(|_| other.nr_frames),
+            expected,
+            "{kind} {which} {frames}"
+        );
+    }
+    crate::grant::set_version(&guest.domain, crate::grant::Version::V2).expect("version 2");
+    dom0.put(LIST, &0x3001u64);
+    let mut status = MemAcquireResource {
+        id: XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS,
+        frame: 0,
+        ..resource
+    };
+    assert_eq!(dom0.op(MEMORY, XENMEM_ACQUIRE_RESOURCE, &mut status), Ok(0));
+    assert_eq!(dom0.get::<u64>(0x300_1000), 0);
+    let mut remove = RemoveFromPhysmap {
+        domid: DOMID_SELF,
+        gpfn: 0x3001,
+        ..Default::default()
+    };
+    assert_eq!(dom0.op(MEMORY, XENMEM_REMOVE_FROM_PHYSMAP, &mut remove), Ok(0));
     let mut remove = RemoveFromPhysmap {
         domid: DOMID_SELF,
         gpfn: 0x3000,

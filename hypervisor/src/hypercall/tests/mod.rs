@@ -1,7 +1,11 @@
 //! Each operation that guests are offered: called well, and called badly.
 
+mod cpupool;
+mod domctl;
 mod event;
+mod fuzz;
 mod grant;
 mod memory;
 mod misc;
+mod random;
 mod vcpu;

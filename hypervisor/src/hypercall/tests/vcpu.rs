@@ -436,3 +436,40 @@ fn watchdogs() {
     assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_WATCHDOG));
     guest.faults(SCHED, SCHEDOP_WATCHDOG);
 }
+
+/// A domain that shuts down while it is resumed, and is paused from two CPUs at once.
+#[test]
+fn pauses_add_up_whoever_makes_them() {
+    const ROUNDS: u32 = 2000;
+    let guest = World::new();
+    let domain = &guest.domain;
+    domain.unpause().expect("it is paused once");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    domain.pause();
+                    assert!(domain.is_paused());
+                    domain.unpause().expect("paused here");
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                domain.shutdown(SHUTDOWN_SUSPEND);
+                while domain.shutdown_reason().is_some() {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                while domain.resume().is_err() {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+    });
+    assert!(!domain.is_paused());
+    assert!(domain.vcpus().iter().all(|vcpu| !vcpu.paused()));
+}

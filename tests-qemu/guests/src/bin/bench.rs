@@ -6,14 +6,24 @@
 #![no_std]
 #![no_main]
 
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_SEND, EvtchnBindIpi};
-use abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_SCHED_OP, HYPERVISOR_XEN_VERSION};
-use abi::sched::SCHEDOP_YIELD;
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use abi::GuestHandle;
+use abi::domid::DOMID_SELF;
+use abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_SEND, EvtchnBindIpi, VIRQ_TIMER};
+use abi::grant::*;
+use abi::hvm::{HVM_PARAM_CALLBACK_IRQ, HVMOP_GET_PARAM, HvmParam};
+use abi::hypercall::*;
+use abi::sched::{SCHEDOP_POLL, SCHEDOP_YIELD, SchedPoll};
 use abi::version::{XENVER_GET_FEATURES, XENVER_VERSION};
+use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
-use guest_rt::{event, println};
+use guest_rt::{event, println, time};
+use guests::fifo::{self, Fifo};
+use guests::frames::Frames;
+use guests::granting::Grants;
 use guests::report::Report;
-use guests::{cpu, hypercall};
+use guests::{cpu, hypercall, interrupts, smp};
 
 guest_rt::main!(main);
 
@@ -21,8 +31,21 @@ guest_rt::main!(main);
 const TRIES: u32 = 200;
 /// No hypercall has this number.
 const NO_HYPERCALL: u32 = 54;
+/// Leaf of CPUID that has the domain's number in ECX.
+const HYPERVISOR_IDENTITY: u32 = 0x4000_0004;
+/// Vector of interrupts that the guest sends to itself.
+const VECTOR: u8 = 0x41;
+/// ICR: destination shorthand "self".
+const TO_SELF: u32 = 1 << 18;
+/// SVR: software enable, and the spurious vector.
+const SOFTWARE_ENABLE: u32 = 1 << 8 | 0xff;
+/// For how long a timer is set, in nanoseconds.
+const WAIT: u64 = 1_000_000;
 /// No device has this port.
 const NOTHING: u16 = 0x1230;
+
+/// A frame that is granted, and one to copy to.
+static PAGES: Frames<2> = Frames::new();
 
 fn least(mut operation: impl FnMut()) -> u64 {
     (0..TRIES)
@@ -38,6 +61,163 @@ fn least(mut operation: impl FnMut()) -> u64 {
 fn bench(name: &str, operation: impl FnMut()) {
     let ticks = least(operation) - least(|| ());
     println!("BENCH {name}: {ticks}");
+}
+
+/// The same by FIFO, which stays on.
+fn event_send_fifo(report: &mut Report) {
+    let Ok(mut queues) = Fifo::start() else {
+        return report.check("fifo", false, "not to be had");
+    };
+    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
+    report.equal("bind-ipi", fifo::op(EVTCHNOP_BIND_IPI, &mut bind), 0);
+    let mut port = bind.port;
+    let (mut sends, mut taken) = (u64::MAX, 0);
+    for _ in 0..TRIES {
+        let start = cpu::tsc();
+        fifo::op(EVTCHNOP_SEND, &mut port);
+        sends = sends.min(cpu::tsc() - start);
+        event::take_pending(|_| ());
+        taken += u32::from(queues.take() == Some((port, true)));
+    }
+    report.equal("taken", taken, TRIES);
+    println!("BENCH event send, FIFO: {}", sends - least(|| ()));
+}
+
+/// Of this domain's own frames, which it grants to itself.
+fn grants(report: &mut Report) {
+    const REFERENCE: u32 = 8;
+    /// A frame behind all of the domain's RAM.
+    const NOWHERE: u64 = 1 << 18;
+    let [_, _, domain, _] = cpu::cpuid(HYPERVISOR_IDENTITY, 0);
+    let dom = domain as u16;
+    Grants::default().grant_to(dom, REFERENCE, PAGES.first());
+    let list = |operation: u32, argument: u64| {
+        hypercall::call(HYPERVISOR_GRANT_TABLE_OP, [operation.into(), argument, 1, 0, 0])
+    };
+    let mut copy = GnttabCopy {
+        source: GnttabCopyPtr {
+            u: REFERENCE.into(),
+            domid: dom,
+            ..Default::default()
+        },
+        dest: GnttabCopyPtr {
+            u: PAGES.first() + 1,
+            domid: DOMID_SELF,
+            ..Default::default()
+        },
+        len: 4096,
+        flags: GNTCOPY_SOURCE_GREF,
+        status: 1,
+        ..Default::default()
+    };
+    bench("grant copy, 4 KiB", || {
+        list(GNTTABOP_COPY, core::ptr::from_mut(&mut copy) as u64);
+    });
+    let mut map = GnttabMapGrantRef {
+        host_addr: NOWHERE << 12,
+        flags: GNTMAP_HOST_MAP,
+        ref_: REFERENCE,
+        dom,
+        status: 1,
+        ..Default::default()
+    };
+    let mut unmap = GnttabUnmapGrantRef {
+        host_addr: NOWHERE << 12,
+        status: 1,
+        ..Default::default()
+    };
+    let (mut mapping, mut unmapping) = (u64::MAX, u64::MAX);
+    for _ in 0..TRIES {
+        let start = cpu::tsc();
+        list(GNTTABOP_MAP_GRANT_REF, core::ptr::from_mut(&mut map) as u64);
+        let mapped = cpu::tsc();
+        unmap.handle = map.handle;
+        let again = cpu::tsc();
+        list(GNTTABOP_UNMAP_GRANT_REF, core::ptr::from_mut(&mut unmap) as u64);
+        unmapping = unmapping.min(cpu::tsc() - again);
+        mapping = mapping.min(mapped - start);
+    }
+    let counter = least(|| ());
+    println!("BENCH grant map: {}", mapping - counter);
+    println!("BENCH grant unmap: {}", unmapping - counter);
+    report.equal("grants", (copy.status, map.status, unmap.status), (0, 0, 0));
+}
+
+fn bind_ipi(vcpu: u32, report: &mut Report) -> u32 {
+    let mut bind = EvtchnBindIpi { vcpu, port: 0 };
+    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
+    report.equal("bind-ipi", bound, 0);
+    bind.port
+}
+
+/// From the time that a timer was set for to the first instruction after HLT, the handler of the upcall before it.
+fn timer(report: &mut Report) {
+    let port = event_channel::bind_virq(VIRQ_TIMER);
+    report.check("bind-timer", port.is_ok(), "refused");
+    let mut late = u64::MAX;
+    for _ in 0..TRIES / 10 {
+        let (start, now) = (cpu::tsc(), time::now());
+        let set = time::set_timer(Some(now + WAIT));
+        let mut came = set.is_err();
+        while !came {
+            interrupts::halt();
+            event::take_pending(|found| came |= Ok(found) == port);
+        }
+        let (end, then) = (cpu::tsc(), time::now());
+        // The counter's rate is known no better than from the wait itself, of which this is a small part.
+        let rate = (end - start) as f64 / (then - now) as f64;
+        late = late.min(((then - now - WAIT) as f64 * rate) as u64);
+    }
+    println!("BENCH timer due to woken: {late}");
+}
+
+/// The ports of the two that play.
+static PORTS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+static STACK: Frames<4> = Frames::new();
+
+/// Waits for the event of player `which`.
+fn await_turn(which: usize) {
+    let port = PORTS[which].load(SeqCst);
+    let mut poll = SchedPoll {
+        ports: GuestHandle::new(core::ptr::from_ref(&port) as u64),
+        nr_ports: 1,
+        pad: 0,
+        timeout: 0,
+    };
+    while !event::take(port) {
+        hypercall::op(HYPERVISOR_SCHED_OP, SCHEDOP_POLL, &mut poll);
+    }
+}
+
+fn pass_to(which: usize) {
+    let mut port = PORTS[which].load(SeqCst);
+    hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut port);
+}
+
+extern "C" fn partner() -> ! {
+    loop {
+        await_turn(1);
+        pass_to(0);
+    }
+}
+
+/// Two vCPUs on one CPU, each of which sends an event to the other and waits for the other's: from the one's send to the other's first
+/// instruction after its wait, blocking and switching included.
+fn ping_pong(report: &mut Report) {
+    for (vcpu, port) in (0..).zip(&PORTS) {
+        port.store(bind_ipi(vcpu, report), SeqCst);
+        event::mask(port.load(SeqCst));
+    }
+    let started = smp::start(1, partner, &STACK);
+    report.check("second vCPU", started.is_ok(), "refused");
+    if started.is_err() {
+        return;
+    }
+    let round = least(|| {
+        pass_to(1);
+        await_turn(0);
+    });
+    println!("BENCH send, block, switch: {}", (round - least(|| ())) / 2);
 }
 
 fn main(_: StartInfo) -> ! {
@@ -56,10 +236,7 @@ fn main(_: StartInfo) -> ! {
     bench("yield", || {
         hypercall::call(HYPERVISOR_SCHED_OP, [SCHEDOP_YIELD.into(), 0, 0, 0, 0]);
     });
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
-    let mut port = bind.port;
+    let mut port = bind_ipi(0, &mut report);
     let mut sends = u64::MAX;
     for _ in 0..TRIES {
         let start = cpu::tsc();
@@ -68,6 +245,35 @@ fn main(_: StartInfo) -> ! {
         event::take_pending(|_| ());
     }
     println!("BENCH event send: {}", sends - least(|| ()));
+    interrupts::enable();
+    bench("event send and upcall", || {
+        hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut port);
+        event::take_pending(|_| ());
+    });
+    interrupts::disable();
+    let mut param = HvmParam {
+        domid: DOMID_SELF,
+        index: HVM_PARAM_CALLBACK_IRQ,
+        ..Default::default()
+    };
+    bench("hvm_op get_param", || {
+        hypercall::op(HYPERVISOR_HVM_OP, HVMOP_GET_PARAM, &mut param);
+    });
+    let far = time::now() + 1_000_000_000_000;
+    bench("set single-shot timer", || {
+        let _ = time::set_timer(Some(far));
+    });
+    bench("stop single-shot timer", || {
+        let _ = time::set_timer(None);
+    });
+    timer(&mut report);
+    ping_pong(&mut report);
+    cpu::mmio_write(cpu::APIC_SVR, SOFTWARE_ENABLE);
+    interrupts::enable();
+    bench("IPI to itself", || {
+        cpu::mmio_write(cpu::APIC_ICR, TO_SELF | u32::from(VECTOR))
+    });
+    interrupts::disable();
     bench("CPUID", || {
         cpu::cpuid(0, 0);
     });
@@ -91,5 +297,7 @@ fn main(_: StartInfo) -> ! {
         cpu::mmio_read(cpu::APIC_TPR);
     });
     bench("local APIC write", || cpu::mmio_write(cpu::APIC_TPR, 0));
+    event_send_fifo(&mut report);
+    grants(&mut report);
     report.finish()
 }

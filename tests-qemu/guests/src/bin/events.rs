@@ -7,11 +7,15 @@ extern crate alloc;
 
 use alloc::format;
 
+use abi::Errno;
 use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi, VIRQ_TIMER};
-use abi::hypercall::HYPERVISOR_EVENT_CHANNEL_OP;
-use guest_rt::hypercall::event_channel;
+use abi::hvm::{HVM_PARAM_CALLBACK_IRQ, HVMOP_SET_EVTCHN_UPCALL_VECTOR, HvmEvtchnUpcallVector};
+use abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_HVM_OP, HYPERVISOR_SCHED_OP};
+use abi::sched::{SCHEDOP_POLL, SchedPoll};
+use guest_rt::hypercall::{event_channel, hvm};
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
+use guests::interrupts::CALLBACK;
 use guests::random::Random;
 use guests::report::Report;
 use guests::{cpu, hypercall, interrupts};
@@ -24,6 +28,8 @@ const ROUNDS: u64 = 3000;
 const SELF: [u8; 4] = [0x41, 0x52, 0x63, 0x74];
 /// Vector of the local APIC's timer.
 const TIMER: u8 = 0x85;
+/// Vector of the vCPU's own upcalls.
+const OWN: u8 = 0xa7;
 /// ICR: destination shorthand "self".
 const TO_SELF: u32 = 1 << 18;
 /// SVR: software enable, and the spurious vector.
@@ -38,6 +44,8 @@ fn main(_: StartInfo) -> ! {
     upcalls(&mut report);
     with_exceptions(&mut report);
     timers(&mut report);
+    callback(&mut report);
+    vector_of_its_own(&mut report);
     report.finish()
 }
 
@@ -84,13 +92,11 @@ fn several(report: &mut Report) {
 
 /// Event channels: every send is seen, by upcall or by looking.
 fn upcalls(report: &mut Report) {
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let answer = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", answer, 0);
+    let port = ipi(report);
     let (mut seen, mut others) = (0u64, 0u64);
     let mut random = Random::new(2);
     for _ in 0..ROUNDS {
-        let sent = event_channel::send(bind.port);
+        let sent = event_channel::send(port);
         others += u64::from(sent.is_err());
         if random.below(2) == 1 {
             interrupts::enabled(|| ());
@@ -100,9 +106,85 @@ fn upcalls(report: &mut Report) {
             send(SELF[0]);
             interrupts::halt();
         }
-        event::take_pending(|port| if port == bind.port { seen += 1 } else { others += 1 });
+        event::take_pending(|found| if found == port { seen += 1 } else { others += 1 });
     }
     report.equal("event-upcalls", (seen, others), (ROUNDS, 0));
+}
+
+/// A callback whose handler leaves the flag set comes again, until it does not.
+fn callback(report: &mut Report) {
+    const VIA_VECTOR: u64 = 2 << 56;
+    const TIMES: u64 = 5;
+    let port = ipi(report);
+    let set = |vector: u8| hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(vector));
+    report.check("set-callback", set(CALLBACK).is_ok(), "refused");
+    interrupts::serve_callback_at(TIMES);
+    report.equal("send", event_channel::send(port), Ok(()));
+    interrupts::enabled(|| {
+        for _ in 0..10 {
+            cpu::cpuid(0, 0);
+        }
+    });
+    report.equal("callback-again", interrupts::count(CALLBACK), TIMES);
+    // A wait that begins after all is served ends with the next event only.
+    let start = time::now();
+    let mut poll = SchedPoll {
+        ports: abi::GuestHandle::new(core::ptr::from_ref(&port) as u64),
+        nr_ports: 1,
+        pad: 0,
+        timeout: start + 2_000_000,
+    };
+    hypercall::op(HYPERVISOR_SCHED_OP, SCHEDOP_POLL, &mut poll);
+    let waited = time::now() - start;
+    report.check("poll-waits", waited >= 2_000_000, format!("{waited} ns"));
+    report.check("set-callback-back", set(event::UPCALL_VECTOR).is_ok(), "refused");
+}
+
+/// HVMOP_set_evtchn_upcall_vector: one interrupt of the local APIC each time that the flag is set, among others.
+fn vector_of_its_own(report: &mut Report) {
+    let port = ipi(report);
+    let set = |vector, vcpu| {
+        let mut upcall = HvmEvtchnUpcallVector {
+            vcpu,
+            vector,
+            ..Default::default()
+        };
+        hypercall::op(HYPERVISOR_HVM_OP, HVMOP_SET_EVTCHN_UPCALL_VECTOR, &mut upcall)
+    };
+    report.equal("vector-15", set(15, 0), hypercall::error_code(Errno::EINVAL));
+    report.equal("vector-vcpu", set(OWN, 500), hypercall::error_code(Errno::ENOENT));
+    report.equal("vector", set(OWN, 0), 0);
+    let mut random = Random::new(4);
+    let (mut sent, mut seen, mut wrong) = (0, 0, 0);
+    let before = interrupts::count(SELF[1]);
+    for _ in 0..ROUNDS {
+        let sends = random.below(4);
+        for _ in 0..sends {
+            wrong += u64::from(event_channel::send(port).is_err());
+            if random.below(3) == 0 {
+                send(SELF[1]);
+                interrupts::enabled(|| ());
+            }
+        }
+        sent += u64::from(sends > 0);
+        interrupts::enabled(|| ());
+        wrong += u64::from(interrupts::count(OWN) != sent);
+        event::take_pending(|found| seen += u64::from(found == port));
+    }
+    report.equal("vector-load", (seen, wrong), (sent, 0));
+    let others = interrupts::count(SELF[1]) - before;
+    report.check("vector-others", others > 0, "none came");
+    event_channel::send(port).expect("as before");
+    interrupts::halt();
+    report.equal("vector-ends-halt", interrupts::count(OWN), sent + 1);
+}
+
+/// A port of this vCPU's own.
+fn ipi(report: &mut Report) -> u32 {
+    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
+    let answer = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
+    report.equal("bind-ipi", answer, 0);
+    bind.port
 }
 
 /// Interrupts that become deliverable together with exceptions: both come, and nothing else.

@@ -25,7 +25,7 @@ fn main(info: StartInfo) -> ! {
     ports(&mut report);
     nothing_there(&mut report, info.raw.flags & SIF_INITDOMAIN != 0);
     control_registers(&mut report);
-    exceptions(&mut report);
+    exceptions(&mut report, info.command_line() != "no-step-over-exit");
     extended_state(&mut report);
     local_apic(&mut report);
     apic_timer(&mut report);
@@ -200,7 +200,7 @@ fn control_registers(report: &mut Report) {
     report.equal("dr7", cpu::read_dr7() & 0xffff_ffff, 0x400);
 }
 
-fn exceptions(report: &mut Report) {
+fn exceptions(report: &mut Report, step_over_exit: bool) {
     let fault = |vector| Err(Fault { vector, error: 0 });
     report.equal("ud2", cpu::ud2(), Err(UD0));
     report.equal("int3", cpu::int3(), fault(cpu::BP));
@@ -208,6 +208,15 @@ fn exceptions(report: &mut Report) {
     report.equal("single-step", cpu::single_step(), fault(cpu::DB));
     report.equal("single-step-dr6", cpu::read_dr6() >> 14 & 1, 1);
     report.equal("dr6-clear", cpu::write_dr6(0xffff_0ff0), Ok(()));
+    if step_over_exit {
+        report.equal(
+            "single-step-over-exit",
+            cpu::single_step_over_exit(),
+            (fault(cpu::DB), 0),
+        );
+        report.equal("single-step-over-exit-dr6", cpu::read_dr6() >> 14 & 1, 1);
+        report.equal("dr6-clear-again", cpu::write_dr6(0xffff_0ff0), Ok(()));
+    }
     report.equal("int-n", cpu::int_41(), fault(0x41));
     let page = cpu::load(guests::hypercall::UNMAPPED);
     report.equal(

@@ -1,0 +1,98 @@
+//! Called well and badly: what a new domain may have of ports and grants.
+
+use abi::domctl::*;
+use abi::hypercall::HYPERVISOR_DOMCTL;
+use abi::{Errno, Union};
+
+use crate::domain::{Domain, table};
+use crate::grant::{Part, Version, set_version};
+use crate::hypercall::testing::{ARG, World, destroy};
+use crate::types::DomId;
+
+use alloc::sync::Arc;
+
+fn wanted() -> DomctlCreatedomain {
+    DomctlCreatedomain {
+        flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP,
+        max_vcpus: 1,
+        max_evtchn_port: 1023,
+        max_grant_frames: 64,
+        max_maptrack_frames: 1024,
+        grant_opts: 2,
+        arch: ArchDomainconfig {
+            emulation_flags: XEN_X86_EMU_LAPIC,
+            ..Default::default()
+        },
+        ..Default::default()
+    }
+}
+
+fn create(dom0: &mut World, wanted: &DomctlCreatedomain) -> Result<Arc<Domain>, Errno> {
+    let mut u = Union::default();
+    u.set(wanted);
+    let request = Domctl {
+        cmd: XEN_DOMCTL_CREATEDOMAIN,
+        interface_version: XEN_DOMCTL_INTERFACE_VERSION,
+        u,
+        ..Default::default()
+    };
+    dom0.put(ARG, &request);
+    dom0.call(HYPERVISOR_DOMCTL, &[ARG])?;
+    let made = DomId(dom0.get::<Domctl>(ARG).domain);
+    Ok(table::get(made).expect("made"))
+}
+
+#[test]
+fn limits_of_a_new_domain() {
+    let mut dom0 = World::privileged();
+    let domain = create(&mut dom0, &wanted()).expect("all is well");
+    assert_eq!(domain.events.limit(), 1024);
+    assert_eq!(domain.grants.size(), (1, 64));
+    assert_eq!(domain.grants.max_frames(Part::Status), 8);
+    assert_eq!(set_version(&domain, Version::V2), Ok(()));
+    destroy(&domain);
+    let defaults = DomctlCreatedomain {
+        max_evtchn_port: u32::MAX,
+        max_grant_frames: -1,
+        max_maptrack_frames: -1,
+        grant_opts: 1,
+        ..wanted()
+    };
+    let domain = create(&mut dom0, &defaults).expect("all is well");
+    assert_eq!(
+        domain.events.limit(),
+        1 << 17,
+        "no more than there can be by any ABI"
+    );
+    assert_eq!(domain.grants.size(), (1, 64));
+    assert_eq!(set_version(&domain, Version::V2), Err(Errno::ENOSYS));
+    destroy(&domain);
+    for bad in [
+        DomctlCreatedomain {
+            max_grant_frames: 0,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            max_grant_frames: i32::MAX,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            max_maptrack_frames: i32::MAX,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            grant_opts: 0,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            grant_opts: 3,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            grant_opts: 1 << 31 | 2,
+            ..wanted()
+        },
+    ] {
+        assert!(matches!(create(&mut dom0, &bad), Err(Errno::EINVAL)), "{bad:?}");
+    }
+}

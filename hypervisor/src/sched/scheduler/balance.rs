@@ -1,0 +1,180 @@
+//! Which CPUs take what waits: idle ones, those whose tasks have had enough, and other groups.
+
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use super::{Entity, Group, Machine, SLICE, Scheduler, Task, virtual_time};
+use crate::sched::CpuMask;
+
+/// So long does a group where some wait leave the others alone that run, in nanoseconds.
+const LOOK: u64 = 1_000_000;
+/// So many go from one group to another at a time.
+const GIFTS: u32 = 4;
+
+/// The numbers of the bits that are set, least first.
+pub(super) fn bits(mut word: u32) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = word.trailing_zeros();
+        word &= word.wrapping_sub(1);
+        (bit < 32).then_some(bit)
+    })
+}
+
+impl<T: Task> Scheduler<T> {
+    // ---- idle CPUs ----
+
+    pub(super) fn set_idle(&self, group: &Group<T>, id: u32) {
+        if group.idle.fetch_or(1 << (id - group.first), SeqCst) == 0 {
+            self.idle_groups.fetch_or(1 << group.number, SeqCst);
+        }
+    }
+
+    /// Take the bit of CPU `id`. `false`: it has something to do.
+    pub(super) fn claim(&self, group: &Group<T>, id: u32) -> bool {
+        let bit = 1 << (id - group.first);
+        if group.idle.load(SeqCst) & bit == 0 {
+            return false;
+        }
+        let before = group.idle.fetch_and(!bit, SeqCst);
+        if before == bit {
+            self.idle_groups.fetch_and(!(1 << group.number), SeqCst);
+            if group.idle.load(SeqCst) != 0 {
+                self.idle_groups.fetch_or(1 << group.number, SeqCst);
+            }
+        }
+        before & bit != 0
+    }
+
+    /// Other groups that may have idle CPUs, those behind `group` first.
+    fn idle_elsewhere(&self, group: &Group<T>) -> impl Iterator<Item = &Group<T>> {
+        let number = group.number;
+        let others = self.idle_groups.load(SeqCst) & !(1 << number);
+        let behind = others & (u32::MAX << number);
+        bits(behind)
+            .chain(bits(others & !behind))
+            .filter_map(|number| self.groups.get(number as usize))
+    }
+
+    /// Claim an idle CPU of `group` that is in `masks`.
+    fn claim_one(&self, group: &Group<T>, masks: &[&CpuMask]) -> Option<u32> {
+        let idle = group.idle.load(SeqCst);
+        let eligible = masks
+            .iter()
+            .fold(idle, |bits, mask| bits & mask.window(group.first));
+        bits(eligible)
+            .map(|bit| group.first + bit)
+            .find(|&id| self.claim(group, id))
+    }
+
+    /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last, if it can be; else nearby.
+    pub(super) fn claim_for(&self, entity: &Entity, home: u32) -> Option<u32> {
+        let group = self.group(home)?;
+        let (hard, soft) = (&entity.hard, &entity.soft);
+        if hard.contains(home) && soft.contains(home) && self.claim(group, home) {
+            return Some(home);
+        }
+        [&[hard, soft][..], &[hard][..]].into_iter().find_map(|masks| {
+            self.claim_one(group, masks).or_else(|| {
+                self.idle_elsewhere(group)
+                    .find_map(|other| self.claim_one(other, masks))
+            })
+        })
+    }
+
+    /// Somebody still waits in the group of CPU `here`, which has just taken its next: an idle CPU comes for it; else, now and then, the CPU makes room
+    /// whose task is ahead by more than a slice, as its timer need not be set, and another group gets some.
+    pub(super) fn spread(&self, group: &Group<T>, here: u32, now: u64, machine: &impl Machine<T>) {
+        let idle = group.idle.load(SeqCst);
+        if idle != 0 {
+            let queue = group.queue.lock();
+            let takers = bits(idle)
+                .map(|bit| group.first + bit)
+                .filter(|&id| queue.first_for(id).is_some());
+            for id in takers {
+                if self.claim(group, id) {
+                    return machine.kick(id);
+                }
+            }
+        }
+        for other in self.idle_elsewhere(group) {
+            let idle = other.idle.load(SeqCst);
+            let mask = group
+                .queue
+                .lock()
+                .first_abroad(other.first, idle)
+                .map(|(_, task)| task.entity().hard.window(other.first));
+            let takers = bits(mask.unwrap_or(0) & idle).map(|bit| other.first + bit);
+            for id in takers {
+                if self.claim(other, id) {
+                    return machine.kick(id);
+                }
+            }
+        }
+        if now < group.look.load(Relaxed) {
+            return;
+        }
+        group.look.store(now + LOOK, Relaxed);
+        self.displace(group, here, now, machine);
+        self.give_away(group, now, machine);
+    }
+
+    /// The CPU makes room whose task is furthest ahead of what waits for that CPU, if that is more than a slice.
+    fn displace(&self, group: &Group<T>, here: u32, now: u64, machine: &impl Machine<T>) {
+        let queue = group.queue.lock();
+        let furthest = bits(self.members(group))
+            .map(|bit| group.first + bit)
+            .filter(|id| *id != here)
+            .filter_map(|id| {
+                let cpu = self.cpu(id)?;
+                let slice = virtual_time(SLICE, cpu.weight.load(SeqCst));
+                let (first, _) = queue.first_for(id)?;
+                Some((cpu.time_at(now)?.checked_sub(first.saturating_add(slice))?, id))
+            })
+            .max();
+        drop(queue);
+        if let Some(cpu) = furthest.and_then(|(_, id)| self.cpu(id)) {
+            self.preempt(cpu, machine);
+        }
+    }
+
+    /// Look at one other group, and give it some of what waits here if less waits there.
+    fn give_away(&self, group: &Group<T>, now: u64, machine: &impl Machine<T>) {
+        let Some(other) = self.another(group) else { return };
+        for _ in 0..GIFTS {
+            if !self.lighter(other, group, 1) {
+                return;
+            }
+            let moved = group.with(|queue| {
+                let members = self.members(other);
+                let task = queue.first_abroad(other.first, members)?.1.clone();
+                let entity = task.entity();
+                let target = entity.hard.window(other.first) & members;
+                if target == 0 || !self.lighter(other, group, entity.share.weight()) {
+                    return None;
+                }
+                queue.remove(&task);
+                self.rehome(entity, other.first + target.trailing_zeros());
+                Some(task)
+            });
+            let Some(task) = moved else { return };
+            self.queue(&task, now, machine);
+        }
+    }
+
+    /// A group other than `group`, another one each time.
+    pub(super) fn another(&self, group: &Group<T>) -> Option<&Group<T>> {
+        let others = (self.groups.len() as u32)
+            .checked_sub(1)
+            .filter(|&others| others > 0)?;
+        let step = group.looks.fetch_add(1, Relaxed) % others;
+        let number = (group.number + 1 + step) % (others + 1);
+        self.groups.get(number as usize)
+    }
+
+    /// Does less weight wait in `other` for each CPU than in `group`, even when `weight` goes from here to there?
+    pub(super) fn lighter(&self, other: &Group<T>, group: &Group<T>, weight: u32) -> bool {
+        let load = group.load.load(SeqCst).saturating_sub(weight.into());
+        let theirs = other.load.load(SeqCst).saturating_add(weight.into());
+        let (cpus, others) = (self.members(group), self.members(other));
+        load * u64::from(others.count_ones()) >= theirs * u64::from(cpus.count_ones())
+    }
+}

@@ -1,0 +1,540 @@
+//! The algorithm: who runs next on a CPU, and which CPU runs whom.
+//!
+//! Groups of up to [`GROUP`] CPUs, neighbours by number, share a [`RunQueue`]: what waits there is anybody's of the group, so that shares hold over all of
+//! them and no CPU idles while something waits. A CPU that finds nothing in its own group takes from the others; and a group where more waits than in another
+//! gives some of it away before that one's CPUs idle. Nothing global is written on a hot path.
+//!
+//! Whether a task waits or runs changes under the lock of the queue of its group ([`Entity::cpu`] says which). Run queues are locked one at a time.
+//!
+//! No ticks: [`Scheduler::deadline`] is the end of a slice only while somebody waits.
+//!
+//! Pure: the time comes with each call, and what the machine is to do goes to a [`Machine`]; so a simulator can run it.
+
+mod balance;
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use super::entity::Entity;
+use super::fair::{self, virtual_time};
+use super::heap::Slot;
+use super::runqueue::{RunQueue, Waiting};
+use super::share::Left;
+use crate::domain::vcpu::NEVER;
+use crate::sync::Mutex;
+use balance::bits;
+
+/// How long a vCPU runs before another that waits gets the CPU, in nanoseconds.
+pub const SLICE: u64 = 10_000_000;
+/// [`Scheduler::rate_limit`] at first: credit2's default.
+const RATE_LIMIT: u64 = 1_000_000;
+/// CPUs that share a queue, at most: credit2's default.
+const GROUP: u32 = 16;
+/// What is scheduled.
+pub trait Task: Clone {
+    /// The scheduler's part of it.
+    fn entity(&self) -> &Entity;
+    /// May it run?
+    fn runnable(&self) -> bool;
+    /// It is in `state` from `now` on.
+    fn enters(&self, state: State, now: u64);
+}
+
+/// What a task does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Has a CPU.
+    Running,
+    /// Waits for one.
+    Waiting,
+    /// Wants none.
+    Stopped,
+}
+
+impl<T: Task> Slot<Waiting> for T {
+    fn slot(&self) -> &AtomicU32 {
+        &self.entity().waiting_slot
+    }
+}
+
+/// What the scheduler asks of the machine. Each may happen a little later.
+pub trait Machine<T> {
+    /// CPU `id`, which had nothing to do, is to [`Scheduler::pick`] again.
+    fn kick(&self, id: u32);
+    /// [`Scheduler::deadline`] has changed for CPU `id`.
+    fn reconsider(&self, id: u32);
+    /// The CPU that runs `task` is to [`Scheduler::put`] it and to pick again.
+    fn preempt(&self, task: &T);
+    /// `task` is not [`Task::runnable`] until `then`, and is to be woken then.
+    fn park(&self, task: &T, then: u64);
+}
+
+/// All CPUs and what waits for them.
+#[derive(Debug)]
+pub struct Scheduler<T> {
+    cpus: Vec<Cpu<T>>,
+    groups: Vec<Group<T>>,
+    /// CPUs of a group.
+    size: u32,
+    /// How many CPUs take part. Their numbers begin with 0.
+    count: AtomicU32,
+    rate_limit: AtomicU64,
+    /// Groups that may have idle CPUs: a hint, which saves looking at each.
+    idle_groups: AtomicU32,
+}
+
+/// CPUs that share what waits.
+#[derive(Debug)]
+struct Group<T> {
+    queue: Mutex<RunQueue<T>>,
+    number: u32,
+    /// The first CPU.
+    first: u32,
+    /// How many wait, and the sum of their weights, for those who do not hold the lock.
+    waiting: AtomicU32,
+    load: AtomicU64,
+    /// The CPUs, as bits from the first on, that have found nothing to run. Who wakes a task takes the bit of the CPU that is to run it.
+    idle: AtomicU32,
+    /// When to look next at the others that run.
+    look: AtomicU64,
+    /// How many other groups were looked at.
+    looks: AtomicU32,
+}
+
+/// What a CPU runs.
+#[derive(Debug)]
+struct Cpu<T> {
+    current: Mutex<Option<T>>,
+    /// Virtual time of the task that runs when it began, [`NEVER`] if none runs; when that was; and its weight.
+    time: AtomicU64,
+    since: AtomicU64,
+    weight: AtomicU32,
+    /// Virtual time that has been contended for here: what begins to wait has about that. Written by the CPU itself.
+    floor: AtomicU64,
+    /// Nanoseconds spent running tasks.
+    busy: AtomicU64,
+    /// When the running task is to make room, if another waits.
+    slice_end: AtomicU64,
+    /// When its domain has used up what a cap allows.
+    budget_end: AtomicU64,
+}
+
+impl<T: Task> Group<T> {
+    /// Change the queue.
+    fn with<R>(&self, work: impl FnOnce(&mut RunQueue<T>) -> R) -> R {
+        let mut queue = self.queue.lock();
+        let result = work(&mut queue);
+        self.waiting.store(queue.len(), SeqCst);
+        self.load.store(queue.weight(), SeqCst);
+        result
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.waiting.load(SeqCst) != 0
+    }
+}
+
+impl<T> Cpu<T> {
+    const fn new() -> Self {
+        Self {
+            current: Mutex::new(None),
+            time: AtomicU64::new(NEVER),
+            since: AtomicU64::new(0),
+            weight: AtomicU32::new(1),
+            floor: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            slice_end: AtomicU64::new(NEVER),
+            budget_end: AtomicU64::new(NEVER),
+        }
+    }
+
+    /// Virtual time at `now` of the task that runs. `None`: none does.
+    fn time_at(&self, now: u64) -> Option<u64> {
+        let time = self.time.load(SeqCst);
+        let ran = now.saturating_sub(self.since.load(SeqCst));
+        (time != NEVER).then(|| time.saturating_add(virtual_time(ran, self.weight.load(SeqCst))))
+    }
+
+    /// Nobody who is contended for here is behind `time`. For the CPU itself.
+    fn raise_floor(&self, time: u64) {
+        if time > self.floor.load(Relaxed) {
+            self.floor.store(time, Relaxed);
+        }
+    }
+}
+
+impl<T: Task> Scheduler<T> {
+    /// For `most` CPUs, of which the first takes part at once.
+    pub fn new(most: usize) -> Self {
+        let most = most.max(1) as u32;
+        // Groups that are about equal: shares hold the better, the more CPUs share a queue.
+        let size = most.div_ceil(most.div_ceil(GROUP));
+        let group = |number: u32| Group {
+            queue: Mutex::new(RunQueue::new()),
+            number,
+            first: number * size,
+            waiting: AtomicU32::new(0),
+            load: AtomicU64::new(0),
+            idle: AtomicU32::new(0),
+            look: AtomicU64::new(0),
+            looks: AtomicU32::new(0),
+        };
+        Self {
+            cpus: (0..most).map(|_| Cpu::new()).collect(),
+            groups: (0..most.div_ceil(size)).map(group).collect(),
+            size,
+            count: AtomicU32::new(1),
+            rate_limit: AtomicU64::new(RATE_LIMIT),
+            idle_groups: AtomicU32::new(0),
+        }
+    }
+
+    /// CPU `id`, the next that did not, takes part from now on.
+    pub fn add_cpu(&self, id: u32) {
+        self.count.store(id + 1, SeqCst);
+    }
+
+    /// How many CPUs take part.
+    pub fn cpu_count(&self) -> u32 {
+        self.count.load(SeqCst)
+    }
+
+    /// How long a task runs, in nanoseconds, before one that was woken takes its CPU.
+    pub fn rate_limit(&self) -> u64 {
+        self.rate_limit.load(SeqCst)
+    }
+
+    /// Change [`Scheduler::rate_limit`].
+    pub fn set_rate_limit(&self, limit: u64) {
+        self.rate_limit.store(limit, SeqCst);
+    }
+
+    /// Nanoseconds that CPU `id` has spent running tasks that run no more.
+    pub fn busy(&self, id: u32) -> u64 {
+        self.cpu(id).map_or(0, |cpu| cpu.busy.load(SeqCst))
+    }
+
+    /// What CPU `id` runs, unless that is just being changed.
+    pub fn current(&self, id: u32) -> Option<T> {
+        self.cpu(id)?.current.try_lock()?.clone()
+    }
+
+    /// Does CPU `id` run a task? Certain on the CPU itself.
+    pub fn runs_any(&self, id: u32) -> bool {
+        self.cpu(id).is_some_and(|cpu| cpu.time.load(SeqCst) != NEVER)
+    }
+
+    /// How many wait in the group of CPU `id`.
+    pub fn waiting(&self, id: u32) -> u32 {
+        self.group(id).map_or(0, |group| group.waiting.load(SeqCst))
+    }
+
+    fn cpu(&self, id: u32) -> Option<&Cpu<T>> {
+        self.cpus.get(id as usize)
+    }
+
+    /// The group of CPU `id`.
+    fn group(&self, id: u32) -> Option<&Group<T>> {
+        self.groups.get((id / self.size) as usize)
+    }
+
+    /// The CPUs of `group` that take part, as bits.
+    fn members(&self, group: &Group<T>) -> u32 {
+        let count = self.cpu_count().saturating_sub(group.first).min(self.size);
+        u32::MAX.checked_shr(32 - count).unwrap_or(0)
+    }
+
+    fn floor(&self, id: u32) -> u64 {
+        self.cpu(id).map_or(0, |cpu| cpu.floor.load(Relaxed))
+    }
+
+    // ---- waking ----
+
+    /// `task` may run again: queue it, and see to a CPU for it.
+    pub fn wake(&self, task: &T, now: u64, machine: &impl Machine<T>) {
+        let entity = task.entity();
+        let home = entity.cpu();
+        if let Some(group) = self.group(home)
+            && group.has_waiting()
+            && let Some(other) = self.another(group)
+            && self.lighter(other, group, entity.share.weight())
+        {
+            group.with(|_| {
+                let target = entity.hard.window(other.first) & self.members(other);
+                if entity.cpu() == home && !entity.running() && !entity.waits() && target != 0 {
+                    self.rehome(entity, other.first + target.trailing_zeros());
+                }
+            });
+        }
+        self.queue(task, now, machine);
+    }
+
+    /// Put `task`, unless it runs or waits, into the queue of the CPU where it was, and see to a CPU for it.
+    fn queue(&self, task: &T, now: u64, machine: &impl Machine<T>) {
+        let entity = task.entity();
+        loop {
+            let home = entity.cpu();
+            let Some(group) = self.group(home) else { return };
+            let queued = group.with(|queue| {
+                if entity.cpu() != home {
+                    return None; // It was taken over in between.
+                }
+                if entity.running() || entity.waits() {
+                    return Some(false); // Whoever runs it looks at it again when it stops.
+                }
+                if !entity.hard.contains(home)
+                    && let Some(other) = entity.hard.first_below(self.cpu_count())
+                {
+                    self.rehome(entity, other);
+                    return None;
+                }
+                let time = entity.time.load(SeqCst);
+                let time = fair::woken(time, self.floor(home), entity.share.weight());
+                entity.time.store(time, SeqCst);
+                task.enters(State::Waiting, now);
+                queue.push(task, time);
+                Some(true)
+            });
+            match queued {
+                None => {}
+                Some(false) => return,
+                Some(true) => return self.find_cpu(entity, home, now, machine),
+            }
+        }
+    }
+
+    /// Move what neither runs nor waits to CPU `id`. Under the lock of the queue where it was.
+    fn rehome(&self, entity: &Entity, id: u32) {
+        let time = entity.time.load(SeqCst);
+        let time = fair::moved(time, self.floor(entity.cpu()), self.floor(id));
+        entity.time.store(time, SeqCst);
+        entity.cpu.store(id, SeqCst);
+    }
+
+    /// A task waits in the queue of CPU `home`'s group: find a CPU that takes it.
+    fn find_cpu(&self, entity: &Entity, home: u32, now: u64, machine: &impl Machine<T>) {
+        if let Some(id) = self.claim_for(entity, home) {
+            return machine.kick(id);
+        }
+        let Some(group) = self.group(home) else { return };
+        let furthest = bits(self.members(group) & entity.hard.window(group.first))
+            .map(|bit| group.first + bit)
+            .filter_map(|id| Some((self.cpu(id)?.time_at(now)?, id)))
+            .max();
+        let Some((time, id)) = furthest else { return };
+        let Some(target) = self.cpu(id) else { return };
+        let since = target.since.load(SeqCst);
+        if time <= entity.time.load(SeqCst) {
+            // Nobody is ahead of it: at the end of a slice.
+            self.end_slice_at(id, since + SLICE, machine);
+        } else if now < since + self.rate_limit() {
+            self.end_slice_at(id, since + self.rate_limit(), machine);
+        } else {
+            self.preempt(target, machine);
+        }
+    }
+
+    /// Have CPU `id` look at `then` whether what it runs should make room.
+    fn end_slice_at(&self, id: u32, then: u64, machine: &impl Machine<T>) {
+        if let Some(cpu) = self.cpu(id) {
+            cpu.slice_end.fetch_min(then, SeqCst);
+            machine.reconsider(id);
+        }
+    }
+
+    fn preempt(&self, cpu: &Cpu<T>, machine: &impl Machine<T>) {
+        let current = cpu.current.lock().clone();
+        if let Some(current) = current {
+            machine.preempt(&current);
+        }
+    }
+
+    // ---- choosing ----
+
+    /// The next task to run on CPU `here`; it counts as running from here on. `None`: nothing to do.
+    pub fn pick(&self, here: u32, now: u64, machine: &impl Machine<T>) -> Option<T> {
+        let (cpu, home) = (self.cpu(here)?, self.group(here)?);
+        self.claim(home, here);
+        loop {
+            let task = self.take(home, here, now).or_else(|| {
+                // From here on whoever wakes a task sees that there is room; so what is not seen here, comes here.
+                self.set_idle(home, here);
+                let (before, after) = self.groups.split_at(home.number as usize);
+                after
+                    .iter()
+                    .chain(before)
+                    .find_map(|group| self.take(group, here, now))
+            })?;
+            self.claim(home, here);
+            let entity = task.entity();
+            let budget_end = match entity.share.left(now) {
+                Left::Unlimited => NEVER,
+                Left::Some(left) => now + left,
+                Left::NoneUntil(then) => {
+                    machine.park(&task, then);
+                    self.stopped(&task, here, now, machine);
+                    continue;
+                }
+            };
+            task.enters(State::Running, now);
+            cpu.since.store(now, SeqCst);
+            cpu.weight.store(entity.share.weight(), SeqCst);
+            cpu.time.store(entity.time.load(SeqCst), SeqCst);
+            cpu.slice_end.store(now + SLICE, SeqCst);
+            cpu.budget_end.store(budget_end, SeqCst);
+            *cpu.current.lock() = Some(task.clone());
+            if home.has_waiting() {
+                self.spread(home, here, now, machine);
+            }
+            return Some(task);
+        }
+    }
+
+    /// The next for CPU `here` of what waits in `group`; it runs there from `now` on.
+    fn take(&self, group: &Group<T>, here: u32, now: u64) -> Option<T> {
+        if !group.has_waiting() {
+            return None;
+        }
+        let cpu = self.cpu(here)?;
+        group.with(|queue| {
+            while let Some(task) = queue.pop(here) {
+                let entity = task.entity();
+                if !task.runnable() {
+                    task.enters(State::Stopped, now);
+                    continue;
+                }
+                let mut time = entity.time.load(SeqCst);
+                if entity.cpu() / self.size != here / self.size {
+                    let floor = self.floor(here);
+                    time = fair::moved(time, self.floor(entity.cpu()), floor);
+                    time = fair::woken(time, floor, entity.share.weight());
+                    entity.time.store(time, SeqCst);
+                }
+                cpu.raise_floor(time);
+                entity.runs_on(here, now);
+                return Some(task);
+            }
+            None
+        })
+    }
+
+    // ---- stopping ----
+
+    /// `task`, which [`Scheduler::pick`] gave to CPU `here`, runs no more: account its time and queue it again if it can go on.
+    pub fn put(&self, task: &T, here: u32, now: u64, machine: &impl Machine<T>) {
+        let Some(cpu) = self.cpu(here) else { return };
+        *cpu.current.lock() = None;
+        cpu.time.store(NEVER, SeqCst);
+        let entity = task.entity();
+        let ran = now.saturating_sub(entity.since.load(SeqCst));
+        entity.ran.fetch_add(ran, SeqCst);
+        cpu.busy.fetch_add(ran, SeqCst);
+        entity.share.charge(ran, now);
+        let time = entity.time.load(SeqCst);
+        let spent = virtual_time(ran, entity.share.weight());
+        entity.time.store(time.saturating_add(spent), SeqCst);
+        self.stopped(task, here, now, machine);
+    }
+
+    fn stopped(&self, task: &T, here: u32, now: u64, machine: &impl Machine<T>) {
+        let (Some(cpu), Some(group)) = (self.cpu(here), self.group(here)) else {
+            return;
+        };
+        let entity = task.entity();
+        let moves = group.with(|queue| {
+            entity.running.store(false, SeqCst);
+            let ready = task.runnable();
+            task.enters(if ready { State::Waiting } else { State::Stopped }, now);
+            let yielding = entity.yielding.swap(false, SeqCst);
+            let mut time = entity.time.load(SeqCst);
+            let rival = queue.first_for(here).map(|(time, _)| time);
+            if let Some(rival) = rival {
+                time = fair::stopped(time, rival, entity.share.weight());
+                entity.time.store(time, SeqCst);
+                cpu.raise_floor(time.min(rival));
+            }
+            if !ready || !entity.hard.contains(here) {
+                return ready;
+            }
+            match rival {
+                Some(rival) if yielding => queue.push(task, time.max(rival + 1)),
+                _ => queue.push(task, time),
+            }
+            false
+        });
+        if moves {
+            self.wake(task, now, machine);
+        }
+    }
+
+    /// `task`, which runs on CPU `here`, lets others go first. `false`: there are none.
+    pub fn yields(&self, task: &T, here: u32) -> bool {
+        let others = self.group(here).is_some_and(Group::has_waiting);
+        if others {
+            task.entity().yielding.store(true, SeqCst);
+        }
+        others
+    }
+
+    /// [`Entity::hard`] has changed: `task` leaves where it may not be any more.
+    pub fn affinity_changed(&self, task: &T, now: u64, machine: &impl Machine<T>) {
+        self.remove(task);
+        if task.entity().running() {
+            machine.preempt(task);
+        } else if task.runnable() {
+            self.wake(task, now, machine);
+        }
+    }
+
+    /// Take `task` out of the queue, if it waits.
+    pub fn remove(&self, task: &T) {
+        let entity = task.entity();
+        loop {
+            let home = entity.cpu();
+            let Some(group) = self.group(home) else { return };
+            let settled = group.with(|queue| {
+                let here = entity.cpu() == home;
+                if here && entity.waits() {
+                    queue.remove(task);
+                }
+                here
+            });
+            if settled {
+                return;
+            }
+        }
+    }
+
+    // ---- time ----
+
+    /// When CPU `here` is to [`Scheduler::check`], or [`NEVER`].
+    pub fn deadline(&self, here: u32) -> u64 {
+        let (Some(cpu), Some(group)) = (self.cpu(here), self.group(here)) else {
+            return NEVER;
+        };
+        let budget_end = cpu.budget_end.load(SeqCst);
+        match cpu.time.load(SeqCst) {
+            NEVER => NEVER,
+            _ if group.has_waiting() => budget_end.min(cpu.slice_end.load(SeqCst)),
+            _ => budget_end,
+        }
+    }
+
+    /// End a slice or a budget on CPU `here` that is over.
+    pub fn check(&self, here: u32, now: u64, machine: &impl Machine<T>) {
+        let (Some(cpu), Some(group)) = (self.cpu(here), self.group(here)) else {
+            return;
+        };
+        let Some(time) = cpu.time_at(now) else { return };
+        if now >= cpu.budget_end.load(SeqCst) {
+            cpu.budget_end.store(NEVER, SeqCst); // Once is enough.
+            self.preempt(cpu, machine);
+        } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
+            let first = group.queue.lock().first_for(here).map(|(time, _)| time);
+            if first.is_some_and(|first| first < time) {
+                self.preempt(cpu, machine);
+            }
+            cpu.slice_end.store(now + SLICE, SeqCst);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A domU that takes all that it may have: `ports=N` (the highest), `frames=N` of the grant table, and `maptrack=N` frames of mappings
+//! on the command line say how much that is.
+#![no_std]
+#![no_main]
+
+use core::ptr;
+
+use abi::domid::DOMID_SELF;
+use abi::event_channel::*;
+use abi::grant::*;
+use abi::hypercall::*;
+use abi::memory::*;
+use abi::{Errno, GuestHandle};
+use guest_rt::start_info::StartInfo;
+use guests::frames::Frames;
+use guests::granting::Grants;
+use guests::hypercall::{call, error_code, op};
+use guests::report::Report;
+use guests::{cpu, hypercall};
+
+guest_rt::main!(main);
+
+/// Leaf of CPUID that has the domain's number in ECX.
+const HYPERVISOR_IDENTITY: u32 = 0x4000_0004;
+/// A frame behind all of the domain's RAM.
+const NOWHERE: u64 = 1 << 18;
+/// Mappings to a frame of them.
+const MAPPINGS: u64 = 256;
+
+static PAGES: Frames<2> = Frames::new();
+
+fn main(info: StartInfo) -> ! {
+    cpu::init();
+    let option = |key: &str| -> u64 {
+        info.command_line()
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+            .expect("a number")
+    };
+    let mut report = Report::default();
+    ports(&mut report, option("ports") as u32);
+    frames(&mut report, option("frames"));
+    mappings(&mut report, option("maptrack"));
+    report.finish()
+}
+
+fn ports(report: &mut Report, highest: u32) {
+    let mut last = 0;
+    let answer = loop {
+        let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
+        match op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind) {
+            0 => last = bind.port,
+            error => break error,
+        }
+    };
+    report.equal("ports", (answer, last), (error_code(Errno::ENOSPC), highest));
+}
+
+fn list<T>(operation: u32, argument: &mut T) -> i64 {
+    let address = ptr::from_mut(argument) as u64;
+    call(HYPERVISOR_GRANT_TABLE_OP, [operation.into(), address, 1, 0, 0])
+}
+
+fn frames(report: &mut Report, most: u64) {
+    let mut size = GnttabQuerySize {
+        dom: DOMID_SELF,
+        ..Default::default()
+    };
+    report.equal("query-size", list(GNTTABOP_QUERY_SIZE, &mut size), 0);
+    report.equal("frames", u64::from(size.max_nr_frames), most);
+    let mut setup = GnttabSetupTable {
+        dom: DOMID_SELF,
+        nr_frames: most as u32 + 1,
+        frame_list: GuestHandle::new(PAGES.address()),
+        ..Default::default()
+    };
+    report.equal("setup-table", list(GNTTABOP_SETUP_TABLE, &mut setup), 0);
+    report.equal("setup-table-too-large", setup.status, GNTST_GENERAL_ERROR);
+    let place = |index| {
+        let mut place = AddToPhysmap {
+            domid: DOMID_SELF,
+            space: XENMAPSPACE_GRANT_TABLE,
+            idx: index,
+            gpfn: PAGES.first() + 1,
+            ..Default::default()
+        };
+        hypercall::op(HYPERVISOR_MEMORY_OP, XENMEM_ADD_TO_PHYSMAP, &mut place)
+    };
+    let placed = [most - 1, most].map(place);
+    report.equal("map-frames", placed, [0, error_code(Errno::EINVAL)]);
+}
+
+fn mappings(report: &mut Report, frames: u64) {
+    const REFERENCE: u32 = 9;
+    let [_, _, domain, _] = cpu::cpuid(HYPERVISOR_IDENTITY, 0);
+    let dom = domain as u16;
+    Grants::default().grant_to(dom, REFERENCE, PAGES.first());
+    let mut mapped = 0;
+    let status = loop {
+        let mut map = GnttabMapGrantRef {
+            host_addr: (NOWHERE + mapped) << 12,
+            flags: GNTMAP_HOST_MAP,
+            ref_: REFERENCE,
+            dom,
+            status: 1,
+            ..Default::default()
+        };
+        list(GNTTABOP_MAP_GRANT_REF, &mut map);
+        if map.status != GNTST_OKAY {
+            break map.status;
+        }
+        mapped += 1;
+    };
+    report.equal(
+        "mappings",
+        (status, mapped),
+        (GNTST_NO_DEVICE_SPACE, frames * MAPPINGS),
+    );
+}

@@ -1,0 +1,131 @@
+//! Shares of CPUs, as one sets and reads them at the prompt.
+
+use anyhow::{Context, Result, ensure};
+
+use super::hostile::spinning;
+use super::shim::Shim;
+use super::{BOTH, test};
+use crate::Machine;
+use crate::runner::{Bench, Test};
+
+/// Seconds that two domains compute, together, for one measurement at least: the list shows tenths.
+const MEASURED: f64 = 16.0;
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .flat_map(|vehicle| {
+            [
+                test("weights and caps", vehicle, shares),
+                test("vCPUs pinned", vehicle, pins),
+            ]
+        })
+        .collect()
+}
+
+/// Seconds that domain `name` has computed, from `vcpu-list`.
+fn computed(list: &str, name: &str) -> Result<f64> {
+    let line = list
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(name));
+    let time = line.and_then(|line| line.split_whitespace().nth(5)?.parse().ok());
+    time.with_context(|| format!("no time of {name} in {list}"))
+}
+
+/// Of the time that `a` and `b` compute from here on, `a`'s part comes to `wanted`, within 2 %. A machine that does other things beside disturbs that
+/// for a while.
+fn settles(shim: &mut Shim, what: &str, wanted: f64) -> Result<()> {
+    let read = |shim: &mut Shim| -> Result<(f64, f64)> {
+        let list = shim.command("vcpu-list")?;
+        Ok((computed(&list, "a")?, computed(&list, "b")?))
+    };
+    let before = read(shim)?;
+    loop {
+        let now = read(shim)?;
+        let (a, both) = (now.0 - before.0, now.0 - before.0 + now.1 - before.1);
+        if both >= MEASURED && (a / both / wanted - 1.0).abs() <= 0.02 {
+            return Ok(());
+        }
+        ensure!(
+            both < 5.0 * MEASURED,
+            "{what}: a has {:.2} % of the time, not {:.2} %",
+            a / both * 100.0,
+            wanted * 100.0
+        );
+    }
+}
+
+/// Two domains that compute for ever share a CPU as their weights say, and one that has a cap gets just that.
+fn shares(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 2;
+    let mut shim = spinning(bench, machine)?;
+    for (name, weight) in [("a", 256), ("b", 512)] {
+        let said = shim.command(&format!("create spin name='{name}' cpus='1' cpu_weight={weight}"))?;
+        ensure!(said.contains("created"), "{said}");
+    }
+    let table = shim.command("sched-credit2")?;
+    ensure!(table.contains("Cpupool Pool-0: ratelimit=1000us"), "{table}");
+    settles(&mut shim, "weights 256 and 512", 1.0 / 3.0)?;
+
+    shim.command("sched-credit2 -d b -w 256")?;
+    shim.command("sched-credit2 -d a -c 25")?;
+    let row = shim.command("sched-credit2 -d a")?;
+    let fields = |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
+    ensure!(
+        row.lines().any(|line| fields(line) == ["a", "1", "256", "25"]),
+        "sched-credit2 -d a: {row}"
+    );
+    settles(&mut shim, "a cap of 25", 0.25)?;
+
+    for (command, sentence) in [
+        ("sched-credit2 -w 5", "Must specify a domain."),
+        (
+            "sched-credit2 -d nobody",
+            "nobody is an invalid domain identifier",
+        ),
+        ("sched-credit2 -s -r 50", "it is 0, or 100 to 500000"),
+        ("sched-credit2 -r 500", "Must specify -s"),
+    ] {
+        let said = shim.command(command)?;
+        ensure!(said.contains(sentence), "{command}: {said}");
+    }
+    shim.command("sched-credit2 -s -r 500")?;
+    let limit = shim.command("sched-credit2 -s")?;
+    ensure!(limit.contains("ratelimit=500us"), "{limit}");
+    Ok(())
+}
+
+/// A vCPU goes where it is told, and the list says so.
+fn pins(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 2;
+    let mut shim = spinning(bench, machine)?;
+    shim.command("create spin name='a' cpus='1'")?;
+    let row = |shim: &mut Shim| -> Result<String> {
+        let list = shim.command("vcpu-list a")?;
+        let line = list.lines().find(|line| line.starts_with("a "));
+        Ok(line.with_context(|| format!("vcpu-list a: {list}"))?.to_owned())
+    };
+    let on = |row: &str, cpu: &str| row.split_whitespace().nth(3) == Some(cpu);
+    let first = row(&mut shim)?;
+    ensure!(first.ends_with(" 1 / all") && on(&first, "1"), "{first}");
+    for cpu in ["0", "1", "0"] {
+        shim.command(&format!("vcpu-pin a 0 {cpu}"))?;
+        let moved = row(&mut shim)?;
+        ensure!(
+            on(&moved, cpu) && moved.ends_with(&format!(" {cpu} / all")),
+            "{moved}"
+        );
+    }
+    shim.command("vcpu-pin a all all 1")?;
+    let soft = row(&mut shim)?;
+    ensure!(soft.ends_with(" all / 1"), "{soft}");
+    for (command, sentence) in [
+        ("vcpu-pin a 0 7", "Could not set affinity for vcpu 0: "),
+        ("vcpu-pin a 5 0", "Invalid argument '5' as VCPU"),
+        ("vcpu-pin a 0 x", "'x' is not the number of a CPU"),
+    ] {
+        let said = shim.command(command)?;
+        ensure!(said.contains(sentence), "{command}: {said}");
+    }
+    Ok(())
+}
