@@ -25,7 +25,7 @@ struct Options {
 }
 
 /// Nothing takes so long.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Instructions that Debian's Xen 4.17 takes for an operation.
 struct Xen {

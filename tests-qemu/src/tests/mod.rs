@@ -60,7 +60,7 @@ pub fn all() -> Vec<Test> {
 const BOTH: [Vehicle; 2] = [Vehicle::Svm, Vehicle::Vmx];
 
 /// Much longer than anything takes on an idle machine: emulators share it with others.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The door that a vehicle has without further ado.
 fn default_door(vehicle: Vehicle) -> Door {

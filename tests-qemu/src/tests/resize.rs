@@ -28,10 +28,11 @@ fn at_prompt(shim: &mut Shim<'_>, command: &str) -> Result<String> {
     Ok(said)
 }
 
-/// Waits in the domU's shell until `command` prints `wanted` as a line.
+/// Waits in the domU's shell until `command` prints `wanted` as a line, for five minutes of its time: Linux's balloon driver
+/// waits longer after each try that failed, up to 32 s.
 fn settle(shim: &mut Shim<'_>, command: &str, wanted: &str) -> Result<()> {
     let script = format!(
-        "i=0; until [ \"$( {command} )\" = \"{wanted}\" ] || [ $i = 60 ]; do sleep 1; i=$((i+1)); done; {command}"
+        "i=0; until [ \"$( {command} )\" = \"{wanted}\" ] || [ $i = 300 ]; do sleep 1; i=$((i+1)); done; {command}"
     );
     let said = shell(shim.console, &script)?;
     ensure!(
@@ -93,8 +94,8 @@ fn vcpus(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     settle(&mut shim, "nproc", "1")
 }
 
-/// What the balloon driver has come to, in a domU's shell, is where it is to go.
-const BALLOON_AT_REST: &str = "(cd /sys/devices/system/xen_memory/xen_memory0; [ $(cat target_kb) = $(cat info/current_kb) ] && echo at rest)";
+/// Whether what the balloon driver has come to, in a domU's shell, is where it is to go.
+const BALLOON_AT_REST: &str = "(cd /sys/devices/system/xen_memory/xen_memory0; to=$(cat target_kb) at=$(cat info/current_kb); [ $to = $at ] && echo at rest || echo $at of $to)";
 
 /// Memory of the domU in MiB as its kernel, the toolstack, and (what is free) the hypervisor see it, once it is about `wanted`.
 fn measure(shim: &mut Shim<'_>, wanted: i64) -> Result<[i64; 3]> {
