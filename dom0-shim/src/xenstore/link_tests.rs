@@ -202,6 +202,24 @@ fn a_flood_gets_a_few_answers_at_a_turn() {
 }
 
 #[test]
+fn a_flood_of_watch_events_gets_fewer() {
+    let (mut server, _, guest) = pair();
+    for token in 0..100 {
+        let request = message(Kind::Watch, 0, 0, format!("data\0{token}\0").as_bytes());
+        assert_eq!(server.receive(guest, &request, 1), Ok(request.len()));
+        while server.take_output(guest).is_some() {}
+    }
+    // Each of these sets off all watches.
+    let front = Front::new(message(Kind::Write, 0, 0, b"data/x\0v").repeat(4));
+    let mut link = Link::new(&front, guest);
+    front.write();
+    link.serve(&mut server);
+    let length = HEADER_SIZE + b"data/x\0v".len();
+    let taken = front.word(offset_of!(Page, req_cons)) as usize / length;
+    assert_eq!(taken, quota::TURN.div_ceil(1 + 100 / quota::EVENTS));
+}
+
+#[test]
 fn who_does_not_read_is_not_served() {
     let (mut server, zero, guest) = pair();
     ask(

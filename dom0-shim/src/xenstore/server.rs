@@ -38,6 +38,8 @@ pub struct Server {
     pub(super) effects: Vec<Effect>,
     /// Connections that have been given something to send.
     ready: BTreeSet<ConnectionId>,
+    /// Watch events so far.
+    fired: usize,
 }
 
 /// Longest watch token: an event must hold it, the longest path, and two NULs.
@@ -64,6 +66,7 @@ impl Server {
             special: SpecialEvents::default(),
             effects: Vec::new(),
             ready: BTreeSet::new(),
+            fired: 0,
         }
     }
 
@@ -105,7 +108,8 @@ impl Server {
         }
     }
 
-    /// Takes bytes that a client sent and answers at most `limit` requests that are complete in them.
+    /// Takes bytes that a client sent and answers at most `limit` requests that are complete in them, less if they set off
+    /// many watches: [`quota::EVENTS`] of these count as a request.
     ///
     /// Takes less than all at that limit, or when the client has not read enough replies: feed the rest later. Returns
     /// the number of bytes taken.
@@ -114,7 +118,9 @@ impl Server {
     /// [`Broken`] when a header announces a payload beyond [`PAYLOAD_MAX`] or the connection does not exist.
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8], limit: usize) -> Result<usize, Broken> {
         let mut taken = 0;
-        for _ in 0..limit {
+        let mut answered = 0;
+        let before = self.fired;
+        while answered + (self.fired - before) / quota::EVENTS < limit {
             let connection = self.connections.get_mut(&id).ok_or(Broken)?;
             if connection.is_congested() {
                 break;
@@ -125,6 +131,7 @@ impl Server {
                 Some((header, payload)) => self.handle(id, header, &payload),
                 None => break,
             }
+            answered += 1;
         }
         Ok(taken)
     }
@@ -450,6 +457,7 @@ impl Server {
     }
 
     fn notify(&mut self, id: ConnectionId, event: &[u8]) {
+        self.fired += 1;
         let room = self.room(id);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.notify(event, room);
