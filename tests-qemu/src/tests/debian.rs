@@ -1,5 +1,7 @@
 //! The stock Debian kernel as domU, used over its console like a person would.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use anyhow::{Context, Result, ensure};
 
 use super::shim::Shim;
@@ -39,15 +41,16 @@ pub fn log_in(console: &mut Console) -> Result<()> {
     Ok(())
 }
 
-/// To the console of a domU that has logged in, from the prompt.
+/// To the console of a domU that has logged in, from the prompt. It shows old prompts again, and what commands printed; so the
+/// shell says something that it has not said before.
 pub fn to_shell(shim: &mut Shim<'_>, name: &str) -> Result<()> {
+    static VISITS: AtomicU32 = AtomicU32::new(1000);
+    let visit = VISITS.fetch_add(1, Relaxed);
     shim.console.type_line(&format!("console {name}"))?;
-    shim.console.send("\r")?;
+    shim.console.type_line(&format!("echo visit $(({visit}))"))?;
     shim.console
-        .expect(SHELL, PATIENCE)
+        .expect(&format!("visit {visit}"), PATIENCE)
         .with_context(|| format!("coming back to the console of {name}"))?;
-    // That may have been an old prompt, shown again.
-    shim.console.send("\r")?;
     shim.console.expect(SHELL, PATIENCE)?;
     Ok(())
 }
