@@ -9,3 +9,25 @@
 pub mod bytes;
 pub mod ring;
 pub mod xenbus;
+
+/// The event channel to a front end.
+pub trait Events {
+    /// Waits for an event.
+    ///
+    /// # Errors
+    /// The front end is to be served no longer.
+    fn event(&self) -> impl Future<Output = Result<(), Stopped>>;
+
+    /// Lets other tasks run.
+    ///
+    /// # Errors
+    /// The front end is to be served no longer.
+    fn turn(&self) -> impl Future<Output = Result<(), Stopped>>;
+
+    /// Sends the front end an event.
+    fn notify(&self);
+}
+
+/// The link to a front end is being taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;

@@ -3,10 +3,12 @@
 //! * [`claim`]: who uses a disk.
 //! * [`ram`]: disks in RAM, empty or over an image.
 //! * [`request`]: requests of the ring, checked and carried out.
+//! * [`service`]: the ring, served.
 
 pub mod claim;
 pub mod ram;
 pub mod request;
+pub mod service;
 
 use core::future::Future;
 use core::ops::Range;
@@ -34,6 +36,9 @@ pub trait BlockDevice {
 
     /// Whether it may be written.
     fn access(&self) -> Access;
+
+    /// Whether others can be served while it carries a request out.
+    fn takes_time(&self) -> bool;
 
     /// Bytes that are discarded together; `None` if it does not discard.
     fn discard_granularity(&self) -> Option<u32>;

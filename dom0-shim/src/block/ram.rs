@@ -140,6 +140,10 @@ impl BlockDevice for RamDisk {
         self.access
     }
 
+    fn takes_time(&self) -> bool {
+        false
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         (self.access == Access::ReadWrite).then_some(PAGE as u32)
     }

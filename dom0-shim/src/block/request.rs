@@ -64,6 +64,19 @@ pub async fn serve(request: &BlkifRequest, disk: &impl BlockDevice, memory: &imp
     }
 }
 
+/// More bytes than a request moves it does not.
+pub fn bytes_at_most(request: &BlkifRequest) -> usize {
+    let segments = match request.operation {
+        BLKIF_OP_READ | BLKIF_OP_WRITE | BLKIF_OP_WRITE_BARRIER | BLKIF_OP_FLUSH_DISKCACHE => {
+            request.nr_segments.into()
+        }
+        BLKIF_OP_INDIRECT => BlkifRequestIndirect::read_from_prefix(request.as_bytes())
+            .map_or(0, |(request, _)| request.nr_segments.into()),
+        _ => 0,
+    };
+    segments.min(INDIRECT_SEGMENTS_MAX) * PAGE
+}
+
 /// The segments in the request itself.
 async fn direct(
     request: &BlkifRequest,
@@ -100,8 +113,8 @@ async fn indirect(
     transfer(request.indirect_op, request.sector_number, &list, disk, memory).await
 }
 
-/// A flush, with data before it if there is any. Everything is written in order, so that there is no difference
-/// between the two operations.
+/// A flush, with data before it if there is any. There is no difference between the two operations: each is alone, see
+/// [`super::service`].
 async fn barrier(
     request: &BlkifRequest,
     disk: &impl BlockDevice,

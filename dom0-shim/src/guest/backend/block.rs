@@ -12,8 +12,8 @@ use abi::Domid;
 use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, XEN_IO_PROTO_ABI_X86_64};
 use dom0_shim::backend::ring::{BackRing, Broken};
 use dom0_shim::block::ram::RamDisk;
-use dom0_shim::block::request::{INDIRECT_SEGMENTS_MAX, serve};
-use dom0_shim::block::{Access, BlockDevice, Failed, SECTOR};
+use dom0_shim::block::request::INDIRECT_SEGMENTS_MAX;
+use dom0_shim::block::{Access, BlockDevice, Failed, SECTOR, service};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::Status;
 
@@ -55,6 +55,13 @@ impl BlockDevice for Data {
         match self {
             Self::Ram(disk) => disk.access(),
             Self::Machine(disk) => disk.access(),
+        }
+    }
+
+    fn takes_time(&self) -> bool {
+        match self {
+            Self::Ram(disk) => disk.takes_time(),
+            Self::Machine(disk) => disk.takes_time(),
         }
     }
 
@@ -289,40 +296,10 @@ impl OpenDisk {
 }
 
 /// Task: serves one ring until it is stopped, or until the front end breaks it.
-async fn run(host: Rc<Host>, id: Id, channel: Channel, mut ring: Ring, open: OpenDisk, memory: Pages) {
-    loop {
-        let stopped = match serve_round(&mut ring, &channel, &open, &memory).await {
-            // After the others' turn.
-            Ok(true) => channel.turn().await,
-            Ok(false) => channel.event().await,
-            Err(Broken) => {
-                // Not on the terminal, which a domain could fill that way.
-                let error = "the ring has more requests than it can hold; it is served no longer";
-                return nodes::set_error(&host.store, id, error);
-            }
-        };
-        if stopped.is_err() {
-            return;
-        }
+async fn run(host: Rc<Host>, id: Id, channel: Channel, ring: Ring, open: OpenDisk, memory: Pages) {
+    if let Err(Broken) = service::run(ring, &channel, &*open.data, &memory).await {
+        // Not on the terminal, which a domain could fill that way.
+        let error = "the ring has more requests than it can hold; it is served no longer";
+        nodes::set_error(&host.store, id, error);
     }
-}
-
-/// Answers as many requests as the ring has room for. Returns whether there are more.
-async fn serve_round(
-    ring: &mut Ring,
-    channel: &Channel,
-    open: &OpenDisk,
-    memory: &Pages,
-) -> Result<bool, Broken> {
-    for _ in 0..ring.entries() {
-        let Some(request) = ring.take::<BlkifRequest>()? else {
-            break;
-        };
-        let response = serve(&request, &*open.data, memory).await;
-        ring.answer(&response);
-    }
-    if ring.publish() {
-        channel.notify();
-    }
-    ring.ask_for_event()
 }

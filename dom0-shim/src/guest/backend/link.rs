@@ -8,6 +8,7 @@ use core::future::Future;
 use abi::grant::GrantRef;
 use abi::{Domid, Errno};
 use dom0_shim::backend::ring::Shared;
+use dom0_shim::backend::{Events, Stopped};
 use dom0_shim::executor::{Reactor, Signal, pass};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::event_channel;
@@ -55,10 +56,6 @@ impl Shared for SharedPages {
     }
 }
 
-/// The link is being taken down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped;
-
 /// An event channel to a front end; closed when dropped.
 pub struct Channel {
     port: u32,
@@ -79,26 +76,6 @@ impl Channel {
         })
     }
 
-    /// Waits for an event.
-    ///
-    /// # Errors
-    /// The task is to end.
-    pub async fn event(&self) -> Result<(), Stopped> {
-        if !self.stopping.get() {
-            self.reactor.event(self.port).await;
-        }
-        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
-    }
-
-    /// Lets other tasks run.
-    ///
-    /// # Errors
-    /// The task is to end.
-    pub async fn turn(&self) -> Result<(), Stopped> {
-        pass().await;
-        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
-    }
-
     /// Has events set `signal` instead, for a task that waits for several things; it is set when the task is to end,
     /// too.
     pub fn connect(&self, signal: &Signal) {
@@ -109,9 +86,22 @@ impl Channel {
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
+}
 
-    /// Sends the front end an event.
-    pub fn notify(&self) {
+impl Events for Channel {
+    async fn event(&self) -> Result<(), Stopped> {
+        if !self.stopping.get() {
+            self.reactor.event(self.port).await;
+        }
+        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
+    }
+
+    async fn turn(&self) -> Result<(), Stopped> {
+        pass().await;
+        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
+    }
+
+    fn notify(&self) {
         // The only failure is a port closed from the other end, when nobody listens.
         let _ = event_channel::send(self.port);
     }

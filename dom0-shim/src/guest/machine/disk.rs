@@ -270,6 +270,10 @@ impl BlockDevice for MachineDisk {
         self.access
     }
 
+    fn takes_time(&self) -> bool {
+        true
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         let discard = self.disk.discard.filter(|_| self.access == Access::ReadWrite)?;
         Some(discard.granularity)

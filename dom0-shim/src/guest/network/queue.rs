@@ -8,6 +8,7 @@ use core::cell::RefCell;
 
 use abi::Domid;
 use abi::grant::GrantRef;
+use dom0_shim::backend::Events;
 use dom0_shim::executor::{Signal, either};
 use dom0_shim::net::netback::Broken;
 use dom0_shim::net::netback::grants::{Grants, Source, Target};
