@@ -78,6 +78,17 @@ impl Domain {
             .map(|removed| self.drop_removed(removed)))
     }
 
+    /// Take `mfn` away from `gfn`, if that is where it still is.
+    ///
+    /// # Errors
+    /// As [`Domain::unmap`].
+    pub fn unmap_frame(&self, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+        if self.p2m.lookup(gfn).is_some_and(|entry| entry.mfn == mfn) {
+            self.unmap(gfn, 0)?;
+        }
+        Ok(())
+    }
+
     /// Drop what was unmapped, after no CPU can reach it any more.
     pub(super) fn drop_removed(&self, removed: Removed) -> u32 {
         self.flush(removed.flush);

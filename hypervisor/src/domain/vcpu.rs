@@ -418,7 +418,9 @@ impl Vcpu {
 
     /// A deadline in [`Vcpu::timers`] has passed at `now`. The vCPU is woken to see to it, polling or not; a watchdog ends the domain
     /// whether or not the vCPU can run.
-    pub fn deadline_passed(self: &Arc<Self>, now: u64) {
+    ///
+    /// Returns until when the vCPU is parked, or [`NEVER`]: it does not see to its timers before.
+    pub fn deadline_passed(self: &Arc<Self>, now: u64) -> u64 {
         if self.timers.budget.load(SeqCst) <= now {
             self.unpark();
         }
@@ -429,6 +431,7 @@ impl Vcpu {
             log::warn!("{}: its watchdog was not put off in time", domain.id);
             domain.shutdown(SHUTDOWN_WATCHDOG);
         }
+        self.timers.budget.load(SeqCst)
     }
 
     // ---- SCHEDOP_poll ----

@@ -360,7 +360,7 @@ pub fn close_some(domain: &Domain, from: Port) -> Option<Port> {
 /// Give `vcpu` its FIFO control block, at `offset` of `gfn`. The first one switches the domain from 2-level to FIFO delivery.
 ///
 /// # Errors
-/// `ENOENT`: no such vCPU. `EINVAL`: the block does not fit there, is not in RAM, or the vCPU has one.
+/// `ENOENT`: no such vCPU. `EINVAL`: the block does not fit there, is not in the domain's own RAM, or the vCPU has one.
 pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Result<(), Errno> {
     domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     if !fifo::control_fits(offset) {
@@ -368,7 +368,7 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
     }
     let _hint = lock(domain)?;
     let events = &domain.events;
-    let frame = domain.pin(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
+    let frame = domain.pin_own(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
     let first = events
         .fifo
         .set_control(vcpu, domain.vcpus().len(), frame, offset.into())
@@ -389,14 +389,15 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
 /// `gfn` holds the event words of the next 1024 ports.
 ///
 /// # Errors
-/// `EOPNOTSUPP`: delivery is not by FIFO. `ENOSPC`: all ports have words. `EINVAL`: it is not RAM, or the domain is dying.
+/// `EOPNOTSUPP`: delivery is not by FIFO. `ENOSPC`: all ports have words. `EINVAL`: it is not the domain's own RAM, or
+/// the domain is dying.
 pub fn expand_array(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
     let _hint = lock(domain)?;
     let events = &domain.events;
     if !events.fifo.is_on() {
         return Err(Errno::EOPNOTSUPP);
     }
-    let frame = domain.pin(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
+    let frame = domain.pin_own(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
     let first = events.fifo.add_page(frame).map_err(|refused| match refused {
         Refused::Off => Errno::EOPNOTSUPP,
         Refused::Full => Errno::ENOSPC,

@@ -468,14 +468,8 @@ pub fn set_version(domain: &Domain, version: Version) -> Result<(), Errno> {
     };
     drop(guard);
     for frame in dropped {
-        let there = frame.mapped_at.filter(|&gfn| {
-            domain
-                .p2m
-                .lookup(gfn)
-                .is_some_and(|entry| entry.mfn == frame.frame.mfn())
-        });
-        if let Some(gfn) = there {
-            domain.unmap(gfn, 0)?;
+        if let Some(gfn) = frame.mapped_at {
+            domain.unmap_frame(gfn, frame.frame.mfn())?;
         }
     }
     Ok(())

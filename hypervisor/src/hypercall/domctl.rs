@@ -393,17 +393,26 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
     let entity = &vcpu.entity;
     if change {
         let pools = sched::pool::pools();
-        for (wanted, map, mask) in [
-            (hard, request.cpumap_hard, &entity.affinity),
-            (soft, request.cpumap_soft, &entity.soft),
-        ] {
-            if wanted {
-                let chosen = read_cpus(caller, map, cpus)?;
-                let usable = |cpu| chosen.contains(cpu) && sched::pool::contains(entity.share.pool(), cpu);
-                if !(0..cpus).any(usable) {
-                    return Err(Errno::EINVAL);
-                }
-                mask.set(|cpu| chosen.contains(cpu));
+        let mut chosen = |wanted: bool, map| -> Result<Option<CpuMask>, Errno> {
+            if !wanted {
+                return Ok(None);
+            }
+            let chosen = read_cpus(caller, map, cpus)?;
+            let usable = |cpu| chosen.contains(cpu) && sched::pool::contains(entity.share.pool(), cpu);
+            if (0..cpus).any(usable) {
+                Ok(Some(chosen))
+            } else {
+                Err(Errno::EINVAL)
+            }
+        };
+        // Both are good before one is set.
+        let choices = [
+            (chosen(hard, request.cpumap_hard)?, &entity.affinity),
+            (chosen(soft, request.cpumap_soft)?, &entity.soft),
+        ];
+        for (choice, mask) in choices {
+            if let Some(choice) = choice {
+                mask.set(|cpu| choice.contains(cpu));
             }
         }
         pools.apply(entity);

@@ -301,16 +301,14 @@ fn add_one(
                 Part::Status
             };
             let index = u32::try_from(index & !XENMAPIDX_GRANT_TABLE_STATUS).map_err(|_| Errno::EINVAL)?;
-            domain.place(gfn, domain.grants.frame(part, index)?, Kind::RamRw)?;
+            let frame = domain.grants.frame(part, index)?;
+            let mfn = frame.mfn();
+            domain.place(gfn, frame, Kind::RamRw)?;
             // A frame of the table is in one place at a time.
-            if let Some(old) = domain
-                .grants
-                .note_mapped(part, index, gfn)
-                .filter(|&old| old != gfn)
-            {
-                domain.unmap(old, 0)?;
+            match domain.grants.note_mapped(part, index, gfn) {
+                Some(old) if old != gfn => domain.unmap_frame(old, mfn),
+                _ => Ok(()),
             }
-            Ok(())
         }
         XENMAPSPACE_GMFN => move_page(domain, Gfn(index), gfn),
         XENMAPSPACE_GMFN_FOREIGN => {
@@ -340,7 +338,8 @@ fn move_page(domain: &Domain, from: Gfn, to: Gfn) -> Result<(), Errno> {
     if from == to {
         return Ok(());
     }
-    let frame = domain.pin(from, Access::Write)?;
+    // Its own: by now a grant may be mapped there.
+    let frame = domain.pin_own(from, Access::Write)?;
     domain.unmap(from, 0)?;
     domain.place(to, frame, Kind::RamRw)
 }

@@ -72,12 +72,17 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     Ok(0)
 }
 
-/// Hold the memory behind a handle that is written later. A null handle ends that.
+/// Hold the memory behind a handle that is written later: the domain's own, as another's would be written still when it is no longer
+/// granted. A null handle ends that.
 fn pin<T>(caller: &mut Caller<'_>, handle: GuestHandle<T>) -> Result<Option<GuestRange>, Errno> {
     if handle.is_null() {
         return Ok(None);
     }
-    Ok(Some(caller.memory().pin(Gva(handle.addr()), size_of::<T>())?))
+    let owner = caller.domain.id;
+    let range = caller
+        .memory()
+        .pin_own(Gva(handle.addr()), size_of::<T>(), owner)?;
+    Ok(Some(range))
 }
 
 fn require_own(caller: &Caller<'_>, vcpu: &Arc<Vcpu>) -> Result<(), Errno> {
@@ -251,7 +256,7 @@ fn register_vcpu_info(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Res
     }
     let frame = caller
         .domain
-        .pin(Gfn(request.mfn), Access::Write)
+        .pin_own(Gfn(request.mfn), Access::Write)
         .map_err(|_| Errno::EINVAL)?;
     event::register_vcpu_info(caller.domain, vcpu.id, frame, offset)?;
     caller.domain.publish_time(vcpu);

@@ -259,17 +259,17 @@ impl<'a> GuestVirt<'a> {
         Err(Fault)
     }
 
-    /// Hold the frames behind `len` bytes (a page at most) at `at`, to write to them later. What the guest does to its page tables
-    /// afterwards does not matter.
+    /// Hold the frames behind `len` bytes (a page at most) at `at`, which `owner` owns, to write to them later. What the guest does to its
+    /// page tables afterwards does not matter.
     ///
     /// # Errors
-    /// Not all of it is mapped, writable RAM.
-    pub fn pin(&mut self, at: Gva, len: usize) -> Result<GuestRange, Fault> {
+    /// Not all of it is mapped, writable RAM; or it is another domain's.
+    pub fn pin_own(&mut self, at: Gva, len: usize, owner: DomId) -> Result<GuestRange, Fault> {
         let offset = at.0 & (PAGE_SIZE - 1);
         let in_first = ((PAGE_SIZE - offset) as usize).min(len);
-        let first = self.pin_page(at)?;
+        let first = self.pin_page(at, owner)?;
         let second = if in_first < len {
-            Some(self.pin_page(Gva(at.0.wrapping_add(in_first as u64)))?)
+            Some(self.pin_page(Gva(at.0.wrapping_add(in_first as u64)), owner)?)
         } else {
             None
         };
@@ -281,12 +281,12 @@ impl<'a> GuestVirt<'a> {
         })
     }
 
-    fn pin_page(&mut self, at: Gva) -> Result<GuestFrame, Fault> {
+    fn pin_page(&mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
         for _ in 0..MAX_TRIES {
             let generation = self.p2m.generation();
             let frame = self
                 .translate(at, Access::Write, generation)
-                .and_then(GuestFrame::reference);
+                .and_then(|mfn| GuestFrame::reference_of(mfn, owner));
             if self.p2m.generation() == generation {
                 return frame;
             }
@@ -347,10 +347,7 @@ impl GuestFrame {
     #[inline]
     pub fn pin_of(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
         with_stable(p2m, || {
-            let mfn = ram(p2m, gfn.addr(), access)?.frame();
-            let found = page_info::get(mfn).ok_or(Fault)?;
-            let frame = Self { mfn };
-            if found == owner { Ok(frame) } else { Err(Fault) }
+            Self::reference_of(ram(p2m, gfn.addr(), access)?.frame(), owner)
         })
     }
 
@@ -358,6 +355,14 @@ impl GuestFrame {
     #[inline]
     fn reference(mfn: Mfn) -> Result<Self, Fault> {
         page_info::get(mfn).map(|_| Self { mfn }).ok_or(Fault)
+    }
+
+    /// The same, if `owner` owns it.
+    #[inline]
+    fn reference_of(mfn: Mfn, owner: DomId) -> Result<Self, Fault> {
+        let found = page_info::get(mfn).ok_or(Fault)?;
+        let frame = Self { mfn };
+        if found == owner { Ok(frame) } else { Err(Fault) }
     }
 
     /// Its machine frame number.

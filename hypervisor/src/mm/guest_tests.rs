@@ -355,9 +355,11 @@ fn a_pinned_range_crosses_pages() {
     let paging = long_mode(&guest, PRESENT | WRITE);
     let mut walks = WalkCache::new();
     let mut memory = GuestVirt::new(&guest.p2m, &mut walks, paging);
-    let range = memory.pin(Gva(LINEAR.0 + 4096 - 8), 24).expect("mapped");
+    let range = memory
+        .pin_own(Gva(LINEAR.0 + 4096 - 8), 24, DomId(9111))
+        .expect("mapped");
     assert!(
-        memory.pin(Gva(LINEAR.0 + 8192 - 8), 24).is_err(),
+        memory.pin_own(Gva(LINEAR.0 + 8192 - 8), 24, DomId(9111)).is_err(),
         "the third page is not mapped"
     );
     range.write(4, &[1; 8]);
@@ -366,4 +368,6 @@ fn a_pinned_range_crosses_pages() {
     assert_eq!(guest.peek(0x12000), 0x0101_0101);
     assert_eq!(guest.peek(0x12008), 0x0202_0202_0202_0202);
     assert_eq!(guest.peek(0x12010), 0, "beyond the range");
+    let other = memory.pin_own(Gva(LINEAR.0 + 4096 - 8), 24, DomId(9110));
+    assert!(other.is_err(), "not its own");
 }

@@ -340,7 +340,14 @@ pub fn on_timer() {
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };
-        vcpu.deadline_passed(now);
+        let parked = vcpu.deadline_passed(now);
+        if parked != NEVER {
+            // It does not run before, and so says nothing of its other deadlines; those that have passed are asked for.
+            let home = vcpu.traces.timer_cpu.lock();
+            if *home == here {
+                cpu.timers.lock().set(&vcpu, parked);
+            }
+        }
     }
     scheduler.check(here, now, &Cpus);
     program_timer();

@@ -7,7 +7,7 @@ use abi::{Bitmap, Errno, GuestHandle, Union};
 
 use crate::domain::table;
 use crate::hypercall::testing::{LIST, World, destroy};
-use crate::types::DomId;
+use crate::types::{DomId, VcpuId};
 
 const ANY: u32 = XEN_SYSCTL_CPUPOOL_PAR_ANY;
 
@@ -151,4 +151,34 @@ fn pools() {
         pool(&mut dom0, XEN_SYSCTL_CPUPOOL_OP_DESTROY, 0).err(),
         Some(Errno::EBUSY)
     );
+}
+
+/// Hard affinity stays as it was when the soft one beside it is refused.
+#[test]
+fn affinities_are_set_together_or_not_at_all() {
+    let mut dom0 = World::privileged();
+    let guest = World::new();
+    dom0.put(LIST, &1u64);
+    dom0.put(LIST + 8, &0u64);
+    let map = |at| Bitmap {
+        bitmap: GuestHandle::new(at),
+        nr_bits: 8,
+        pad: 0,
+    };
+    let affinity = |soft| {
+        Union::of(&DomctlVcpuaffinity {
+            vcpu: 0,
+            flags: XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT,
+            cpumap_hard: map(LIST),
+            cpumap_soft: map(soft),
+        })
+    };
+    let id = guest.domain.id.0;
+    let entity = &guest.domain.vcpu(VcpuId(0)).expect("vcpu").entity;
+    let refused = domctl(&mut dom0, XEN_DOMCTL_SETVCPUAFFINITY, id, affinity(LIST + 8));
+    assert_eq!(refused.err(), Some(Errno::EINVAL));
+    assert!(entity.affinity.contains(1));
+    let set = domctl(&mut dom0, XEN_DOMCTL_SETVCPUAFFINITY, id, affinity(LIST));
+    assert!(set.is_ok());
+    assert!(entity.affinity.contains(0) && !entity.affinity.contains(1));
 }

@@ -1,9 +1,11 @@
 //! Called well and badly: `grant_table_op`.
 
 use abi::domid::DOMID_SELF;
+use abi::event_channel::*;
 use abi::grant::*;
 use abi::hypercall::*;
 use abi::memory::*;
+use abi::vcpu::*;
 use abi::{Errno, GuestHandle};
 
 use crate::domain::Config;
@@ -382,4 +384,77 @@ fn the_tables_size_and_version() {
     swap.ref_b = 1 << 20;
     assert_eq!(one(&mut guest, GNTTABOP_SWAP_GRANT_REF, &mut swap), Ok(0));
     assert_eq!(swap.status, GNTST_BAD_GNTREF);
+}
+
+/// A mapped grant is another's frame: what the hypervisor keeps writing to is not put there.
+#[test]
+fn nothing_is_registered_in_what_another_granted() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, 0);
+    let mut map = GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP,
+        ref_: 9,
+        dom: a.domain.id.0,
+        ..Default::default()
+    };
+    assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
+    assert_eq!(map.status, GNTST_OKAY);
+    b.put(
+        ARG,
+        &VcpuRegisterVcpuInfo {
+            mfn: 0x1000,
+            offset: 0,
+            rsvd: 0,
+        },
+    );
+    let vcpu = |b: &mut World, operation: u32| b.call(HYPERVISOR_VCPU_OP, &[operation.into(), 0, ARG]);
+    assert_eq!(vcpu(&mut b, VCPUOP_REGISTER_VCPU_INFO), Err(Errno::EINVAL));
+    b.put(ARG, &0x100_0000u64);
+    for operation in [
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA,
+        VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
+    ] {
+        assert_eq!(vcpu(&mut b, operation), Err(Errno::EFAULT));
+    }
+    let mut control = EvtchnInitControl {
+        control_gfn: 0x1000,
+        ..Default::default()
+    };
+    let event = |b: &mut World, operation, arg: &mut EvtchnInitControl| {
+        b.op(HYPERVISOR_EVENT_CHANNEL_OP, operation, arg)
+    };
+    assert_eq!(
+        event(&mut b, EVTCHNOP_INIT_CONTROL, &mut control),
+        Err(Errno::EINVAL)
+    );
+    control.control_gfn = 5;
+    assert_eq!(event(&mut b, EVTCHNOP_INIT_CONTROL, &mut control), Ok(0));
+    let mut array = EvtchnExpandArray { array_gfn: 0x1000 };
+    assert_eq!(
+        b.op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_EXPAND_ARRAY, &mut array),
+        Err(Errno::EINVAL)
+    );
+}
+
+/// What has come to be where a frame of the table was, stays when that moves on.
+#[test]
+fn a_frame_of_the_table_leaves_only_its_own_place() {
+    let mut guest = World::new();
+    let mut place = AddToPhysmap {
+        domid: DOMID_SELF,
+        space: XENMAPSPACE_GRANT_TABLE,
+        gpfn: 0x900,
+        ..Default::default()
+    };
+    assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
+    guest.domain.unmap(Gfn(0x900), 0).expect("it was mapped");
+    guest.domain.populate(Gfn(0x900), 0).expect("RAM");
+    guest.put(0x90_0000, &0xcafeu64);
+    place.gpfn = 0x901;
+    assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
+    assert_eq!(guest.get::<u64>(0x90_0000), 0xcafe);
+    place.gpfn = 0x902;
+    assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
+    assert!(guest.domain.p2m.lookup(Gfn(0x901)).is_none());
 }

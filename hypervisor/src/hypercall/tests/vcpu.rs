@@ -7,8 +7,9 @@ use abi::hypercall::*;
 use abi::sched::*;
 use abi::vcpu::*;
 use abi::{Errno, GuestHandle};
+use core::sync::atomic::Ordering::SeqCst;
 
-use crate::domain::vcpu::Hold;
+use crate::domain::vcpu::{Hold, NEVER};
 use crate::hypercall::testing::{ARG, BAD, LIST, World};
 use crate::types::VcpuId;
 
@@ -472,4 +473,18 @@ fn pauses_add_up_whoever_makes_them() {
     });
     assert!(!domain.is_paused());
     assert!(domain.vcpus().iter().all(|vcpu| !vcpu.paused()));
+}
+
+/// A vCPU whose domain has used up its share gets a CPU again, whatever timer of its own passes before.
+#[test]
+fn a_parked_vcpu_is_not_forgotten_for_a_timer() {
+    let guest = World::new();
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu");
+    vcpu.timers.singleshot.store(50, SeqCst);
+    vcpu.park(100);
+    assert_eq!(vcpu.timers.next(), 50);
+    assert_eq!(vcpu.deadline_passed(50), 100);
+    assert!(vcpu.held_by(Hold::CAPPED));
+    assert_eq!(vcpu.deadline_passed(100), NEVER);
+    assert!(!vcpu.held_by(Hold::CAPPED));
 }
