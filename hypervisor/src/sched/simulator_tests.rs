@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 
-use super::super::scheduler::SLICE;
 use super::*;
 
 const MS: u64 = 1_000_000;

@@ -13,6 +13,8 @@ use tests_qemu::{Machine, Vehicle};
 
 /// Measures Oxen in the emulators, beside what Debian's Xen 4.17 takes there: instructions for each exit and hypercall,
 /// seconds to boot, bytes, lines of code.
+///
+/// `scripts/bench sched` measures the scheduler on simulated CPUs instead: shares, latencies, cost of decisions.
 #[derive(Parser)]
 #[command(name = "scripts/bench", version)]
 struct Options {
