@@ -1,19 +1,22 @@
 //! Error numbers of the hypercall interface (they equal Linux's on x86).
 
 use core::fmt;
+use core::num::NonZeroU64;
 
 /// A Xen error number: positive here, returned in `rax` negated.
+///
+/// As wide as a register and never 0, so that `Result<u64, Errno>` and the like are returned in registers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Errno(u16);
+pub struct Errno(NonZeroU64);
 
 macro_rules! errnos {
     ($( $name:ident = $value:literal, $doc:literal; )*) => {
         impl Errno {
-            $( #[doc = $doc] pub const $name: Self = Self($value); )*
+            $( #[doc = $doc] pub const $name: Self = Self(NonZeroU64::new($value).unwrap()); )*
 
             /// The symbolic name, where the number has one.
             pub const fn name(self) -> Option<&'static str> {
-                match self.0 {
+                match self.0.get() {
                     $( $value => Some(stringify!($name)), )*
                     _ => None,
                 }
@@ -80,24 +83,22 @@ const MAX_ERRNO: u64 = 4095;
 impl Errno {
     /// The positive number.
     pub const fn code(self) -> u16 {
-        self.0
+        self.0.get() as u16
     }
 
     /// What a hypercall leaves in `rax`: the value, or the negated error number.
     pub const fn encode(result: Result<u64, Self>) -> u64 {
         match result {
             Ok(value) => value,
-            Err(errno) => (errno.0 as u64).wrapping_neg(),
+            Err(errno) => errno.0.get().wrapping_neg(),
         }
     }
 
     /// Reads `rax` after a hypercall: the top 4095 values are errors.
     pub const fn decode(rax: u64) -> Result<u64, Self> {
-        let negated = rax.wrapping_neg();
-        if negated != 0 && negated <= MAX_ERRNO {
-            Err(Self(negated as u16))
-        } else {
-            Ok(rax)
+        match NonZeroU64::new(rax.wrapping_neg()) {
+            Some(negated) if negated.get() <= MAX_ERRNO => Err(Self(negated)),
+            _ => Ok(rax),
         }
     }
 }
@@ -129,7 +130,7 @@ mod tests {
             Ok(0),
             Ok(u64::MAX - MAX_ERRNO),
             Err(Errno::EPERM),
-            Err(Errno(4095)),
+            Err(Errno(NonZeroU64::new(4095).unwrap())),
         ] {
             assert_eq!(Errno::decode(Errno::encode(result)), result);
         }

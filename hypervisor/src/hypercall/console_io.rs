@@ -4,7 +4,7 @@
 use abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
 use abi::{Errno, GuestHandle};
 
-use super::{Args, Caller, Outcome, Pause};
+use super::{Args, Caller, Outcome, Stop};
 use crate::domain::Domain;
 use crate::hw::console;
 use crate::hw::time::now_ns;
@@ -97,7 +97,7 @@ pub fn debug_port(domain: &Domain, byte: u8) {
         .push(&[byte], now_ns(), |line| log_line(domain.id, line));
 }
 
-pub(super) fn console_io(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn console_io(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let (command, count, buffer) = (args[0] as u32, args[1] as u32, args[2]);
     match command {
         CONSOLEIO_WRITE => write(caller, args, count, buffer),
@@ -110,7 +110,7 @@ pub(super) fn console_io(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     }
 }
 
-fn write(caller: &mut Caller<'_>, args: &Args, count: u32, buffer: u64) -> Outcome {
+fn write(caller: &mut Caller<'_>, args: &mut Args, count: u32, buffer: u64) -> Outcome {
     if count > i32::MAX as u32 {
         return Err(Errno::EINVAL.into());
     }
@@ -140,10 +140,9 @@ fn write(caller: &mut Caller<'_>, args: &Args, count: u32, buffer: u64) -> Outco
     if done == count {
         return Ok(0);
     }
-    let mut args = *args;
     args[1] = u64::from(count - done);
     args[2] = GuestHandle::<u8>::new(buffer.wrapping_add(u64::from(done))).addr();
-    Err(Pause::Continue(args))
+    Err(Stop::Continue)
 }
 
 /// What was typed on the console since the last read. Returns how much.

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use abi::domctl::*;
 use abi::{Domid, Errno, Union};
 
-use super::{Args, Caller, Outcome, Pause, hvm_context};
+use super::{Args, Caller, Outcome, Stop, hvm_context};
 use crate::arch::machine;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::domain::{Config, Domain, lifecycle, table};
@@ -34,7 +34,7 @@ pub(super) enum Answer {
     Changed,
 }
 
-pub(super) fn domctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn domctl(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let at = args[0];
     let mut argument: Domctl = caller.read(at)?;
     caller.require_privilege()?;
@@ -44,7 +44,7 @@ pub(super) fn domctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     // One at a time, as on Xen: a domain is not made and taken apart at once. Who comes second makes the call again.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let Some(_turn) = ONE_AT_A_TIME.try_lock() else {
-        return Err(Pause::Continue(*args));
+        return Err(Stop::Continue);
     };
     match operate(caller, &mut argument) {
         Ok(Answer::Done) => Ok(0),
@@ -53,7 +53,7 @@ pub(super) fn domctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
             Ok(0)
         }
         // Slices of a long operation: the argument has not changed, so the same call goes on.
-        Err(Errno::ERESTART) => Err(Pause::Continue(*args)),
+        Err(Errno::ERESTART) => Err(Stop::Continue),
         Err(errno) => Err(errno.into()),
     }
 }

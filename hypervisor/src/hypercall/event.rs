@@ -12,11 +12,11 @@ use abi::event_channel::{
     EvtchnSetPriority, EvtchnStatus,
 };
 
-use super::{Args, Caller, Outcome, Pause};
+use super::{Args, Caller, Outcome, Stop};
 use crate::event::{self, Binding};
 use crate::types::{DomId, Gfn, Port, VcpuId};
 
-pub(super) fn event_channel_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn event_channel_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     if args[0] as u32 == EVTCHNOP_SEND {
         let port = port(caller, args[1])?;
         event::send(caller.domain, port)?;
@@ -26,7 +26,7 @@ pub(super) fn event_channel_op(caller: &mut Caller<'_>, args: &Args) -> Outcome 
 }
 
 #[inline(never)]
-fn less_frequent(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn less_frequent(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let at = args[1];
     match args[0] as u32 {
         EVTCHNOP_UNMASK => event::unmask(caller.domain, port(caller, at)?)?,
@@ -118,7 +118,7 @@ fn status(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
 }
 
 /// Progress is kept above the operation's number, in bits that a first call has clear.
-fn reset(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn reset(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let reset: EvtchnReset = caller.read(args[1])?;
     let domain = caller.target(reset.dom)?;
     if domain.id != caller.domain.id && !domain.is_paused() {
@@ -129,9 +129,8 @@ fn reset(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     match event::close_some(&domain, from) {
         None => Ok(event::reset_delivery(&domain).map(|()| 0)?),
         Some(next) => {
-            let mut args = *args;
             args[0] = u64::from(EVTCHNOP_RESET) | u64::from(next.0) << 32;
-            Err(Pause::Continue(args))
+            Err(Stop::Continue)
         }
     }
 }

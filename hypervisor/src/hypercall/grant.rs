@@ -14,7 +14,7 @@ use abi::grant::{
 use abi::{Domid, Errno, GuestHandle};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Args, Caller, Outcome, Pause};
+use super::{Args, Caller, Outcome, Stop};
 use crate::domain::{Domain, table};
 use crate::grant::copy::{CopyEnd, copy};
 use crate::grant::{self, Part, Status, Version, map};
@@ -23,7 +23,7 @@ use crate::types::{DomId, Gfn, Gpa};
 /// Operations done in a slice.
 const SLICE: u32 = 64;
 
-pub(super) fn grant_table_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn grant_table_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     if args[2] as i32 <= -1 {
         return Err(Errno::EINVAL.into());
     }
@@ -54,7 +54,7 @@ fn status<T>(result: Result<T, Status>) -> i16 {
 /// Do each operation of the list, writing back what became of it.
 fn each<T: FromBytes + IntoBytes + Immutable>(
     caller: &mut Caller<'_>,
-    args: &Args,
+    args: &mut Args,
     mut operate: impl FnMut(&Caller<'_>, &mut T),
 ) -> Outcome {
     let count = args[2] as u32;
@@ -68,10 +68,9 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
     if count <= SLICE {
         return Ok(0);
     }
-    let mut args = *args;
     args[1] = super::element(list, u64::from(SLICE));
     args[2] = u64::from(count - SLICE);
-    Err(Pause::Continue(args))
+    Err(Stop::Continue)
 }
 
 fn named(caller: &Caller<'_>, id: Domid) -> DomId {
@@ -136,7 +135,7 @@ fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
     }));
 }
 
-fn setup_table(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn setup_table(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     if args[2] as u32 != 1 {
         return Err(Errno::EINVAL.into());
     }
@@ -168,7 +167,7 @@ fn list_frames(
     GNTST_OKAY
 }
 
-fn get_status_frames(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn get_status_frames(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     if args[2] as u32 != 1 {
         return Err(Errno::EINVAL.into());
     }
@@ -183,7 +182,7 @@ fn get_status_frames(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     Ok(0)
 }
 
-fn query_size(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn query_size(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     if args[2] as u32 != 1 {
         return Err(Errno::EINVAL.into());
     }
@@ -201,7 +200,7 @@ fn query_size(caller: &mut Caller<'_>, args: &Args) -> Outcome {
 }
 
 /// The answer names the version in use, whatever became of the wish.
-fn set_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn set_version(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let mut op: GnttabSetVersion = caller.read(args[1])?;
     let result = match op.version {
         1 => grant::set_version(caller.domain, Version::V1),
@@ -214,7 +213,7 @@ fn set_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
     Ok(0)
 }
 
-fn get_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn get_version(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let mut op: GnttabGetVersion = caller.read(args[1])?;
     let domain = caller.target(op.dom)?;
     op.version = domain.grants.version() as u32;

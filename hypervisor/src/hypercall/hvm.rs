@@ -22,7 +22,7 @@ use crate::domain::vcpu::Request;
 use crate::mm::p2m::Kind;
 use crate::types::{Gfn, VcpuId};
 
-pub(super) fn hvm_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn hvm_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let at = args[1];
     match args[0] as u32 {
         HVMOP_SET_PARAM => set_param(caller, at)?,

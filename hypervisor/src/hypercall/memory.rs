@@ -21,7 +21,7 @@ use abi::memory::{
 };
 use abi::{Domid, Errno};
 
-use super::{Args, Caller, Outcome, Pause};
+use super::{Args, Caller, Outcome, Stop};
 use crate::domain::Domain;
 use crate::grant::Part;
 use crate::mm::frames;
@@ -39,7 +39,7 @@ const DOM0_MAX_ORDER: u32 = 18;
 /// Most entries of a memory map (Xen's E820MAX for a guest).
 const MAX_MEMORY_MAP: u32 = 128;
 
-pub(super) fn memory_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn memory_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let operation = (args[0] & MEMOP_CMD_MASK) as u32;
     let done = args[0] >> MEMOP_EXTENT_SHIFT;
     let at = args[1];
@@ -68,10 +68,9 @@ pub(super) fn memory_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
 }
 
 /// The call, with `done` elements done.
-fn go_on(args: &Args, done: u64) -> Pause {
-    let mut args = *args;
+fn go_on(args: &mut Args, done: u64) -> Stop {
     args[0] = args[0] & MEMOP_CMD_MASK | done << MEMOP_EXTENT_SHIFT;
-    Pause::Continue(args)
+    Stop::Continue
 }
 
 fn stat_target(caller: &mut Caller<'_>, at: u64) -> Result<Arc<Domain>, Errno> {
@@ -82,7 +81,7 @@ fn stat_target(caller: &mut Caller<'_>, at: u64) -> Result<Arc<Domain>, Errno> {
 // ---- populate, decrease ----
 
 /// Returns how many extents are done; errors only end the list early.
-fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &Args) -> Outcome {
+fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &mut Args) -> Outcome {
     let Ok(request) = caller.read::<MemoryReservation>(args[1]) else {
         return Ok(start);
     };
@@ -201,7 +200,7 @@ fn check_space(caller: &Caller<'_>, domain: &Domain, space: u32) -> Result<(), E
     }
 }
 
-fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
+fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outcome {
     let start = u16::try_from(start).map_err(|_| Errno::EDOM)?;
     let request: AddToPhysmap = caller.read(args[1])?;
     if request.space == XENMAPSPACE_GMFN_FOREIGN {
@@ -247,7 +246,7 @@ fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
     Ok(0)
 }
 
-fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
+fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outcome {
     let start = u16::try_from(start).map_err(|_| Errno::EDOM)?;
     let request: AddToPhysmapBatch = caller.read(args[1])?;
     let space = u32::from(request.space);
@@ -457,7 +456,7 @@ enum Resource {
 }
 
 /// Map frames that the hypervisor keeps for a domain: its grant table. The list names frames of the caller's to map them at.
-fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &Args) -> Outcome {
+fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outcome {
     if !caller.domain.is_privileged() {
         return Err(Errno::EACCES.into());
     }

@@ -38,58 +38,43 @@ use abi::{Domid, Errno, GuestHandle, hypercall as nr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::arch::GuestCpu;
-use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, table};
-use crate::mm::guest::{Fault, GuestVirt, WalkCache};
+use crate::mm::guest::{Fault, GuestVirt};
 use crate::types::{DomId, Gva};
+use crate::virt::Running;
 
 /// The arguments of a call, as the registers hold them. No call has a sixth, which would be in R9.
 pub type Args = [u64; 5];
 
 /// Who makes a call.
-pub struct Caller<'a> {
-    /// The domain.
-    pub domain: &'a Arc<Domain>,
-    /// The vCPU.
-    pub vcpu: &'a Arc<Vcpu>,
-    /// Its registers.
-    pub cpu: &'a mut dyn GuestCpu,
-    /// Its recent page walks.
-    pub walks: &'a mut WalkCache,
-}
+pub type Caller<'a> = Running<'a, dyn GuestCpu>;
 
 /// Why a call does not return a value (yet).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
     /// It failed.
     Errno(Errno),
-    /// A slice is done and the argument registers say how to go on: the guest is to execute the instruction again.
+    /// A slice is done and the arguments say how to go on: the guest is to execute the instruction again.
     Continue,
 }
 
-/// What handlers return.
-type Outcome = Result<u64, Pause>;
-
-/// [`Stop`], with what the registers are to hold not yet in them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Pause {
-    Errno(Errno),
-    Continue(Args),
-}
-
-impl From<Errno> for Pause {
+impl From<Errno> for Stop {
     fn from(errno: Errno) -> Self {
-        Pause::Errno(errno)
+        Stop::Errno(errno)
     }
 }
 
-impl From<Fault> for Pause {
+impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
-        Pause::Errno(fault.into())
+        Stop::Errno(fault.into())
     }
 }
 
-type Handler = fn(&mut Caller<'_>, &Args) -> Outcome;
+/// What handlers return.
+type Outcome = Result<u64, Stop>;
+
+/// A handler that stops with [`Stop::Continue`] leaves in the arguments those of the call that goes on.
+type Handler = fn(&mut Caller<'_>, &mut Args) -> Outcome;
 
 const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
 
@@ -118,26 +103,12 @@ static TABLE: [Handler; HANDLERS] = {
     table
 };
 
-/// Make call number `nr`.
+/// Make call number `nr`, of which 32 bits count. If it is to go on, `args` are those to go on with.
 ///
 /// # Errors
 /// See [`Stop`].
 #[inline]
-pub fn dispatch(caller: &mut Caller<'_>, nr: u64, args: Args) -> Result<u64, Stop> {
-    match call(caller, nr, &args) {
-        Ok(value) => Ok(value),
-        Err(Pause::Errno(errno)) => Err(Stop::Errno(errno)),
-        Err(Pause::Continue(args)) => {
-            let regs = caller.cpu.gprs();
-            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
-            Err(Stop::Continue)
-        }
-    }
-}
-
-/// Of the number, 32 bits count.
-#[inline]
-fn call(caller: &mut Caller<'_>, nr: u64, args: &Args) -> Outcome {
+pub fn call(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, Stop> {
     match TABLE.get(nr as u32 as usize) {
         Some(handler) => handler(caller, args),
         None => Err(Errno::ENOSYS.into()),

@@ -10,7 +10,7 @@ use super::{Args, Caller, Outcome};
 
 /// dom0 tells of the PCI devices that it finds. It has them all, and Oxen nothing to prepare for them without an IOMMU, so the
 /// news is only checked. Other operations do not exist for domains with nested paging.
-pub(super) fn physdev_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn physdev_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     if !caller.domain.is_privileged() {
         return Err(Errno::ENOSYS.into());
     }
@@ -24,7 +24,7 @@ pub(super) fn physdev_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
 }
 
 /// Nothing of it is offered: Linux as dom0 takes ENOSYS for every operation.
-pub(super) fn platform_op(caller: &mut Caller<'_>, _args: &Args) -> Outcome {
+pub(super) fn platform_op(caller: &mut Caller<'_>, _args: &mut Args) -> Outcome {
     caller.require_privilege()?;
     Err(Errno::ENOSYS.into())
 }

@@ -18,7 +18,7 @@ use crate::types::{Port, VcpuId};
 /// Most ports that can be polled at once.
 const MAX_POLLED: u32 = 128;
 
-pub(super) fn sched_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn sched_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     match args[0] as u32 {
         SCHEDOP_YIELD => crate::sched::yield_now(caller.vcpu),
         SCHEDOP_BLOCK => {

@@ -13,7 +13,7 @@ use crate::sched;
 use crate::types::{DomId, PAGE_SHIFT};
 use crate::virt::cpuid::{self, Policy};
 
-pub(super) fn sysctl(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn sysctl(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let at = args[0];
     let mut argument: Sysctl = caller.read(at)?;
     caller.require_privilege()?;

@@ -3,12 +3,15 @@
 use abi::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Args, Caller, Stop, dispatch};
-use crate::arch::{GuestCpu, NestedFormat, fake};
+use super::{Args, Caller, Stop, call};
+use crate::arch::{NestedFormat, fake};
 use crate::domain::vcpu::Hold;
 use crate::domain::{Config, Domain, lifecycle, table};
 use crate::mm::guest::{WalkCache, read_phys, write_phys};
 use crate::types::{Gfn, Gpa, VcpuId};
+use crate::virt::cpuid::{self, Policy};
+use crate::virt::lapic::Lapic;
+use crate::virt::msr::Msrs;
 
 use alloc::sync::Arc;
 
@@ -26,6 +29,9 @@ pub struct World {
     pub domain: Arc<Domain>,
     pub cpu: fake::Vcpu,
     pub walks: WalkCache,
+    lapic: Lapic,
+    policy: Policy,
+    msrs: Msrs,
 }
 
 pub fn config(privileged: bool) -> Config {
@@ -68,6 +74,9 @@ impl World {
             domain,
             cpu: fake::Vcpu::new(),
             walks: WalkCache::new(),
+            lapic: Lapic::new(VcpuId(0)),
+            policy: Policy::new(&cpuid::host, 1, 7, 40),
+            msrs: Msrs::new(),
         };
         world.put(0, &[0u8; PAGES as usize * 4096]);
         world
@@ -89,7 +98,10 @@ impl World {
             domain: &self.domain,
             vcpu: &vcpu,
             cpu: &mut self.cpu,
+            lapic: &mut self.lapic,
             walks: &mut self.walks,
+            policy: &self.policy,
+            msrs: &mut self.msrs,
         };
         work(caller)
     }
@@ -99,13 +111,10 @@ impl World {
         let mut args = Args::default();
         args[..first.len()].copy_from_slice(first);
         for _ in 0..10_000 {
-            match self.caller(|caller| dispatch(caller, nr.into(), args)) {
+            match self.caller(|caller| call(caller, nr.into(), &mut args)) {
                 Ok(value) => return Ok(value),
                 Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Continue) => {
-                    let regs = self.cpu.gprs();
-                    args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
-                }
+                Err(Stop::Continue) => {}
             }
         }
         panic!("hypercall {nr} does not end");

@@ -26,7 +26,7 @@ use crate::types::{Gfn, Gva, PAGE_SIZE, VcpuId};
 /// Shortest period of the periodic timer: 1 ms, as in Xen.
 const MIN_PERIOD_NS: u64 = 1_000_000;
 
-pub(super) fn vcpu_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn vcpu_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let id = VcpuId(args[1] as u32);
     let vcpu = caller.domain.vcpu(id).ok_or(Errno::ENOENT)?.clone();
     let at = args[2];
@@ -284,7 +284,7 @@ fn set_singleshot(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<
 }
 
 /// The older way to set the one-shot timer: the deadline is the argument, 0 stops it.
-pub(super) fn set_timer_op(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn set_timer_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     let deadline = if args[0] == 0 { NEVER } else { args[0] };
     set(caller.vcpu, &caller.vcpu.timers.singleshot, deadline);
     Ok(0)

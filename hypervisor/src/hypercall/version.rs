@@ -56,7 +56,7 @@ fn features(privileged: bool) -> u32 {
     }
 }
 
-pub(super) fn xen_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+pub(super) fn xen_version(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     match args[0] as u32 {
         XENVER_VERSION => Ok(u64::from(VERSION)),
         XENVER_PAGESIZE => Ok(PAGE_SIZE),
@@ -66,7 +66,7 @@ pub(super) fn xen_version(caller: &mut Caller<'_>, args: &Args) -> Outcome {
 
 /// Apart, so that the cheapest call, which many use to give the hypervisor a chance to interrupt them, does not pay for buffers.
 #[inline(never)]
-fn with_argument(caller: &mut Caller<'_>, args: &Args) -> Outcome {
+fn with_argument(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     match args[0] as u32 {
         XENVER_GET_FEATURES => get_features(caller, args[1]),
         command => text(caller, command, args[1]),

@@ -1,54 +1,61 @@
 //! What to do about each exit: one match.
+// UNSAFETY: as the run loop, hypercalls know the type behind `dyn GuestCpu`.
+#![expect(unsafe_code, reason = "hypercalls know the type behind `dyn GuestCpu`")]
 
 use abi::Errno;
 use abi::sched::SHUTDOWN_REBOOT;
 
-use super::{Running, cpuid, decode, lapic, mmio, msr, ports};
+use super::{Running, cpuid, decode, known, lapic, mmio, msr, ports};
 use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg};
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::hw;
-use crate::hypercall::{self, Caller, Stop};
+use crate::hypercall::{self, Stop};
 use crate::sched;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// VMCALL or VMMCALL. Separate from [`handle`], since this one is hot.
+///
+/// # Safety
+/// `C` is the type behind `running.cpu`.
 #[inline]
-pub(super) fn hypercall<C: GuestCpu + 'static>(running: &mut Running<'_, C>) {
-    let Some(len) = running
-        .cpu
-        .instruction_len()
-        .or_else(|| decode::length(&mut running.erase()))
-    else {
+pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestCpu>) {
+    // SAFETY: the caller's.
+    let cpu = unsafe { known::<C>(running.cpu) };
+    let told = cpu.instruction_len();
+    let regs = cpu.gprs();
+    let nr = regs.rax;
+    let mut args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
+    let from_kernel = cpu.in_long_mode_kernel();
+    let Some(len) = told.or_else(|| decode::length(running)) else {
         return; // The guest changed its mapping under us: let it fetch again.
     };
-    let regs = running.cpu.gprs();
-    let nr = regs.rax;
-    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
-    let result = if running.cpu.in_long_mode_kernel()
-        || (running.cpu.cpl() == 0 && running.cpu.mode() == CpuMode::Long)
-    {
-        let caller = &mut Caller {
-            domain: running.domain,
-            vcpu: running.vcpu,
-            cpu: running.cpu,
-            walks: running.walks,
-        };
-        hypercall::dispatch(caller, nr, args)
+    let result = if from_kernel || is_long_mode_kernel(running.cpu) {
+        hypercall::call(running, nr, &mut args)
     } else if running.cpu.cpl() != 0 {
         Err(Stop::Errno(Errno::EPERM))
     } else {
         Err(Stop::Errno(Errno::ENOSYS))
     };
-    let rax = match result {
+    // SAFETY: the caller's.
+    let cpu = unsafe { known::<C>(running.cpu) };
+    cpu.gprs().rax = match result {
         Ok(value) => value,
         Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
-        // Progress is in the argument registers; the guest executes the instruction again.
-        Err(Stop::Continue) => return,
+        // The guest executes the instruction again, with arguments that tell how far we are.
+        Err(Stop::Continue) => {
+            let regs = cpu.gprs();
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
+            return;
+        }
     };
-    running.cpu.gprs().rax = rax;
-    running.cpu.skip(len);
+    cpu.skip(len);
+}
+
+#[cold]
+fn is_long_mode_kernel(cpu: &dyn GuestCpu) -> bool {
+    cpu.cpl() == 0 && cpu.mode() == CpuMode::Long
 }
 
 /// Every other exit but exceptions.
@@ -128,11 +135,7 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
 
 /// An exception that is intercepted for the host's sake goes on to the guest. Separate from [`handle`] as [`hypercall`] is.
 #[inline(never)]
-pub(super) fn exception<C: GuestCpu + ?Sized>(
-    running: &mut Running<'_, C>,
-    vector: u8,
-    error_code: Option<u32>,
-) {
+pub(super) fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>) {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {
         report_machine_check(running.vcpu);

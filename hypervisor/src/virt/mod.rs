@@ -1,7 +1,9 @@
 //! Guests at the level of instructions: the run loop, exits, CPUID and MSR policy, local APIC, time.
 //!
-//! [`run_cpu`] is what a physical CPU does for ever. The loop inside is generic over the back end, so that entry, exit and the frequent
-//! reasons are straight code; rarer work goes through `&mut dyn GuestCpu`.
+//! [`run_cpu`] is what a physical CPU does for ever. The loop inside knows the back end's type, so that entry, exit and hypercalls are
+//! straight code; all else goes through `&mut dyn GuestCpu`.
+// UNSAFETY: tells the run loop the type behind `dyn GuestCpu`.
+#![expect(unsafe_code, reason = "the run loop knows the type behind `dyn GuestCpu`")]
 
 mod control;
 pub mod cpuid;
@@ -17,7 +19,7 @@ pub mod time;
 
 use alloc::sync::Arc;
 
-use crate::arch::{Exit, GuestCpu};
+use crate::arch::{self, Exit, GuestCpu};
 use abi::event_channel::VIRQ_CONSOLE;
 
 use crate::arch::machine::Vcpu as Cpu;
@@ -73,21 +75,6 @@ impl Running<'_, dyn GuestCpu> {
     }
 }
 
-impl<'a, C: GuestCpu + 'static> Running<'a, C> {
-    /// The same without the back end's type, for what is not hot.
-    pub fn erase(&mut self) -> Running<'_, dyn GuestCpu> {
-        Running {
-            domain: self.domain,
-            vcpu: self.vcpu,
-            cpu: self.cpu,
-            lapic: self.lapic,
-            walks: self.walks,
-            policy: self.policy,
-            msrs: self.msrs,
-        }
-    }
-}
-
 /// Run guests on this CPU for ever. Interrupts are off, except while idle and where an exit says that the host has one.
 pub fn run_cpu() -> ! {
     loop {
@@ -130,23 +117,26 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
         let mut private = vcpu.private().lock();
         let private = &mut *private;
         macro_rules! run_on {
-            ($cpu:ident) => {
-                run(Running {
-                    domain: &domain,
-                    vcpu,
-                    cpu: $cpu,
-                    lapic: &mut private.lapic,
-                    walks: &mut private.walks,
-                    policy: &private.policy,
-                    msrs: &mut private.msrs,
-                })
+            ($cpu:ident, $type:ty) => {
+                // SAFETY: the type of `$cpu`.
+                unsafe {
+                    run::<$type>(Running {
+                        domain: &domain,
+                        vcpu,
+                        cpu: $cpu,
+                        lapic: &mut private.lapic,
+                        walks: &mut private.walks,
+                        policy: &private.policy,
+                        msrs: &mut private.msrs,
+                    })
+                }
             };
         }
         match &mut private.cpu {
-            Cpu::Svm(cpu) => run_on!(cpu),
-            Cpu::Vmx(cpu) => run_on!(cpu),
+            Cpu::Svm(cpu) => run_on!(cpu, arch::svm::Vcpu),
+            Cpu::Vmx(cpu) => run_on!(cpu, arch::vmx::Vcpu),
             #[cfg(test)]
-            Cpu::Fake(cpu) => run_on!(cpu),
+            Cpu::Fake(cpu) => run_on!(cpu, arch::fake::Vcpu),
         }
     } else {
         vcpu.hold(Hold::DOWN);
@@ -158,27 +148,41 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
 ///
 /// A guest leaves when the timer is due whatever becomes of the host's interrupts: Bochs holds those back while a guest
 /// that was entered with its own interrupts off spins.
-fn run<C: GuestCpu + 'static>(mut running: Running<'_, C>) {
+///
+/// # Safety
+/// `C` is the type behind `running.cpu`.
+unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
+    let vcpu: &Vcpu = running.vcpu;
     let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(ticks));
     loop {
-        running.vcpu.enter();
-        if running.vcpu.has_requests() | hw::irq::softirq_pending()
-            && before_entry(&mut running.erase()) == Next::Leave
-        {
-            running.vcpu.exited();
+        vcpu.enter();
+        if vcpu.has_requests() | hw::irq::softirq_pending() && before_entry(&mut running) == Next::Leave {
+            vcpu.exited();
             return;
         }
-        let exit = running.cpu.run();
-        running.vcpu.exited();
+        // SAFETY: the caller's; nobody puts another vCPU's registers there.
+        let exit = unsafe { known::<C>(running.cpu) }.run();
+        vcpu.exited();
         if let Exit::Hypercall = exit {
-            exits::hypercall(&mut running);
+            // SAFETY: as above.
+            unsafe { exits::hypercall::<C>(&mut running) };
         } else if let Exit::Exception { vector, error_code } = exit {
             exits::exception(&mut running, vector, error_code);
         } else {
-            exits::handle(&mut running.erase(), exit);
+            exits::handle(&mut running, exit);
         }
     }
+}
+
+/// `cpu` by its type, for calls that are not virtual.
+///
+/// # Safety
+/// `C` is its type.
+#[inline(always)]
+unsafe fn known<C: GuestCpu>(cpu: &mut dyn GuestCpu) -> &mut C {
+    // SAFETY: the caller's.
+    unsafe { &mut *core::ptr::from_mut(cpu).cast() }
 }
 
 /// Whether the run loop goes on with this vCPU.

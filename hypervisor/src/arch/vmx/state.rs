@@ -261,7 +261,8 @@ impl GuestCpu for Vcpu {
         vmcs.set(field::GUEST_RIP, new);
         let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
         let flags = vmcs.get(field::GUEST_RFLAGS);
-        if blocking & interruptibility::SHADOW != 0 || flags & (rflags::TF | rflags::RF) != 0 {
+        // One branch for both.
+        if u64::from(blocking & interruptibility::SHADOW) | flags & (rflags::TF | rflags::RF) != 0 {
             finish_instruction(vmcs, blocking, flags);
         }
     }

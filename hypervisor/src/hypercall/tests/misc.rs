@@ -52,7 +52,11 @@ fn random_calls_do_no_harm() {
         }
         // A slice is enough: the rest is more of the same.
         let _ = guest.caller(|caller| {
-            crate::hypercall::dispatch(caller, nr.into(), [operation, args[0], args[1], args[2], args[3]])
+            crate::hypercall::call(
+                caller,
+                nr.into(),
+                &mut [operation, args[0], args[1], args[2], args[3]],
+            )
         });
         for gfn in 0..PAGES {
             if guest.domain.p2m.lookup(Gfn(gfn)).is_none() {
