@@ -7,7 +7,8 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::Running;
 use crate::arch::{CpuMode, GuestCpu, SegmentReg};
-use crate::mm::guest::GuestVirt;
+use crate::domain::Domain;
+use crate::mm::guest::{GuestVirt, WalkCache};
 use crate::types::{Gva, PAGE_SIZE};
 
 /// Longest instruction, in bytes.
@@ -15,20 +16,20 @@ const MAX_LEN: usize = 15;
 
 /// Length of the instruction at the guest's RIP. `None`: it cannot be read any more, so the guest has to be entered again to fault itself.
 #[inline(always)]
-pub fn length(running: &mut Running<'_, dyn GuestCpu>) -> Option<u8> {
+pub fn length<C: GuestCpu + ?Sized>(domain: &Domain, walks: &mut WalkCache, cpu: &C) -> Option<u8> {
     // What exits is mostly one of a few encodings without prefixes; they are recognised before anything is decoded.
-    if let Some(head) = head(running)
+    if let Some(head) = head(domain, walks, cpu)
         && let Some(len) = common_length(head)
     {
         return Some(len);
     }
-    Some(instruction(running)?.0.len() as u8)
+    Some(instruction(domain, walks, cpu)?.0.len() as u8)
 }
 
 /// The first bytes at the guest's RIP, read with a word: a single access. `None`: the word is not all there.
 #[inline(always)]
-fn head(running: &mut Running<'_, dyn GuestCpu>) -> Option<[u8; 3]> {
-    let (at, mut memory) = code(running);
+fn head<C: GuestCpu + ?Sized>(domain: &Domain, walks: &mut WalkCache, cpu: &C) -> Option<[u8; 3]> {
+    let (at, mut memory) = code(domain, walks, cpu);
     let [a, b, c, ..] = memory.read::<[u8; 8]>(at).ok()?;
     Some([a, b, c])
 }
@@ -36,7 +37,7 @@ fn head(running: &mut Running<'_, dyn GuestCpu>) -> Option<[u8; 3]> {
 /// The MOV to CR0 or CR4 at the guest's RIP: number of the control register, and of the general one. `None`: it is something else, or has a
 /// prefix.
 pub fn mov_to_cr(running: &mut Running<'_, dyn GuestCpu>) -> Option<(u8, u8)> {
-    match head(running)? {
+    match head(running.domain, running.walks, running.cpu)? {
         [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some((modrm >> 3 & 7, modrm & 7)),
         _ => None,
     }
@@ -62,44 +63,47 @@ fn common_length(head: [u8; 3]) -> Option<u8> {
 }
 
 /// The instruction at the guest's RIP, and its bytes. `None`: it cannot be read, or is not one.
-pub fn instruction(running: &mut Running<'_, dyn GuestCpu>) -> Option<(Instruction, [u8; MAX_LEN])> {
+#[inline(never)]
+pub fn instruction<C: GuestCpu + ?Sized>(
+    domain: &Domain,
+    walks: &mut WalkCache,
+    cpu: &C,
+) -> Option<(Instruction, [u8; MAX_LEN])> {
     let mut bytes = [0; MAX_LEN];
     let mut have = MAX_LEN;
-    let (at, mut memory) = code(running);
+    let (at, mut memory) = code(domain, walks, cpu);
     if memory.read_bytes(at, &mut bytes).is_err() {
         // The page behind may not exist: take what is left on this one.
         let left = PAGE_SIZE - (at.0 & (PAGE_SIZE - 1));
         have = MAX_LEN.min(left as usize);
         memory.read_bytes(at, bytes.get_mut(..have)?).ok()?;
     }
-    let bitness = match running.cpu.mode() {
+    let bitness = match cpu.mode() {
         CpuMode::Long => 64,
         CpuMode::Protected32 => 32,
         CpuMode::Real | CpuMode::Virtual8086 | CpuMode::Protected16 => 16,
     };
-    let decoded = Decoder::with_ip(
-        bitness,
-        bytes.get(..have)?,
-        running.cpu.rip(),
-        DecoderOptions::NONE,
-    )
-    .decode();
+    let decoded = Decoder::with_ip(bitness, bytes.get(..have)?, cpu.rip(), DecoderOptions::NONE).decode();
     (!decoded.is_invalid()).then_some((decoded, bytes))
 }
 
 /// Where the next instruction is, and the memory that it is in.
 #[inline(always)]
-fn code<'a>(running: &'a mut Running<'_, dyn GuestCpu>) -> (Gva, GuestVirt<'a>) {
+fn code<'a, C: GuestCpu + ?Sized>(
+    domain: &'a Domain,
+    walks: &'a mut WalkCache,
+    cpu: &C,
+) -> (Gva, GuestVirt<'a>) {
     const CR4_SMAP: u64 = 1 << 21;
-    let base = match running.cpu.mode() {
+    let base = match cpu.mode() {
         CpuMode::Long => 0,
-        _ => running.cpu.segment(SegmentReg::Cs).base,
+        _ => cpu.segment(SegmentReg::Cs).base,
     };
-    let at = Gva(base.wrapping_add(running.cpu.rip()));
+    let at = Gva(base.wrapping_add(cpu.rip()));
     // SMAP is about data: user code is fetched by user code.
-    let mut paging = running.cpu.paging();
+    let mut paging = cpu.paging();
     paging.cr4 &= !CR4_SMAP;
-    (at, GuestVirt::new(&running.domain.p2m, running.walks, paging))
+    (at, GuestVirt::new(&domain.p2m, walks, paging))
 }
 
 #[cfg(test)]

@@ -23,15 +23,17 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestCpu>) {
     // SAFETY: the caller's.
     let cpu = unsafe { known::<C>(running.cpu) };
-    let told = cpu.instruction_len();
+    let len = cpu
+        .instruction_len()
+        .or_else(|| decode::length(running.domain, running.walks, cpu));
+    let Some(len) = len else {
+        return; // The guest changed its mapping under us: let it fetch again.
+    };
     let regs = cpu.gprs();
     let nr = regs.rax;
     let mut args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
-    let from_kernel = cpu.in_long_mode_kernel();
-    let Some(len) = told.or_else(|| decode::length(running)) else {
-        return; // The guest changed its mapping under us: let it fetch again.
-    };
-    let result = if from_kernel || is_long_mode_kernel(running.cpu) {
+    let from_kernel = cpu.in_long_mode_kernel() || (cpu.cpl() == 0 && cpu.mode() == CpuMode::Long);
+    let result = if from_kernel {
         hypercall::call(running, nr, &mut args)
     } else if running.cpu.cpl() != 0 {
         Err(Stop::Errno(Errno::EPERM))
@@ -51,11 +53,6 @@ pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestC
         }
     };
     cpu.skip(len);
-}
-
-#[cold]
-fn is_long_mode_kernel(cpu: &dyn GuestCpu) -> bool {
-    cpu.cpl() == 0 && cpu.mode() == CpuMode::Long
 }
 
 /// Every other exit but exceptions.
@@ -110,7 +107,11 @@ fn complete(
     running: &mut Running<'_, dyn GuestCpu>,
     execute: impl FnOnce(&mut Running<'_, dyn GuestCpu>) -> Result<(), Event>,
 ) {
-    let Some(len) = running.cpu.instruction_len().or_else(|| decode::length(running)) else {
+    let Some(len) = running
+        .cpu
+        .instruction_len()
+        .or_else(|| decode::length(running.domain, running.walks, running.cpu))
+    else {
         return;
     };
     match execute(running) {
@@ -135,12 +136,12 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
 
 /// An exception that is intercepted for the host's sake goes on to the guest. Separate from [`handle`] as [`hypercall`] is.
 #[inline(never)]
-pub(super) fn exception(running: &mut Running<'_, dyn GuestCpu>, vector: u8, error_code: Option<u32>) {
+pub(super) fn exception(vcpu: &Vcpu, cpu: &mut impl GuestCpu, vector: u8, error_code: Option<u32>) {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {
-        report_machine_check(running.vcpu);
+        report_machine_check(vcpu);
     }
-    running.cpu.inject(Event {
+    cpu.inject(Event {
         kind: EventKind::HardwareException,
         vector,
         error_code,

@@ -633,6 +633,7 @@ fn start_up(target: &Arc<Vcpu>, vector: u8) {
 }
 
 /// Before its first entry after a start-up IPI: registers as after INIT (SDM 3A, table 10-1), CS from the vector.
+#[inline(never)]
 pub(super) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
     let message = running.vcpu.apic.startup.swap(0, SeqCst);
     if message & SIPI_PENDING == 0 {

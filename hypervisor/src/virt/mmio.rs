@@ -96,7 +96,7 @@ fn crash(running: &mut Running<'_, dyn GuestCpu>, fault: &NestedFault, why: core
 /// Carry out the instruction at RIP, whose memory operand is at `gpa`.
 fn emulate(running: &mut Running<'_, dyn GuestCpu>, gpa: Gpa, target: Target) {
     // Not to be read any more: the guest is entered again, and faults by itself.
-    let Some((instruction, bytes)) = decode::instruction(running) else {
+    let Some((instruction, bytes)) = decode::instruction(running.domain, running.walks, running.cpu) else {
         return;
     };
     let Some(operation) = Operation::of(&instruction) else {

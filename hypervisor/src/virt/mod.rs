@@ -168,7 +168,8 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
             // SAFETY: as above.
             unsafe { exits::hypercall::<C>(&mut running) };
         } else if let Exit::Exception { vector, error_code } = exit {
-            exits::exception(&mut running, vector, error_code);
+            // SAFETY: as above.
+            exits::exception(vcpu, unsafe { known::<C>(running.cpu) }, vector, error_code);
         } else {
             exits::handle(&mut running, exit);
         }
@@ -209,7 +210,12 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
         time::expire(running);
     }
     // What the above has asked for. Another CPU's new request for one of the above stays: an exit is on its way with it.
-    let again = requests | vcpu.take(!(Request::FLUSH | Request::STARTUP | Request::TIMER));
+    const FIRST: Request = Request::FLUSH.union(Request::STARTUP).union(Request::TIMER);
+    let again = if requests.intersects(FIRST) {
+        requests | vcpu.take(!FIRST)
+    } else {
+        requests
+    };
     if again.contains(Request::NMI) {
         if running.cpu.nmi_allowed() {
             running.cpu.inject(crate::arch::Event::nmi());

@@ -368,7 +368,8 @@ pub fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) -> 
         return write_control_register(running, cr, value & mask);
     }
     // What the guest has changed meanwhile is not worth more than a fault.
-    let (instruction, _) = decode::instruction(running).ok_or(Event::GP0)?;
+    let (instruction, _) =
+        decode::instruction(running.domain, running.walks, running.cpu).ok_or(Event::GP0)?;
     match instruction.code() {
         Code::Mov_cr_r64 | Code::Mov_cr_r32 => {
             let value = registers.get(instruction.op1_register()).ok_or(Event::UD)?;

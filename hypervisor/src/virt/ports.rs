@@ -43,7 +43,7 @@ fn output(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess, value: u64)
 
 /// INS and OUTS. RIP is left on the instruction until the count is used up (the caller skips it once, so `Err`-less early ends rewind RCX only).
 fn string(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess) -> Result<(), Event> {
-    let Some((instruction, _)) = decode::instruction(running) else {
+    let Some((instruction, _)) = decode::instruction(running.domain, running.walks, running.cpu) else {
         return Ok(());
     };
     let mask = match instruction.memory_base().size() {

@@ -66,6 +66,7 @@ pub(super) fn cpuid(vcpu: &Vcpu, subleaf: u32) -> [u32; 4] {
 }
 
 /// Deliver the timers of this vCPU whose time has come.
+#[inline(never)]
 pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
     let vcpu = running.vcpu;
     let timers = &vcpu.timers;

@@ -214,7 +214,7 @@ impl Vcpu {
     /// and two branches.
     #[inline(always)]
     pub(super) fn enter(&mut self) -> Exit {
-        let exit_reason = if self.work.is_empty() {
+        let exit_reason = if self.work.is_empty() || self.only_an_event() {
             // SAFETY: `run` is called with interrupts off; loaded and launched (no work), so the VMCS is current and has this CPU's state and this
             // world; nested tables and bitmaps are the caller's of `new`.
             unsafe { entry::switch(&mut self.world, How::Resume) }
@@ -225,6 +225,19 @@ impl Vcpu {
             return Exit::Hypercall;
         }
         self.finish(exit_reason)
+    }
+
+    /// If the work that waits is to deliver an event, as mostly, do it. Apart from the rest, since interrupts come this way.
+    #[inline(never)]
+    fn only_an_event(&mut self) -> bool {
+        if self.work != Work::EVENT {
+            return false;
+        }
+        self.work = Work::empty();
+        if let Some(event) = self.queued.take() {
+            deliver(self.current(), event);
+        }
+        true
     }
 
     /// Do the work that waits, then enter; the exit reason.
@@ -244,7 +257,7 @@ impl Vcpu {
             vmcs::invvpid(scope, self.vpid);
         }
         if let Some(event) = self.queued.take() {
-            self.with(|vmcs| deliver(vmcs, event));
+            deliver(self.current(), event);
         }
         let how = if self.work.contains(Work::LAUNCH) {
             How::Launch
