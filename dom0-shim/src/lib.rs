@@ -3,6 +3,7 @@
 //! * [`archive`]: the boot archive with configs and kernels.
 //! * [`backend`]: rings and states of paravirtual devices.
 //! * [`block`]: disks, and requests to them.
+//! * [`console_log`]: what domains wrote to their consoles.
 //! * [`cpus`]: sets of CPUs in xl's syntax.
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
@@ -18,6 +19,7 @@ extern crate alloc;
 pub mod archive;
 pub mod backend;
 pub mod block;
+pub mod console_log;
 pub mod cpus;
 pub mod executor;
 pub mod layout;

@@ -60,7 +60,7 @@ async fn start_configured(host: &Rc<Host>) {
     if let Some(name) = host.option("console") {
         match host.domains.find(name) {
             Some(domain) => {
-                console::attach(host, domain).await;
+                console::attach(host, domain, 0).await;
             }
             None => println!("console={name}: there is no such domain"),
         }
@@ -104,9 +104,10 @@ fn candidates(host: &Host, before: &str) -> Vec<String> {
 
 async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<(), String> {
     let entry = commands::find(name).ok_or_else(|| format!("{name}: no such command; try help"))?;
+    let usage = || format!("Usage: {} {}", entry.name, entry.arguments);
     let (least, most) = entry.count;
     if !(least..=most).contains(&arguments.len()) {
-        return Err(format!("Usage: {} {}", entry.name, entry.arguments));
+        return Err(usage());
     }
     match (entry.command, arguments) {
         (Command::Help, topic) => help(topic.first().copied()),
@@ -115,17 +116,15 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::Dmesg, options) => dmesg(options),
         (Command::Create, ["-c", path, settings @ ..] | [path, "-c", settings @ ..]) => {
             let domain = start(host, path, settings).await?;
-            console::attach(host, domain).await;
+            console::attach(host, domain, 0).await;
             Ok(())
         }
         (Command::Create, [path, settings @ ..]) => start(host, path, settings).await.map(|_| ()),
-        (Command::Console, [which]) => {
-            let domain = find(host, which)?;
-            match console::attach(host, domain).await {
-                true => Ok(()),
-                false => Err(format!("{which} has no console")),
-            }
-        }
+        (Command::Console, words) => console::console(host, words)
+            .await
+            .unwrap_or_else(|| Err(usage())),
+        (Command::ConsoleLog, words) => console::log(host, words).unwrap_or_else(|| Err(usage())),
+        (Command::ChannelList, which) => console::list_channels(host, &find_all(host, which)?),
         (Command::Destroy, [which]) => answer(destroy(host, find(host, which)?).await),
         (Command::Shutdown, [which]) => ask(host, which, "poweroff"),
         (Command::Reboot, [which]) => ask(host, which, "reboot"),
@@ -176,12 +175,9 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
             | Command::XenstoreWatch
             | Command::XenstoreControl,
             words,
-        ) => {
-            let usage = || format!("Usage: {} {}", entry.name, entry.arguments);
-            store_tools::run(host, entry.command, words)
-                .await
-                .unwrap_or_else(|| Err(usage()))
-        }
+        ) => store_tools::run(host, entry.command, words)
+            .await
+            .unwrap_or_else(|| Err(usage())),
         (Command::BlockAttach, [which, specification @ ..]) => {
             block_attach(host, which, &specification.join(","))
         }
@@ -191,7 +187,7 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::BlockDetach, [which, disk]) => block_detach(host, which, disk, Detach::Ask).await,
         (Command::BlockList, domains) => block_list(host, domains),
         (Command::Poweroff, _) => poweroff(host).await,
-        _ => Err(format!("Usage: {} {}", entry.name, entry.arguments)),
+        _ => Err(usage()),
     }
 }
 

@@ -10,6 +10,8 @@ pub enum Command {
     Dmesg,
     Create,
     Console,
+    ConsoleLog,
+    ChannelList,
     Destroy,
     Shutdown,
     Reboot,
@@ -98,7 +100,9 @@ macro_rules! table {
 pub const TABLE: &[Entry] = table! {
     Create "create" "[-c] CONFIG [KEY=VALUE]..." (1, 20), Configs, "Create a domain from a config file, with these settings in place of its own; -c attaches its console";
     List "list" "[DOMAIN]" (0, 1), Domains, "List information about all, or one, of the domains";
-    Console "console" "DOMAIN" (1, 1), Domains, "Attach to a domain's console; Ctrl-] detaches";
+    Console "console" "[-n NUM] [-t pv] DOMAIN" (1, 5), Domains, "Attach to a domain's console, its first or the channel of a number; Ctrl-] detaches";
+    ConsoleLog "console-log" "[-n NUM] DOMAIN" (1, 3), Domains, "Show what a domain, and those of its name before it, wrote to its console";
+    ChannelList "channel-list" "DOMAIN..." (1, 16), Domains, "List virtual channel devices for a domain";
     Shutdown "shutdown" "DOMAIN" (1, 1), Domains, "Ask a domain to shut down";
     Reboot "reboot" "DOMAIN" (1, 1), Domains, "Ask a domain to reboot";
     Destroy "destroy" "DOMAIN" (1, 1), Domains, "Terminate a domain immediately";

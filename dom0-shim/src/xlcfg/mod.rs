@@ -3,6 +3,7 @@
 //! An unknown key is an error. Keys for what dom0-shim does not have are refused, or ignored with a warning where
 //! the guest runs without.
 
+pub mod channel;
 pub mod disk;
 mod syntax;
 pub mod vif;
@@ -13,6 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::cpus::CpuSet;
+use channel::{CHANNELS_MAX, Channel};
 use disk::Disk;
 use syntax::{Setting, Value};
 use vif::Vif;
@@ -129,6 +131,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Network devices.
     pub vifs: Vec<Vif>,
+    /// Consoles beside the first.
+    pub channels: Vec<Channel>,
     /// What was ignored, in sentences.
     pub warnings: Vec<String>,
 }
@@ -198,6 +202,7 @@ struct Draft {
     max_maptrack_frames: Option<u64>,
     disks: Vec<Disk>,
     vifs: Vec<Vif>,
+    channels: Vec<Channel>,
     warnings: Vec<String>,
 }
 
@@ -230,6 +235,7 @@ impl Draft {
             "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
             "disk" => self.disks = disks(setting)?,
             "vif" => self.vifs = self.network_devices(setting)?,
+            "channel" => self.channels = channels(setting)?,
             "cpus" => self.cpus = pins(setting)?,
             "cpus_soft" => self.cpus_soft = pins(setting)?,
             key => return Err(Error::at(setting.line, format!("unknown key '{key}'"))),
@@ -311,6 +317,7 @@ impl Draft {
             max_maptrack_frames: self.max_maptrack_frames.unwrap_or(1024) as i32,
             disks: self.disks,
             vifs: self.vifs,
+            channels: self.channels,
             warnings: self.warnings,
         })
     }
@@ -391,6 +398,19 @@ fn disks(setting: &Setting) -> Result<Vec<Disk>, Error> {
         disks.push(disk);
     }
     Ok(disks)
+}
+
+/// A list of channels.
+fn channels(setting: &Setting) -> Result<Vec<Channel>, Error> {
+    let texts = strings(setting)?;
+    if texts.len() > CHANNELS_MAX {
+        return Err(refuse(
+            setting,
+            &format!("a domain has at most {CHANNELS_MAX} channels"),
+        ));
+    }
+    let parse = |text| channel::parse(text).map_err(|error| refuse(setting, &error));
+    texts.into_iter().map(parse).collect()
 }
 
 /// Names go into xenstore paths' values and onto the terminal: no control characters, not a number.

@@ -3,6 +3,7 @@
 //! * [`bad_input`]: what cannot work is refused with a sentence.
 //! * [`block`]: disks of domUs.
 //! * [`boot`]: every door on every back end that has it.
+//! * [`channels`]: channels of domUs, logs of consoles.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
@@ -16,6 +17,7 @@
 mod bad_input;
 mod block;
 mod boot;
+mod channels;
 mod debian;
 mod guests;
 mod hostile;
@@ -47,6 +49,7 @@ pub fn all() -> Vec<Test> {
         scheduling::tests(),
         hostile::tests(),
         store::tests(),
+        channels::tests(),
         guests::tests(),
         boot::tests(),
         bad_input::tests(),

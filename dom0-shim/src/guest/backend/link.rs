@@ -76,6 +76,11 @@ impl Channel {
         })
     }
 
+    /// This domain's port.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
     /// Has events set `signal` instead, for a task that waits for several things; it is set when the task is to end,
     /// too.
     pub fn connect(&self, signal: &Signal) {

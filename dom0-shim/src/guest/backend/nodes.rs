@@ -125,6 +125,8 @@ pub struct Front<'a> {
     path: String,
     /// Whose it is.
     pub domain: Domid,
+    /// The device's number.
+    pub device: u32,
 }
 
 impl<'a> Front<'a> {
@@ -134,6 +136,7 @@ impl<'a> Front<'a> {
             store,
             path: id.front(),
             domain: id.domain,
+            device: id.number,
         }
     }
 

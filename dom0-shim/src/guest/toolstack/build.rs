@@ -97,7 +97,9 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
             .step("writing the domain's xenstore nodes")?;
         network::attach_all(host, domain, &config).step("connecting the networks")?;
         store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
-        console::open(host, domain, CONSOLE_GFN, ports.console).step("connecting the console")?;
+        console::open(host, domain, &config.name, CONSOLE_GFN, ports.console)
+            .step("connecting the console")?;
+        console::attach_channels(host, domain, &config.name, &config.channels).step("adding the channels")?;
         for open in disks {
             block::attach(host, domain, open).step("adding a disk")?;
         }

@@ -127,6 +127,7 @@ async fn rename_restart(host: &Rc<Host>, domain: Domid, record: &Record) {
     let _ = host
         .store
         .write(&format!("/local/domain/{domain}/name"), &kept.name);
+    console::rename(host, domain, &kept.name);
     if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
         record.config = Rc::new(kept);
     }

@@ -251,7 +251,7 @@ fn config_file(host: &Host, path: &str) -> Option<&'static [u8]> {
 /// What the hypervisor answers, `ESRCH` if there is no such domain.
 pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
     // Pages of the domain mapped here would keep it from going away.
-    console::close(host, domain);
+    console::close(host, domain).await;
     backend::remove_all(host, domain).await;
     host.networks.forget(domain);
     host.store.release(domain);

@@ -8,6 +8,7 @@ use dom0_shim::xenstore::Error;
 use dom0_shim::xlcfg::Config;
 use pvh::layout::{CONSOLE_GFN, STORE_GFN};
 
+use crate::guest::console::LIMIT;
 use crate::guest::store::Store;
 
 /// Nodes under the domain's home that it may write.
@@ -68,7 +69,7 @@ pub fn write(
         ("store/port", format!("{}", ports.store)),
         ("store/ring-ref", format!("{}", STORE_GFN)),
         ("console/backend-id", String::from("0")),
-        ("console/limit", String::from("1048576")),
+        ("console/limit", String::from(LIMIT)),
         ("console/type", String::from("xenconsoled")),
         ("console/output", String::from("pty")),
         ("console/tty", String::new()),
