@@ -2,5 +2,10 @@
 //!
 //! Interrupts are off in the hypervisor except at marked points, where no lock is held; so a lock needs no care about interrupt handlers
 //! on its own CPU. NMI and exception handlers take no lock except the console's, by force.
+//!
+//! Lock-free protocols take their atomics from here too: `tests/models` compiles their files with loom's in place of these.
+
+pub use core::hint::spin_loop;
+pub use core::sync::atomic;
 
 pub use spin::{Mutex, MutexGuard, Once, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod memory;
 pub mod table;
 pub mod vcpu;
+pub mod wakeup;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

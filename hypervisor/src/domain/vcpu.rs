@@ -2,19 +2,17 @@
 //!
 //! Two halves with different owners. [`Private`] is what the guest's registers and devices of its own are: only the physical CPU that runs the
 //! vCPU, or one that has made sure that nobody does, holds its lock, for a whole period of running. Everything else is for all CPUs:
-//! atomics that say why the vCPU may not run ([`Hold`]) and what it must look at before it enters the guest again ([`Request`]).
-//!
-//! A wake-up cannot be lost: who has news for a vCPU first sets the [`Request`] and then looks at the [`Hold`]; a vCPU that blocks first sets the
-//! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent).
+//! atomics that say why the vCPU may not run ([`Hold`]) and what it must look at before it enters the guest again ([`Request`]); see [`Wakeup`].
 
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Release, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use abi::sched::SHUTDOWN_WATCHDOG;
-use bitflags::bitflags;
 
 use super::Domain;
 use super::areas::Areas;
+use super::wakeup::Wakeup;
+pub use super::wakeup::{Hold, Request};
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
 use crate::mm::guest::WalkCache;
@@ -24,56 +22,6 @@ use crate::types::{DomId, Port, VcpuId};
 use crate::virt::cpuid::Policy;
 use crate::virt::lapic::{Lapic, SharedLapic};
 use crate::virt::msr::Msrs;
-
-bitflags! {
-    /// What a vCPU must look at before it enters the guest again.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Request: u32 {
-        /// The local APIC may have an interrupt to deliver, or its priorities changed.
-        const INTERRUPT = 1 << 0;
-        /// Event channels want the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ of type vector).
-        const CALLBACK = 1 << 1;
-        /// A non-maskable interrupt.
-        const NMI = 1 << 2;
-        /// INIT or start-up IPI.
-        const STARTUP = 1 << 3;
-        /// Stop running: a [`Hold`] was set, or the scheduler has a better use for the CPU.
-        const LEAVE = 1 << 4;
-        /// A timer of this vCPU has expired.
-        const TIMER = 1 << 5;
-        /// A nested translation was removed: flush before the next entry.
-        const FLUSH = 1 << 6;
-    }
-}
-
-impl Request {
-    /// Requests that end `SCHEDOP_block`, `SCHEDOP_poll` and HLT. (A timer's expiry becomes one of these, if the guest is to see it.)
-    const WAKES: Request = Request::INTERRUPT
-        .union(Request::CALLBACK)
-        .union(Request::NMI)
-        .union(Request::STARTUP)
-        .union(Request::TIMER);
-}
-
-bitflags! {
-    /// Why a vCPU may not run; it may when there is none. The bits above [`Hold::COUNT_SHIFT`] count pauses.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Hold: u32 {
-        /// Waits for an event (HLT, SCHEDOP_block).
-        const BLOCKED = 1 << 0;
-        /// Not started yet, or stopped by VCPUOP_down or HLT with interrupts off.
-        const DOWN = 1 << 1;
-        /// In SCHEDOP_poll.
-        const POLLING = 1 << 2;
-        /// The domain has used up what its cap allows.
-        const CAPPED = 1 << 3;
-    }
-}
-
-impl Hold {
-    const COUNT_SHIFT: u32 = 8;
-    const ONE_PAUSE: u32 = 1 << Self::COUNT_SHIFT;
-}
 
 /// The half that belongs to whoever runs the vCPU.
 pub struct Private {
@@ -96,10 +44,7 @@ pub struct Vcpu {
     /// Number of the domain.
     pub domid: DomId,
     domain: Weak<Domain>,
-    requests: AtomicU32,
-    holds: AtomicU32,
-    /// It is in the guest, or about to look at its requests and go there: see [`Vcpu::enter`].
-    in_guest: AtomicBool,
+    wakeup: Wakeup,
     /// [`Port`] waited for in SCHEDOP_poll; 0: not polling, `u32::MAX`: several.
     polled: AtomicU32,
     /// Local APIC state that others write: pending interrupts.
@@ -205,9 +150,7 @@ impl Vcpu {
             id,
             domid,
             domain,
-            requests: AtomicU32::new(0),
-            holds: AtomicU32::new(Hold::DOWN.bits()),
-            in_guest: AtomicBool::new(false),
+            wakeup: Wakeup::new(Hold::DOWN),
             polled: AtomicU32::new(0),
             apic,
             tsc_offset: AtomicU64::new(tsc_offset),
@@ -246,64 +189,61 @@ impl Vcpu {
 
     // ---- requests ----
 
-    /// Is there anything to look at before the guest is entered?
+    /// See [`Wakeup::has_requests`].
     #[inline]
     pub fn has_requests(&self) -> bool {
-        self.requests.load(SeqCst) != 0
+        self.wakeup.has_requests()
     }
 
-    /// Is there a request that ends waiting?
+    /// See [`Wakeup::was_woken`].
     pub fn was_woken(&self) -> bool {
-        self.requests.load(SeqCst) & Request::WAKES.bits() != 0
+        self.wakeup.was_woken()
     }
 
-    /// Take all requests.
+    /// See [`Wakeup::take_requests`].
     pub fn take_requests(&self) -> Request {
-        Request::from_bits_retain(self.requests.swap(0, SeqCst))
+        self.wakeup.take_requests()
     }
 
-    /// Take the requests that are in `which`; others stay.
+    /// See [`Wakeup::take`].
     pub fn take(&self, which: Request) -> Request {
-        Request::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
+        self.wakeup.take(which)
     }
 
-    /// Keep `what` for the next time that the vCPU looks at its requests; no reason to look now.
+    /// See [`Wakeup::defer`].
     pub fn defer(&self, what: Request) {
-        self.requests.fetch_or(what.bits(), SeqCst);
+        self.wakeup.defer(what);
     }
 
     /// Ask the vCPU to look at `what`, wherever it is: it is woken if it waits and made to exit if it runs elsewhere.
     pub fn request(self: &Arc<Self>, what: Request) {
-        self.requests.fetch_or(what.bits(), SeqCst);
-        if what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED | Hold::POLLING) {
-            self.release(Hold::BLOCKED);
+        let effects = self.wakeup.request(what);
+        if effects.wake {
+            sched::wake(self);
+        }
+        if effects.end_poll {
             self.end_poll();
         }
-        // Whoever is not in the guest looks before it enters.
-        if self.in_guest.load(SeqCst) {
+        if effects.interrupt {
             self.entity.interrupt_elsewhere();
         }
     }
 
-    /// The CPU that runs it is about to look at its requests and then to enter the guest. From here on whoever makes a request sees to an exit.
+    /// See [`Wakeup::enter`].
     #[inline]
     pub fn enter(&self) {
-        // A full barrier: the look at the requests comes after it.
-        self.in_guest.swap(true, SeqCst);
+        self.wakeup.enter();
     }
 
-    /// The guest has exited, or is not entered after all.
+    /// See [`Wakeup::exited`].
     #[inline]
     pub fn exited(&self) {
-        self.in_guest.store(false, Release);
+        self.wakeup.exited();
     }
 
-    /// Wait until the vCPU uses no nested translation that was removed before [`Request::FLUSH`] was made: it has left the guest, or has taken the
-    /// request. Never waits for a CPU that waits for us, as that is not in a guest.
+    /// See [`Wakeup::wait_for_flush`].
     pub fn wait_for_flush(&self) {
-        while self.in_guest.load(SeqCst) && self.requests.load(SeqCst) & Request::FLUSH.bits() != 0 {
-            core::hint::spin_loop();
-        }
+        self.wakeup.wait_for_flush();
     }
 
     /// An event channel has something for this vCPU: `evtchn_upcall_pending` was just set.
@@ -332,22 +272,22 @@ impl Vcpu {
 
     /// May it run?
     pub fn runnable(&self) -> bool {
-        self.holds.load(SeqCst) == 0
+        self.wakeup.runnable()
     }
 
     /// Is any of `hold` set?
     pub fn held_by(&self, hold: Hold) -> bool {
-        self.holds.load(SeqCst) & hold.bits() != 0
+        self.wakeup.held_by(hold)
     }
 
     /// Is it paused?
     pub fn paused(&self) -> bool {
-        self.holds.load(SeqCst) >= Hold::ONE_PAUSE
+        self.wakeup.paused()
     }
 
     /// Set a reason not to run. A vCPU that is running leaves the guest soon; see [`Vcpu::wait_until_stopped`].
     pub fn hold(self: &Arc<Self>, why: Hold) {
-        self.holds.fetch_or(why.bits(), SeqCst);
+        self.wakeup.hold(why);
         self.request(Request::LEAVE);
     }
 
@@ -366,23 +306,20 @@ impl Vcpu {
         if why.contains(Hold::DOWN) {
             self.set_initialised();
         }
-        let before = self.holds.fetch_and(!why.bits(), SeqCst);
-        if before & why.bits() != 0 && before & !why.bits() == 0 {
+        if self.wakeup.release(why) {
             sched::wake(self);
         }
     }
 
     /// Pause; pauses add up.
     pub fn pause(self: &Arc<Self>) {
-        self.holds.fetch_add(Hold::ONE_PAUSE, SeqCst);
+        self.wakeup.pause();
         self.request(Request::LEAVE);
     }
 
     /// Undo one [`Vcpu::pause`].
     pub fn unpause(self: &Arc<Self>) {
-        let before = self.holds.fetch_sub(Hold::ONE_PAUSE, SeqCst);
-        debug_assert!(before >= Hold::ONE_PAUSE, "unpaused more often than paused");
-        if before == Hold::ONE_PAUSE {
+        if self.wakeup.unpause() {
             sched::wake(self);
         }
     }
@@ -394,20 +331,15 @@ impl Vcpu {
         }
     }
 
-    /// The guest has nothing to do until an event (HLT, SCHEDOP_block). Called by the vCPU itself; it stays runnable if something came first.
+    /// See [`Wakeup::block`].
     pub fn block(&self) {
-        self.holds.fetch_or(Hold::BLOCKED.bits(), SeqCst);
-        if self.was_woken() {
-            self.holds.fetch_and(!Hold::BLOCKED.bits(), SeqCst);
-        } else {
-            self.requests.fetch_or(Request::LEAVE.bits(), SeqCst);
-        }
+        self.wakeup.block();
     }
 
     /// The domain may not use a CPU until `then`. For the CPU that was about to run it, which then puts it where its timers are kept.
     pub fn park(&self, then: u64) {
         self.timers.budget.store(then, SeqCst);
-        self.holds.fetch_or(Hold::CAPPED.bits(), SeqCst);
+        self.wakeup.hold(Hold::CAPPED);
     }
 
     /// The domain may use a CPU again.

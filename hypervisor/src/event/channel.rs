@@ -90,7 +90,7 @@ impl Bucket {
     fn new() -> Box<Self> {
         Box::new(Self {
             channels: [const { AtomicU64::new(0) }; BUCKET],
-            fifo: [const { PortState::new() }; BUCKET],
+            fifo: core::array::from_fn(|_| PortState::new()),
         })
     }
 }

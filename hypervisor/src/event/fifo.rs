@@ -12,7 +12,6 @@
 //! the first of their words consumed and sent again in between, and link both words to each other, where no head leads to them.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst};
 
 use abi::event_channel::{
     EVTCHN_FIFO_BUSY, EVTCHN_FIFO_LINK_MASK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED, EVTCHN_FIFO_MAX_QUEUES,
@@ -21,6 +20,7 @@ use abi::event_channel::{
 
 use super::two_level::{self, Delivery, VcpuEvents};
 use crate::mm::guest::GuestFrame;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst};
 use crate::sync::{Mutex, MutexGuard, Once, RwLock};
 use crate::types::{PAGE_SIZE, Port, VcpuId};
 
@@ -86,7 +86,7 @@ pub struct PortState {
 
 impl PortState {
     /// A port that was never bound.
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             priority: AtomicU8::new(EVTCHN_FIFO_PRIORITY_DEFAULT as u8),
             held_back: AtomicBool::new(false),
@@ -127,7 +127,7 @@ pub struct Fifo {
 
 impl Fifo {
     /// Off.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             on: AtomicBool::new(false),
             queues: RwLock::new(None),
@@ -280,7 +280,7 @@ impl Queues {
     fn new(vcpus: usize) -> Self {
         let queues = || VcpuQueues {
             control: Once::new(),
-            tails: [const { Mutex::new(Tail(Port(0))) }; EVTCHN_FIFO_MAX_QUEUES],
+            tails: core::array::from_fn(|_| Mutex::new(Tail(Port(0)))),
         };
         Self {
             pages: [const { Once::new() }; PAGES as usize],

@@ -591,3 +591,5 @@ pub fn register_vcpu_info(
 mod fifo_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod two_level_tests;

@@ -2,10 +2,9 @@
 //!
 //! All of it is in pages that the guest writes too, so nothing read here is believed beyond "this bit is set".
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
 use crate::mm::guest::GuestFrame;
 use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use crate::types::{Port, VcpuId};
 
 /// One more than the largest port.
@@ -42,7 +41,7 @@ pub struct AlreadyRegistered;
 
 impl VcpuEvents {
     /// Nowhere yet: events are lost.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             place: RwLock::new(Place::Nowhere),
         }
@@ -189,106 +188,4 @@ pub fn is_pending(shared: &GuestFrame, port: Port) -> bool {
 pub fn clear_pending(shared: &GuestFrame, port: Port) {
     let (word, bit) = place(PENDING, port);
     shared.u64_at(word).fetch_and(!bit, SeqCst);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::DomId;
-
-    const QUIET: Delivery = Delivery {
-        news: true,
-        upcall: false,
-    };
-
-    fn frame() -> GuestFrame {
-        GuestFrame::new(DomId(9201)).expect("arena")
-    }
-
-    fn attached(vcpu: u32) -> (GuestFrame, VcpuEvents) {
-        let (shared, events) = (frame(), VcpuEvents::new());
-        events.attach(VcpuId(vcpu), shared.share().expect("few references"));
-        (shared, events)
-    }
-
-    #[test]
-    fn delivery_goes_level_by_level() {
-        let (shared, events) = attached(2);
-        assert_eq!(
-            set_pending(&shared, &events, Port(130)),
-            Delivery {
-                news: true,
-                upcall: true
-            }
-        );
-        assert_eq!(shared.u64_at(2048 + 16).load(SeqCst), 1 << 2);
-        assert_eq!(shared.u64_at(128 + 8).load(SeqCst), 1 << 2, "selector of vCPU 2");
-        assert!(events.upcall_pending());
-        assert_eq!(
-            set_pending(&shared, &events, Port(130)),
-            Delivery {
-                news: false,
-                upcall: false
-            }
-        );
-        assert_eq!(
-            set_pending(&shared, &events, Port(131)),
-            QUIET,
-            "selector was set"
-        );
-        assert_eq!(
-            set_pending(&shared, &events, Port(4095)),
-            QUIET,
-            "upcall flag was set"
-        );
-        assert_eq!(shared.u64_at(128 + 8).load(SeqCst), 1 << 2 | 1 << 63);
-    }
-
-    #[test]
-    fn a_mask_holds_back_until_unmask() {
-        let (shared, events) = attached(0);
-        shared.u64_at(2560).store(1 << 5, SeqCst);
-        assert_eq!(set_pending(&shared, &events, Port(5)), QUIET);
-        assert!(!events.upcall_pending());
-        assert!(is_pending(&shared, Port(5)));
-        assert!(unmask(&shared, &events, Port(5)));
-        assert!(events.upcall_pending());
-        assert!(!unmask(&shared, &events, Port(5)), "was not masked");
-        shared.u64_at(2560).store(1 << 6, SeqCst);
-        assert!(!unmask(&shared, &events, Port(6)), "nothing was pending");
-        clear_pending(&shared, Port(5));
-        assert!(!is_pending(&shared, Port(5)));
-    }
-
-    #[test]
-    fn a_registered_info_takes_over() {
-        let (shared, events) = attached(1);
-        shared.u8_at(64 + UPCALL_MASK).store(1, SeqCst);
-        let new = frame();
-        events
-            .register(new.share().expect("few references"), 192)
-            .expect("first time");
-        assert_eq!(events.register(frame(), 0), Err(AlreadyRegistered));
-        events.set_all_pending();
-        assert!(events.upcall_pending());
-        assert_eq!(new.u8_at(192 + UPCALL_MASK).load(SeqCst), 1, "carried over");
-        events.unmask_upcalls();
-        assert_eq!(new.u8_at(192 + UPCALL_MASK).load(SeqCst), 0);
-        assert_eq!(shared.u8_at(64).load(SeqCst), 0, "the old place is left alone");
-        events.forget();
-        assert!(!events.upcall_pending());
-    }
-
-    #[test]
-    fn a_large_vcpu_number_needs_registration() {
-        let (shared, events) = attached(40);
-        assert_eq!(set_pending(&shared, &events, Port(9)), QUIET);
-        let new = frame();
-        events
-            .register(new.share().expect("few references"), 0)
-            .expect("first time");
-        events.set_all_pending();
-        assert!(events.upcall_pending());
-        assert_eq!(new.u8_at(UPCALL_MASK).load(SeqCst), 1, "begins masked");
-    }
 }

@@ -4,8 +4,6 @@
 //! In version 2 they are in a word of their own: they are set first, and the entry is checked again after that, so that either we see
 //! that the guest has ended the grant, or the guest sees that it is in use.
 
-use core::sync::atomic::{AtomicU16, Ordering::SeqCst};
-
 use abi::grant::{
     GNTST_GENERAL_ERROR, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_SUB_PAGE, GTF_TRANSITIVE,
     GTF_TYPE_MASK, GTF_WRITING, GrantEntryV1, GrantEntryV2FullPage, GrantEntryV2SubPage,
@@ -14,6 +12,7 @@ use abi::grant::{
 
 use super::Status;
 use crate::mm::guest::{Access, GuestFrame};
+use crate::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use crate::types::{DomId, Gfn, PAGE_SIZE};
 
 /// How often an entry may change while its use begins; a guest that keeps to the protocol changes it once.

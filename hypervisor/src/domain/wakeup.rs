@@ -1,0 +1,206 @@
+//! How a vCPU is told of news, wherever it is: in the guest, on its way there, about to wait, or waiting.
+//!
+//! A wake-up cannot be lost: who has news for a vCPU first sets the [`Request`] and then looks at the [`Hold`]; a vCPU that blocks first sets the
+//! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent). It is the same
+//! between a vCPU that enters the guest, and then looks, and who has news, and then looks whether it is there.
+//!
+//! `tests/models` runs this under every interleaving that the memory model allows.
+
+use bitflags::bitflags;
+
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering::Release, Ordering::SeqCst};
+use crate::sync::spin_loop;
+
+bitflags! {
+    /// What a vCPU must look at before it enters the guest again.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Request: u32 {
+        /// The local APIC may have an interrupt to deliver, or its priorities changed.
+        const INTERRUPT = 1 << 0;
+        /// Event channels want the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ of type vector).
+        const CALLBACK = 1 << 1;
+        /// A non-maskable interrupt.
+        const NMI = 1 << 2;
+        /// INIT or start-up IPI.
+        const STARTUP = 1 << 3;
+        /// Stop running: a [`Hold`] was set, or the scheduler has a better use for the CPU.
+        const LEAVE = 1 << 4;
+        /// A timer of this vCPU has expired.
+        const TIMER = 1 << 5;
+        /// A nested translation was removed: flush before the next entry.
+        const FLUSH = 1 << 6;
+    }
+}
+
+impl Request {
+    /// Requests that end `SCHEDOP_block`, `SCHEDOP_poll` and HLT. (A timer's expiry becomes one of these, if the guest is to see it.)
+    const WAKES: Request = Request::INTERRUPT
+        .union(Request::CALLBACK)
+        .union(Request::NMI)
+        .union(Request::STARTUP)
+        .union(Request::TIMER);
+}
+
+bitflags! {
+    /// Why a vCPU may not run; it may when there is none. The bits above [`Hold::COUNT_SHIFT`] count pauses.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Hold: u32 {
+        /// Waits for an event (HLT, SCHEDOP_block).
+        const BLOCKED = 1 << 0;
+        /// Not started yet, or stopped by VCPUOP_down or HLT with interrupts off.
+        const DOWN = 1 << 1;
+        /// In SCHEDOP_poll.
+        const POLLING = 1 << 2;
+        /// The domain has used up what its cap allows.
+        const CAPPED = 1 << 3;
+    }
+}
+
+impl Hold {
+    const COUNT_SHIFT: u32 = 8;
+    const ONE_PAUSE: u32 = 1 << Self::COUNT_SHIFT;
+}
+
+/// Requests to a vCPU, reasons why it may not run, and whether it is in the guest.
+pub struct Wakeup {
+    requests: AtomicU32,
+    holds: AtomicU32,
+    /// It is in the guest, or about to look at its requests and go there: see [`Wakeup::enter`].
+    in_guest: AtomicBool,
+}
+
+/// What is left to do for who made a request.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Effects {
+    /// Queue the vCPU: it may run again.
+    pub wake: bool,
+    /// End its poll, if it is in one.
+    pub end_poll: bool,
+    /// Make it exit.
+    pub interrupt: bool,
+}
+
+impl Wakeup {
+    /// A vCPU without requests that may not run for the reason of `hold`.
+    pub fn new(hold: Hold) -> Self {
+        Self {
+            requests: AtomicU32::new(0),
+            holds: AtomicU32::new(hold.bits()),
+            in_guest: AtomicBool::new(false),
+        }
+    }
+
+    /// Is there anything to look at before the guest is entered?
+    #[inline]
+    pub fn has_requests(&self) -> bool {
+        self.requests.load(SeqCst) != 0
+    }
+
+    /// Is there a request that ends waiting?
+    pub fn was_woken(&self) -> bool {
+        self.requests.load(SeqCst) & Request::WAKES.bits() != 0
+    }
+
+    /// Take all requests.
+    pub fn take_requests(&self) -> Request {
+        Request::from_bits_retain(self.requests.swap(0, SeqCst))
+    }
+
+    /// Take the requests that are in `which`; others stay.
+    pub fn take(&self, which: Request) -> Request {
+        Request::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
+    }
+
+    /// Keep `what` for the next time that the vCPU looks at its requests; no reason to look now.
+    pub fn defer(&self, what: Request) {
+        self.requests.fetch_or(what.bits(), SeqCst);
+    }
+
+    /// Ask the vCPU to look at `what`.
+    #[inline]
+    pub fn request(&self, what: Request) -> Effects {
+        self.requests.fetch_or(what.bits(), SeqCst);
+        let waits = what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED | Hold::POLLING);
+        Effects {
+            wake: waits && self.release(Hold::BLOCKED),
+            end_poll: waits,
+            // Whoever is not in the guest looks before it enters.
+            interrupt: self.in_guest.load(SeqCst),
+        }
+    }
+
+    /// The CPU that runs it is about to look at its requests and then to enter the guest. From here on whoever makes a request sees to an exit.
+    #[inline]
+    pub fn enter(&self) {
+        // A full barrier: the look at the requests comes after it.
+        self.in_guest.swap(true, SeqCst);
+    }
+
+    /// The guest has exited, or is not entered after all.
+    #[inline]
+    pub fn exited(&self) {
+        self.in_guest.store(false, Release);
+    }
+
+    /// Wait until the vCPU uses no nested translation that was removed before [`Request::FLUSH`] was made: it has left the guest, or has taken the
+    /// request. Never waits for a CPU that waits for us, as that is not in a guest.
+    pub fn wait_for_flush(&self) {
+        while self.in_guest.load(SeqCst) && self.requests.load(SeqCst) & Request::FLUSH.bits() != 0 {
+            spin_loop();
+        }
+    }
+
+    /// May it run?
+    #[inline]
+    pub fn runnable(&self) -> bool {
+        self.holds.load(SeqCst) == 0
+    }
+
+    /// Is any of `hold` set?
+    #[inline]
+    pub fn held_by(&self, hold: Hold) -> bool {
+        self.holds.load(SeqCst) & hold.bits() != 0
+    }
+
+    /// Is it paused?
+    pub fn paused(&self) -> bool {
+        self.holds.load(SeqCst) >= Hold::ONE_PAUSE
+    }
+
+    /// Set a reason not to run. Who is not the vCPU itself then makes a request to leave.
+    pub fn hold(&self, why: Hold) {
+        self.holds.fetch_or(why.bits(), SeqCst);
+    }
+
+    /// Take back a reason not to run. `true`: it was the last, and the vCPU is to be queued.
+    #[inline]
+    #[must_use]
+    pub fn release(&self, why: Hold) -> bool {
+        let before = self.holds.fetch_and(!why.bits(), SeqCst);
+        before & why.bits() != 0 && before & !why.bits() == 0
+    }
+
+    /// One pause more.
+    pub fn pause(&self) {
+        self.holds.fetch_add(Hold::ONE_PAUSE, SeqCst);
+    }
+
+    /// One pause less. `true`: it was the last reason not to run, and the vCPU is to be queued.
+    #[must_use]
+    pub fn unpause(&self) -> bool {
+        let before = self.holds.fetch_sub(Hold::ONE_PAUSE, SeqCst);
+        debug_assert!(before >= Hold::ONE_PAUSE, "unpaused more often than paused");
+        before == Hold::ONE_PAUSE
+    }
+
+    /// The guest has nothing to do until an event (HLT, SCHEDOP_block). Called by the vCPU itself; it stays runnable if something came first.
+    pub fn block(&self) {
+        self.hold(Hold::BLOCKED);
+        if self.was_woken() {
+            self.holds.fetch_and(!Hold::BLOCKED.bits(), SeqCst);
+        } else {
+            self.defer(Request::LEAVE);
+        }
+    }
+}

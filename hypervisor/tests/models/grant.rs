@@ -1,0 +1,128 @@
+//! A guest that takes a grant back while somebody begins to use it.
+
+#[path = "../../src/grant/entry.rs"]
+mod entry;
+
+use abi::grant::{GTF_PERMIT_ACCESS, GTF_READING, GTF_WRITING};
+use entry::{Entry, Granted, Purpose, Use};
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::check;
+use crate::mm::guest::{Access, GuestFrame};
+use crate::sync::atomic::{AtomicU16, Ordering::SeqCst};
+use crate::types::{DomId, Gfn};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status(pub i16);
+
+const USER: DomId = DomId(3);
+const HEADER: u32 = GTF_PERMIT_ACCESS as u32 | (USER.0 as u32) << 16;
+const IN_USE: u16 = GTF_READING | GTF_WRITING;
+
+/// An entry that grants frame 0 first; the frames' contents are what loom watches.
+struct Table {
+    entries: GuestFrame,
+    status: Option<AtomicU16>,
+    frames: [UnsafeCell<u32>; 2],
+}
+
+impl Table {
+    fn new(version: u32) -> Self {
+        let table = Self {
+            entries: GuestFrame::new(),
+            status: (version == 2).then(|| AtomicU16::new(0)),
+            frames: [UnsafeCell::new(0), UnsafeCell::new(0)],
+        };
+        table.grant(0);
+        table
+    }
+
+    /// The guest grants `frame`, as Linux does.
+    fn grant(&self, frame: u32) {
+        self.with_entry(&mut Use::default(), |entry| entry.write(HEADER, frame));
+    }
+
+    /// The guest takes the grant back, as Linux does. `false`: it is in use.
+    fn end_access(&self) -> bool {
+        let header = self.entries.u32_at(0);
+        match &self.status {
+            None => {
+                let mut seen = header.load(SeqCst);
+                while seen as u16 & IN_USE == 0 {
+                    match header.compare_exchange(seen, 0, SeqCst, SeqCst) {
+                        Ok(_) => return true,
+                        Err(now) => seen = now,
+                    }
+                }
+                false
+            }
+            Some(status) => {
+                header.store(0, SeqCst);
+                status.load(SeqCst) & IN_USE == 0
+            }
+        }
+    }
+
+    fn with_entry<R>(&self, uses: &mut Use, work: impl FnOnce(&mut Entry<'_>) -> R) -> R {
+        work(&mut Entry {
+            table: &self.entries,
+            at: 0,
+            status: self.status.as_ref(),
+            uses,
+        })
+    }
+
+    /// A use by the hypervisor, for `access`.
+    fn used(&self, uses: &mut Use, access: Access) {
+        let Ok(granted) = self.with_entry(uses, |entry| entry.begin(USER, access, Purpose::Map)) else {
+            return;
+        };
+        let Granted::Memory { gfn: Gfn(gfn), .. } = granted else {
+            panic!("no transitive grant");
+        };
+        let frame = &self.frames[gfn as usize];
+        match access {
+            Access::Read => frame.with(|_| ()),
+            Access::Write => frame.with_mut(|_| ()),
+        }
+        self.with_entry(uses, |entry| entry.end(access));
+    }
+}
+
+fn revoked_while_used(version: u32) {
+    check(None, move || {
+        let table = Arc::new(Table::new(version));
+        let user = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let mut uses = Use::default();
+                table.used(&mut uses, Access::Write);
+                table.used(&mut uses, Access::Read);
+                assert!(!uses.any());
+            })
+        };
+        // A frame whose grant has ended is the guest's alone; then the entry grants the other one.
+        if table.end_access() {
+            table.frames[0].with_mut(|_| ());
+            table.grant(1);
+        }
+        user.join().expect("no panic");
+        let flags = match &table.status {
+            Some(status) => status.load(SeqCst),
+            None => table.entries.u32_at(0).load(SeqCst) as u16,
+        };
+        assert_eq!(flags & IN_USE, 0, "nothing is in use at the end");
+    });
+}
+
+#[test]
+fn a_grant_of_version_1_ends_before_its_frame_is_used_again() {
+    revoked_while_used(1);
+}
+
+#[test]
+fn a_grant_of_version_2_ends_before_its_frame_is_used_again() {
+    revoked_while_used(2);
+}

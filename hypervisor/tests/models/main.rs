@@ -1,0 +1,22 @@
+//! Models of the lock-free protocols: the hypervisor's own files, compiled with [loom](https://docs.rs/loom)'s atomics and locks in place
+//! of `core`'s, and run under every interleaving, with every value that the memory model allows to be read.
+//!
+//! The files name what they need as `crate::sync`, `crate::types` and `crate::mm::guest`: in this crate those are the ones below.
+#![expect(dead_code, reason = "the hypervisor's files have more than the models use")]
+
+extern crate alloc;
+
+mod event;
+mod grant;
+mod mm;
+mod sync;
+#[path = "../../src/types.rs"]
+mod types;
+mod wakeup;
+
+/// Check `model` under all interleavings; of the larger ones, those with at most so many switches that no thread asked for.
+fn check(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.check(model);
+}
