@@ -300,11 +300,13 @@ pub fn close(domain: &Domain, port: Port) -> Result<(), Errno> {
             }
             return free(domain, &mut hint, port, channel);
         };
-        // A domain closes its ports before it leaves the table, so the other end is found, or it has closed ours.
         let peer = if remote == domain.id {
             None
+        } else if let Some(peer) = table::get(remote) {
+            Some(peer)
         } else {
-            Some(table::get(remote).ok_or(Errno::EINVAL)?)
+            // A domain closes its ports before it leaves the table: ours is unbound by now.
+            continue;
         };
         let peer = peer.as_deref().unwrap_or(domain);
         let mut both = Both::lock(domain, peer);

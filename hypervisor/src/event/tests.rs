@@ -146,3 +146,29 @@ proptest! {
         }
     }
 }
+
+/// A peer leaves the table between a look at the port and a look for the peer: it has closed the port then, which is still there to be freed.
+#[test]
+fn a_port_is_closed_though_its_peer_goes_meanwhile() {
+    let world = World::new();
+    let domain = &world.domain;
+    let port = alloc_unbound(domain, domain.id).expect("a port");
+    let bound = |binding| Channel {
+        binding,
+        vcpu: VcpuId(0),
+    };
+    // Never a number of a domain.
+    let remote = DomId(0x7fff);
+    let stale = Binding::Interdomain {
+        remote,
+        port: Port(1),
+    };
+    domain.events.ports.set(port, bound(stale));
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(|| close(domain, port));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        domain.events.ports.set(port, bound(Binding::Unbound { remote }));
+        assert_eq!(closing.join().expect("no panic"), Ok(()));
+    });
+    assert_eq!(domain.events.get(port).expect("in range").binding, Binding::Free);
+}

@@ -78,11 +78,20 @@ impl IoApic {
         }
     }
 
-    /// Send the interrupts of `line`, one of these lines, to this CPU as `vector`.
-    fn route(&mut self, line: Line, vector: u8) {
+    /// Send the interrupts of `line`, one of these lines, to this CPU as `vector`. `false`: it cannot reach this CPU.
+    fn route(&mut self, line: Line, vector: u8) -> bool {
+        let apic_id = percpu::this().apic_id();
+        let Some(destination) = destination(apic_id) else {
+            log::error!(
+                "line {}: no I/O APIC can send to local APIC {apic_id:#x} without interrupt remapping; it stays masked",
+                line.gsi
+            );
+            return false;
+        };
         let index = 0x10 + 2 * (line.gsi - self.place.gsi_base);
-        self.write(index + 1, percpu::this().apic_id() << 24);
+        self.write(index + 1, destination);
         self.write(index, u32::from(vector) | mode(line));
+        true
     }
 
     /// Mode and vector stay: a level that goes is forgotten, and the end of an interrupt finds its line by the vector.
@@ -102,6 +111,11 @@ impl IoApic {
     fn user(&mut self, gsi: u32) -> &mut Use {
         &mut self.uses[(gsi - self.place.gsi_base) as usize % MAX_LINES]
     }
+}
+
+/// The upper half of a redirection entry for a local APIC. It has eight bits for it, and all ones are all CPUs (SDM 3 12.6.2.1).
+fn destination(apic_id: u32) -> Option<u32> {
+    (apic_id < 0xff).then_some(apic_id << 24)
 }
 
 /// Polarity and trigger mode of a redirection entry.
@@ -151,13 +165,14 @@ fn with<R>(gsi: u32, work: impl FnOnce(&mut IoApic) -> R) -> Option<R> {
     IO_APICS.lock().iter_mut().find(|apic| apic.has(gsi)).map(work)
 }
 
-/// Send `line`'s interrupts to this CPU as `vector`, for the hypervisor's own use. False if no I/O APIC has the line.
+/// Send `line`'s interrupts to this CPU as `vector`, for the hypervisor's own use. False if no I/O APIC has the line, or
+/// can reach this CPU.
 pub fn route(line: Line, vector: u8) -> bool {
     with(line.gsi, |apic| {
         *apic.user(line.gsi) = Use::Hypervisor;
-        apic.route(line, vector);
+        apic.route(line, vector)
     })
-    .is_some()
+    .unwrap_or(false)
 }
 
 /// Send `line`'s interrupts to this CPU for dom0, unless the hypervisor uses the line itself, or has no vector for it.
@@ -206,5 +221,18 @@ pub fn silence_8259s() {
         out(data, cascade);
         out(data, 1);
         out(data, 0xff);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_that_eight_bits_do_not_name_gets_no_line() {
+        assert_eq!(destination(0), Some(0));
+        assert_eq!(destination(0xfe), Some(0xfe00_0000));
+        assert_eq!(destination(0xff), None, "all CPUs");
+        assert_eq!(destination(0x101), None, "not CPU 1");
     }
 }
