@@ -3,6 +3,7 @@
 //! A guest prints `TEST name: pass` or `TEST name: fail: reason` for everything it checks, and ends with `RESULT pass` or
 //! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
 //!
+//! * [`compat`]: hypercalls from outside 64-bit mode.
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
 //! * [`fifo`]: the guest's side of FIFO event channels.
 //! * [`frames`]: memory for hypercalls to do with what they like.
@@ -24,6 +25,7 @@
 
 extern crate alloc;
 
+pub mod compat;
 pub mod cpu;
 pub mod fifo;
 pub mod frames;
