@@ -53,11 +53,11 @@ pack() {
     (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible --owner=0:0)
 }
 
-# copy_modules KERNEL INITRAMFS BUSYBOX: the modules of a kernel package, with the lists that modprobe reads.
+# copy_modules KERNEL INITRAMFS BUSYBOX NAME...: modules of a kernel package, with the lists that modprobe reads.
 copy_modules() {
     local kernel=$1 initramfs=$2 busybox=$3 version name file
     version=$(basename "$kernel"/lib/modules/*)
-    for name in "${MODULES[@]}"; do
+    for name in "${@:4}"; do
         file=$(cd "$kernel" && find "lib/modules/$version/kernel" -name "$name.ko")
         mkdir -p "$initramfs/${file%/*}"
         cp "$kernel/${file:?the kernel package has no module $name}" "$initramfs/$file"
@@ -76,7 +76,7 @@ make_boot_archive() {
     mkdir -p "$work"/initramfs/{bin,dev,mnt,proc,root,run,sys,tmp} "$work/archive/boot"
     cp "$busybox/bin/busybox" "$work/initramfs/bin/"
     cp -R "$ROOT/dom0-shim/initramfs/." "$work/initramfs/"
-    copy_modules "$kernel" "$work/initramfs" "$busybox/bin/busybox" || return
+    copy_modules "$kernel" "$work/initramfs" "$busybox/bin/busybox" "${MODULES[@]}" || return
     cp -R "$ROOT/dom0-shim/boot-archive/." "$work/archive/"
     cp "$kernel"/boot/vmlinuz-* "$work/archive/boot/vmlinuz"
     # File times are the only thing that differs from build to build.

@@ -123,6 +123,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
     pub icount: bool,
+    /// Bochs: registers (MSRs) that its CPU lacks can be read and written, as stock kernels expect of every machine.
+    pub lenient_msrs: bool,
     /// Disks, by virtio (QEMU): images, raw unless their names end in `.qcow2`.
     pub disks: Vec<PathBuf>,
     /// A network device, by virtio (QEMU): what `-netdev` takes but its id, as `user`.
@@ -151,6 +153,7 @@ impl Machine {
             memory: 1024,
             cpus: 1,
             icount: false,
+            lenient_msrs: false,
             disks: Vec::new(),
             network: None,
             gdb: false,
@@ -280,7 +283,7 @@ impl Machine {
             &config,
             format!(
                 "display_library: rfb, options=\"timeout=0\"\n\
-                 cpu: model={cpu}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
+                 cpu: model={cpu}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
                  clock: sync=none, time0=946684800\n\
                  megs: {memory}\n\
                  romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
@@ -294,6 +297,7 @@ impl Machine {
                  log: {log}\n",
                 cpu = self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu()),
                 cpus = self.cpus,
+                lenient = u8::from(self.lenient_msrs),
                 memory = self.memory,
                 iso = iso.display(),
                 terminal = terminal.display(),

@@ -3,12 +3,14 @@
 //!
 //! Each line is the least of many tries, less the cost of reading the counter; one try is one operation, as the guest
 //! sees it: the instruction, and for exceptions also their way through the guest's own handler.
+//!
+//! It takes two domains: `offer=N` on the command line grants a frame to domain N and waits, `peer=N` measures with what
+//! domain N grants.
 #![no_std]
 #![no_main]
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use abi::GuestHandle;
 use abi::domid::DOMID_SELF;
 use abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_SEND, EvtchnBindIpi, VIRQ_TIMER};
 use abi::grant::*;
@@ -16,6 +18,7 @@ use abi::hvm::{HVM_PARAM_CALLBACK_IRQ, HVMOP_GET_PARAM, HvmParam};
 use abi::hypercall::*;
 use abi::sched::{SCHEDOP_POLL, SCHEDOP_YIELD, SchedPoll};
 use abi::version::{XENVER_GET_FEATURES, XENVER_VERSION};
+use abi::{Domid, GuestHandle};
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, println, time};
@@ -31,8 +34,6 @@ guest_rt::main!(main);
 const TRIES: u32 = 200;
 /// No hypercall has this number.
 const NO_HYPERCALL: u32 = 54;
-/// Leaf of CPUID that has the domain's number in ECX.
-const HYPERVISOR_IDENTITY: u32 = 0x4000_0004;
 /// Vector of interrupts that the guest sends to itself.
 const VECTOR: u8 = 0x41;
 /// ICR: destination shorthand "self".
@@ -44,8 +45,8 @@ const WAIT: u64 = 1_000_000;
 /// No device has this port.
 const NOTHING: u16 = 0x1230;
 
-/// A frame that is granted, and one to copy to.
-static PAGES: Frames<2> = Frames::new();
+/// A frame that is granted, or copied to.
+static PAGES: Frames<1> = Frames::new();
 
 fn least(mut operation: impl FnMut()) -> u64 {
     (0..TRIES)
@@ -83,14 +84,22 @@ fn event_send_fifo(report: &mut Report) {
     println!("BENCH event send, FIFO: {}", sends - least(|| ()));
 }
 
-/// Of this domain's own frames, which it grants to itself.
-fn grants(report: &mut Report) {
-    const REFERENCE: u32 = 8;
+/// The grant that is offered.
+const REFERENCE: u32 = 8;
+
+/// Grants a frame to `domain`, which does the rest.
+fn offer(domain: Domid) -> ! {
+    Grants::default().grant_to(domain, REFERENCE, PAGES.first());
+    println!("READY");
+    loop {
+        interrupts::halt();
+    }
+}
+
+/// Copies and maps what `dom` offers.
+fn grants(dom: Domid, report: &mut Report) {
     /// A frame behind all of the domain's RAM.
     const NOWHERE: u64 = 1 << 18;
-    let [_, _, domain, _] = cpu::cpuid(HYPERVISOR_IDENTITY, 0);
-    let dom = domain as u16;
-    Grants::default().grant_to(dom, REFERENCE, PAGES.first());
     let list = |operation: u32, argument: u64| {
         hypercall::call(HYPERVISOR_GRANT_TABLE_OP, [operation.into(), argument, 1, 0, 0])
     };
@@ -101,7 +110,7 @@ fn grants(report: &mut Report) {
             ..Default::default()
         },
         dest: GnttabCopyPtr {
-            u: PAGES.first() + 1,
+            u: PAGES.first(),
             domid: DOMID_SELF,
             ..Default::default()
         },
@@ -220,8 +229,18 @@ fn ping_pong(report: &mut Report) {
     println!("BENCH send, block, switch: {}", (round - least(|| ())) / 2);
 }
 
-fn main(_: StartInfo) -> ! {
+/// The number behind `key` on the command line.
+fn option(info: &StartInfo, key: &str) -> Option<Domid> {
+    let mut words = info.command_line().split_whitespace();
+    words.find_map(|word| word.strip_prefix(key)?.parse().ok())
+}
+
+fn main(info: StartInfo) -> ! {
     cpu::init();
+    if let Some(domain) = option(&info, "offer=") {
+        offer(domain);
+    }
+    let peer = option(&info, "peer=").expect("a peer");
     let mut report = Report::default();
     bench("null hypercall", || {
         hypercall::call(HYPERVISOR_XEN_VERSION, [XENVER_VERSION.into(), 0, 0, 0, 0]);
@@ -298,6 +317,6 @@ fn main(_: StartInfo) -> ! {
     });
     bench("local APIC write", || cpu::mmio_write(cpu::APIC_TPR, 0));
     event_send_fifo(&mut report);
-    grants(&mut report);
+    grants(peer, &mut report);
     report.finish()
 }
