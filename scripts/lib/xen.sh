@@ -18,7 +18,7 @@ XEN_MODULES=(
     xen-netback bridge stp llc
 )
 
-# Makes out/xen: the hypervisor (xen), dom0's kernel (vmlinuz) and its initial ramdisk (dom0.cpio.gz).
+# Makes out/xen: the hypervisor (xen), dom0's kernel (vmlinuz) and its initial ramdisk (dom0.cpio).
 make_xen() {
     need_packages cpio
     local libraries=lib/x86_64-linux-gnu tools=usr/lib/xen-$XEN/bin work=$ROOT/target/xen kernel busybox name package
@@ -45,7 +45,7 @@ make_xen() {
     cp "$busybox/bin/busybox" "$work/bin/"
     cp -R "$ROOT/tests-qemu/xen/." "$work/"
     copy_modules "$kernel" "$work" "$busybox/bin/busybox" "${XEN_MODULES[@]}" || return
-    pack "$work" | gzip -9 -n >"$OUT/xen/dom0.cpio.gz"
+    pack "$work" >"$OUT/xen/dom0.cpio"
     cp "$kernel"/boot/vmlinuz-* "$OUT/xen/vmlinuz"
     package=$(unpack_package "xen-hypervisor-$XEN-amd64")
     cp "$package/boot/xen-$XEN-amd64.gz" "$OUT/xen/xen.gz"

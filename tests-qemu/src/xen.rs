@@ -75,9 +75,7 @@ fn read_cr0_freely(image: &mut [u8]) -> Result<()> {
 
 /// Dom0's initial ramdisk and `files` behind it: Linux unpacks one archive after the other.
 fn initrd(scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
-    let mut initrd = fs::read(outputs::output("xen/dom0.cpio.gz")?)?;
-    // An archive begins where a header may: at a multiple of four.
-    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    let mut initrd = fs::read(outputs::output("xen/dom0.cpio")?)?;
     initrd.extend(fs::read(archive(scratch, files)?)?);
     let path = scratch.join("dom0.cpio");
     fs::write(&path, initrd)?;
