@@ -1,6 +1,6 @@
 //! Grant tables: `grant_table_op` (hypercall 20) and the entries in shared frames.
 
-use crate::{Domid, GuestHandle, Ulong, Union};
+use crate::{Domid, GuestHandle, Union};
 
 /// Index into a grant table.
 pub type GrantRef = u32;
@@ -208,11 +208,8 @@ plain! {
         /// Padding.
         pub pad: u16,
     }
-}
-
-compat! {
     /// Grow a table and list its frames.
-    pub struct GnttabSetupTable as CompatGnttabSetupTable {
+    pub struct GnttabSetupTable {
         /// Whose.
         pub dom: Domid,
         /// Padding.
@@ -222,13 +219,10 @@ compat! {
         /// Out: `GNTST_*`.
         pub status: i16,
         /// Padding.
-        pub pad1: [u16; 3] as u16,
+        pub pad1: [u16; 3],
         /// Out: the frames.
-        pub frame_list: GuestHandle<Ulong> as u32,
+        pub frame_list: GuestHandle<u64>,
     }
-}
-
-plain! {
     /// Log a table.
     pub struct GnttabDumpTable {
         /// Whose.
@@ -236,13 +230,10 @@ plain! {
         /// Out: `GNTST_*`.
         pub status: i16,
     }
-}
-
-compat! {
     /// Give a page away.
-    pub struct GnttabTransfer as CompatGnttabTransfer {
+    pub struct GnttabTransfer {
         /// The page.
-        pub mfn: u64 as u32,
+        pub mfn: u64,
         /// To whom.
         pub domid: Domid,
         /// Padding.
@@ -252,25 +243,25 @@ compat! {
         /// Out: `GNTST_*`.
         pub status: i16,
         /// Padding.
-        pub pad1: [u16; 3] as u16,
+        pub pad1: [u16; 3],
     }
     /// One end of a copy.
-    pub struct GnttabCopyPtr as CompatGnttabCopyPtr {
+    pub struct GnttabCopyPtr {
         /// A [`GrantRef`] in the low half, or a frame (`GNTCOPY_*_GREF`).
-        pub u: u64 as u32,
+        pub u: u64,
         /// Whose.
         pub domid: Domid,
         /// First byte in the page.
         pub offset: u16,
         /// Padding.
-        pub pad: u32 as (),
+        pub pad: u32,
     }
     /// Copy between two pages.
-    pub struct GnttabCopy as CompatGnttabCopy {
+    pub struct GnttabCopy {
         /// From.
-        pub source: GnttabCopyPtr as CompatGnttabCopyPtr,
+        pub source: GnttabCopyPtr,
         /// To.
-        pub dest: GnttabCopyPtr as CompatGnttabCopyPtr,
+        pub dest: GnttabCopyPtr,
         /// Bytes.
         pub len: u16,
         /// `GNTCOPY_*`.
@@ -280,9 +271,6 @@ compat! {
         /// Padding.
         pub pad: u16,
     }
-}
-
-plain! {
     /// Size of a table.
     pub struct GnttabQuerySize {
         /// Whose.
@@ -316,11 +304,8 @@ plain! {
         /// In: 1 or 2; out: the version in use.
         pub version: u32,
     }
-}
-
-compat! {
     /// Frames of the version 2 status.
-    pub struct GnttabGetStatusFrames as CompatGnttabGetStatusFrames {
+    pub struct GnttabGetStatusFrames {
         /// Frames wanted.
         pub nr_frames: u32,
         /// Whose.
@@ -328,11 +313,8 @@ compat! {
         /// Out: `GNTST_*`.
         pub status: i16,
         /// Out: the frames.
-        pub frame_list: GuestHandle<u64> as u32,
+        pub frame_list: GuestHandle<u64>,
     }
-}
-
-plain! {
     /// Version of the entries.
     pub struct GnttabGetVersion {
         /// Whose.

@@ -73,14 +73,14 @@ pub const VMASST_TYPE_RUNSTATE_UPDATE_FLAG: u32 = 5;
 /// Strict machine-to-physical view (PV).
 pub const VMASST_TYPE_M2P_STRICT: u32 = 32;
 
-compat! {
+plain! {
     /// One call of a multicall.
-    pub struct MulticallEntry as CompatMulticallEntry {
+    pub struct MulticallEntry {
         /// Hypercall number.
-        pub op: u64 as u32,
+        pub op: u64,
         /// Out: what the call returned.
-        pub result: u64 as u32,
+        pub result: u64,
         /// Arguments.
-        pub args: [u64; 6] as [u32; 6],
+        pub args: [u64; 6],
     }
 }

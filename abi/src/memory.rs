@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::physdev::PhysdevPciDevice;
 use crate::start_info::HvmMemmapTableEntry;
-use crate::{Domid, GuestHandle, Ulong};
+use crate::{Domid, GuestHandle};
 
 /// Add memory ([`MemoryReservation`]).
 pub const XENMEM_INCREASE_RESERVATION: u32 = 0;
@@ -110,13 +110,13 @@ pub const XENMEM_RESOURCE_IOREQ_SERVER_FRAME_BUFIOREQ: u64 = 0;
 /// [`ReservedDeviceMemoryMap::flags`]: all devices.
 pub const XENMEM_RDM_ALL: u32 = 1;
 
-compat! {
+plain! {
     /// A list of extents of `1 << extent_order` pages.
-    pub struct MemoryReservation as CompatMemoryReservation {
+    pub struct MemoryReservation {
         /// First frame of each.
-        pub extent_start: GuestHandle<Ulong> as u32,
+        pub extent_start: GuestHandle<u64>,
         /// How many.
-        pub nr_extents: u64 as u32,
+        pub nr_extents: u64,
         /// Log2 of the pages of each.
         pub extent_order: u32,
         /// `XENMEMF_*`.
@@ -124,30 +124,24 @@ compat! {
         /// Whose memory.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3] as u16,
+        pub pad: [u16; 3],
     }
     /// Exchange `in` for `out`.
-    pub struct MemoryExchange as CompatMemoryExchange {
+    pub struct MemoryExchange {
         /// What is given.
-        pub in_: MemoryReservation as CompatMemoryReservation,
+        pub in_: MemoryReservation,
         /// What is wanted.
-        pub out: MemoryReservation as CompatMemoryReservation,
+        pub out: MemoryReservation,
         /// Out: extents of `in_` done; zero on entry.
-        pub nr_exchanged: u64 as u32,
+        pub nr_exchanged: u64,
     }
-}
-
-plain! {
     /// A domain to ask about.
     pub struct MemoryDomain {
         /// The domain.
         pub domid: Domid,
     }
-}
-
-compat! {
     /// Map one special page.
-    pub struct AddToPhysmap as CompatAddToPhysmap {
+    pub struct AddToPhysmap {
         /// Into which domain.
         pub domid: Domid,
         /// Pages, for `XENMAPSPACE_GMFN_RANGE`.
@@ -155,12 +149,12 @@ compat! {
         /// `XENMAPSPACE_*`.
         pub space: u32,
         /// Which page of the space.
-        pub idx: u64 as u32,
+        pub idx: u64,
         /// Where to.
-        pub gpfn: u64 as u32,
+        pub gpfn: u64,
     }
     /// Map many pages.
-    pub struct AddToPhysmapBatch as CompatAddToPhysmapBatch {
+    pub struct AddToPhysmapBatch {
         /// Into which domain.
         pub domid: Domid,
         /// `XENMAPSPACE_*`.
@@ -170,41 +164,41 @@ compat! {
         /// Owner of the pages, for `XENMAPSPACE_GMFN_FOREIGN`; else 0.
         pub foreign_domid: Domid,
         /// Which pages of the space.
-        pub idxs: GuestHandle<Ulong> as u32,
+        pub idxs: GuestHandle<u64>,
         /// Where to.
-        pub gpfns: GuestHandle<Ulong> as u32,
+        pub gpfns: GuestHandle<u64>,
         /// Out: 0 or a negated errno for each.
-        pub errs: GuestHandle<i32> as u32,
+        pub errs: GuestHandle<i32>,
     }
     /// Unmap one page.
-    pub struct RemoveFromPhysmap as CompatRemoveFromPhysmap {
+    pub struct RemoveFromPhysmap {
         /// From which domain.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3] as u16,
+        pub pad: [u16; 3],
         /// Frame.
-        pub gpfn: u64 as u32,
+        pub gpfn: u64,
     }
     /// A memory map in the caller's memory.
-    pub struct MemoryMap as CompatMemoryMap {
+    pub struct MemoryMap {
         /// In: room; out: entries written (or needed, when the handle is null).
         pub nr_entries: u32,
         /// Padding.
-        pub pad: u32 as (),
+        pub pad: u32,
         /// Array of [`E820Entry`].
-        pub buffer: GuestHandle<E820Entry> as u32,
+        pub buffer: GuestHandle<E820Entry>,
     }
     /// Another domain's memory map.
-    pub struct ForeignMemoryMap as CompatForeignMemoryMap {
+    pub struct ForeignMemoryMap {
         /// The domain.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3] as u16,
+        pub pad: [u16; 3],
         /// The map.
-        pub map: MemoryMap as CompatMemoryMap,
+        pub map: MemoryMap,
     }
     /// Populate on demand.
-    pub struct PodTarget as CompatPodTarget {
+    pub struct PodTarget {
         /// In: pages wanted.
         pub target_pages: u64,
         /// Out: pages owned.
@@ -216,30 +210,30 @@ compat! {
         /// The domain.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3] as u16,
+        pub pad: [u16; 3],
     }
     /// A range that devices use.
-    pub struct ReservedDeviceMemory as CompatReservedDeviceMemory {
+    pub struct ReservedDeviceMemory {
         /// First frame.
-        pub start_pfn: u64 as u32,
+        pub start_pfn: u64,
         /// Pages.
-        pub nr_pages: u64 as u32,
+        pub nr_pages: u64,
     }
     /// Ranges that devices use.
-    pub struct ReservedDeviceMemoryMap as CompatReservedDeviceMemoryMap {
+    pub struct ReservedDeviceMemoryMap {
         /// [`XENMEM_RDM_ALL`].
         pub flags: u32,
         /// In: room; out: entries.
         pub nr_entries: u32,
         /// The ranges.
-        pub buffer: GuestHandle<ReservedDeviceMemory> as u32,
+        pub buffer: GuestHandle<ReservedDeviceMemory>,
         /// Which device, without [`XENMEM_RDM_ALL`].
         pub dev: PhysdevPciDevice,
         /// Padding.
-        pub pad: u32 as (),
+        pub pad: u32,
     }
     /// Map frames of a resource.
-    pub struct MemAcquireResource as CompatMemAcquireResource {
+    pub struct MemAcquireResource {
         /// Owner.
         pub domid: Domid,
         /// `XENMEM_RESOURCE_*`.
@@ -253,11 +247,8 @@ compat! {
         /// First frame of the resource.
         pub frame: u64,
         /// Where to map them (an input for auto-translated callers).
-        pub frame_list: GuestHandle<Ulong> as u32,
+        pub frame_list: GuestHandle<u64>,
     }
-}
-
-plain! {
     /// A range of virtual NUMA memory.
     pub struct Vmemrange {
         /// Start address.
@@ -269,11 +260,8 @@ plain! {
         /// Virtual node.
         pub nid: u32,
     }
-}
-
-compat! {
     /// Virtual NUMA topology.
-    pub struct VnumaTopologyInfo as CompatVnumaTopologyInfo {
+    pub struct VnumaTopologyInfo {
         /// The domain.
         pub domid: Domid,
         /// Zero.
@@ -285,11 +273,11 @@ compat! {
         /// Ranges.
         pub nr_vmemranges: u32,
         /// Distances, node by node.
-        pub vdistance: GuestHandle<u32> as [u32; 2],
+        pub vdistance: GuestHandle<u32>,
         /// Node of each vCPU.
-        pub vcpu_to_vnode: GuestHandle<u32> as [u32; 2],
+        pub vcpu_to_vnode: GuestHandle<u32>,
         /// The ranges.
-        pub vmemrange: GuestHandle<Vmemrange> as [u32; 2],
+        pub vmemrange: GuestHandle<Vmemrange>,
     }
 }
 

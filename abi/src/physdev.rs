@@ -69,11 +69,8 @@ plain! {
         /// Out: `XENIRQSTAT_*`.
         pub flags: u32,
     }
-}
-
-compat! {
     /// Allocate a physical interrupt.
-    pub struct PhysdevMapPirq as CompatPhysdevMapPirq {
+    pub struct PhysdevMapPirq {
         /// For whom.
         pub domid: Domid,
         /// Padding.
@@ -91,13 +88,10 @@ compat! {
         /// MSI-X entry, or number of MSIs.
         pub entry_nr: i32,
         /// Padding.
-        pub pad1: u32 as (),
+        pub pad1: u32,
         /// Address of the MSI-X table, 0 for MSI.
         pub table_base: u64,
     }
-}
-
-plain! {
     /// Free a physical interrupt.
     pub struct PhysdevUnmapPirq {
         /// Whose.

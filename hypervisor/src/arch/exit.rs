@@ -117,6 +117,16 @@ pub enum Exit {
     InterruptWindow,
     /// CR8 is below the class that `request_priority_window` named.
     PriorityWindow,
+    /// The guest has written a local APIC's register, which holds the value by now. RIP is past the instruction.
+    ApicWrite {
+        /// The register.
+        offset: u16,
+    },
+    /// The guest has ended an interrupt that is a level; the hardware has done the rest. RIP is past the instruction.
+    EndOfInterrupt {
+        /// Its vector.
+        vector: u8,
+    },
     /// The guest can take an NMI now; asked for by `request_nmi_window`.
     NmiWindow,
     /// A host interrupt is due. `Some(vector)`: it was acknowledged (VT-x "acknowledge interrupt on exit") and the exit loop must call its

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::apic_page::ApicPage;
 use super::regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
-use super::{Event, Exit, Flush, GuestCpu};
+use super::{ApicMode, Event, Exit, Flush, GuestCpu};
 
 /// The third back end.
 pub struct Vcpu {
@@ -21,6 +22,9 @@ pub struct Vcpu {
     pub mode: CpuMode,
     /// What [`GuestCpu::instruction_len`] says.
     pub length: Option<u8>,
+    /// What the hardware was told to do of the local APIC.
+    pub apic_mode: ApicMode,
+    apic_page: Box<ApicPage>,
     gprs: Gprs,
     rip: u64,
     registers: HashMap<u32, u64>,
@@ -38,6 +42,8 @@ impl Vcpu {
             cpl: 0,
             mode: CpuMode::Long,
             length: Some(3),
+            apic_mode: ApicMode::Emulated,
+            apic_page: Box::default(),
             gprs: Gprs::default(),
             rip: 0,
             registers: HashMap::new(),
@@ -92,6 +98,12 @@ impl GuestCpu for Vcpu {
     }
     fn set_segment(&mut self, reg: SegmentReg, segment: Segment) {
         self.segments.insert(reg as u32, segment);
+    }
+    fn apic_page(&self) -> &ApicPage {
+        &self.apic_page
+    }
+    fn virtualize_apic(&mut self, mode: ApicMode) {
+        self.apic_mode = mode;
     }
     fn inject(&mut self, event: Event) {
         self.injected.push(event);

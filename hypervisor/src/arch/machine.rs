@@ -4,6 +4,7 @@ use core::fmt;
 
 use super::{EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, svm, vmx};
 use crate::sync::Once;
+use crate::types::Mfn;
 
 #[derive(Clone, Copy, Debug)]
 enum Machine {
@@ -51,6 +52,16 @@ pub fn nested_format() -> NestedFormat {
         Some(Machine::Vmx(_)) => NestedFormat::Ept,
         _ => NestedFormat::Npt,
     }
+}
+
+/// The frame to map in guests where the hardware virtualizes accesses to an xAPIC; `None`: it does not.
+pub fn apic_access_page() -> Option<Mfn> {
+    vmx::apic_access_page().map(|page| page.frame())
+}
+
+/// Does the hardware virtualize guests' local APICs, in xAPIC and in x2APIC mode?
+pub fn virtualizes_apic() -> bool {
+    vmx::apic_access_page().is_some()
 }
 
 /// What the machine has of its vendor's extensions, for the boot log. After [`probe`].

@@ -4,6 +4,7 @@
 //! knows of domains or hypercalls. The hot loop is generic over [`GuestCpu`] (static dispatch); everything else takes
 //! `&mut dyn GuestCpu`.
 
+pub mod apic_page;
 pub mod debug_regs;
 pub mod exit;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
 
 use crate::types::Hpa;
+use apic_page::ApicPage;
 
 /// No frame or heap memory left for a control block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +130,17 @@ pub enum Flush {
     Nested,
 }
 
+/// What the hardware is to do of a guest's local APIC, where it can. In each mode the task priority is CR8.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ApicMode {
+    /// Nothing: accesses exit, and interrupts are injected.
+    Emulated,
+    /// Loads and stores at the default address, and the delivery of interrupts.
+    XApic,
+    /// RDMSR and WRMSR, and the delivery of interrupts.
+    X2Apic,
+}
+
 /// What a back end needs to make a vCPU's control block.
 #[derive(Clone, Copy, Debug)]
 pub struct VcpuConfig {
@@ -203,6 +216,14 @@ pub trait GuestCpu: Send {
 
     /// What the guest's PAE page tables begin with, where an entry does not read them itself (SDM 3A 4.4.1).
     fn set_pdptes(&mut self, _entries: [u64; 4]) {}
+    /// The registers of the local APIC.
+    fn apic_page(&self) -> &ApicPage;
+    /// Let the hardware do from now on what `mode` says. The caller then says [`GuestCpu::interrupts_changed`].
+    fn virtualize_apic(&mut self, _mode: ApicMode) {}
+    /// IRR, ISR or TMR have changed. `true`: the hardware delivers what is in IRR as soon as the guest can take it; `false`: that is left to the caller.
+    fn interrupts_changed(&mut self) -> bool {
+        false
+    }
     /// Deliver `event` at the next entry. For interrupts and NMIs the caller has asked [`GuestCpu::interruptible`] or
     /// [`GuestCpu::nmi_allowed`] before.
     fn inject(&mut self, event: Event);

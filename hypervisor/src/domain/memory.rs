@@ -104,7 +104,9 @@ impl Domain {
     /// `EBUSY`: a grant or a device's registers are mapped there. `ENOMEM`, `EINVAL`: as the p2m says.
     pub fn place(&self, gfn: Gfn, frame: GuestFrame, kind: Kind) -> Result<(), Errno> {
         match self.p2m.lookup(gfn).map(|entry| entry.kind) {
-            Some(Kind::GrantRw | Kind::GrantRo | Kind::MmioDirect) => return Err(Errno::EBUSY),
+            Some(Kind::GrantRw | Kind::GrantRo | Kind::MmioDirect | Kind::ApicAccess) => {
+                return Err(Errno::EBUSY);
+            }
             Some(_) => drop(self.unmap(gfn, 0)?),
             None => {}
         }

@@ -18,15 +18,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use abi::Errno;
 use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_CALLBACK_IRQ};
 use abi::hvm::{HVM_PARAM_CALLBACK_TYPE_SHIFT, HVM_PARAM_CALLBACK_TYPE_VECTOR};
 use abi::memory::E820Entry;
-use abi::{Errno, Layout};
 
-use crate::arch::{CpuMode, GuestCpu, NestedFormat};
+use crate::arch::NestedFormat;
 use crate::event::EventChannels;
 use crate::grant::{self, GrantTable};
-use crate::hw::time::wall_clock_base;
 use crate::hypercall::console_io::LogLine;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
@@ -37,6 +36,7 @@ use crate::sync::{Mutex, Once};
 use crate::types::{DomId, VcpuId};
 use crate::virt::cpuid::Policy;
 use crate::virt::ioapic::IoApic;
+use crate::virt::lapic::AccessPage;
 use vcpu::Vcpu;
 
 /// Most vCPUs that a domain can have.
@@ -105,6 +105,10 @@ pub struct Domain {
     pub io_bitmap: IoBitmap,
     /// Its I/O APICs: dom0 has the machine's.
     pub io_apics: Once<Box<[IoApic]>>,
+    /// Has it the APIC-access page?
+    pub apic_access: Mutex<AccessPage>,
+    /// The vCPU whose turn it is to take an interrupt of lowest priority.
+    pub lowest_priority: AtomicU32,
     /// What CPUID tells its vCPUs; theirs are copies from when they were made.
     pub cpu_policy: Mutex<Arc<Policy>>,
     /// What XENMEM_memory_map tells.
@@ -231,22 +235,6 @@ impl Domain {
     /// A vCPU has begun to poll. Never taken back: a domain that polls once is one that polls, and the check costs a sender little.
     pub fn note_poller(&self) {
         self.pollers.store(1, Ordering::SeqCst);
-    }
-
-    /// The layout of what it shares with the hypervisor.
-    pub fn layout(&self) -> Layout {
-        self.events.layout()
-    }
-
-    /// Use the layout of the mode that `cpu`, which is the domain's, is in. This is done where drivers begin, and begin again after a kexec, as on
-    /// Xen; what is in memory already stays as it is, but for the wall clock.
-    pub fn latch_layout(&self, cpu: &dyn GuestCpu) {
-        let layout = match cpu.mode() {
-            CpuMode::Long => Layout::X86_64,
-            _ => Layout::I386,
-        };
-        self.events.set_layout(layout);
-        lifecycle::set_wall_clock(&self.shared_info, layout, wall_clock_base());
     }
 
     // ---- pauses by the toolstack ----

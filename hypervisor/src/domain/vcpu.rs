@@ -20,7 +20,7 @@ use crate::sched::{self, Entity, Share, Traces};
 use crate::sync::Mutex;
 use crate::types::{DomId, Port, VcpuId};
 use crate::virt::cpuid::Policy;
-use crate::virt::lapic::{Lapic, SharedLapic};
+use crate::virt::lapic::{Lapic, SharedLapic, Trigger};
 use crate::virt::msr::Msrs;
 
 /// The half that belongs to whoever runs the vCPU.
@@ -144,8 +144,9 @@ impl Vcpu {
     ) -> Result<Arc<Vcpu>, arch::OutOfMemory> {
         let mut cpu = arch::machine::Vcpu::new(config)?;
         cpu.as_dyn().set_tsc_offset(tsc_offset);
-        let lapic = Lapic::new(id);
-        let apic = SharedLapic::new(&lapic);
+        let page = cpu.as_dyn().apic_page();
+        let lapic = Lapic::new(id, page);
+        let apic = SharedLapic::new(&lapic, page);
         Ok(Arc::new(Vcpu {
             id,
             domid,
@@ -252,9 +253,11 @@ impl Vcpu {
     pub fn raise_upcall(self: &Arc<Self>) {
         match self.upcall_vector.load(SeqCst) {
             0 => self.request(Request::CALLBACK),
+            // A disabled APIC asks for it when it is enabled.
             vector => {
-                self.apic.raise(vector);
-                self.request(Request::INTERRUPT);
+                if self.apic.raise(vector, Trigger::Edge) {
+                    self.request(Request::INTERRUPT);
+                }
             }
         }
     }

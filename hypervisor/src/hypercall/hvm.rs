@@ -70,9 +70,6 @@ fn set_param(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     check_value(&domain, request.index, request.value)?;
     domain.set_param(request.index, request.value)?;
     if request.index == HVM_PARAM_CALLBACK_IRQ {
-        if domain.id == caller.domain.id {
-            domain.latch_layout(caller.cpu);
-        }
         // What became pending before there was a way to tell.
         for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.events.upcall_pending()) {
             vcpu.raise_upcall();
@@ -177,7 +174,7 @@ fn get_mem_type(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     request.mem_type = match domain.p2m.lookup(Gfn(request.pfn)).map(|entry| entry.kind) {
         Some(Kind::RamRo | Kind::GrantRo) => HVMMEM_RAM_RO,
         Some(Kind::RamRw | Kind::GrantRw | Kind::Foreign) => HVMMEM_RAM_RW,
-        Some(Kind::MmioDirect) | None => HVMMEM_MMIO_DM,
+        Some(Kind::MmioDirect | Kind::ApicAccess) | None => HVMMEM_MMIO_DM,
     };
     caller.write(at, &request)
 }

@@ -50,6 +50,8 @@ pub enum Kind {
     GrantRo = 5,
     /// Another domain's frame, mapped by privilege.
     Foreign = 6,
+    /// The APIC-access page: the hardware does for the guest what is accessed there; nothing is behind it.
+    ApicAccess = 7,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             4 => Kind::GrantRw,
             5 => Kind::GrantRo,
             6 => Kind::Foreign,
+            7 => Kind::ApicAccess,
             _ => return None,
         })
     }
@@ -69,7 +72,7 @@ impl Kind {
     pub fn writable(self) -> bool {
         matches!(
             self,
-            Kind::RamRw | Kind::MmioDirect | Kind::GrantRw | Kind::Foreign
+            Kind::RamRw | Kind::MmioDirect | Kind::GrantRw | Kind::Foreign | Kind::ApicAccess
         )
     }
 
@@ -80,7 +83,7 @@ impl Kind {
 
     /// Is there a frame of RAM behind it, with an owner and a reference count?
     pub fn is_ram(self) -> bool {
-        self != Kind::MmioDirect
+        !matches!(self, Kind::MmioDirect | Kind::ApicAccess)
     }
 }
 
@@ -539,6 +542,8 @@ mod tests {
         assert_eq!(ept.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_00b5);
         assert_eq!(ept.leaf(Mfn(7), 0, Kind::MmioDirect), 0x0030_0000_0000_7003);
         assert_eq!(ept.leaf(Mfn(7), 0, Kind::GrantRo), 0x0050_0000_0000_7031);
+        assert_eq!(ept.leaf(Mfn(7), 0, Kind::ApicAccess), 0x0070_0000_0000_7003);
+        assert_eq!(Kind::of(0x0070_0000_0000_7003), Some(Kind::ApicAccess));
         let npt = Encoding::of(NestedFormat::Npt);
         assert_eq!(npt.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5007);
         assert_eq!(npt.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_0085);

@@ -4,7 +4,7 @@
 //! leaves, topology) is hidden. A lookup is an index into a table; few leaves depend on the vCPU or its registers and are patched.
 
 use super::{Running, time};
-use crate::arch::{CpuMode, Event, GuestCpu, SysReg};
+use crate::arch::{CpuMode, Event, GuestCpu, SysReg, machine};
 use crate::types::DomId;
 
 /// EAX, EBX, ECX, EDX.
@@ -27,6 +27,8 @@ const HYPERVISOR_MAX: u32 = 5;
 const STATE_BASE: u32 = 576;
 
 const XSAVE: u32 = 1 << 26;
+/// Of leaf 1 EDX.
+const APIC: u32 = 1 << 9;
 const OSXSAVE: u32 = 1 << 27;
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// Of leaf 0xd.1 EAX.
@@ -422,6 +424,10 @@ fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf
     match leaf {
         1 => {
             value[1] = value[1] & 0x00ff_ffff | apic_id << 24;
+            // SDM 3A, 11.4.3.
+            if !running.lapic.exists() {
+                value[3] &= !APIC;
+            }
             value[2] &= !OSXSAVE;
             if running.cpu.read(SysReg::Cr4) & CR4_OSXSAVE != 0 {
                 value[2] |= OSXSAVE;
@@ -468,12 +474,19 @@ fn hypervisor(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> L
 }
 
 fn vcpu_leaf(vcpu: u32, domain: DomId) -> Leaf {
+    const APIC_ACCESS_VIRT: u32 = 1 << 0;
+    const X2APIC_VIRT: u32 = 1 << 1;
     const IOMMU_MAPPINGS: u32 = 1 << 2;
     const VCPU_ID_PRESENT: u32 = 1 << 3;
     const DOMID_PRESENT: u32 = 1 << 4;
     const UPCALL_VECTOR: u32 = 1 << 6;
+    let apic = if machine::virtualizes_apic() {
+        APIC_ACCESS_VIRT | X2APIC_VIRT
+    } else {
+        0
+    };
     [
-        IOMMU_MAPPINGS | VCPU_ID_PRESENT | DOMID_PRESENT | UPCALL_VECTOR,
+        apic | IOMMU_MAPPINGS | VCPU_ID_PRESENT | DOMID_PRESENT | UPCALL_VECTOR,
         vcpu,
         domain.0.into(),
         0,

@@ -62,7 +62,7 @@ fn prepare(cpu: &mut fake::Vcpu, (_, which, a, b): Step) {
 }
 
 fn exit((_, which, a, b): Step) -> Exit {
-    match which % 16 {
+    match which % 18 {
         0 | 1 => Exit::Hypercall,
         2 => Exit::Cpuid,
         3 => Exit::Rdmsr,
@@ -94,6 +94,11 @@ fn exit((_, which, a, b): Step) -> Exit {
         },
         13 => Exit::InterruptWindow,
         14 => Exit::NmiWindow,
+        // The hardware's part of it is done.
+        15 => Exit::ApicWrite {
+            offset: a as u16 & 0xfff,
+        },
+        16 => Exit::EndOfInterrupt { vector: a as u8 },
         _ => Exit::PriorityWindow,
     }
 }

@@ -8,6 +8,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::lapic::{self, Trigger};
 use crate::domain::Domain;
 use crate::hw::ioapic::{self, Line, Place};
 use crate::sync::Mutex;
@@ -236,16 +237,21 @@ pub fn assert(domain: &Domain, gsi: u32) {
 }
 
 fn send(domain: &Domain, message: Message) {
-    let targets = domain
-        .vcpus()
-        .iter()
-        .filter(|vcpu| vcpu.apic.answers_to(message.destination, message.logical));
-    let count = if message.lowest_priority { 1 } else { usize::MAX };
-    for vcpu in targets.take(count) {
-        if message.level {
-            vcpu.apic.set_level(message.vector);
+    let trigger = if message.level {
+        Trigger::Level
+    } else {
+        Trigger::Edge
+    };
+    if message.lowest_priority {
+        if let Some(vcpu) = lapic::lowest_priority(domain, message.destination, message.logical) {
+            lapic::raise(vcpu, message.vector, trigger);
         }
-        super::lapic::raise(vcpu, message.vector);
+        return;
+    }
+    for vcpu in domain.vcpus() {
+        if vcpu.apic.answers_to(message.destination, message.logical) {
+            lapic::raise(vcpu, message.vector, trigger);
+        }
     }
 }
 

@@ -49,6 +49,9 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
     } else {
         ioapic::owns(running.domain, fault.gpa).then_some(Target::IoApic)
     };
+    if own == Some(Target::Lapic) && kind.is_none() && lapic::map_access_page(running.domain) {
+        return;
+    }
     match judge(&fault, kind, own, is_device) {
         Verdict::Retry => {}
         Verdict::Emulate(target) => emulate(running, fault.gpa, target),
@@ -67,7 +70,8 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
 
 /// Pure part of [`nested_fault`]: `kind` is what is mapped there now, `own` and `device` what is there otherwise.
 fn judge(fault: &NestedFault, kind: Option<Kind>, own: Option<Target>, device: bool) -> Verdict {
-    let target = match (kind, fault.access) {
+    // The APIC-access page stands for no memory.
+    let target = match (kind.filter(|&kind| kind != Kind::ApicAccess), fault.access) {
         (Some(_), Access::Read) => return Verdict::Retry,
         (Some(kind), Access::Write) if kind.writable() => return Verdict::Retry,
         (Some(kind), Access::Execute) if kind.executable() => return Verdict::Retry,
@@ -244,6 +248,18 @@ mod tests {
             judge(&fault(Access::Read), None, None, false),
             Verdict::Emulate(Target::Nothing)
         );
+    }
+
+    #[test]
+    fn behind_the_apic_access_page_is_what_was_there_before() {
+        let page = Some(Kind::ApicAccess);
+        let verdict = judge(&fault(Access::Write), page, Some(Target::Lapic), false);
+        assert_eq!(verdict, Verdict::Emulate(Target::Lapic));
+        // A vCPU that has no xAPIC there any more.
+        let verdict = judge(&fault(Access::Read), page, None, false);
+        assert_eq!(verdict, Verdict::Emulate(Target::Nothing));
+        let verdict = judge(&fault(Access::Execute), page, Some(Target::Lapic), false);
+        assert!(matches!(verdict, Verdict::Crash(_)));
     }
 
     #[test]

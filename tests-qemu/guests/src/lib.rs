@@ -3,7 +3,6 @@
 //! A guest prints `TEST name: pass` or `TEST name: fail: reason` for everything it checks, and ends with `RESULT pass` or
 //! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
 //!
-//! * [`compat`]: hypercalls from outside 64-bit mode.
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
 //! * [`fifo`]: the guest's side of FIFO event channels.
 //! * [`frames`]: memory for hypercalls to do with what they like.
@@ -16,6 +15,7 @@
 //! * [`report`]: the verdict lines.
 //! * [`shared`]: memory shared with another domain.
 //! * [`smp`]: a second vCPU.
+//! * [`startup`]: a second vCPU, started as on a machine.
 //! * [`wreck`]: ways in which a guest can end itself.
 //! * [`xenstore`]: a client.
 //!
@@ -25,7 +25,6 @@
 
 extern crate alloc;
 
-pub mod compat;
 pub mod cpu;
 pub mod fifo;
 pub mod frames;
@@ -38,5 +37,6 @@ pub mod random;
 pub mod report;
 pub mod shared;
 pub mod smp;
+pub mod startup;
 pub mod wreck;
 pub mod xenstore;

@@ -21,6 +21,7 @@ use super::vmcb::{
     self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, Vmcb, VmcbSegment, clean, cr_write, event, intercept1,
     tlb_control, v_intr,
 };
+use crate::arch::apic_page::ApicPage;
 use crate::arch::debug_regs::DebugRegs;
 use crate::arch::fpu::Fpu;
 use crate::arch::msr_policy::msr;
@@ -105,6 +106,7 @@ pub struct Vcpu {
     debug_regs: DebugRegs,
     msrs: SwitchedMsrs,
     fpu: Fpu,
+    apic_page: Owned<ApicPage>,
 }
 
 // SAFETY: `cpu` is followed only by the CPU that it belongs to.
@@ -141,6 +143,7 @@ impl Vcpu {
             // SAFETY: TSC_AUX exists, and the hypervisor uses neither RDTSCP's nor RDPID's result.
             msrs: unsafe { SwitchedMsrs::new(list) },
             fpu: Fpu::new()?,
+            apic_page: Owned::zeroed()?,
         })
     }
 
@@ -560,6 +563,10 @@ impl GuestCpu for Vcpu {
             self.vmcb.save.cpl = (segment.attr.bits() >> 5 & 3) as u8;
         }
         self.touch(clean::SEGMENTS);
+    }
+
+    fn apic_page(&self) -> &ApicPage {
+        &self.apic_page
     }
 
     fn inject(&mut self, event: Event) {

@@ -89,6 +89,8 @@ pub struct Caps {
     pub pages_1g: bool,
     /// EPT has accessed and dirty bits.
     pub accessed_dirty: bool,
+    /// It can virtualize a local APIC: accesses in memory and by MSRs, and the delivery of interrupts.
+    pub virtual_apic: bool,
     /// What INVEPT can.
     pub invept: Scope,
     /// What INVVPID can; `None`: run without VPIDs.
@@ -126,6 +128,13 @@ const PRIMARY: Wish = Wish {
     default1: Primary::DEFAULT1.bits(),
 };
 
+/// What it takes to virtualize a local APIC. All or nothing: on CPUs that have a part, guests would save exits for the task priority only, which 64-bit
+/// ones have in CR8.
+pub const VIRTUAL_APIC: Secondary = Secondary::APIC_ACCESSES
+    .union(Secondary::X2APIC_MODE)
+    .union(Secondary::APIC_REGISTERS)
+    .union(Secondary::INTERRUPT_DELIVERY);
+
 const SECONDARY: Wish = Wish {
     required: Secondary::EPT.union(Secondary::UNRESTRICTED_GUEST).bits(),
     // XSAVES stays off: guests have no supervisor state components.
@@ -134,6 +143,7 @@ const SECONDARY: Wish = Wish {
         .union(Secondary::WBINVD)
         .union(Secondary::PAUSE_LOOP)
         .union(Secondary::INVPCID)
+        .union(VIRTUAL_APIC)
         .bits(),
     forbidden: 0,
     default1: 0,
@@ -263,6 +273,10 @@ impl Raw {
         if invvpid.is_none() {
             secondary.remove(Secondary::VPID);
         }
+        // Switched on with `virtualize_apic`, but for the one that guests begin with.
+        let virtual_apic = secondary.contains(VIRTUAL_APIC);
+        secondary.remove(VIRTUAL_APIC);
+        secondary.set(Secondary::APIC_ACCESSES, virtual_apic);
         let timer = (self.pin >> 32) as u32 & Pin::PREEMPTION_TIMER.bits() != 0
             && (self.exit >> 32) as u32 & ExitControls::SAVE_PREEMPTION_TIMER.bits() != 0;
         Ok(Caps {
@@ -278,6 +292,7 @@ impl Raw {
             pages_2m: has(ept_vpid::PAGES_2M),
             pages_1g: has(ept_vpid::PAGES_1G),
             accessed_dirty: has(ept_vpid::ACCESSED_DIRTY),
+            virtual_apic,
             invept,
             invvpid,
         })
@@ -305,6 +320,8 @@ impl fmt::Display for Caps {
             (self.invvpid.is_some(), "VPID"),
             (true, "unrestricted guest"),
             (true, "TPR shadow"),
+            (self.virtual_apic, "APIC-register virtualization"),
+            (self.virtual_apic, "virtual-interrupt delivery"),
             (self.preemption_shift.is_some(), "preemption timer"),
             (
                 self.secondary.contains(Secondary::PAUSE_LOOP),
@@ -372,6 +389,27 @@ mod tests {
         assert!(refusal(|r| r.pin &= !(0x20 << 32)).contains("virtual NMIs"));
         assert!(refusal(|r| r.ept_vpid &= !(1 << 20)).contains("INVEPT"));
         assert!(refusal(|r| r.exit &= !(1 << (32 + 21))).contains("EFER"));
+    }
+
+    #[test]
+    fn a_virtual_apic_is_all_or_nothing() {
+        let mut raw = minimal();
+        assert!(!raw.caps().unwrap().virtual_apic);
+        // corei7_haswell_4770 has bits 8 and 9 as well.
+        raw.secondary |= 0x300 << 32;
+        let caps = raw.caps().unwrap();
+        assert!(caps.virtual_apic);
+        assert_eq!(
+            caps.secondary.intersection(VIRTUAL_APIC),
+            Secondary::APIC_ACCESSES
+        );
+        assert!(std::format!("{caps}").contains("APIC-register virtualization, virtual-interrupt delivery"));
+        for bit in [0, 4, 8, 9] {
+            let mut without = raw;
+            without.secondary &= !(1 << (32 + bit));
+            let caps = without.caps().unwrap();
+            assert!(!caps.virtual_apic && !caps.secondary.intersects(VIRTUAL_APIC));
+        }
     }
 
     #[test]

@@ -55,16 +55,24 @@ bitflags! {
     /// Secondary processor-based VM-execution controls (SDM 3C 25.6.2).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Secondary: u32 {
+        /// Loads and stores in the APIC-access page are the virtual-APIC page's.
+        const APIC_ACCESSES = 1 << 0;
         /// Extended page tables.
         const EPT = 1 << 1;
         /// RDTSCP works.
         const RDTSCP = 1 << 3;
+        /// The x2APIC's MSRs are the virtual-APIC page's. Not along with APIC_ACCESSES.
+        const X2APIC_MODE = 1 << 4;
         /// Translations are tagged.
         const VPID = 1 << 5;
         /// WBINVD exits.
         const WBINVD = 1 << 6;
         /// Real mode and unpaged protected mode run natively.
         const UNRESTRICTED_GUEST = 1 << 7;
+        /// Most reads of the local APIC's registers do not exit, and most writes after they are done.
+        const APIC_REGISTERS = 1 << 8;
+        /// Interrupts in IRR are delivered without an exit.
+        const INTERRUPT_DELIVERY = 1 << 9;
         /// A tight loop of PAUSE exits.
         const PAUSE_LOOP = 1 << 10;
         /// INVPCID works.

@@ -104,6 +104,10 @@ pub(super) fn spec_ctrl() -> u64 {
 pub(super) struct Host {
     pub caps: Caps,
     pub msr_bitmap: Hpa,
+    /// MSR bitmap for vCPUs whose x2APIC the hardware virtualizes.
+    pub x2apic_msr_bitmap: Hpa,
+    /// The APIC-access page, which is mapped in guests and never accessed.
+    pub apic_access: Hpa,
 }
 
 static HOST: Once<Host> = Once::new();
@@ -111,6 +115,13 @@ static HOST: Once<Host> = Once::new();
 /// What the first [`enable`] made; `None` before.
 pub(super) fn host() -> Option<&'static Host> {
     HOST.get()
+}
+
+/// The page to map in guests where accesses to an xAPIC are virtualized; `None`: they are not.
+pub fn apic_access_page() -> Option<Hpa> {
+    host()
+        .filter(|host| host.caps.virtual_apic)
+        .map(|host| host.apic_access)
 }
 
 /// Switch VT-x on for this CPU, for good. Once on every CPU.
@@ -161,9 +172,15 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
     }
     let mut bitmap = Owned::<Page>::zeroed()?;
     msr_bitmap::fill(&mut bitmap.0);
+    let mut x2apic = Owned::<Page>::zeroed()?;
+    msr_bitmap::fill(&mut x2apic.0);
+    msr_bitmap::pass_x2apic(&mut x2apic.0);
+    let apic_access = Owned::<Page>::zeroed()?;
     HOST.call_once(|| Host {
         caps: *caps,
         msr_bitmap: bitmap.leak(),
+        x2apic_msr_bitmap: x2apic.leak(),
+        apic_access: apic_access.leak(),
     });
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use super::event;
 use super::field::{self, Fields};
+use crate::arch::apic_page::DEFAULT_BASE;
 use crate::arch::{Access, CpuMode, EntryFailure, Exit, Gprs, IoAccess, IoDirection, NestedFault};
 use crate::types::{Gpa, Gva};
 
@@ -33,14 +34,17 @@ pub mod reason {
     pub const MWAIT: u16 = 36;
     pub const MONITOR: u16 = 39;
     pub const PAUSE: u16 = 40;
+    pub const TPR_BELOW_THRESHOLD: u16 = 43;
+    pub const APIC_ACCESS: u16 = 44;
+    pub const VIRTUALIZED_EOI: u16 = 45;
     pub const EPT_VIOLATION: u16 = 48;
     pub const EPT_MISCONFIGURATION: u16 = 49;
     pub const INVEPT: u16 = 50;
     pub const PREEMPTION_TIMER: u16 = 52;
-    pub const TPR_BELOW_THRESHOLD: u16 = 43;
     pub const INVVPID: u16 = 53;
     pub const WBINVD: u16 = 54;
     pub const XSETBV: u16 = 55;
+    pub const APIC_WRITE: u16 = 56;
     pub const VMFUNC: u16 = 59;
     pub const ENCLS: u16 = 60;
     pub const ENCLV: u16 = 70;
@@ -94,6 +98,13 @@ pub fn decode<'a>(exit_reason: u32, fields: &impl Fields, guest: impl FnOnce() -
         reason::WRMSR => Exit::Wrmsr,
         reason::PAUSE => Exit::Pause,
         reason::EPT_VIOLATION => Exit::NestedFault(nested_fault(fields)),
+        reason::APIC_ACCESS => Exit::NestedFault(apic_access(fields.get(field::EXIT_QUALIFICATION))),
+        reason::APIC_WRITE => Exit::ApicWrite {
+            offset: fields.get(field::EXIT_QUALIFICATION) as u16 & 0xfff,
+        },
+        reason::VIRTUALIZED_EOI => Exit::EndOfInterrupt {
+            vector: fields.get(field::EXIT_QUALIFICATION) as u8,
+        },
         reason::PREEMPTION_TIMER => Exit::PreemptionTimer,
         reason::INVD | reason::WBINVD => Exit::CacheFlush,
         reason::XSETBV => Exit::Xsetbv,
@@ -131,7 +142,11 @@ pub fn interrupted_event(fields: &impl Fields) -> Option<crate::arch::Event> {
 pub const fn may_interrupt_delivery(basic: u16) -> bool {
     matches!(
         basic,
-        reason::EXCEPTION_OR_NMI | reason::TASK_SWITCH | reason::EPT_VIOLATION | reason::EPT_MISCONFIGURATION
+        reason::EXCEPTION_OR_NMI
+            | reason::TASK_SWITCH
+            | reason::APIC_ACCESS
+            | reason::EPT_VIOLATION
+            | reason::EPT_MISCONFIGURATION
     )
 }
 
@@ -196,6 +211,25 @@ fn nested_fault(fields: &impl Fields) -> NestedFault {
         present: qualification & 0x38 != 0,
         gva: linear_valid.then(|| Gva(fields.get(field::GUEST_LINEAR_ADDRESS))),
         during_walk: linear_valid && !bit(8),
+    }
+}
+
+/// Qualification of an access to the APIC-access page that is left to us (SDM 3C table 28-6): as if nothing were mapped there.
+fn apic_access(qualification: u64) -> NestedFault {
+    let (access, during_walk) = match (qualification >> 12) & 0xf {
+        0 => (Access::Read, false),
+        2 => (Access::Execute, false),
+        // By guest-physical address: a walk of the guest's page tables.
+        10 | 15 => (Access::Write, true),
+        // Writes, and the delivery of an event, which pushes.
+        _ => (Access::Write, false),
+    };
+    NestedFault {
+        gpa: Gpa(DEFAULT_BASE | qualification & 0xfff),
+        access,
+        present: false,
+        gva: None,
+        during_walk,
     }
 }
 

@@ -57,6 +57,36 @@ fn reasons_without_details() {
 }
 
 #[test]
+fn a_virtual_local_apic() {
+    use reason::*;
+    let by = |basic, qualification| run(basic, &[(QUALIFICATION, qualification)]);
+    assert_eq!(by(APIC_WRITE, 0x300), Exit::ApicWrite { offset: 0x300 });
+    assert_eq!(by(VIRTUALIZED_EOI, 0x41), Exit::EndOfInterrupt { vector: 0x41 });
+    let access = |kind: u64, access, during_walk| {
+        let fault = NestedFault {
+            gpa: Gpa(0xfee0_0390),
+            access,
+            present: false,
+            gva: None,
+            during_walk,
+        };
+        assert_eq!(
+            by(APIC_ACCESS, kind << 12 | 0x390),
+            Exit::NestedFault(fault),
+            "{kind}"
+        );
+    };
+    access(0, Access::Read, false);
+    access(1, Access::Write, false);
+    access(2, Access::Execute, false);
+    access(3, Access::Write, false);
+    access(10, Access::Write, true);
+    access(15, Access::Write, true);
+    assert!(may_interrupt_delivery(APIC_ACCESS));
+    assert!(!may_interrupt_delivery(APIC_WRITE) && !may_interrupt_delivery(VIRTUALIZED_EOI));
+}
+
+#[test]
 fn instructions_that_do_not_exist_for_guests() {
     let vmx: Vec<u16> = (19..=27).chain([11, 36, 39, 50, 53, 59, 60, 70]).collect();
     for basic in vmx {

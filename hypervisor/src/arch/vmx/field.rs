@@ -114,6 +114,8 @@ macro_rules! fields {
 fields! {
     // 16-bit control fields (B.1.1)
     VPID: u16 = 0x0000;
+    // 16-bit guest-state field (B.1.2)
+    GUEST_INTERRUPT_STATUS: u16 = 0x0810;
     // 16-bit host-state fields (B.1.3)
     HOST_ES_SELECTOR: u16 = 0x0c00;
     HOST_CS_SELECTOR: u16 = 0x0c02;
@@ -128,7 +130,12 @@ fields! {
     MSR_BITMAP: u64 = 0x2004;
     TSC_OFFSET: u64 = 0x2010;
     VIRTUAL_APIC_ADDRESS: u64 = 0x2012;
+    APIC_ACCESS_ADDRESS: u64 = 0x2014;
     EPT_POINTER: u64 = 0x201a;
+    EOI_EXIT_BITMAP0: u64 = 0x201c;
+    EOI_EXIT_BITMAP1: u64 = 0x201e;
+    EOI_EXIT_BITMAP2: u64 = 0x2020;
+    EOI_EXIT_BITMAP3: u64 = 0x2022;
     // 64-bit read-only data field (B.2.2)
     GUEST_PHYSICAL_ADDRESS: u64 = 0x2400;
     // 64-bit guest-state fields (B.2.3)

@@ -21,6 +21,7 @@
 //! | `reset`     | a VMCS as it begins                                      | no            |
 //! | `vcpu`      | [`Vcpu`]: entry, exit, moving between CPUs               | yes           |
 //! | `state`     | its registers and events: [`GuestCpu`](super::GuestCpu)  | yes           |
+//! | `virtual_apic` | the local APIC by hardware                         | no            |
 //! | `floor`     | a bare world-switch loop to measure                      | yes           |
 
 mod caps;
@@ -37,11 +38,12 @@ mod reset;
 mod segment;
 mod state;
 mod vcpu;
+mod virtual_apic;
 mod vmcs;
 mod vpid;
 
 pub use caps::Caps;
-pub use cpu::{enable, probe};
+pub use cpu::{apic_access_page, enable, probe};
 pub use floor::bare_round_trips;
 pub use vcpu::Vcpu;
 

@@ -1,10 +1,14 @@
 //! The MSR bitmap (SDM 3C 25.6.9), made from the policy that both vendors share. Pure.
 
+use crate::arch::apic_page::reg;
 use crate::arch::msr_policy::{DIRECT, Direct};
 
 /// Offset of the bits for reads; those for writes are 2 KiB further on.
 const READS: usize = 0;
 const WRITES: usize = 2048;
+
+/// The MSR of an x2APIC's register at offset 0.
+const X2APIC: u32 = 0x800;
 
 /// Byte and bit of `msr` within the reads or the writes; `None`: outside of the two ranges, always exits.
 fn position(msr: u32) -> Option<(usize, u8)> {
@@ -31,6 +35,33 @@ pub fn fill(bitmap: &mut [u8; 4096]) {
     }
 }
 
+/// Let the hardware see to an x2APIC's registers, as far as it does so without an exit (SDM 3C 30.5): every register that can be read but the timer's
+/// current count, and writes to the task priority, EOI and self-IPI.
+pub fn pass_x2apic(bitmap: &mut [u8; 4096]) {
+    const READ: [core::ops::RangeInclusive<u32>; 9] = [
+        reg::ID..=reg::VERSION,
+        reg::TPR..=reg::TPR,
+        reg::PPR..=reg::PPR,
+        reg::LDR..=reg::LDR,
+        reg::SVR..=reg::ESR,
+        reg::ICR..=reg::ICR,
+        reg::LVT_TIMER..=reg::LVT_ERROR,
+        reg::TIMER_INITIAL..=reg::TIMER_INITIAL,
+        reg::TIMER_DIVIDE..=reg::TIMER_DIVIDE,
+    ];
+    let mut pass = |half: usize, offset: u32| {
+        if let Some((byte, bit)) = position(X2APIC + offset / 16) {
+            bitmap[half + byte] &= !bit;
+        }
+    };
+    READ.into_iter()
+        .flat_map(|range| range.step_by(16))
+        .for_each(|offset| pass(READS, offset));
+    [reg::TPR, reg::EOI, reg::SELF_IPI]
+        .into_iter()
+        .for_each(|offset| pass(WRITES, offset));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +86,22 @@ mod tests {
             .iter()
             .map(|&(_, d)| if d == Direct::ReadWrite { 2 } else { 1 });
         assert_eq!(clear, granted.sum::<u32>());
+    }
+
+    #[test]
+    fn of_an_x2apic_what_the_hardware_does_right() {
+        let (mut plain, mut bitmap) = ([0; 4096], [0; 4096]);
+        fill(&mut plain);
+        fill(&mut bitmap);
+        pass_x2apic(&mut bitmap);
+        for msr in 0x800..0x900 {
+            let read = matches!(msr, 0x802 | 0x803 | 0x808 | 0x80a | 0x80d | 0x80f..=0x828 | 0x830 | 0x832..=0x838 | 0x83e);
+            let write = matches!(msr, 0x808 | 0x80b | 0x83f);
+            assert_eq!(exits(&bitmap, msr), (!read, !write), "{msr:#x}");
+            assert_eq!(exits(&plain, msr), (true, true));
+        }
+        assert_eq!(exits(&bitmap, msr::EFER), (true, true));
+        assert_eq!(exits(&bitmap, 0x1b), (true, true));
     }
 
     #[test]

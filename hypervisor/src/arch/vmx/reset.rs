@@ -14,6 +14,8 @@ pub struct Pages {
     pub msr_bitmap: Hpa,
     /// Virtual-APIC page.
     pub virtual_apic: Hpa,
+    /// APIC-access page.
+    pub apic_access: Hpa,
     /// EPT pointer.
     pub ept_pointer: u64,
 }
@@ -44,13 +46,17 @@ pub const CR4_GUESTS: u64 = 0x0037_0fbf;
 const PLE_GAP: u32 = 128;
 const PLE_WINDOW: u32 = 4096;
 
-/// Controls and the fields that they give a meaning.
-pub fn controls(vmcs: Current, caps: &Caps, pages: &Pages, vpid: u16) {
-    let mut secondary = caps.secondary;
-    if vpid == 0 {
-        secondary.remove(Secondary::VPID);
-    } else {
+/// Controls and the fields that they give a meaning. `secondary` are the secondary controls.
+pub fn controls(vmcs: Current, caps: &Caps, secondary: Secondary, pages: &Pages, vpid: u16) {
+    if secondary.contains(Secondary::VPID) {
         vmcs.set(field::VPID, vpid);
+    }
+    if caps.virtual_apic {
+        vmcs.set(field::APIC_ACCESS_ADDRESS, pages.apic_access.0);
+        vmcs.set(field::GUEST_INTERRUPT_STATUS, 0);
+        super::virtual_apic::EOI_EXIT_BITMAPS
+            .into_iter()
+            .for_each(|bitmap| vmcs.set(bitmap, 0));
     }
     vmcs.set(field::PIN_CONTROLS, caps.pin);
     vmcs.set(field::PRIMARY_CONTROLS, caps.primary);

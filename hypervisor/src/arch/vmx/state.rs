@@ -13,15 +13,16 @@ use super::reset::{CD, CR0_OWNED, CR4_GUESTS, ET, MCE, NE, NW, VMXE};
 use super::segment;
 use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, rflags};
 use super::vmcs::Current;
+use crate::arch::apic_page::{ApicPage, reg};
 use crate::arch::msr_policy::msr;
-use crate::arch::{CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Paging, Segment, SegmentReg, SysReg};
+use crate::arch::{
+    ApicMode, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Paging, Segment, SegmentReg, SysReg,
+};
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_PG: u64 = 1 << 31;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// Offset of the task-priority register in the virtual-APIC page (SDM 3A table 11-1).
-const TPR: usize = 0x80;
 
 /// Operating mode, from the current VMCS.
 #[inline(always)]
@@ -167,11 +168,7 @@ impl Vcpu {
             }
             SysReg::Cr2 if self.loaded => Cr2::read_raw(),
             SysReg::Cr2 => self.cr2,
-            SysReg::Cr8 => {
-                let tpr = &raw const self.virtual_apic.0[TPR];
-                // SAFETY: a byte of our own page, which the CPU writes while the guest runs.
-                u64::from(unsafe { tpr.read_volatile() } >> 4)
-            }
+            SysReg::Cr8 => u64::from(self.apic_page.get(reg::TPR) >> 4 & 0xf),
             SysReg::Xcr0 => self.fpu.xcr0(),
             SysReg::Dr6 => self.debug.dr6(),
             SysReg::Efer => self.with(|vmcs| vmcs.get(field::GUEST_EFER)),
@@ -205,9 +202,7 @@ impl Vcpu {
             }
             SysReg::Cr2 => self.cr2 = value,
             SysReg::Cr8 => {
-                let tpr = &raw mut self.virtual_apic.0[TPR];
-                // SAFETY: as in `read_special`.
-                unsafe { tpr.write_volatile((value as u8 & 0xf) << 4) };
+                self.apic_page.set(reg::TPR, (value as u32 & 0xf) << 4);
                 // An entry demands that the threshold is not above it (SDM 3C 27.2.1.1).
                 self.request_priority_window(None);
             }
@@ -356,6 +351,18 @@ impl GuestCpu for Vcpu {
                 vmcs.set(field, entry);
             }
         });
+    }
+
+    fn apic_page(&self) -> &ApicPage {
+        &self.apic_page
+    }
+
+    fn virtualize_apic(&mut self, mode: ApicMode) {
+        self.set_apic_mode(mode);
+    }
+
+    fn interrupts_changed(&mut self) -> bool {
+        self.tell_interrupts()
     }
 
     fn inject(&mut self, event: Event) {

@@ -16,9 +16,11 @@ use super::controls::{ExitControls, Pin, Primary, Secondary};
 use super::entry::{self, How, VM_FAIL, World};
 use super::exit::{self, Guest, reason};
 use super::field::{self, Fields};
+use super::virtual_apic::VirtualApic;
 use super::vmcs::{self, Current};
 use super::vpid::Vpids;
 use super::{Page, cpu, event, host_state, reset};
+use crate::arch::apic_page::ApicPage;
 use crate::arch::debug_regs::DebugRegs;
 use crate::arch::fpu::Fpu;
 use crate::arch::msr_policy::msr;
@@ -98,8 +100,10 @@ pub struct Vcpu {
     /// TPR_THRESHOLD as the VMCS has it.
     pub(super) threshold: u8,
     pub(super) vmcs: Owned<Page>,
-    /// Holds the task priority (CR8).
-    pub(super) virtual_apic: Owned<Page>,
+    /// The local APIC's registers, the task priority (CR8) among them.
+    pub(super) apic_page: Owned<ApicPage>,
+    /// What the hardware does of the local APIC.
+    pub(super) virtual_apic: VirtualApic,
     ept_pointer: u64,
     vpid: u16,
     /// The CPU whose state the VMCS has, by `host_state::this_cpu`; 0: none yet.
@@ -131,9 +135,11 @@ impl Vcpu {
         } else {
             SWITCHED_WITHOUT_TSC_AUX
         };
-        let (vmcs, virtual_apic) = (cpu::vmcs_page(caps)?, Owned::<Page>::zeroed()?);
+        let (vmcs, apic_page) = (cpu::vmcs_page(caps)?, Owned::<ApicPage>::zeroed()?);
         let fpu = Fpu::new()?;
         let vpid = caps.invvpid.and_then(|_| VPIDS.lock().take()).unwrap_or(0);
+        let mut secondary = caps.secondary;
+        secondary.set(Secondary::VPID, vpid != 0);
         let vcpu = Vcpu {
             world: Box::default(),
             work: Work::empty(),
@@ -143,7 +149,8 @@ impl Vcpu {
             primary: caps.primary,
             threshold: 0,
             vmcs,
-            virtual_apic,
+            apic_page,
+            virtual_apic: VirtualApic::new(secondary),
             ept_pointer: caps.ept_pointer(config.nested_root),
             vpid,
             cpu: 0,
@@ -165,10 +172,11 @@ impl Vcpu {
             let pages = reset::Pages {
                 io_bitmap: config.io_bitmap,
                 msr_bitmap: host.msr_bitmap,
-                virtual_apic: vcpu.virtual_apic.hpa(),
+                virtual_apic: vcpu.apic_page.hpa(),
+                apic_access: host.apic_access,
                 ept_pointer: vcpu.ept_pointer,
             };
-            reset::controls(vmcs, caps, &pages, vcpu.vpid);
+            reset::controls(vmcs, caps, secondary, &pages, vcpu.vpid);
             reset::guest(vmcs);
         });
         Ok(vcpu)

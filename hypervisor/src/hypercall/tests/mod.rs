@@ -1,6 +1,5 @@
 //! Each operation that guests are offered: called well, and called badly.
 
-mod compat;
 mod cpupool;
 mod domctl;
 mod event;

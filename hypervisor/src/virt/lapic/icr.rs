@@ -3,57 +3,74 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::deliver::raise;
-use super::registers::Refused;
+use super::deliver::{SEND_ILLEGAL, error, raise};
+use super::destination::lowest_priority;
+use super::shared::Trigger;
 use crate::arch::GuestCpu;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::virt::Running;
 
 /// Of [`SharedLapic::startup`](super::SharedLapic): INIT waits.
-pub(super) const INIT_PENDING: u32 = 1 << 31;
-/// A start-up message waits.
+const INIT_PENDING: u32 = 1 << 31;
+/// A start-up message waits; its vector is in bits 0 to 7.
 pub(super) const SIPI_PENDING: u32 = 1 << 30;
 
-/// SDM 3A, 11.6.1. `icr` is kept for reading back.
-pub(super) fn send_ipi(
-    running: &mut Running<'_, dyn GuestCpu>,
-    icr: u64,
-    destination: u32,
-) -> Result<(), Refused> {
-    const DELIVERY_STATUS: u64 = 1 << 12;
-    running.lapic.icr = icr & !DELIVERY_STATUS;
-    let own = running.vcpu;
-    let targets = running.domain.vcpus().iter().filter(|target| {
-        let is_self = Arc::ptr_eq(target, own);
-        match icr >> 18 & 3 {
-            0 => target.apic.answers_to(destination, icr & 1 << 11 != 0),
-            1 => is_self,
-            2 => true,
-            _ => !is_self,
+/// Delivery modes, bits 8 to 10. SMI is not for guests, and the others are reserved.
+mod delivery {
+    pub const FIXED: u32 = 0;
+    pub const LOWEST_PRIORITY: u32 = 1;
+    pub const NMI: u32 = 4;
+    pub const INIT: u32 = 5;
+    pub const START_UP: u32 = 6;
+}
+
+const LOGICAL: u32 = 1 << 11;
+const ASSERT: u32 = 1 << 14;
+const LEVEL: u32 = 1 << 15;
+/// Destination shorthands, bits 18 and 19.
+const SHORTHAND: u32 = 3 << 18;
+pub(super) const SELF: u32 = 1 << 18;
+const ALL: u32 = 2 << 18;
+
+/// Carry out `command`, the low half of ICR.
+pub(super) fn send_ipi(running: &mut Running<'_, dyn GuestCpu>, command: u32, destination: u32) {
+    let (vector, mode, logical) = (command as u8, command >> 8 & 7, command & LOGICAL != 0);
+    let shorthand = command & SHORTHAND;
+    if matches!(mode, delivery::FIXED | delivery::LOWEST_PRIORITY) && vector < 16 {
+        error(running, SEND_ILLEGAL);
+    }
+    if mode == delivery::LOWEST_PRIORITY && shorthand == 0 {
+        if let Some(target) = lowest_priority(running.domain, destination, logical) {
+            raise(target, vector, Trigger::Edge);
         }
-    });
-    let vector = icr as u8;
-    for target in targets {
-        match icr >> 8 & 7 {
-            // Fixed and lowest priority. (The latter should pick one; all of them is what a broadcast of it may do.)
-            0 => raise(target, vector),
-            1 => {
-                raise(target, vector);
-                break;
-            }
-            4 => target.request(Request::NMI),
-            // INIT; the de-assert form (level 0, trigger level) does nothing.
-            5 if icr & 1 << 14 != 0 || icr & 1 << 15 == 0 => {
+        return;
+    }
+    for target in running.domain.vcpus() {
+        let is_self = Arc::ptr_eq(target, running.vcpu);
+        let meant = match shorthand {
+            0 => target.apic.answers_to(destination, logical),
+            SELF => is_self,
+            ALL => target.apic.is_present(),
+            _ => !is_self && target.apic.is_present(),
+        };
+        if !meant {
+            continue;
+        }
+        match mode {
+            // Lowest priority to all is to all (table 11-4).
+            delivery::FIXED | delivery::LOWEST_PRIORITY => raise(target, vector, Trigger::Edge),
+            delivery::NMI => target.request(Request::NMI),
+            // The de-assert form (level 0, trigger level) does nothing.
+            delivery::INIT if command & ASSERT != 0 || command & LEVEL == 0 => {
                 target.apic.startup.store(INIT_PENDING, SeqCst);
-                if !Arc::ptr_eq(target, own) {
+                if !is_self {
                     target.hold(Hold::DOWN);
                 }
             }
-            6 => start_up(target, vector),
+            delivery::START_UP => start_up(target, vector),
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// A start-up IPI: only a vCPU that waits for one (down since reset or INIT) takes it.

@@ -1,106 +1,142 @@
-//! The registers that only the vCPU's own CPU touches, and what follows from them.
+//! Which registers there are, what guests do not see of a local APIC, reset, and what the hardware is to do.
 
-use core::sync::atomic::Ordering::SeqCst;
-
-use super::DEFAULT_BASE;
+use super::base::{self, Mode};
 use super::destination::Address;
-use super::shared::SharedLapic;
+use super::timer::Timer;
+use crate::arch::apic_page::{ApicPage, DEFAULT_BASE, reg};
+use crate::arch::{ApicMode, GuestCpu};
+use crate::domain::vcpu::Request;
 use crate::types::VcpuId;
-
-/// Register offsets of the xAPIC's page; an x2APIC's MSR is 0x800 + offset / 16.
-pub(super) mod reg {
-    pub const ID: u32 = 0x20;
-    pub const VERSION: u32 = 0x30;
-    pub const TPR: u32 = 0x80;
-    pub const PPR: u32 = 0xa0;
-    pub const EOI: u32 = 0xb0;
-    pub const LDR: u32 = 0xd0;
-    pub const DFR: u32 = 0xe0;
-    pub const SVR: u32 = 0xf0;
-    pub const ISR: u32 = 0x100;
-    pub const TMR: u32 = 0x180;
-    pub const IRR: u32 = 0x200;
-    pub const ESR: u32 = 0x280;
-    pub const ICR: u32 = 0x300;
-    pub const ICR_HIGH: u32 = 0x310;
-    pub const LVT_TIMER: u32 = 0x320;
-    pub const LVT_ERROR: u32 = 0x370;
-    pub const TIMER_INITIAL: u32 = 0x380;
-    pub const TIMER_CURRENT: u32 = 0x390;
-    pub const TIMER_DIVIDE: u32 = 0x3e0;
-    pub const SELF_IPI: u32 = 0x3f0;
-}
+use crate::virt::Running;
 
 /// Version 0x14 with six LVT entries: what Xen says.
-pub(super) const VERSION: u32 = 0x0005_0014;
+const VERSION: u32 = 0x0005_0014;
+/// SVR: the APIC is enabled by software.
 pub(super) const SVR_ENABLED: u32 = 1 << 8;
+/// An LVT entry: no interrupts.
 pub(super) const LVT_MASKED: u32 = 1 << 16;
-pub(super) const LVT_COUNT: usize = 6;
-/// Bits of each LVT entry that can be written: timer, thermal, performance, LINT0, LINT1, error.
-pub(super) const LVT_WRITABLE: [u32; LVT_COUNT] = [
-    0x0007_00ff,
-    0x0001_07ff,
-    0x0001_07ff,
-    0x0001_a7ff,
-    0x0001_a7ff,
-    0x0001_00ff,
-];
-pub(super) const TIMER_MODE: u32 = 3 << 17;
-pub(super) const TIMER_PERIODIC: u32 = 1 << 17;
-pub(super) const TIMER_TSC_DEADLINE: u32 = 2 << 17;
+/// An LVT entry: delivery status, which is read only.
+const LVT_STATUS: u32 = 1 << 12;
+/// LINT0 and LINT1: remote IRR, which is read only.
+const LINT_REMOTE_IRR: u32 = 1 << 14;
+/// The low half of ICR: vector, delivery and destination mode, level, trigger mode, shorthand.
+pub(super) const ICR_BITS: u32 = 0x000c_cfff;
+/// DFR: bits that read as one.
+const DFR_ONES: u32 = 0x0fff_ffff;
 
-/// IA32_APIC_BASE.
-pub(super) mod base {
-    pub const BSP: u64 = 1 << 8;
-    pub const X2APIC: u64 = 1 << 10;
-    pub const ENABLED: u64 = 1 << 11;
-    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-}
-
-/// The part of a local APIC that its own vCPU works with.
-#[derive(Debug)]
-pub struct Lapic {
-    pub(super) id: u32,
-    pub(super) base: u64,
-    pub(super) tpr: u32,
-    pub(super) svr: u32,
-    pub(super) ldr: u32,
-    pub(super) dfr: u32,
-    pub(super) isr: [u32; 8],
-    pub(super) esr: u32,
-    pub(super) icr: u64,
-    pub(super) lvt: [u32; LVT_COUNT],
-    pub(super) timer_initial: u32,
-    pub(super) timer_divide: u32,
-    /// System time at which the timer was started, in nanoseconds.
-    pub(super) timer_start: u64,
-    /// IA32_TSC_DEADLINE, in the guest's TSC.
-    pub(super) tsc_deadline: u64,
-}
+/// The LVT entries.
+const LVT: core::ops::RangeInclusive<u32> = reg::LVT_TIMER..=reg::LVT_ERROR;
 
 /// A register that does not exist, or a value that it does not take: #GP from the MSR interface, ignored by the memory interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused;
 
+/// Can the register at `offset` be read? The page holds its value, but that of PPR and of the timer's current count.
+pub(super) fn readable(offset: u32, x2apic: bool) -> bool {
+    match offset {
+        reg::ISR..=reg::IRR_LAST => offset.is_multiple_of(16),
+        reg::ID | reg::VERSION | reg::TPR | reg::PPR | reg::LDR | reg::SVR | reg::ESR | reg::ICR => true,
+        reg::TIMER_INITIAL | reg::TIMER_CURRENT | reg::TIMER_DIVIDE => true,
+        reg::APR | reg::EOI | reg::REMOTE_READ | reg::DFR | reg::ICR_HIGH => !x2apic,
+        _ => LVT.contains(&offset) && offset.is_multiple_of(16),
+    }
+}
+
+/// Which bits of the register at `offset` can be written; `None`: there is no such register, or it is read only.
+pub(super) fn writable(offset: u32, x2apic: bool) -> Option<u32> {
+    Some(match offset {
+        reg::TPR => 0xff,
+        // What is written to these does not matter, and in x2APIC mode must be 0.
+        reg::EOI | reg::ESR => 0,
+        reg::LDR if !x2apic => 0xff00_0000,
+        reg::DFR if !x2apic => !DFR_ONES,
+        reg::SVR => 0x3ff,
+        reg::ICR => ICR_BITS,
+        reg::ICR_HIGH if !x2apic => 0xff00_0000,
+        reg::LVT_TIMER => 0x0007_00ff,
+        reg::LVT_THERMAL | reg::LVT_PERFORMANCE => 0x0001_07ff,
+        reg::LVT_LINT0 | reg::LVT_LINT1 => 0x0001_a7ff,
+        reg::LVT_ERROR => 0x0001_00ff,
+        reg::TIMER_INITIAL => u32::MAX,
+        reg::TIMER_DIVIDE => 0xb,
+        reg::SELF_IPI if x2apic => 0xff,
+        _ => return None,
+    })
+}
+
+/// Bits that a WRMSR may have set, though they are read only.
+pub(super) fn ignored(offset: u32) -> u32 {
+    match offset {
+        reg::LVT_LINT0 | reg::LVT_LINT1 => LVT_STATUS | LINT_REMOTE_IRR,
+        _ if LVT.contains(&offset) => LVT_STATUS,
+        _ => 0,
+    }
+}
+
+/// What the register at `offset` holds after a write of `value`, of which only writable bits are set.
+pub(super) fn stored(offset: u32, value: u32) -> u32 {
+    match offset {
+        reg::DFR => value | DFR_ONES,
+        _ => value,
+    }
+}
+
+/// What guests do not see of a local APIC, and what follows from its registers.
+#[derive(Debug)]
+pub struct Lapic {
+    id: u32,
+    /// IA32_APIC_BASE.
+    pub(super) base: u64,
+    /// SVR says so.
+    pub(super) enabled: bool,
+    /// Errors since the last write to ESR.
+    pub(super) errors: u32,
+    pub(super) timer: Timer,
+    /// What the hardware does of it.
+    hardware: ApicMode,
+}
+
 impl Lapic {
-    /// A local APIC after reset, enabled in xAPIC mode, as PVH guests find it.
-    pub fn new(vcpu: VcpuId) -> Self {
+    /// A local APIC after reset, in xAPIC mode, as PVH guests find it. `page` will hold its registers.
+    pub fn new(vcpu: VcpuId, page: &ApicPage) -> Self {
         let bsp = if vcpu.0 == 0 { base::BSP } else { 0 };
-        Self {
+        let mut lapic = Self {
             id: pvh::acpi::apic_id(vcpu.0),
             base: DEFAULT_BASE | base::ENABLED | bsp,
-            tpr: 0,
-            svr: 0xff,
-            ldr: 0,
-            dfr: u32::MAX,
-            isr: [0; 8],
-            esr: 0,
-            icr: 0,
-            lvt: [LVT_MASKED; LVT_COUNT],
-            timer_initial: 0,
-            timer_divide: 0,
-            timer_start: 0,
-            tsc_deadline: 0,
+            enabled: false,
+            errors: 0,
+            timer: Timer::default(),
+            hardware: ApicMode::Emulated,
+        };
+        lapic.reset(page);
+        lapic
+    }
+
+    /// Registers as after INIT or a reset (SDM 3A, 11.4.7.1): all but IA32_APIC_BASE.
+    pub(super) fn reset(&mut self, page: &ApicPage) {
+        (self.enabled, self.errors, self.timer) = (false, 0, Timer::default());
+        page.clear();
+        page.set(reg::VERSION, VERSION);
+        page.set(reg::DFR, u32::MAX);
+        page.set(reg::SVR, 0xff);
+        self.mask_lvt(page);
+        self.name(page);
+    }
+
+    /// Mask all LVT entries, as they are while the APIC is disabled by software (SDM 3A, 11.4.7.2).
+    pub(super) fn mask_lvt(&self, page: &ApicPage) {
+        LVT.step_by(16)
+            .for_each(|entry| page.set(entry, page.get(entry) | LVT_MASKED));
+    }
+
+    /// The registers that tell its name, which depends on the mode.
+    pub(super) fn name(&self, page: &ApicPage) {
+        if self.mode() == Mode::X2Apic {
+            page.set(reg::ID, self.id);
+            // SDM 3A, 11.12.10.2.
+            page.set(reg::LDR, (self.id >> 4) << 16 | 1 << (self.id & 15));
+        } else {
+            page.set(reg::ID, self.id << 24);
         }
     }
 
@@ -111,79 +147,62 @@ impl Lapic {
 
     /// Is `gpa` in the page of the registers?
     pub fn owns(&self, gpa: crate::types::Gpa) -> bool {
-        self.base & (base::ENABLED | base::X2APIC) == base::ENABLED
-            && gpa.0 & !0xfff == self.base & base::ADDRESS
+        self.mode() == Mode::XApic && gpa.0 & !0xfff == self.base & base::ADDRESS
+    }
+
+    /// What IA32_APIC_BASE says.
+    pub(super) fn mode(&self) -> Mode {
+        Mode::of(self.base)
+    }
+
+    /// Does the CPU have it at all?
+    pub fn exists(&self) -> bool {
+        self.mode() != Mode::Disabled
     }
 
     pub(super) fn x2apic(&self) -> bool {
-        self.base & base::X2APIC != 0
+        self.mode() == Mode::X2Apic
     }
 
-    /// SDM 3A, 11.12.10.2.
-    pub(super) fn x2apic_ldr(&self) -> u32 {
-        (self.id >> 4) << 16 | 1 << (self.id & 15)
-    }
-
-    pub(super) fn accepts(&self) -> bool {
-        self.base & base::ENABLED != 0 && self.svr & SVR_ENABLED != 0
-    }
-
-    pub(super) fn highest_in_service(&self) -> u32 {
-        (0..8)
-            .rev()
-            .find_map(|word| {
-                (self.isr[word] != 0).then(|| word as u32 * 32 + 31 - self.isr[word].leading_zeros())
-            })
-            .unwrap_or(0)
-    }
-
-    /// SDM 3A, 11.8.3.1.
-    pub(super) fn ppr(&self) -> u32 {
-        let serviced = self.highest_in_service();
-        if self.tpr >> 4 >= serviced >> 4 {
-            self.tpr
-        } else {
-            serviced & 0xf0
-        }
-    }
-
-    pub(super) fn address(&self) -> Address {
+    /// What it answers to, by the registers in `page`.
+    pub(super) fn address(&self, page: &ApicPage) -> Address {
         Address {
             id: self.id,
-            logical: self.ldr,
+            logical: page.get(reg::LDR),
             x2apic: self.x2apic(),
-            flat: self.dfr >> 28 == 0xf,
+            flat: page.get(reg::DFR) >> 28 == 0xf,
+            present: self.mode() != Mode::Disabled,
+            enabled: self.enabled,
         }
     }
 
-    pub(super) fn read(&self, offset: u32, shared: &SharedLapic, now: u64) -> Result<u32, Refused> {
-        let x2apic = self.x2apic();
-        Ok(match offset {
-            reg::ID if x2apic => self.id,
-            reg::ID => self.id << 24,
-            reg::VERSION => VERSION,
-            reg::TPR => self.tpr,
-            reg::PPR => self.ppr(),
-            reg::LDR => self.ldr,
-            reg::DFR if !x2apic => self.dfr,
-            reg::SVR => self.svr,
-            reg::ISR..reg::TMR => self.isr[word(offset)],
-            reg::TMR..reg::IRR => shared.tmr[word(offset)].load(SeqCst),
-            reg::IRR..reg::ESR => shared.irr[word(offset)].load(SeqCst),
-            reg::ESR => self.esr,
-            reg::ICR => self.icr as u32,
-            reg::ICR_HIGH if !x2apic => (self.icr >> 32) as u32,
-            reg::LVT_TIMER..=reg::LVT_ERROR => self.lvt[((offset - reg::LVT_TIMER) / 16) as usize],
-            reg::TIMER_INITIAL => self.timer_initial,
-            reg::TIMER_CURRENT => self.current_count(now),
-            reg::TIMER_DIVIDE => self.timer_divide,
-            _ => return Err(Refused),
-        })
+    /// What the hardware can do of it now: nothing while it is disabled, when interrupts are held (SDM 3A, 11.4.7.2), nor where it is not looked for.
+    fn wanted(&self) -> ApicMode {
+        match self.mode() {
+            _ if !self.enabled => ApicMode::Emulated,
+            Mode::X2Apic => ApicMode::X2Apic,
+            Mode::XApic if self.base & base::ADDRESS == DEFAULT_BASE => ApicMode::XApic,
+            Mode::XApic | Mode::Disabled => ApicMode::Emulated,
+        }
+    }
+
+    /// Does the hardware deliver interrupts, if it can?
+    pub(super) fn by_hardware(&self) -> bool {
+        self.hardware != ApicMode::Emulated
     }
 }
 
-fn word(offset: u32) -> usize {
-    (offset / 16 % 8) as usize
+/// Registers, base or mode have changed: tell senders what it answers to, and the hardware what to do.
+pub(super) fn changed(running: &mut Running<'_, dyn GuestCpu>) {
+    let lapic = &mut *running.lapic;
+    let address = lapic.address(running.cpu.apic_page());
+    running.vcpu.apic.publish(address);
+    let wanted = lapic.wanted();
+    if wanted != lapic.hardware {
+        lapic.hardware = wanted;
+        running.cpu.virtualize_apic(wanted);
+        running.vcpu.defer(Request::INTERRUPT);
+    }
 }
 
 #[cfg(test)]
@@ -191,26 +210,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn priorities() {
-        let mut lapic = Lapic::new(VcpuId(1));
-        assert_eq!(lapic.id, 2);
-        lapic.isr[0x55 / 32] |= 1 << (0x55 % 32);
-        assert_eq!(lapic.ppr(), 0x50);
-        lapic.tpr = 0x61;
-        assert_eq!(lapic.ppr(), 0x61);
+    fn registers_that_exist() {
+        for offset in (0..0x1000).step_by(16) {
+            let xapic = matches!(
+                offset,
+                0x20 | 0x30 | 0x80..=0xf0 | 0x100..=0x280 | 0x300..=0x390 | 0x3e0
+            );
+            assert_eq!(readable(offset, false), xapic, "{offset:#x}");
+            let x2apic = xapic && !matches!(offset, 0x90 | 0xb0 | 0xc0 | 0xe0 | 0x310);
+            assert_eq!(readable(offset, true), x2apic, "{offset:#x}");
+            let written = matches!(offset, 0x80 | 0xb0 | 0xf0 | 0x280 | 0x300 | 0x320..=0x380 | 0x3e0);
+            let xapic = written || matches!(offset, 0xd0 | 0xe0 | 0x310);
+            assert_eq!(writable(offset, false).is_some(), xapic, "{offset:#x}");
+            let x2apic = written || offset == 0x3f0;
+            assert_eq!(writable(offset, true).is_some(), x2apic, "{offset:#x}");
+        }
     }
 
     #[test]
-    fn unknown_registers_are_refused() {
-        let lapic = Lapic::new(VcpuId(0));
-        let shared = SharedLapic::new(&Lapic::new(VcpuId(0)));
-        for offset in (0..0x1000).step_by(16) {
-            let known = lapic.read(offset, &shared, 0).is_ok();
-            assert_eq!(
-                known,
-                matches!(offset, 0x20 | 0x30 | 0x80 | 0xa0 | 0xd0..=0xf0 | 0x100..=0x280 | 0x300..=0x390 | 0x3e0),
-                "{offset:#x}"
-            );
-        }
+    fn reset_values() {
+        let page = ApicPage::new();
+        page.set(reg::TPR, 0x20);
+        page.insert(reg::IRR, 0x40);
+        let mut lapic = Lapic::new(VcpuId(9), &page);
+        let nonzero: [(u32, u32); 10] = [
+            (reg::ID, 18 << 24),
+            (reg::VERSION, 0x5_0014),
+            (reg::DFR, u32::MAX),
+            (reg::SVR, 0xff),
+            (reg::LVT_TIMER, 0x1_0000),
+            (reg::LVT_THERMAL, 0x1_0000),
+            (reg::LVT_PERFORMANCE, 0x1_0000),
+            (reg::LVT_LINT0, 0x1_0000),
+            (reg::LVT_LINT1, 0x1_0000),
+            (reg::LVT_ERROR, 0x1_0000),
+        ];
+        let expect = |nonzero: &[(u32, u32)]| {
+            for offset in (0..0x400).step_by(16) {
+                let value = nonzero
+                    .iter()
+                    .find(|(at, _)| *at == offset)
+                    .map_or(0, |&(_, value)| value);
+                assert_eq!(page.get_wide(offset), value.into(), "{offset:#x}");
+            }
+        };
+        expect(&nonzero);
+        lapic.base |= base::X2APIC;
+        lapic.reset(&page);
+        let mut nonzero = nonzero.to_vec();
+        nonzero[0].1 = 18;
+        nonzero.push((reg::LDR, 1 << 16 | 1 << 2));
+        expect(&nonzero);
     }
 }

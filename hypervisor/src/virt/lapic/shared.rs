@@ -4,60 +4,110 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use super::destination::Address;
 use super::registers::Lapic;
+use crate::arch::apic_page::{ApicPage, reg};
+
+/// What kind of signal an interrupt was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    /// It is over once it has been seen.
+    Edge,
+    /// It stays until it is served: an I/O APIC waits for its end.
+    Level,
+}
 
 /// The part of a local APIC that others write.
 #[derive(Debug)]
 pub struct SharedLapic {
-    pub(super) irr: [AtomicU32; 8],
-    /// Interrupts that are levels: an I/O APIC waits for their ends.
-    pub(super) tmr: [AtomicU32; 8],
-    /// INIT waits (bit 31), start-up message waits (bit 30), its vector (bits 0..8).
+    /// Interrupts that have arrived and are not in IRR yet. Vectors below 16 have no place there: they are errors.
+    arrived: [AtomicU32; 8],
+    /// Was the last interrupt of a vector a level?
+    levels: [AtomicU32; 8],
+    /// INIT or a start-up message waits: see `icr`.
     pub(super) startup: AtomicU32,
     /// See [`Address::pack`].
-    pub(super) address: AtomicU64,
+    address: AtomicU64,
 }
 
 impl SharedLapic {
     /// The shared part of `own`, to which nothing has come yet.
-    pub fn new(own: &Lapic) -> Self {
+    pub fn new(own: &Lapic, page: &ApicPage) -> Self {
         Self {
-            irr: Default::default(),
-            tmr: Default::default(),
+            arrived: Default::default(),
+            levels: Default::default(),
             startup: AtomicU32::new(0),
-            address: AtomicU64::new(own.address().pack()),
+            address: AtomicU64::new(own.address(page).pack()),
         }
     }
 
-    /// An interrupt of `vector` arrives. (The caller then makes the vCPU look: `Request::INTERRUPT`.)
-    pub fn raise(&self, vector: u8) {
-        self.irr[usize::from(vector / 32)].fetch_or(1 << (vector % 32), SeqCst);
+    /// An interrupt of `vector` arrives, unless the APIC is disabled: then it is lost. `true`: the caller makes the vCPU look, by
+    /// [`Request::INTERRUPT`](crate::domain::vcpu::Request::INTERRUPT).
+    #[inline]
+    #[must_use]
+    pub fn raise(&self, vector: u8, trigger: Trigger) -> bool {
+        if !self.accepts() {
+            return false;
+        }
+        let (word, bit) = (usize::from(vector / 32), 1 << (vector % 32));
+        // Before `arrived`, after which the owner looks. Seldom changes.
+        let levels = &self.levels[word];
+        match (trigger, levels.load(SeqCst) & bit != 0) {
+            (Trigger::Edge, true) => drop(levels.fetch_and(!bit, SeqCst)),
+            (Trigger::Level, false) => drop(levels.fetch_or(bit, SeqCst)),
+            _ => {}
+        }
+        self.arrived[word].fetch_or(bit, SeqCst);
+        true
     }
 
-    /// The interrupt of `vector`, which the caller raises then, is a level.
-    pub fn set_level(&self, vector: u8) {
-        self.tmr[usize::from(vector / 32)].fetch_or(1 << (vector % 32), SeqCst);
-    }
-
-    /// Was the interrupt of `vector` a level? It has ended.
-    pub(super) fn take_level(&self, vector: u8) -> bool {
-        let (word, bit) = (&self.tmr[usize::from(vector / 32)], 1 << (vector % 32));
-        word.load(SeqCst) & bit != 0 && word.fetch_and(!bit, SeqCst) & bit != 0
+    /// Is it enabled, by hardware and software?
+    #[inline]
+    pub fn accepts(&self) -> bool {
+        self.address.load(SeqCst) & Address::ENABLED != 0
     }
 
     /// Is it meant by `destination`?
     pub fn answers_to(&self, destination: u32, logical: bool) -> bool {
-        Address::unpack(self.address.load(SeqCst)).matches(destination, logical)
+        self.address().matches(destination, logical)
     }
 
-    pub(super) fn highest_pending(&self) -> Option<u8> {
-        (0..8).rev().find_map(|word| {
-            let bits = self.irr[word].load(SeqCst);
-            (bits != 0).then(|| (word * 32) as u8 + 31 - bits.leading_zeros() as u8)
-        })
+    /// Is there an APIC?
+    pub(super) fn is_present(&self) -> bool {
+        self.address().present
     }
 
-    pub(super) fn take(&self, vector: u8) {
-        self.irr[usize::from(vector / 32)].fetch_and(!(1 << (vector % 32)), SeqCst);
+    fn address(&self) -> Address {
+        Address::unpack(self.address.load(SeqCst))
+    }
+
+    /// What it answers to from now on. For the owner.
+    pub(super) fn publish(&self, address: Address) {
+        self.address.store(address.pack(), SeqCst);
+    }
+
+    /// Forget what has arrived. For the owner.
+    pub(super) fn clear(&self) {
+        self.arrived.iter().for_each(|word| word.store(0, SeqCst));
+    }
+
+    /// Move what has arrived to IRR, and to TMR what it is (SDM 3A, 11.8.4). For the owner. Returns whether there were vectors below 16.
+    pub(super) fn accept(&self, page: &ApicPage) -> bool {
+        const ILLEGAL: u32 = 0xffff;
+        let mut illegal = false;
+        for (index, (arrived, levels)) in self.arrived.iter().zip(&self.levels).enumerate() {
+            if arrived.load(SeqCst) == 0 {
+                continue;
+            }
+            let mut new = arrived.swap(0, SeqCst);
+            if index == 0 {
+                illegal = new & ILLEGAL != 0;
+                new &= !ILLEGAL;
+            }
+            let at = index as u32 * 16;
+            let trigger_mode = page.get(reg::TMR + at) & !new | levels.load(SeqCst) & new;
+            page.set(reg::TMR + at, trigger_mode);
+            page.set(reg::IRR + at, page.get(reg::IRR + at) | new);
+        }
+        illegal
     }
 }
 
@@ -67,13 +117,32 @@ mod tests {
     use crate::types::VcpuId;
 
     #[test]
-    fn pending_interrupts_by_priority() {
-        let shared = SharedLapic::new(&Lapic::new(VcpuId(0)));
-        assert_eq!(shared.highest_pending(), None);
-        shared.raise(0x31);
-        shared.raise(0xf3);
-        assert_eq!(shared.highest_pending(), Some(0xf3));
-        shared.take(0xf3);
-        assert_eq!(shared.highest_pending(), Some(0x31));
+    fn from_arrival_to_irr() {
+        let page = ApicPage::new();
+        let mut own = Lapic::new(VcpuId(0), &page);
+        let shared = SharedLapic::new(&own, &page);
+        assert!(!shared.raise(0x31, Trigger::Edge));
+        assert!(
+            !shared.accept(&page) && page.highest(reg::IRR).is_none(),
+            "it is disabled"
+        );
+        own.enabled = true;
+        shared.publish(own.address(&page));
+        assert!(shared.raise(0x31, Trigger::Edge));
+        assert!(shared.raise(0xf3, Trigger::Level));
+        assert_eq!(page.highest(reg::IRR), None, "the owner has not looked yet");
+        assert!(!shared.accept(&page));
+        assert!(page.contains(reg::IRR, 0x31) && page.contains(reg::IRR, 0xf3));
+        assert_eq!(page.highest(reg::TMR), Some(0xf3));
+        assert!(!page.contains(reg::TMR, 0x31));
+        assert!(shared.raise(0xf3, Trigger::Edge));
+        assert!(!shared.accept(&page));
+        assert_eq!(page.highest(reg::TMR), None, "an edge by now");
+        assert!(shared.raise(15, Trigger::Edge));
+        assert!(shared.accept(&page));
+        assert!(!page.contains(reg::IRR, 15) && !shared.accept(&page));
+        assert!(shared.raise(0x44, Trigger::Level));
+        shared.clear();
+        assert!(!shared.accept(&page) && !page.contains(reg::IRR, 0x44));
     }
 }

@@ -2,9 +2,9 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::access::publish;
 use super::icr::SIPI_PENDING;
-use super::registers::Lapic;
+use super::registers::changed;
+use super::timer::disarm;
 use crate::arch::regs::SegmentAttr;
 use crate::arch::{GuestCpu, Segment, SegmentReg, SysReg};
 use crate::virt::Running;
@@ -16,14 +16,10 @@ pub(in crate::virt) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
     if message & SIPI_PENDING == 0 {
         return;
     }
-    *running.lapic = Lapic {
-        base: running.lapic.base,
-        ..Lapic::new(running.vcpu.id)
-    };
-    if running.lapic.x2apic() {
-        running.lapic.ldr = running.lapic.x2apic_ldr();
-    }
-    publish(running);
+    running.lapic.reset(running.cpu.apic_page());
+    running.vcpu.apic.clear();
+    disarm(running);
+    changed(running);
     let cpu = &mut *running.cpu;
     let page = u64::from(message as u8) << 12;
     *cpu.gprs() = Default::default();
@@ -71,6 +67,10 @@ pub(in crate::virt) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
         (SysReg::Cr8, 0),
         (SysReg::Rflags, 2),
         (SysReg::Rsp, 0),
+        (SysReg::Dr0, 0),
+        (SysReg::Dr1, 0),
+        (SysReg::Dr2, 0),
+        (SysReg::Dr3, 0),
         (SysReg::Dr6, pvh::entry::DR6),
         (SysReg::Dr7, pvh::entry::DR7),
         (SysReg::GdtrBase, 0),
