@@ -5,7 +5,7 @@ use alloc::string::String;
 
 use abi::Domid;
 use dom0_shim::backend::xenbus::State;
-use dom0_shim::xenstore::{DOM0, Error};
+use dom0_shim::xenstore::{DOM0, Error, tools};
 
 use super::Nodes;
 use crate::guest::store::Store;
@@ -112,10 +112,14 @@ pub fn front_state(store: &Store, id: Id) -> State {
     State::parse(&store.read(&format!("{}/state", id.front())).unwrap_or_default())
 }
 
-/// Removes all nodes of a device.
+/// Removes all nodes of a device; of its domain's directories among those of this domain, too, if it was the last.
 pub fn remove(store: &Store, id: Id) {
-    for path in [id.front(), id.back(), id.toolstack(), id.error()] {
+    for path in [id.front(), id.toolstack()] {
         store.remove(&path);
+    }
+    for path in [id.back(), id.error()] {
+        // What is not there need not be removed.
+        let _ = tools::rm(&|kind, payload| store.request(kind, payload), &path, true);
     }
 }
 
