@@ -48,8 +48,14 @@ install_quietly() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
 
+# What makes disk images and file systems.
+need_image_tools() {
+    need_packages qemu-utils e2fsprogs mtools
+}
+
 # What boots Oxen: both emulators, their firmware, what makes boot media, and what the domU is made of.
 need_emulators() {
     need_packages qemu-system-x86
+    need_image_tools
     need_packages ovmf bochs bochsbios vgabios grub-pc-bin grub-efi-amd64-bin grub-common xorriso mtools cpio
 }

@@ -102,6 +102,9 @@ pub struct Module {
     pub args: String,
 }
 
+/// The socket of QEMU's monitor, in the directory that the machine was started with.
+pub const MONITOR: &str = "monitor";
+
 /// What to boot, and where.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -125,7 +128,8 @@ pub struct Machine {
     pub icount: bool,
     /// Bochs: registers (MSRs) that its CPU lacks can be read and written, as stock kernels expect of every machine.
     pub lenient_msrs: bool,
-    /// Disks, by virtio (QEMU): images, raw unless their names end in `.qcow2`.
+    /// Disks, by virtio (QEMU): images, raw unless their names end in `.qcow2`, with blocks of 4 KiB if they end in `.4k`.
+    /// Their names in QEMU are `disk0` and on.
     pub disks: Vec<PathBuf>,
     /// A network device, by virtio (QEMU): what `-netdev` takes but its id, as `user`.
     pub network: Option<String>,
@@ -210,17 +214,22 @@ impl Machine {
             qemu.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
         }
         for (number, disk) in self.disks.iter().enumerate() {
-            let format = if disk.extension().is_some_and(|end| end == "qcow2") {
-                "qcow2"
+            let ends = |end: &str| disk.extension().is_some_and(|own| own == end);
+            let format = if ends("qcow2") { "qcow2" } else { "raw" };
+            let blocks = if ends("4k") {
+                ",logical_block_size=4096,physical_block_size=4096"
             } else {
-                "raw"
+                ""
             };
             let file = disk.display().to_string().replace(',', ",,");
             qemu.arg("-drive")
                 .arg(format!("if=none,id=disk{number},format={format},file={file}"))
                 .arg("-device")
-                .arg(format!("virtio-blk-pci,drive=disk{number}"));
+                .arg(format!("virtio-blk-pci,drive=disk{number}{blocks}"));
         }
+        let monitor = scratch.join(MONITOR);
+        qemu.arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()));
         if self.gdb {
             qemu.args(["-s", "-S"]);
         }

@@ -61,10 +61,10 @@ pub struct NoMemory;
 /// disk is made: a guest that writes a lot cannot starve the others.
 pub struct RamDisk {
     image: &'static [u8],
-    sectors: u64,
+    sectors: Cell<u64>,
     access: Access,
     pages: RefCell<Vec<Option<Box<Page>>>>,
-    _memory: Option<Reservation>,
+    memory: RefCell<Option<Reservation>>,
 }
 
 impl RamDisk {
@@ -84,32 +84,70 @@ impl RamDisk {
         Self::writable(image, image.len() as u64, budget)
     }
 
+    /// As [`Self::copy_on_write`], with room behind the image: so many bytes in all.
+    ///
+    /// # Errors
+    /// It is larger than what is left of `budget`.
+    pub fn with_room(image: &'static [u8], bytes: u64, budget: &Budget) -> Result<Self, NoMemory> {
+        Self::writable(image, bytes.max(image.len() as u64), budget)
+    }
+
     /// An image as it is.
     pub fn read_only(image: &'static [u8]) -> Self {
+        Self::shown(image, (image.len() / SECTOR) as u64)
+    }
+
+    /// An image as it is, with zeros behind it where its last sector is not whole.
+    pub fn padded(image: &'static [u8]) -> Self {
+        Self::shown(image, image.len().div_ceil(SECTOR) as u64)
+    }
+
+    fn shown(image: &'static [u8], sectors: u64) -> Self {
         Self {
             image,
-            sectors: (image.len() / SECTOR) as u64,
+            sectors: Cell::new(sectors),
             access: Access::ReadOnly,
             pages: RefCell::default(),
-            _memory: None,
+            memory: RefCell::default(),
         }
     }
 
     fn writable(image: &'static [u8], bytes: u64, budget: &Budget) -> Result<Self, NoMemory> {
-        let pages = bytes.div_ceil(PAGE as u64);
+        let disk = Self {
+            access: Access::ReadWrite,
+            ..Self::shown(image, 0)
+        };
+        disk.resize(bytes, budget)?;
+        Ok(disk)
+    }
+
+    /// Gives a disk that may be written another size. What is beyond a smaller one is forgotten; a larger one has zeros
+    /// there, or the image.
+    ///
+    /// # Errors
+    /// It would be larger than what is left of `budget`.
+    pub fn resize(&self, bytes: u64, budget: &Budget) -> Result<(), NoMemory> {
+        let count = bytes.div_ceil(PAGE as u64);
         // Besides the pages, the list of them.
         let size = PAGE as u64 + size_of::<Option<Box<Page>>>() as u64;
-        let needed = pages.checked_mul(size).ok_or(NoMemory)?;
-        let memory = budget.reserve(needed).ok_or(NoMemory)?;
-        let mut list = Vec::new();
-        list.resize_with(pages as usize, || None);
-        Ok(Self {
-            image,
-            sectors: bytes / SECTOR as u64,
-            access: Access::ReadWrite,
-            pages: RefCell::new(list),
-            _memory: Some(memory),
-        })
+        let needed = count.checked_mul(size).ok_or(NoMemory)?;
+        let old = self.memory.take();
+        let had = old.as_ref().map_or(0, |old| old.bytes);
+        drop(old);
+        let Some(memory) = budget.reserve(needed) else {
+            // It was there a moment ago.
+            *self.memory.borrow_mut() = budget.reserve(had);
+            return Err(NoMemory);
+        };
+        *self.memory.borrow_mut() = Some(memory);
+        let mut pages = self.pages.borrow_mut();
+        pages.resize_with(count as usize, || None);
+        // What a page had behind the end is not to come back with it.
+        if let (Some(Some(last)), tail @ 1..) = (pages.last_mut(), bytes as usize % PAGE) {
+            last.0[tail..].fill(0);
+        }
+        self.sectors.set(bytes / SECTOR as u64);
+        Ok(())
     }
 
     /// A page of the image, zeros behind its end.
@@ -133,7 +171,7 @@ fn pages(sectors: Range<u64>) -> impl Iterator<Item = (usize, Range<usize>)> {
 
 impl BlockDevice for RamDisk {
     fn sectors(&self) -> u64 {
-        self.sectors
+        self.sectors.get()
     }
 
     fn access(&self) -> Access {
@@ -154,16 +192,18 @@ impl BlockDevice for RamDisk {
         take: impl FnOnce(&[&[u8]]) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
         let own = self.pages.borrow();
-        let piece = |(number, bytes): (usize, Range<usize>)| match own.get(number) {
-            Some(Some(page)) => &page.0[bytes],
-            _ => {
-                let base = number * PAGE;
-                // The image has all sectors of the disk or none.
-                let image = self.image.get(base + bytes.start..base + bytes.end);
-                image.unwrap_or(&ZEROS.0[bytes])
+        let mut pieces: Vec<&[u8]> = Vec::new();
+        for (number, bytes) in pages(sectors) {
+            if let Some(Some(page)) = own.get(number) {
+                pieces.push(&page.0[bytes]);
+                continue;
             }
-        };
-        let pieces: Vec<&[u8]> = pages(sectors).map(piece).collect();
+            // Behind the image there are zeros.
+            let image = self.image.get(number * PAGE + bytes.start..).unwrap_or_default();
+            let image = &image[..image.len().min(bytes.len())];
+            let zeros = &ZEROS.0[image.len()..bytes.len()];
+            pieces.extend([image, zeros].into_iter().filter(|piece| !piece.is_empty()));
+        }
         take(&pieces)
     }
 
@@ -216,7 +256,7 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn contents(disk: &RamDisk, sectors: Range<u64>) -> Vec<u8> {
+    pub(crate) fn contents(disk: &impl BlockDevice, sectors: Range<u64>) -> Vec<u8> {
         let mut bytes = Vec::new();
         let take = |pieces: &[&[u8]]| {
             bytes = pieces.concat();
@@ -226,7 +266,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn fill(disk: &RamDisk, sectors: Range<u64>, byte: u8) {
+    pub(crate) fn fill(disk: &impl BlockDevice, sectors: Range<u64>, byte: u8) {
         let set = |pieces: &mut [&mut [u8]]| {
             pieces.iter_mut().for_each(|piece| piece.fill(byte));
             Ok(())
@@ -246,6 +286,26 @@ pub(crate) mod tests {
         let disk = RamDisk::empty(512 << 10, &budget).unwrap();
         assert_eq!((disk.sectors(), disk.access()), (1024, Access::ReadWrite));
         assert!(budget.left() < 512 << 10 && RamDisk::empty(512 << 10, &budget).is_err());
+        drop(disk);
+        assert_eq!(budget.left(), 1 << 20);
+    }
+
+    #[test]
+    fn a_disk_gets_another_size() {
+        let budget = Budget::new(1 << 20);
+        let disk = RamDisk::empty(64 << 10, &budget).unwrap();
+        let left = budget.left();
+        fill(&disk, 0..128, 7);
+        assert_eq!(disk.resize(1 << 20, &budget), Err(NoMemory));
+        assert_eq!((disk.sectors(), budget.left()), (128, left), "as it was");
+        assert_eq!(disk.resize(100 << 10, &budget), Ok(()));
+        assert_eq!(contents(&disk, 120..136), [[7; 4096], [0; 4096]].concat());
+        assert_eq!(disk.resize(9 * 512, &budget), Ok(()));
+        assert!(disk.sectors() == 9 && budget.left() > left);
+        assert_eq!(disk.resize(64 << 10, &budget), Ok(()));
+        assert_eq!(contents(&disk, 8..9), [7; 512]);
+        assert_eq!(contents(&disk, 9..128), [0; 119 * 512], "forgotten");
+        assert_eq!(budget.left(), left);
         drop(disk);
         assert_eq!(budget.left(), 1 << 20);
     }

@@ -104,6 +104,7 @@ pub fn main(info: StartInfo) -> ! {
     let spawner = host.spawner.clone();
     spawner.spawn(terminal::receive(host.clone()));
     spawner.spawn(toolstack::watch(host.clone()));
+    spawner.spawn(backend::block::follow_sizes(host.clone()));
     spawner.spawn(shell::run(host.clone()));
     event_channel::bind_virq(VIRQ_TIMER).expect("binding the timer interrupt");
     let mut timer = None;

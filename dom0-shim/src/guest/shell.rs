@@ -12,13 +12,15 @@ use dom0_shim::shell::commands::{self, Command, Names, TABLE};
 use dom0_shim::shell::format::{
     BLOCK_LIST_HEAD, BlockLine, DomainLine, LIST_HEAD, block_line, flag, list_line, uptime,
 };
-use dom0_shim::xlcfg::disk::Disk;
+use dom0_shim::xlcfg::disk::{self, Disk};
 use guest_rt::hypercall::sysctl::PoolChange;
 use guest_rt::hypercall::{domctl, sched, sysctl, version};
 use guest_rt::{println, time};
 
 use super::backend::{Detach, Front, block};
-use super::toolstack::{attach_disk, create, destroy, detach_disk, open_disks, read_config, resize};
+use super::toolstack::{
+    attach_disk, create, destroy, detach_disk, open_disks, read_config, resize, resize_disk,
+};
 use super::{Host, console, network, pools, scheduling, store_tools};
 
 /// Where configs of domains to start at once are.
@@ -70,10 +72,10 @@ async fn start_configured(host: &Rc<Host>) {
 /// Creates a domain from the config at `path`, with `settings` (`key=value`) as if they were its last lines.
 async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, String> {
     println!("Parsing config from {path}");
-    let config = read_config(host, path, settings)?;
+    let config = read_config(host, path, settings).await?;
     let started = time::now();
     let failed = |failure: String| format!("Domain {} was not created: {failure}", config.name);
-    let disks = open_disks(host, &config).map_err(failed)?;
+    let disks = open_disks(host, &config).await.map_err(failed)?;
     let domain = create(host, config.clone(), disks)
         .await
         .map_err(|failure| failed(failure.to_string()))?;
@@ -179,12 +181,13 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
             .await
             .unwrap_or_else(|| Err(usage())),
         (Command::BlockAttach, [which, specification @ ..]) => {
-            block_attach(host, which, &specification.join(","))
+            block_attach(host, which, &specification.join(",")).await
         }
         (Command::BlockDetach, ["--force", which, disk] | [which, disk, "--force"]) => {
             block_detach(host, which, disk, Detach::Force).await
         }
         (Command::BlockDetach, [which, disk]) => block_detach(host, which, disk, Detach::Ask).await,
+        (Command::BlockResize, [which, disk, size]) => block_resize(host, which, disk, size),
         (Command::BlockList, domains) => block_list(host, domains),
         (Command::Poweroff, _) => poweroff(host).await,
         _ => Err(usage()),
@@ -330,10 +333,10 @@ fn domain_name(host: &Host, which: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn block_attach(host: &Rc<Host>, which: &str, specification: &str) -> Result<(), String> {
+async fn block_attach(host: &Rc<Host>, which: &str, specification: &str) -> Result<(), String> {
     let domain = find(host, which)?;
     let disk = Disk::parse(specification).map_err(|error| format!("'{specification}': {error}"))?;
-    attach_disk(host, domain, &disk)
+    attach_disk(host, domain, &disk).await
 }
 
 async fn block_detach(host: &Host, which: &str, disk: &str, how: Detach) -> Result<(), String> {
@@ -341,6 +344,14 @@ async fn block_detach(host: &Host, which: &str, disk: &str, how: Detach) -> Resu
     let failed = |error: String| format!("{disk}: {error}");
     let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name".to_string()))?;
     detach_disk(host, domain, number, how).await.map_err(failed)
+}
+
+fn block_resize(host: &Host, which: &str, disk: &str, size: &str) -> Result<(), String> {
+    let domain = find(host, which)?;
+    let failed = |error: &str| format!("{disk}: {error}");
+    let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name"))?;
+    let bytes = disk::size(size).ok_or_else(|| failed(&format!("'{size}' is no size, as 64M is")))?;
+    resize_disk(host, domain, number, bytes).map_err(|error| failed(&error))
 }
 
 fn block_list(host: &Host, domains: &[&str]) -> Result<(), String> {

@@ -49,6 +49,7 @@ pub enum Command {
     XenstoreControl,
     BlockAttach,
     BlockDetach,
+    BlockResize,
     BlockList,
     Poweroff,
 }
@@ -126,6 +127,7 @@ pub const TABLE: &[Entry] = table! {
     Uptime "uptime" "[DOMAIN]" (0, 1), Domains, "Print uptime for all/some domains";
     BlockAttach "block-attach" "DOMAIN DISK-SPEC" (2, 8), Domains, "Create a new virtual block device";
     BlockDetach "block-detach" "[--force] DOMAIN DISK" (2, 3), Domains, "Destroy a domain's virtual block device";
+    BlockResize "block-resize" "DOMAIN DISK SIZE" (3, 3), Domains, "Give a disk in RAM another size (bytes, or with k, m, g); not one of xl's commands";
     BlockList "block-list" "DOMAIN..." (1, 64), Domains, "List virtual block devices for a domain";
     Info "info" "" (0, 0), Nothing, "Get information about the host";
     Dmesg "dmesg" "[-c]" (0, 1), Nothing, "Read and/or clear the hypervisor's message buffer";

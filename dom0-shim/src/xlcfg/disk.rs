@@ -1,22 +1,86 @@
 //! Disk specifications, as in `disk = [ … ]` and `block-attach` (xl-disk-configuration(5)).
 //!
-//! What dom0-shim adds to the syntax: the target `ram:SIZE`, an empty disk in RAM. Targets below `/dev` are disks of the
-//! machine; all others are images in the boot archive.
+//! What dom0-shim adds to the syntax: the target `ram:SIZE`, an empty disk in RAM. Targets below `/dev` are on disks of
+//! the machine, see [`Place`]; all others are images in the boot archive.
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use core::fmt;
 
 use crate::block::Access;
+
+/// Something on a disk of the machine: `/dev/vda` the disk itself, `/dev/vda1` a partition, `/dev/vda1:/images/a.img` a
+/// file in the file system there, `/dev/vda:/a.img` one in that of a disk without partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The disk's name below `/dev`.
+    pub disk: String,
+    /// The partition's number.
+    pub partition: Option<u32>,
+    /// The file's path.
+    pub file: Option<String>,
+}
+
+impl Place {
+    /// Parses one; `None` if the text does not begin with `/dev/`.
+    ///
+    /// # Errors
+    /// What is wrong, in a sentence.
+    pub fn parse(text: &str) -> Option<Result<Self, String>> {
+        let rest = text.strip_prefix("/dev/")?;
+        let (device, file) = match rest.split_once(':') {
+            Some((device, file)) => (device, Some(file)),
+            None => (rest, None),
+        };
+        let disk = device.trim_end_matches(|c: char| c.is_ascii_digit());
+        let partition = match device.strip_prefix(disk) {
+            None | Some("") => Some(None),
+            Some(digits) => digits.parse().ok().filter(|number| *number > 0).map(Some),
+        };
+        let letters = !disk.is_empty() && disk.bytes().all(|byte| byte.is_ascii_lowercase());
+        let file_is_path = file.is_none_or(|path| path.starts_with('/'));
+        Some(match partition.filter(|_| letters && file_is_path) {
+            Some(partition) => Ok(Self {
+                disk: disk.to_string(),
+                partition,
+                file: file.map(str::to_string),
+            }),
+            None => Err(format!("{text}: is none of /dev/vda, /dev/vda1, /dev/vda1:/FILE")),
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/dev/{}", self.disk)?;
+        if let Some(partition) = self.partition {
+            write!(f, "{partition}")?;
+        }
+        match &self.file {
+            Some(file) => write!(f, ":{file}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// What is behind a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// An image in the boot archive.
     File(String),
-    /// A disk of the machine, by its name below `/dev`.
-    Machine(String),
+    /// Something on a disk of the machine.
+    Machine(Place),
     /// So many bytes of RAM.
     Ram(u64),
+}
+
+/// How a target holds a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Byte for byte.
+    Raw,
+    /// In QEMU's format of that name.
+    Qcow2,
 }
 
 /// A disk of a domain.
@@ -24,6 +88,8 @@ pub enum Target {
 pub struct Disk {
     /// What is behind it.
     pub target: Target,
+    /// How it holds the disk.
+    pub format: Format,
     /// Its name in the guest, e.g. `xvda`.
     pub vdev: String,
     /// The number that stands for the name.
@@ -40,8 +106,8 @@ pub struct Disk {
 #[derive(Default)]
 struct Draft<'a> {
     target: Option<&'a str>,
-    /// The target had an old prefix, which stands for the format.
-    old_form: bool,
+    /// What the target's old prefix stands for, if it had one.
+    old_form: Option<Format>,
     format: Option<&'a str>,
     vdev: Option<&'a str>,
     access: Option<&'a str>,
@@ -50,7 +116,14 @@ struct Draft<'a> {
 }
 
 /// Old prefixes of targets that stand for a format.
-const OLD_PREFIXES: [&str; 4] = ["raw:", "file:", "phy:", "aio:"];
+const OLD_PREFIXES: [(&str, Format); 6] = [
+    ("raw:", Format::Raw),
+    ("file:", Format::Raw),
+    ("phy:", Format::Raw),
+    ("aio:", Format::Raw),
+    ("qcow2:", Format::Qcow2),
+    ("tap:qcow2:", Format::Qcow2),
+];
 
 impl Disk {
     /// Parses a specification.
@@ -117,7 +190,7 @@ impl<'a> Draft<'a> {
             // Nothing is cached between the guest and its disk.
             "direct-io-safe" => {}
             _ if self.target.is_none() => self.set_target(part)?,
-            _ if self.format.is_none() && !self.old_form => self.format = Some(part),
+            _ if self.format.is_none() && self.old_form.is_none() => self.format = Some(part),
             _ if self.vdev.is_none() => self.set_vdev(part)?,
             _ if self.access.is_none() => self.access = Some(part),
             _ => return Err(format!("too many positional parameters, from '{part}' on")),
@@ -129,9 +202,13 @@ impl<'a> Draft<'a> {
         if self.target.is_some() {
             return Err("there are two targets".to_string());
         }
-        let stripped = OLD_PREFIXES.iter().find_map(|prefix| target.strip_prefix(prefix));
-        self.old_form = stripped.is_some() || target.starts_with(RAM);
-        self.target = Some(stripped.unwrap_or(target));
+        let old_form = |(prefix, format): &(&str, Format)| Some((target.strip_prefix(prefix)?, *format));
+        let (target, old_form) = match OLD_PREFIXES.iter().find_map(old_form) {
+            Some((stripped, format)) => (stripped, Some(format)),
+            None => (target, target.starts_with(RAM).then_some(Format::Raw)),
+        };
+        self.old_form = old_form;
+        self.target = Some(target);
         Ok(())
     }
 
@@ -148,13 +225,15 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(self) -> Result<Disk, String> {
-        match self.format.unwrap_or_default() {
-            "" | "raw" => {}
-            format @ ("qcow" | "qcow2" | "vhd" | "qed") => {
-                return Err(format!("format: {format} is not supported; only raw is"));
+        let format = match self.format.unwrap_or_default() {
+            "" => self.old_form.unwrap_or(Format::Raw),
+            "raw" => Format::Raw,
+            "qcow2" => Format::Qcow2,
+            format @ ("qcow" | "vhd" | "qed") => {
+                return Err(format!("format: {format} is not supported; raw and qcow2 are"));
             }
             format => return Err(format!("format: unknown format '{format}'")),
-        }
+        };
         let vdev = self
             .vdev
             .filter(|vdev| !vdev.is_empty())
@@ -176,8 +255,8 @@ impl<'a> Draft<'a> {
                 Some(bytes) => {
                     Target::Ram(size(bytes).ok_or_else(|| format!("'{bytes}' is no size, as 64M is"))?)
                 }
-                None => match target.strip_prefix("/dev/") {
-                    Some(name) => Target::Machine(name.to_string()),
+                None => match Place::parse(target) {
+                    Some(place) => Target::Machine(place?),
                     None => Target::File(target.to_string()),
                 },
             },
@@ -185,8 +264,12 @@ impl<'a> Draft<'a> {
         if matches!(target, Target::Ram(_)) && access == Access::ReadOnly {
             return Err("an empty disk that cannot be written is of no use".to_string());
         }
+        if matches!(target, Target::Ram(_)) && format == Format::Qcow2 {
+            return Err("an empty disk is no qcow2 image".to_string());
+        }
         Ok(Disk {
             target,
+            format,
             vdev: vdev.to_string(),
             number,
             access,
@@ -200,7 +283,7 @@ impl<'a> Draft<'a> {
 const RAM: &str = "ram:";
 
 /// Bytes: a number of them, or of KiB, MiB, GiB with a letter behind it. Not 0.
-fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'k' | b'K' => (&text[..text.len() - 1], 10),
         b'm' | b'M' => (&text[..text.len() - 1], 20),
@@ -279,6 +362,7 @@ mod tests {
     fn all_forms_say_the_same() {
         let wanted = Disk {
             target: Target::File("/images/root.img".to_string()),
+            format: Format::Raw,
             vdev: "xvda".to_string(),
             number: 51_712,
             access: Access::ReadWrite,
@@ -303,6 +387,13 @@ mod tests {
         );
         assert_eq!(Disk::parse("file:/cd.iso,hdc:cdrom,r").unwrap(), cdrom);
         assert!(!Disk::parse("/x,raw,xvda,rw,no-discard").unwrap().discard);
+        for form in [
+            "/x,qcow2,xvda",
+            "tap:qcow2:/x,xvda,w",
+            "vdev=xvda,format=qcow2,target=/x",
+        ] {
+            assert_eq!(Disk::parse(form).unwrap().format, Format::Qcow2, "{form}");
+        }
     }
 
     #[test]
@@ -314,6 +405,39 @@ mod tests {
             target("vdev=xvda,target=/a,b=c"),
             Target::File("/a,b=c".to_string())
         );
+        for (text, disk, partition, file) in [
+            ("/dev/vda", "vda", None, None),
+            ("/dev/vdb12", "vdb", Some(12), None),
+            (
+                "/dev/vda1:/images/a:b.img",
+                "vda",
+                Some(1),
+                Some("/images/a:b.img"),
+            ),
+            ("/dev/vda:/a", "vda", None, Some("/a")),
+        ] {
+            let place = Place {
+                disk: disk.to_string(),
+                partition,
+                file: file.map(str::to_string),
+            };
+            assert_eq!(place.to_string(), text);
+            assert_eq!(target(&format!("{text},raw,xvda,w")), Target::Machine(place));
+        }
+        for text in [
+            "",
+            "1",
+            "vda0",
+            "vda99999999999",
+            "vda:a",
+            "vda1:",
+            "disk/by-id/x",
+        ] {
+            assert!(
+                error(&format!("phy:/dev/{text},xvda")).contains("is none of /dev/vda"),
+                "{text}"
+            );
+        }
         for size in ["", "M", "0", "64X", "-1", "99999999999G"] {
             assert!(
                 error(&format!("ram:{size},xvda")).contains("is no size"),
@@ -332,7 +456,11 @@ mod tests {
                 "/x,raw,xvda,rw,what",
                 "too many positional parameters, from 'what' on",
             ),
-            ("/x,qcow2,xvda", "format: qcow2 is not supported; only raw is"),
+            ("/x,vhd,xvda", "format: vhd is not supported; raw and qcow2 are"),
+            (
+                "format=qcow2,vdev=xvda,target=ram:1M",
+                "an empty disk is no qcow2 image",
+            ),
             ("/x,xvda,rw", "format: unknown format 'xvda'"),
             ("/x,raw,floppy", "vdev: 'floppy' is no disk's name"),
             ("/x,raw,xvda,q", "access: 'q' is none of r, ro, w, rw"),

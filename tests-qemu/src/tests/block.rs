@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
             [
                 test("disks", vehicle, disks),
                 test("hostile block front end", vehicle, hostile),
+                test("domUs and disks come and go", vehicle, come_and_go),
             ]
         })
         // What they are about is the same on both vendors.
@@ -90,29 +91,100 @@ fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.wait_for("debian", false)
 }
 
+/// A domain with the guest `blkfront`, which tests its disk and powers off.
+fn front_end(extra: &str, disk: &str) -> Vec<u8> {
+    format!(
+        "name='h'\ntype='pvh'\nkernel='/blkfront'\nextra='{extra}'\nmemory=32\non_poweroff='destroy'\n\
+         disk=['{disk}']\n"
+    )
+    .into_bytes()
+}
+
 /// A front end that breaks the protocol; the shim stays as it was.
 fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let config = |extra: &str| {
-        format!(
-            "name='h'\ntype='pvh'\nkernel='/blkfront'\nextra='{extra}'\nmemory=32\non_poweroff='destroy'\n\
-             disk=['ram:64K,xvda,rw']\n"
-        )
-    };
+    let qcow2 = bench.scratch().join("empty.qcow2");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&qcow2)
+        .arg("64K")
+        .status()?;
+    ensure!(made.success(), "qemu-img: {made}");
     let files = [
         ("blkfront", std::fs::read(outputs::output("guests/blkfront")?)?),
-        ("copied.cfg", config("").into()),
-        ("persistent.cfg", config("persistent").into()),
+        ("empty.qcow2", std::fs::read(&qcow2)?),
+        ("copied.cfg", front_end("", "ram:64K,xvda,rw")),
+        ("persistent.cfg", front_end("persistent", "ram:64K,xvda,rw")),
+        ("qcow2.cfg", front_end("", "/empty.qcow2,qcow2,xvda,rw")),
     ];
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
-    for name in ["copied", "persistent"] {
+    for name in ["copied", "persistent", "qcow2"] {
         shim.console.type_line(&format!("create /{name}.cfg"))?;
-        verdict(shim.console)?;
+        verdict(shim.console).with_context(|| name.to_owned())?;
         shim.wait_for("h", false)?;
     }
     let nodes = shim.command("xenstore-ls /local/domain/0/backend/vbd")?;
     ensure!(!nodes.contains("51712"), "{nodes}");
     Ok(())
+}
+
+/// Domains that connect their disk, use it and disconnect, several at a time: nothing is left of any.
+fn come_and_go(bench: &mut Bench, machine: Machine) -> Result<()> {
+    const AT_ONCE: u32 = 5;
+    // Bochs takes ten times as long for each.
+    let all = match machine.vehicle {
+        Vehicle::Vmx => 40,
+        _ => 200,
+    };
+    let files = [
+        ("blkfront", std::fs::read(outputs::output("guests/blkfront")?)?),
+        ("once.cfg", front_end("once persistent", "ram:64K,xvda,rw")),
+    ];
+    let archive = archive(&bench.scratch(), &files)?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    let mut before = None;
+    for made in (0..all).step_by(AT_ONCE as usize) {
+        if made == AT_ONCE {
+            before = Some((shim.free_memory()?, heap_free(&mut shim)?));
+        }
+        for name in 0..AT_ONCE {
+            let said = shim.command(&format!("create /once.cfg name='b{name}'"))?;
+            ensure!(!said.contains("not created"), "after {made}: {said}");
+        }
+        all_gone(&mut shim)?;
+    }
+    let after = (shim.free_memory()?, heap_free(&mut shim)?);
+    let (frames, heap) = before.context("no domain was the first")?;
+    // With a page left of each domain it would be much more.
+    ensure!(
+        after.0 == frames && after.1 + 32 > heap,
+        "{frames} MiB and {heap} KiB of the shim's heap were free, now {after:?}"
+    );
+    let output = shim.console.output();
+    let (passed, failed) = (
+        output.matches("RESULT pass").count(),
+        output.matches("RESULT fail").count(),
+    );
+    ensure!(
+        (passed, failed) == (all as usize, 0),
+        "{passed} passed, {failed} failed"
+    );
+    Ok(())
+}
+
+/// Waits until there are no domains but the shim.
+fn all_gone(shim: &mut Shim<'_>) -> Result<()> {
+    const LOOKS: u32 = 100;
+    let mut list = String::new();
+    for _ in 0..LOOKS {
+        list = shim.command("list")?;
+        let domains = list.lines().skip_while(|line| !line.starts_with("Domain-0"));
+        if domains.skip(1).all(|line| line.split_whitespace().count() < 3) && list.contains("Domain-0") {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    anyhow::bail!("there are still domains:\n{list}")
 }
 
 fn disks(bench: &mut Bench, machine: Machine) -> Result<()> {
@@ -129,7 +201,33 @@ fn disks(bench: &mut Bench, machine: Machine) -> Result<()> {
         "{listed}"
     );
     read_only_image(&mut shim)?;
+    resize(&mut shim)?;
     plug_and_unplug(&mut shim)
+}
+
+/// A disk grows under the domain that has it.
+fn resize(shim: &mut Shim<'_>) -> Result<()> {
+    for (command, sentence) in [
+        (
+            "block-resize debian xvdb 1M",
+            "xvdb: only a disk in RAM that can be written",
+        ),
+        ("block-resize debian xvda 100G", "xvda: not enough memory"),
+        ("block-resize debian xvda many", "'many' is no size"),
+        ("block-resize debian xvdz 1M", "xvdz: there is no such device"),
+    ] {
+        let said = shim.command(command)?;
+        ensure!(said.contains(sentence), "{command}: {said}");
+    }
+    shim.command("block-resize debian xvda 24M")?;
+    to_shell(shim, "debian")?;
+    let grown = shell(
+        shim.console,
+        "while [ $(cat /sys/block/xvda/size) != 49152 ]; do sleep 1; done; \
+         echo at the new end | dd of=/dev/xvda bs=1M seek=23 conv=fsync && dd if=/dev/xvda bs=1M skip=23 | head -c 14",
+    )?;
+    ensure!(grown.contains("\nat the new end"), "{grown}");
+    shim.detach()
 }
 
 /// The word that `sha256sum` prints first.

@@ -2,25 +2,22 @@
 //!
 //! Data goes straight between the guest's pages and the disk's, see [`Pages`].
 
+use abi::Domid;
+use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, XEN_IO_PROTO_ABI_X86_64};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ops::Range;
-
-use abi::Domid;
-use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, XEN_IO_PROTO_ABI_X86_64};
 use dom0_shim::backend::ring::{BackRing, Broken};
-use dom0_shim::block::ram::RamDisk;
 use dom0_shim::block::request::INDIRECT_SEGMENTS_MAX;
-use dom0_shim::block::{Access, BlockDevice, Failed, SECTOR, service};
+use dom0_shim::block::{Access, BlockDevice, service};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::Status;
 
+use super::backing::{self, Data};
 use super::pages::Pages;
 use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add, nodes};
 use crate::guest::Host;
-use crate::guest::machine::MachineDisk;
 
 /// The class of devices.
 pub const CLASS: &str = "vbd";
@@ -37,116 +34,14 @@ pub struct OpenDisk {
     data: Rc<Data>,
 }
 
-/// What is behind a disk.
-enum Data {
-    Ram(RamDisk),
-    Machine(MachineDisk),
-}
-
-impl BlockDevice for Data {
-    fn sectors(&self) -> u64 {
-        match self {
-            Self::Ram(disk) => disk.sectors(),
-            Self::Machine(disk) => disk.sectors(),
-        }
-    }
-
-    fn access(&self) -> Access {
-        match self {
-            Self::Ram(disk) => disk.access(),
-            Self::Machine(disk) => disk.access(),
-        }
-    }
-
-    fn takes_time(&self) -> bool {
-        match self {
-            Self::Ram(disk) => disk.takes_time(),
-            Self::Machine(disk) => disk.takes_time(),
-        }
-    }
-
-    fn discard_granularity(&self) -> Option<u32> {
-        match self {
-            Self::Ram(disk) => disk.discard_granularity(),
-            Self::Machine(disk) => disk.discard_granularity(),
-        }
-    }
-
-    async fn read(
-        &self,
-        sectors: Range<u64>,
-        take: impl FnOnce(&[&[u8]]) -> Result<(), Failed>,
-    ) -> Result<(), Failed> {
-        match self {
-            Self::Ram(disk) => disk.read(sectors, take).await,
-            Self::Machine(disk) => disk.read(sectors, take).await,
-        }
-    }
-
-    async fn write(
-        &self,
-        sectors: Range<u64>,
-        fill: impl FnOnce(&mut [&mut [u8]]) -> Result<(), Failed>,
-    ) -> Result<(), Failed> {
-        match self {
-            Self::Ram(disk) => disk.write(sectors, fill).await,
-            Self::Machine(disk) => disk.write(sectors, fill).await,
-        }
-    }
-
-    async fn flush(&self) -> Result<(), Failed> {
-        match self {
-            Self::Ram(disk) => disk.flush().await,
-            Self::Machine(disk) => disk.flush().await,
-        }
-    }
-
-    async fn discard(&self, sectors: Range<u64>) -> Result<(), Failed> {
-        match self {
-            Self::Ram(disk) => disk.discard(sectors).await,
-            Self::Machine(disk) => disk.discard(sectors).await,
-        }
-    }
-}
-
-/// Opens what is behind a disk.
+/// Opens a disk.
 ///
 /// # Errors
-/// A sentence: no such image or disk, the disk is in use, not enough memory.
-pub fn open(host: &Host, disk: &Disk) -> Result<OpenDisk, String> {
-    let image = |path: &str| {
-        let image = host
-            .archive
-            .file(path)
-            .ok_or_else(|| format!("{path}: no such file in the boot archive"))?;
-        if image.len() < SECTOR {
-            return Err(format!("{path}: is no disk image: it is empty"));
-        }
-        Ok(image)
-    };
-    let no_memory = |_| {
-        let left = host.disk_memory.left() >> 20;
-        format!("{}: not enough memory: {left} MiB are left for disks", disk.vdev)
-    };
-    let data = match (&disk.target, disk.access) {
-        (Target::Ram(bytes), _) => Data::Ram(RamDisk::empty(*bytes, &host.disk_memory).map_err(no_memory)?),
-        (Target::Machine(name), access) => {
-            let found = host.machine.disk(name);
-            let found = found.ok_or_else(|| format!("/dev/{name}: this machine has no such disk"))?;
-            Data::Machine(
-                found
-                    .open(access)
-                    .map_err(|error| format!("/dev/{name}: {error}"))?,
-            )
-        }
-        (Target::File(path), Access::ReadOnly) => Data::Ram(RamDisk::read_only(image(path)?)),
-        (Target::File(path), Access::ReadWrite) => {
-            Data::Ram(RamDisk::copy_on_write(image(path)?, &host.disk_memory).map_err(no_memory)?)
-        }
-    };
+/// A sentence, as of [`backing::open`].
+pub async fn open(host: &Host, disk: &Disk) -> Result<OpenDisk, String> {
     Ok(OpenDisk {
         disk: Rc::new(disk.clone()),
-        data: Rc::new(data),
+        data: Rc::new(backing::open(host, disk).await?),
     })
 }
 
@@ -160,7 +55,7 @@ pub fn attach(host: &Rc<Host>, domain: Domid, open: OpenDisk) -> Result<(), Stri
     let kind = if disk.cdrom { "cdrom" } else { "disk" };
     let params = match &disk.target {
         Target::File(path) => path.clone(),
-        Target::Machine(name) => format!("/dev/{name}"),
+        Target::Machine(place) => format!("{place}"),
         Target::Ram(bytes) => format!("ram:{bytes}"),
     };
     let mode = match disk.access {
@@ -184,6 +79,29 @@ pub fn attach(host: &Rc<Host>, domain: Domid, open: OpenDisk) -> Result<(), Stri
     ]);
     let vdev = disk.vdev.clone();
     add(host, id(domain, disk.number), open, &front, &back).map_err(|error| format!("{vdev}: {error}"))
+}
+
+impl OpenDisk {
+    /// Gives a domain's disk another size, as `block-resize`.
+    ///
+    /// # Errors
+    /// A sentence: it cannot have another size.
+    pub fn resize(&self, host: &Host, domain: Domid, bytes: u64) -> Result<(), String> {
+        self.data.resize(host, bytes)?;
+        host.devices.announce(id(domain, self.disk.number));
+        Ok(())
+    }
+}
+
+/// Task: tells front ends when a disk of the machine has another size.
+pub async fn follow_sizes(host: Rc<Host>) {
+    loop {
+        host.machine.resized.wait().await;
+        for (domain, _) in host.domains.list() {
+            let disks = host.devices.of(domain).into_iter().filter(|id| id.class == CLASS);
+            disks.for_each(|id| host.devices.announce(id));
+        }
+    }
 }
 
 /// Names a disk.
@@ -256,6 +174,7 @@ impl Driver for OpenDisk {
     }
 
     fn details(&self) -> Nodes {
+        let blocks = self.data.block_sizes();
         let mut info = 0;
         if self.disk.cdrom {
             info |= VDISK_CDROM | VDISK_REMOVABLE;
@@ -266,8 +185,8 @@ impl Driver for OpenDisk {
         Nodes::from([
             ("sectors", format!("{}", self.data.sectors())),
             ("info", format!("{info}")),
-            ("sector-size", format!("{SECTOR}")),
-            ("physical-sector-size", format!("{SECTOR}")),
+            ("sector-size", format!("{}", blocks.logical)),
+            ("physical-sector-size", format!("{}", blocks.physical)),
         ])
     }
 }
@@ -301,5 +220,9 @@ async fn run(host: Rc<Host>, id: Id, channel: Channel, ring: Ring, open: OpenDis
         // Not on the terminal, which a domain could fill that way.
         let error = "the ring has more requests than it can hold; it is served no longer";
         nodes::set_error(&host.store, id, error);
+    }
+    // What the front end has not flushed is not to depend on another one's doing so.
+    if open.data.access() == Access::ReadWrite && open.data.flush().await.is_err() {
+        nodes::set_error(&host.store, id, "the disk has failed in its last flush");
     }
 }

@@ -4,6 +4,7 @@
 //! driver; what serves rings are tasks of [`Links`]. A device ends when it is detached or its domain is destroyed;
 //! nothing is mapped or bound then.
 
+mod backing;
 pub mod block;
 mod link;
 mod nodes;
@@ -58,7 +59,9 @@ enum Ending {
 
 struct Device {
     ending: Cell<Ending>,
-    /// Set when `ending` has changed.
+    /// Its details have changed.
+    changed: Cell<bool>,
+    /// Set when one of these is new.
     told: Signal,
     /// Set when nothing is left of the device.
     gone: Signal,
@@ -73,6 +76,14 @@ impl Devices {
     pub fn of(&self, domain: Domid) -> Vec<Id> {
         let devices = self.0.borrow();
         devices.keys().copied().filter(|id| id.domain == domain).collect()
+    }
+
+    /// The device's details have changed: a front end that is connected is to look again.
+    pub fn announce(&self, id: Id) {
+        if let Some(device) = self.get(id) {
+            device.changed.set(true);
+            device.told.notify();
+        }
     }
 
     fn get(&self, id: Id) -> Option<Rc<Device>> {
@@ -95,6 +106,7 @@ pub fn add(host: &Rc<Host>, id: Id, driver: impl Driver, front: &Nodes, back: &N
     }
     let device = Rc::new(Device {
         ending: Cell::new(Ending::No),
+        changed: Cell::new(false),
         told: Signal::default(),
         gone: Signal::default(),
     });
@@ -162,6 +174,11 @@ async fn run(host: Rc<Host>, id: Id, device: Rc<Device>, driver: impl Driver) {
             if wish == Wish::Detach && own != State::Closing {
                 nodes::set_offline(&host.store, id);
                 set(&mut own, State::Closing);
+            }
+            if device.changed.take() && own == State::Connected {
+                // The state is the one before; that it is written is what front ends watch for.
+                nodes::publish(&host.store, id, &driver.details());
+                nodes::set_state(&host.store, id, own);
             }
             let action = react(own, nodes::front_state(&host.store, id), wish);
             if !matches!(action, Action::Wait | Action::Connect) {

@@ -12,14 +12,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::ops::Range;
+use core::ops::{Deref, Range};
 
 use dom0_shim::block::claim::{Claim, InUse, Users};
-use dom0_shim::block::{Access, BlockDevice, Failed, SECTOR};
+use dom0_shim::block::{Access, BlockDevice, BlockSizes, Failed, SECTOR};
 use dom0_shim::executor::Signal;
 use virtio_drivers::queue::VirtQueue;
-use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
+use virtio_drivers::transport::{InterruptStatus, Transport};
 
 use super::Interrupted;
 use super::pci::Identity;
@@ -29,7 +29,9 @@ bitflags::bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
         const READ_ONLY = 1 << 5;
+        const BLOCK_SIZE = 1 << 6;
         const FLUSH = 1 << 9;
+        const TOPOLOGY = 1 << 10;
         const DISCARD = 1 << 13;
         const VERSION_1 = 1 << 32;
     }
@@ -47,6 +49,8 @@ enum Operation {
 /// Offsets in the device's configuration.
 mod config {
     pub const CAPACITY: usize = 0;
+    pub const BLOCK_SIZE: usize = 20;
+    pub const PHYSICAL_BLOCK_EXPONENT: usize = 24;
     pub const MAX_DISCARD_SECTORS: usize = 36;
     pub const DISCARD_ALIGNMENT: usize = 44;
 }
@@ -57,6 +61,8 @@ const ENTRIES: usize = 64;
 const ENTRIES_OF_REQUEST: usize = 3;
 const QUEUE: u16 = 0;
 const OKAY: u8 = 0;
+/// Largest block, as with Linux.
+const BLOCK_MAX: u32 = 4096;
 
 /// How sectors can be discarded.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +112,10 @@ pub struct VirtioDisk {
     device: RefCell<Device>,
     /// Set when there is room in the queue again.
     room: Signal,
-    sectors: u64,
+    sectors: Cell<u64>,
+    /// Set when that has changed.
+    resized: Signal,
+    block_sizes: BlockSizes,
     access: Access,
     flushes: bool,
     discard: Option<Discard>,
@@ -119,27 +128,20 @@ impl fmt::Display for VirtioDisk {
             Access::ReadOnly => ", read only",
             Access::ReadWrite => "",
         };
-        write!(f, "virtio disk, {} MiB{access}", self.sectors >> 11)
+        write!(f, "virtio disk, {} MiB{access}", self.sectors.get() >> 11)
     }
 }
 
 impl VirtioDisk {
-    /// Starts the device.
+    /// Starts the device, which sets `resized` when it has another size.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn start(mut transport: PciTransport) -> Result<Self, String> {
+    pub fn start(mut transport: PciTransport, resized: Signal) -> Result<Self, String> {
         let text = |error: virtio_drivers::Error| error.to_string();
         let features = transport.begin_init(Features::all());
         let queue = VirtQueue::new(&mut transport, QUEUE, false, false).map_err(text)?;
-        let sectors = transport
-            .read_consistent(|| {
-                // The device's registers are to be read in double words (virtio 1.2, 4.1.3.1).
-                let low = transport.read_config_space::<u32>(config::CAPACITY)?;
-                let high = transport.read_config_space::<u32>(config::CAPACITY + 4)?;
-                Ok(u64::from(high) << 32 | u64::from(low))
-            })
-            .map_err(text)?;
+        let sectors = capacity(&transport).map_err(text)?;
         let discard = if features.contains(Features::DISCARD) {
             let read = |offset| transport.read_config_space::<u32>(offset).map_err(text);
             let alignment = read(config::DISCARD_ALIGNMENT)?.max(1);
@@ -150,6 +152,7 @@ impl VirtioDisk {
         } else {
             None
         };
+        let block_sizes = block_sizes(&transport, features)?;
         transport.finish_init();
         Ok(Self {
             device: RefCell::new(Device {
@@ -158,7 +161,9 @@ impl VirtioDisk {
                 requests: BTreeMap::new(),
             }),
             room: Signal::default(),
-            sectors,
+            sectors: Cell::new(sectors),
+            resized,
+            block_sizes,
             access: match features.contains(Features::READ_ONLY) {
                 true => Access::ReadOnly,
                 false => Access::ReadWrite,
@@ -169,21 +174,24 @@ impl VirtioDisk {
         })
     }
 
-    /// Opens it for a domain.
+    /// Sets sectors of it aside for a domain.
     ///
     /// # Errors
-    /// A sentence: it cannot be written, or somebody else uses it.
-    pub fn open(self: &Rc<Self>, access: Access) -> Result<MachineDisk, String> {
+    /// A sentence: they cannot be written, or somebody else uses some of them.
+    pub fn claim(
+        self: &Rc<Self>,
+        sectors: impl IntoIterator<Item = Range<u64>>,
+        access: Access,
+    ) -> Result<MachineDisk, String> {
         if access == Access::ReadWrite && self.access == Access::ReadOnly {
             return Err("it can only be read".to_string());
         }
         let claim = self
             .users
-            .claim(access)
+            .claim(sectors, access)
             .map_err(|InUse| "it is in use, and would be written by one of its users".to_string())?;
         Ok(MachineDisk {
             disk: self.clone(),
-            access,
             _claim: claim,
         })
     }
@@ -227,7 +235,13 @@ impl VirtioDisk {
 impl Interrupted for VirtioDisk {
     fn interrupted(&self) {
         let device = &mut *self.device.borrow_mut();
-        device.transport.ack_interrupt();
+        let why = device.transport.ack_interrupt();
+        if why.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+            && let Ok(sectors) = capacity(&device.transport)
+            && self.sectors.replace(sectors) != sectors
+        {
+            self.resized.notify();
+        }
         let mut answered = false;
         while let Some(token) = device.queue.peek_used() {
             let Some(mut request) = device.requests.remove(&token) else {
@@ -250,20 +264,66 @@ impl Interrupted for VirtioDisk {
     }
 }
 
-/// A disk of the machine in use; the use ends when dropped.
+/// A device's sectors.
+fn capacity(transport: &PciTransport) -> virtio_drivers::Result<u64> {
+    transport.read_consistent(|| {
+        // The device's registers are to be read in double words (virtio 1.2, 4.1.3.1).
+        let low = transport.read_config_space::<u32>(config::CAPACITY)?;
+        let high = transport.read_config_space::<u32>(config::CAPACITY + 4)?;
+        Ok(u64::from(high) << 32 | u64::from(low))
+    })
+}
+
+/// Sizes of a device's blocks. One that has larger ones than it is asked for is not used.
+fn block_sizes(transport: &PciTransport, features: Features) -> Result<BlockSizes, String> {
+    let text = |error: virtio_drivers::Error| error.to_string();
+    let mut sizes = BlockSizes::default();
+    if features.contains(Features::BLOCK_SIZE) {
+        sizes.logical = transport
+            .read_config_space::<u32>(config::BLOCK_SIZE)
+            .map_err(text)?;
+        sizes.physical = sizes.logical;
+    }
+    if !sizes.logical.is_power_of_two() || !(SECTOR as u32..=BLOCK_MAX).contains(&sizes.logical) {
+        return Err(alloc::format!("its blocks have {} bytes", sizes.logical));
+    }
+    if features.contains(Features::TOPOLOGY) {
+        let exponent = transport
+            .read_config_space::<u8>(config::PHYSICAL_BLOCK_EXPONENT)
+            .map_err(text)?;
+        sizes.physical = sizes
+            .logical
+            .checked_shl(exponent.into())
+            .unwrap_or(sizes.logical);
+    }
+    Ok(sizes)
+}
+
+/// Sectors of a disk of the machine in use; the use ends when dropped.
 pub struct MachineDisk {
     disk: Rc<VirtioDisk>,
-    access: Access,
     _claim: Claim,
+}
+
+impl Deref for MachineDisk {
+    type Target = VirtioDisk;
+
+    fn deref(&self) -> &VirtioDisk {
+        &self.disk
+    }
 }
 
 fn bytes(sectors: &Range<u64>) -> usize {
     (sectors.end - sectors.start) as usize * SECTOR
 }
 
-impl BlockDevice for MachineDisk {
+impl BlockDevice for VirtioDisk {
     fn sectors(&self) -> u64 {
-        self.disk.sectors
+        self.sectors.get()
+    }
+
+    fn block_sizes(&self) -> BlockSizes {
+        self.block_sizes
     }
 
     fn access(&self) -> Access {
@@ -275,7 +335,7 @@ impl BlockDevice for MachineDisk {
     }
 
     fn discard_granularity(&self) -> Option<u32> {
-        let discard = self.disk.discard.filter(|_| self.access == Access::ReadWrite)?;
+        let discard = self.discard.filter(|_| self.access == Access::ReadWrite)?;
         Some(discard.granularity)
     }
 
@@ -285,7 +345,7 @@ impl BlockDevice for MachineDisk {
         take: impl FnOnce(&[&[u8]]) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
         let room = vec![0; bytes(&sectors)];
-        let data = self.disk.submit(Operation::Read, sectors.start, room).await?;
+        let data = self.submit(Operation::Read, sectors.start, room).await?;
         take(&[&data])
     }
 
@@ -296,27 +356,27 @@ impl BlockDevice for MachineDisk {
     ) -> Result<(), Failed> {
         let mut data = vec![0; bytes(&sectors)];
         fill(&mut [&mut data])?;
-        self.disk.submit(Operation::Write, sectors.start, data).await?;
+        self.submit(Operation::Write, sectors.start, data).await?;
         Ok(())
     }
 
     async fn flush(&self) -> Result<(), Failed> {
         // Without the feature the device keeps nothing back (virtio 1.2, 5.2.5).
-        if self.disk.flushes {
-            self.disk.submit(Operation::Flush, 0, Vec::new()).await?;
+        if self.flushes {
+            self.submit(Operation::Flush, 0, Vec::new()).await?;
         }
         Ok(())
     }
 
     async fn discard(&self, sectors: Range<u64>) -> Result<(), Failed> {
-        let discard = self.disk.discard.ok_or(Failed)?;
+        let discard = self.discard.ok_or(Failed)?;
         let mut start = sectors.start;
         while start < sectors.end {
             let count = (sectors.end - start).min(discard.max.into());
             let mut data = start.to_le_bytes().to_vec();
             data.extend_from_slice(&(count as u32).to_le_bytes());
             data.extend_from_slice(&[0; 4]);
-            self.disk.submit(Operation::Discard, 0, data).await?;
+            self.submit(Operation::Discard, 0, data).await?;
             start += count;
         }
         Ok(())

@@ -7,6 +7,7 @@
 mod disk;
 mod nic;
 mod pci;
+mod place;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -15,6 +16,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use dom0_shim::executor::Signal;
 use guest_rt::interrupt;
 use guest_rt::start_info::StartInfo;
 use virtio_drivers::transport::DeviceType;
@@ -34,6 +36,8 @@ trait Interrupted {
 pub struct Machine {
     disks: BTreeMap<String, Rc<VirtioDisk>>,
     nics: BTreeMap<String, Rc<Nic>>,
+    /// Set when a disk has another size.
+    pub resized: Signal,
     /// Who is on the line of each vector.
     vectors: RefCell<BTreeMap<u8, Vec<Rc<dyn Interrupted>>>>,
     /// What was found, and what could not be used, for the person at the prompt.
@@ -65,7 +69,7 @@ impl Machine {
         match function.kind {
             DeviceType::Block => {
                 vector = lines.route(&function)?;
-                let disk = Rc::new(VirtioDisk::start(function.transport()?)?);
+                let disk = Rc::new(VirtioDisk::start(function.transport()?, self.resized.clone())?);
                 let letter = u8::try_from(self.disks.len()).ok().filter(|&number| number < 26);
                 let letter = letter.ok_or("there are too many disks")? + b'a';
                 let name = format!("vd{}", char::from(letter));

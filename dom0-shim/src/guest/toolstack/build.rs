@@ -5,7 +5,6 @@
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -34,7 +33,7 @@ use pvh::layout::{ACPI_TABLES, CONSOLE_GFN, Guest, IDENT_PT_GFN, Plan, STORE_GFN
 use pvh::{acpi, entry, kernel};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Failure, Step, destroy, nodes};
+use super::{Failure, Step, destroy, file, nodes};
 use crate::guest::backend::block::{self, OpenDisk};
 use crate::guest::{Host, console, network, pools, scheduling, store};
 
@@ -52,6 +51,17 @@ pub struct Ports {
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
 pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -> Result<Domid, Failure> {
+    let kernel_file = file(host, &config.kernel, FILE_MAX)
+        .await
+        .step("loading the kernel")?;
+    let kernel = kernel::open(&kernel_file, KERNEL_MAX)
+        .map_err(|error| format!("{}: {error}", config.kernel))
+        .step("loading the kernel")?;
+    let ramdisk = match &config.ramdisk {
+        Some(path) => Some(file(host, path, FILE_MAX).await.step("loading the ramdisk")?),
+        None => None,
+    };
+    // Behind what may wait for a disk: another one of this name may have been made meanwhile.
     if host.domains.find(&config.name).is_some() {
         let cause = format!("a domain named {} exists already", config.name);
         return Err(Failure {
@@ -59,22 +69,12 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
             cause,
         });
     }
-    let kernel_file = file(host, &config.kernel).step("loading the kernel")?;
-    let kernel = kernel::open(kernel_file, KERNEL_MAX)
-        .map_err(|error| format!("{}: {error}", config.kernel))
-        .step("loading the kernel")?;
-    let ramdisk = config
-        .ramdisk
-        .as_deref()
-        .map(|path| file(host, path))
-        .transpose()
-        .step("loading the ramdisk")?;
     // Without populate-on-demand there is memory behind all that the domain may have; its balloon driver gives back what is too much.
     let memory_map = domu_memory_map(config.max_memory << 20);
     let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
     let guest = Guest {
         kernel: &kernel,
-        ramdisk,
+        ramdisk: ramdisk.as_deref(),
         command_line: &config.command_line,
         memory_map: &memory_map,
         rsdp: acpi.rsdp,
@@ -116,15 +116,10 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
 
 /// KiB that a domain may have besides its RAM, as in libxl: special pages and ACPI tables count too.
 pub const EXTRA_KIB: u64 = 1024;
+/// Largest kernel and ramdisk that are read from disks.
+const FILE_MAX: u64 = 256 << 20;
 /// Most bytes that a kernel may unpack to.
 const KERNEL_MAX: usize = 256 << 20;
-
-/// A file of the boot archive.
-fn file(host: &Host, path: &str) -> Result<&'static [u8], String> {
-    host.archive
-        .file(path)
-        .ok_or_else(|| format!("{path}: no such file in the boot archive"))
-}
 
 /// The memory map as the hypercall wants it.
 fn e820(map: &[HvmMemmapTableEntry]) -> Vec<E820Entry> {

@@ -132,7 +132,7 @@ async fn rename_restart(host: &Rc<Host>, domain: Domid, record: &Record) {
         record.config = Rc::new(kept);
     }
     // The disks stay with the domain that is kept.
-    match open_disks(host, &record.config) {
+    match open_disks(host, &record.config).await {
         Ok(disks) => start_again(host, record.config.clone(), disks).await,
         Err(error) => host.terminal.notice(&format!("Restarting {name}: {error}")),
     }

@@ -10,6 +10,7 @@ mod lifecycle;
 mod nodes;
 pub mod resize;
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
@@ -20,7 +21,7 @@ use core::cell::RefCell;
 use abi::{Domid, Errno};
 use dom0_shim::executor::{Signal, pass};
 use dom0_shim::net::packet::Mac;
-use dom0_shim::xlcfg::disk::Disk;
+use dom0_shim::xlcfg::disk::{Disk, Place};
 use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
 use guest_rt::time;
@@ -165,15 +166,13 @@ impl Domains {
     }
 }
 
-/// Reads and parses a config of the archive; warnings go to the terminal.
+/// Reads and parses a config; warnings go to the terminal.
 ///
 /// # Errors
 /// A sentence that names file and line.
-pub fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Config>, String> {
-    let bytes = config_file(host, path).ok_or_else(|| {
-        format!("{path}: no such file in the boot archive, nor in {CONFIGS} with or without .cfg")
-    })?;
-    let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: is not a text file"))?;
+pub async fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Config>, String> {
+    let bytes = config_file(host, path).await?;
+    let text = core::str::from_utf8(&bytes).map_err(|_| format!("{path}: is not a text file"))?;
     let own_lines = text.lines().count();
     let text = format!("{}\n{}\n", text.trim_end_matches('\n'), settings.join("\n"));
     let mut config = xlcfg::parse(&text).map_err(|error| match error.line {
@@ -200,21 +199,39 @@ pub fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Conf
 ///
 /// # Errors
 /// The first that cannot be opened, in a sentence.
-pub fn open_disks(host: &Host, config: &Config) -> Result<Vec<OpenDisk>, String> {
-    config.disks.iter().map(|disk| block::open(host, disk)).collect()
+pub async fn open_disks(host: &Host, config: &Config) -> Result<Vec<OpenDisk>, String> {
+    let mut disks = Vec::new();
+    for disk in &config.disks {
+        disks.push(block::open(host, disk).await?);
+    }
+    Ok(disks)
 }
 
 /// Gives a running domain another disk.
 ///
 /// # Errors
 /// A sentence.
-pub fn attach_disk(host: &Rc<Host>, domain: Domid, disk: &Disk) -> Result<(), String> {
-    let open = block::open(host, disk)?;
+pub async fn attach_disk(host: &Rc<Host>, domain: Domid, disk: &Disk) -> Result<(), String> {
+    let open = block::open(host, disk).await?;
     block::attach(host, domain, open.clone())?;
     if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
         record.disks.push(open);
     }
     Ok(())
+}
+
+/// Gives a disk of a running domain another size.
+///
+/// # Errors
+/// A sentence.
+pub fn resize_disk(host: &Host, domain: Domid, number: u32, bytes: u64) -> Result<(), String> {
+    let records = host.domains.records.borrow();
+    let disks = records
+        .get(&domain)
+        .map(|record| &record.disks[..])
+        .unwrap_or_default();
+    let open = disks.iter().find(|open| open.disk.number == number);
+    open.ok_or("there is no such device")?.resize(host, domain, bytes)
 }
 
 /// Takes a disk from a running domain.
@@ -238,11 +255,37 @@ pub fn new_mac() -> Mac {
 /// Where configs are looked for.
 const CONFIGS: &str = "/etc/oxen";
 
+/// Largest config.
+const CONFIG_MAX: u64 = 1 << 20;
+
 /// A config by its path, or by its name in [`CONFIGS`].
-fn config_file(host: &Host, path: &str) -> Option<&'static [u8]> {
-    let in_folder = || host.archive.file(&format!("{CONFIGS}/{path}"));
-    let by_name = || host.archive.file(&format!("{CONFIGS}/{path}.cfg"));
-    host.archive.file(path).or_else(in_folder).or_else(by_name)
+async fn config_file(host: &Host, path: &str) -> Result<Cow<'static, [u8]>, String> {
+    if let Some(place) = Place::parse(path) {
+        return Ok(Cow::Owned(host.machine.read_file(&place?, CONFIG_MAX).await?));
+    }
+    let names = [
+        path.into(),
+        format!("{CONFIGS}/{path}"),
+        format!("{CONFIGS}/{path}.cfg"),
+    ];
+    let found = names.iter().find_map(|name| host.archive.file(name));
+    found.map(Cow::Borrowed).ok_or_else(|| {
+        format!("{path}: no such file in the boot archive, nor in {CONFIGS} with or without .cfg")
+    })
+}
+
+/// A file that a config names: of the boot archive, or on a disk of the machine.
+///
+/// # Errors
+/// A sentence: there is none, or it has more than `most` bytes.
+async fn file(host: &Host, path: &str, most: u64) -> Result<Cow<'static, [u8]>, String> {
+    if let Some(place) = Place::parse(path) {
+        return Ok(Cow::Owned(host.machine.read_file(&place?, most).await?));
+    }
+    let found = host.archive.file(path);
+    found
+        .map(Cow::Borrowed)
+        .ok_or_else(|| format!("{path}: no such file in the boot archive"))
 }
 
 /// Ends a domain and forgets all about it.

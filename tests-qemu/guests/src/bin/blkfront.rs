@@ -3,7 +3,7 @@
 //! guest's memory is in use.
 //!
 //! The domain needs one disk, xvda, of 64 KiB that can be written. With `persistent` on the command line its grants are
-//! persistent; with `bench` it measures instead.
+//! persistent; with `bench` it measures instead, and with `once` it only writes and reads.
 #![no_std]
 #![no_main]
 
@@ -96,16 +96,18 @@ fn main(info: StartInfo) -> ! {
             .grants
             .grant(DATA_REF + frame as u32, front.data.frame(frame * SIZE));
     }
-    let bench = info.command_line().contains("bench");
-    front.persistent = info.command_line().contains("persistent");
+    let has = |word| info.command_line().contains(word);
+    front.persistent = has("persistent");
     report.equal("connect", front.connect(&[]), Ok(()));
     let written = ["state", "sectors", "online", "params", "new"].map(|name| {
         let path = format!("{}/{name}", front.back);
         front.store.write(&path, "1")
     });
     report.equal("back-end's-nodes", written, [false; 5]);
-    if bench {
+    if has("bench") {
         measure(&mut front);
+    } else if has("once") {
+        good_requests(&mut report, &mut front);
     } else {
         good_requests(&mut report, &mut front);
         bad_requests(&mut report, &mut front);
@@ -386,11 +388,17 @@ fn bad_requests(report: &mut Report, front: &mut Front) {
         bytes[..size_of::<BlkifRequestDiscard>()].copy_from_slice(discard.as_bytes());
         transmute!(bytes)
     };
+    let offered = front.store.read(&format!("{}/feature-discard", front.back));
     for (sectors, wanted) in [
         (8, BLKIF_RSP_OKAY),
         (65, BLKIF_RSP_ERROR),
         (u64::MAX, BLKIF_RSP_ERROR),
     ] {
+        let wanted = if offered.is_some() {
+            wanted
+        } else {
+            BLKIF_RSP_EOPNOTSUPP
+        };
         report.equal("discard", front.status(&discard(sectors)), wanted);
     }
 }
