@@ -69,7 +69,9 @@ async fn rounds<M: Shared, F: Future<Output = (BlkifResponse, usize)>>(
             }
         }
         // Begins what is new, too.
-        while let Some(Some(done)) = under_way.next().now_or_never() {
+        while !under_way.is_empty()
+            && let Some(Some(done)) = under_way.next().now_or_never()
+        {
             ring.answer(&done);
         }
         if ring.publish() {

@@ -3,6 +3,7 @@
 //! A guest prints `TEST name: pass` or `TEST name: fail: reason` for everything it checks, and ends with `RESULT pass` or
 //! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
 //!
+//! * [`blkfront`]: a block front end, good or bad.
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
 //! * [`fifo`]: the guest's side of FIFO event channels.
 //! * [`frames`]: memory for hypercalls to do with what they like.
@@ -25,6 +26,7 @@
 
 extern crate alloc;
 
+pub mod blkfront;
 pub mod cpu;
 pub mod fifo;
 pub mod frames;

@@ -3,101 +3,37 @@
 //! guest's memory is in use.
 //!
 //! The domain needs one disk, xvda, of 64 KiB that can be written. With `persistent` on the command line its grants are
-//! persistent; with `bench` it measures instead, and with `once` it only writes and reads.
+//! persistent; with `bench` it measures instead (the disk has 256 KiB then), and with `once` it only writes and reads.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 use alloc::format;
-use alloc::string::String;
 use core::mem::offset_of;
 
 use abi::io::blkif::*;
-use abi::io::ring::{SRING_HEADER_SIZE, SringHeader, ring_entries};
-use guest_rt::hypercall::{event_channel, sched};
+use abi::io::ring::SringHeader;
+use guest_rt::hypercall::event_channel;
 use guest_rt::println;
 use guest_rt::start_info::StartInfo;
+use guests::blkfront::*;
 use guests::cpu;
-use guests::frames::{Frames, SIZE};
-use guests::granting::Grants;
+use guests::frames::SIZE;
 use guests::random::Random;
 use guests::report::Report;
-use guests::shared::Shared;
-use guests::xenstore::Xenstore;
-use zerocopy::{FromBytes, IntoBytes, transmute};
+use zerocopy::{IntoBytes, transmute};
 
 guest_rt::main!(main);
 
-/// The disk.
-const DEVICE: &str = "device/vbd/51712";
-/// Its size.
+/// Sectors of the disk.
 const SECTORS: u64 = 128;
-/// Frames for data.
-const DATA_FRAMES: usize = 32;
-
-static RING: Frames<2> = Frames::new();
-static DATA: Frames<DATA_FRAMES> = Frames::new();
-static INDIRECT: Frames<1> = Frames::new();
-
-/// Grants: the ring, a page of segments, a page that may only be read, the ring's second page or another ring, pages of
-/// data from here on, nothing.
-const RING_REF: u32 = 8;
-const INDIRECT_REF: u32 = 9;
-const READ_ONLY_REF: u32 = 10;
-const RING_2_REF: u32 = 11;
-const DATA_REF: u32 = 16;
-const NO_REF: u32 = 300;
-
-/// xenbus states.
-const INITIALISED: &str = "3";
-const CONNECTED: &str = "4";
-const CLOSING: &str = "5";
-const CLOSED: &str = "6";
-
-struct Front {
-    store: Xenstore,
-    grants: Grants,
-    ring: Shared,
-    data: Shared,
-    back: String,
-    /// Of the ring in use: its channel, where it begins, how many entries it has, how many were sent.
-    port: u32,
-    start: usize,
-    entries: u32,
-    sent: u32,
-    /// The same pages are used again and again: the back end may keep them mapped.
-    persistent: bool,
-}
 
 fn main(info: StartInfo) -> ! {
     cpu::init();
     let mut report = Report::default();
-    let store = Xenstore::default();
-    let back = store.read(&format!("{DEVICE}/backend")).expect("a disk");
-    let mut front = Front {
-        store,
-        grants: Grants::default(),
-        ring: Shared::of(&RING),
-        data: Shared::of(&DATA),
-        back,
-        port: 0,
-        start: 0,
-        entries: 0,
-        sent: 0,
-        persistent: false,
-    };
-    front.grants.grant(RING_REF, front.ring.frame(0));
-    front.grants.grant(RING_2_REF, front.ring.frame(SIZE));
-    front.grants.grant(INDIRECT_REF, Shared::of(&INDIRECT).frame(0));
-    front.grants.grant_read_only(READ_ONLY_REF, front.data.frame(0));
-    for frame in 0..DATA_FRAMES {
-        front
-            .grants
-            .grant(DATA_REF + frame as u32, front.data.frame(frame * SIZE));
-    }
     let has = |word| info.command_line().contains(word);
-    front.persistent = has("persistent");
+    let mut front = Front::new(has("persistent"));
     report.equal("connect", front.connect(&[]), Ok(()));
     let written = ["state", "sectors", "online", "params", "new"].map(|name| {
         let path = format!("{}/{name}", front.back);
@@ -126,153 +62,6 @@ fn main(info: StartInfo) -> ! {
         .count();
     report.equal("data-free", used, 0);
     report.finish()
-}
-
-impl Front {
-    fn state(&self, state: &str) {
-        assert!(self.store.write(&format!("{DEVICE}/state"), state));
-    }
-
-    /// Waits for the back end to be in one of these states; the one it is in.
-    fn wait_for(&self, states: &[&'static str]) -> &'static str {
-        loop {
-            let now = self
-                .store
-                .read(&format!("{}/state", self.back))
-                .unwrap_or_default();
-            if let Some(state) = states.iter().find(|&&state| state == now) {
-                return state;
-            }
-            sched::yield_now().expect("yielding");
-        }
-    }
-
-    /// A new ring, connected with these nodes instead of the right ones.
-    ///
-    /// # Errors
-    /// The back end closes instead.
-    fn connect(&mut self, nodes: &[(&str, &str)]) -> Result<(), ()> {
-        self.wait_for(&["2"]);
-        self.begin(SIZE, SIZE);
-        self.begin(0, SIZE);
-        self.port = event_channel::alloc_unbound(abi::domid::DOMID_SELF, 0).expect("a port");
-        for (name, value) in [
-            ("ring-ref", format!("{RING_REF}").as_str()),
-            ("event-channel", &format!("{}", self.port)),
-            ("protocol", XEN_IO_PROTO_ABI_X86_64),
-            ("multi-queue-num-queues", "1"),
-            ("feature-persistent", if self.persistent { "1" } else { "0" }),
-        ]
-        .iter()
-        .chain(nodes)
-        {
-            assert!(self.store.write(&format!("{DEVICE}/{name}"), value));
-        }
-        self.state(INITIALISED);
-        match self.wait_for(&[CONNECTED, CLOSING]) {
-            CONNECTED => {
-                self.state(CONNECTED);
-                Ok(())
-            }
-            _ => Err(()),
-        }
-    }
-
-    /// Closes, and begins again as a new front end does; the back end is waiting then.
-    fn disconnect(&mut self) {
-        self.state(CLOSED);
-        self.wait_for(&[CLOSED]);
-        event_channel::close(self.port).expect("the port");
-        self.store.remove(&format!("{DEVICE}/ring-page-order"));
-        self.state("1");
-        self.wait_for(&["2"]);
-    }
-
-    /// Takes a new ring of `size` bytes at `start` into use.
-    fn begin(&mut self, start: usize, size: usize) {
-        for offset in (0..SRING_HEADER_SIZE).step_by(4) {
-            self.ring.store(start + offset, 0);
-        }
-        self.ring.store(start + offset_of!(SringHeader, rsp_event), 1);
-        self.start = start;
-        self.entries = ring_entries(size, size_of::<BlkifRequest>());
-        self.sent = 0;
-    }
-
-    fn offset(&self, index: u32) -> usize {
-        self.start + SRING_HEADER_SIZE + (index % self.entries) as usize * size_of::<BlkifRequest>()
-    }
-
-    /// Sends a request and waits for the response.
-    fn ask(&mut self, request: &BlkifRequest) -> BlkifResponse {
-        self.ring.write(self.offset(self.sent), request.as_bytes());
-        self.sent = self.sent.wrapping_add(1);
-        self.ring
-            .store(self.start + offset_of!(SringHeader, req_prod), self.sent);
-        event_channel::send(self.port).expect("the port");
-        while self.ring.load(self.start + offset_of!(SringHeader, rsp_prod)) != self.sent {
-            sched::yield_now().expect("yielding");
-        }
-        let mut response = [0; size_of::<BlkifResponse>()];
-        self.ring
-            .read(self.offset(self.sent.wrapping_sub(1)), &mut response);
-        BlkifResponse::read_from_bytes(&response).expect("its size")
-    }
-
-    fn status(&mut self, request: &BlkifRequest) -> i16 {
-        let response = self.ask(request);
-        assert_eq!(response.id, request.id, "the response to another request");
-        response.status
-    }
-}
-
-fn segment(gref: u32, first_sect: u8, last_sect: u8) -> BlkifRequestSegment {
-    BlkifRequestSegment {
-        gref,
-        first_sect,
-        last_sect,
-        pad: 0,
-    }
-}
-
-fn request(operation: u8, sector_number: u64, segments: &[BlkifRequestSegment]) -> BlkifRequest {
-    let mut request = BlkifRequest {
-        operation,
-        nr_segments: segments.len() as u8,
-        id: sector_number ^ 0x1234_5678_9abc_def0,
-        sector_number,
-        ..Default::default()
-    };
-    for (slot, segment) in request.seg.iter_mut().zip(segments) {
-        *slot = *segment;
-    }
-    request
-}
-
-/// An indirect request for so many segments that lie in the page `reference`.
-fn indirect(indirect_op: u8, sector_number: u64, nr_segments: u16, reference: u32) -> BlkifRequest {
-    let mut indirect_grefs = [NO_REF; BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST];
-    indirect_grefs[0] = reference;
-    let indirect = BlkifRequestIndirect {
-        operation: BLKIF_OP_INDIRECT,
-        indirect_op,
-        nr_segments,
-        id: 99,
-        sector_number,
-        indirect_grefs,
-        ..Default::default()
-    };
-    let mut bytes = [0; size_of::<BlkifRequest>()];
-    bytes[..size_of::<BlkifRequestIndirect>()].copy_from_slice(indirect.as_bytes());
-    transmute!(bytes)
-}
-
-/// Writes the list that [`indirect`] requests name: each frame of data whole, again and again.
-fn list_segments(count: usize) {
-    for index in 0..count {
-        let segment = segment(DATA_REF + (index % DATA_FRAMES) as u32, 0, 7);
-        Shared::of(&INDIRECT).write(index * size_of::<BlkifRequestSegment>(), segment.as_bytes());
-    }
 }
 
 fn good_requests(report: &mut Report, front: &mut Front) {
@@ -567,6 +356,8 @@ fn measure(front: &mut Front) {
         ("write 4 KiB", 1, request(BLKIF_OP_WRITE, 0, &one)),
         ("read 64 KiB", 16, indirect(BLKIF_OP_READ, 0, 16, INDIRECT_REF)),
         ("write 64 KiB", 16, indirect(BLKIF_OP_WRITE, 0, 16, INDIRECT_REF)),
+        ("read 128 KiB", 32, indirect(BLKIF_OP_READ, 0, 32, INDIRECT_REF)),
+        ("write 128 KiB", 32, indirect(BLKIF_OP_WRITE, 0, 32, INDIRECT_REF)),
         ("flush", 0, request(BLKIF_OP_FLUSH_DISKCACHE, 0, &[])),
     ] {
         let mut least = u64::MAX;
@@ -583,4 +374,35 @@ fn measure(front: &mut Front) {
         let how = if front.persistent { "persistent" } else { "copied" };
         println!("BENCH {name} {how}: {least}");
     }
+    for (name, operation) in [("read 4 KiB", BLKIF_OP_READ), ("write 4 KiB", BLKIF_OP_WRITE)] {
+        for depth in [1, 32] {
+            at_once(front, name, &request(operation, 0, &one), depth);
+        }
+    }
+}
+
+/// Ticks of a request among `depth` that are under way at once; how many events, each a hypercall of who sends it, go both
+/// ways for it.
+fn at_once(front: &mut Front, name: &str, request: &BlkifRequest, depth: u32) {
+    const ROUNDS: u32 = 50;
+    let mut least = u64::MAX;
+    let (mut sent, mut came) = (0, 0);
+    for _ in 0..ROUNDS {
+        let start = cpu::tsc();
+        let events = front.ask_at_once(request, depth);
+        least = least.min(cpu::tsc() - start);
+        sent += events.0;
+        came += events.1;
+    }
+    let how = if front.persistent { "persistent" } else { "copied" };
+    println!(
+        "BENCH {name}, {depth} at once, {how}: {}",
+        least / u64::from(depth)
+    );
+    let each = |events: u32| events * 1000 / (ROUNDS * depth);
+    println!(
+        "EVENTS {name}, {depth} at once, {how}: {} sent and {} come for 1000 requests",
+        each(sent),
+        each(came)
+    );
 }
