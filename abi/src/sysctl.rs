@@ -107,6 +107,15 @@ pub const XEN_SYSCTL_SCHED_RATELIMIT_MAX: u32 = 500_000;
 /// Shortest rate limit in microseconds.
 pub const XEN_SYSCTL_SCHED_RATELIMIT_MIN: u32 = 100;
 
+/// [`SysctlCpuHotplug::op`]: bring a CPU up.
+pub const XEN_SYSCTL_CPU_HOTPLUG_ONLINE: u32 = 0;
+/// [`SysctlCpuHotplug::op`]: take a CPU down.
+pub const XEN_SYSCTL_CPU_HOTPLUG_OFFLINE: u32 = 1;
+/// [`SysctlCpuHotplug::op`]: bring every core's other threads up.
+pub const XEN_SYSCTL_CPU_HOTPLUG_SMT_ENABLE: u32 = 2;
+/// [`SysctlCpuHotplug::op`]: take every core's other threads down.
+pub const XEN_SYSCTL_CPU_HOTPLUG_SMT_DISABLE: u32 = 3;
+
 /// No such core, in [`SysctlCputopo`].
 pub const XEN_INVALID_CORE_ID: u32 = u32::MAX;
 /// No such socket.
@@ -273,7 +282,7 @@ plain! {
     pub struct SysctlCpuHotplug {
         /// The CPU.
         pub cpu: u32,
-        /// 0 up, 1 down, 2 SMT on, 3 SMT off.
+        /// `XEN_SYSCTL_CPU_HOTPLUG_*`.
         pub op: u32,
     }
     /// Place of a CPU.

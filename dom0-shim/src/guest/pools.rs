@@ -35,7 +35,7 @@ fn directory(id: u32) -> String {
 fn cpus_of(read: impl FnOnce(&mut [u8]) -> Result<(), Errno>) -> Result<Vec<u32>, Errno> {
     let mut set = CpuSet::NONE;
     read(set.bytes_mut())?;
-    let count = sysctl::physinfo()?.nr_cpus;
+    let count = sysctl::physinfo()?.max_cpu_id + 1;
     Ok((0..count).filter(|&cpu| set.contains(cpu)).collect())
 }
 
@@ -173,7 +173,7 @@ pub fn create(host: &Host, settings: &[&str]) -> Result<(), String> {
 
 /// The CPUs of a set, of those that there are.
 fn named(set: &CpuSet) -> Result<Vec<u32>, String> {
-    let count = sysctl::physinfo().map_err(failed("physinfo"))?.nr_cpus;
+    let count = sysctl::physinfo().map_err(failed("physinfo"))?.max_cpu_id + 1;
     Ok((0..count).filter(|&cpu| set.contains(cpu)).collect())
 }
 

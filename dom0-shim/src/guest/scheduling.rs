@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use abi::domctl::{DomctlGetdomaininfo, DomctlSchedCredit};
+use abi::sysctl::{XEN_SYSCTL_CPU_HOTPLUG_OFFLINE, XEN_SYSCTL_CPU_HOTPLUG_ONLINE};
 use abi::{Domid, Errno};
 use dom0_shim::cpus::CpuSet;
 use dom0_shim::shell::format::seconds;
@@ -25,9 +26,24 @@ fn domains(only: Option<Domid>) -> Result<Vec<DomctlGetdomaininfo>, String> {
     Ok(domains)
 }
 
+/// `xen-hptool`: takes a CPU of the machine on or off.
+pub fn hptool(operation: &str, cpu: &str) -> Result<(), String> {
+    let (op, done) = match operation {
+        "cpu-online" => (XEN_SYSCTL_CPU_HOTPLUG_ONLINE, "onlined"),
+        "cpu-offline" => (XEN_SYSCTL_CPU_HOTPLUG_OFFLINE, "offlined"),
+        _ => return Err(format!("Unrecognised command '{operation}'")),
+    };
+    let number = cpu
+        .parse()
+        .map_err(|_| format!("'{cpu}' is not the number of a CPU"))?;
+    sysctl::cpu_hotplug(number, op).map_err(failed(&format!("{operation} {cpu}")))?;
+    println!("CPU {number} {done} successfully");
+    Ok(())
+}
+
 /// The vCPUs of the domains, or of one: where they run, and where they may and should.
 pub fn vcpu_list(host: &Host, only: Option<Domid>) -> Result<(), String> {
-    let cpus = sysctl::physinfo().map_err(failed("physinfo"))?.nr_cpus;
+    let cpus = sysctl::physinfo().map_err(failed("physinfo"))?.max_cpu_id + 1;
     println!(
         "{:<32} {:>5} {:>5} {:>4} {:>7} {:>9} Affinity (Hard / Soft)",
         "Name", "ID", "VCPU", "CPU", "State", "Time(s)"

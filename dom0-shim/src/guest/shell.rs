@@ -95,6 +95,7 @@ fn candidates(host: &Host, before: &str) -> Vec<String> {
     let command = head.split_ascii_whitespace().next().and_then(commands::find);
     match command.map_or(Names::Nothing, |entry| entry.names) {
         Names::Nothing => Vec::new(),
+        Names::Hptool => commands::HPTOOL.map(String::from).into(),
         Names::Commands => TABLE.iter().map(|entry| entry.name.to_string()).collect(),
         Names::Domains => host.domains.list().into_iter().map(|(_, name)| name).collect(),
         Names::Configs => {
@@ -155,6 +156,7 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::PoolCpuAdd, [pool, cpus]) => pools::change_cpus(host, pool, cpus, PoolChange::AddCpu),
         (Command::PoolCpuRemove, [pool, cpus]) => pools::change_cpus(host, pool, cpus, PoolChange::RemoveCpu),
         (Command::PoolMigrate, [which, pool]) => pools::migrate(host, find(host, which)?, pool),
+        (Command::Hptool, [operation, cpu]) => scheduling::hptool(operation, cpu),
         (Command::Uptime, which) => show_uptime(host, which.first().copied()),
         (Command::DebugKeys, [keys]) => answer(sysctl::debug_keys(keys.as_bytes())),
         (Command::NetworkAttach, [which, keys @ ..]) => {

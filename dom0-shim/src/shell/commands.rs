@@ -32,6 +32,7 @@ pub enum Command {
     PoolCpuRemove,
     PoolMigrate,
     PoolRename,
+    Hptool,
     Uptime,
     DebugKeys,
     NetworkAttach,
@@ -65,7 +66,12 @@ pub enum Names {
     Configs,
     /// A command.
     Commands,
+    /// One of [`HPTOOL`].
+    Hptool,
 }
+
+/// The operations of `xen-hptool`.
+pub const HPTOOL: [&str; 2] = ["cpu-online", "cpu-offline"];
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +130,7 @@ pub const TABLE: &[Entry] = table! {
     PoolCpuAdd "cpupool-cpu-add" "CPUPOOL CPUS" (2, 2), Nothing, "Adds free CPUs to a CPU pool";
     PoolCpuRemove "cpupool-cpu-remove" "CPUPOOL CPUS" (2, 2), Nothing, "Removes CPUs from a CPU pool";
     PoolMigrate "cpupool-migrate" "DOMAIN CPUPOOL" (2, 2), Domains, "Moves a domain into a CPU pool";
+    Hptool "xen-hptool" "cpu-online|cpu-offline CPU" (2, 2), Hptool, "Take a CPU of the machine on or off";
     Uptime "uptime" "[DOMAIN]" (0, 1), Domains, "Print uptime for all/some domains";
     BlockAttach "block-attach" "DOMAIN DISK-SPEC" (2, 8), Domains, "Create a new virtual block device";
     BlockDetach "block-detach" "[--force] DOMAIN DISK" (2, 3), Domains, "Destroy a domain's virtual block device";

@@ -198,6 +198,22 @@ pub fn silence(line: Line) {
     });
 }
 
+/// Send to CPU `to` what goes to CPU `from` for dom0. What has been sent already still arrives there.
+pub fn move_lines(from: u32, to: u32) {
+    let named = |id| destination(percpu::get(id)?.apic_id());
+    let (Some(from), Some(to)) = (named(from), named(to)) else {
+        return;
+    };
+    for apic in IO_APICS.lock().iter_mut() {
+        for line in 0..apic.place.lines {
+            let high = 0x10 + 2 * line + 1;
+            if matches!(apic.uses[line as usize % MAX_LINES], Use::Dom0(_)) && apic.read(high) == from {
+                apic.write(high, to);
+            }
+        }
+    }
+}
+
 /// Line `gsi` has interrupted: a level, which would go on, is masked until [`bind`]. Interrupts are only on where nobody has the lock.
 pub fn arrived(gsi: u32) {
     with(gsi, |apic| {

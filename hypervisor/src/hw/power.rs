@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use x86_64::instructions::port::Port;
 
 use super::acpi::{self, Place};
-use super::apic;
+use super::{apic, time};
 use crate::mm::paging;
 
 /// `noreboot`: stay halted after a panic or where a reboot is asked for.
@@ -68,11 +68,12 @@ pub fn park() -> ! {
     }
 }
 
-/// Registers need time to act: some 100 ms on real hardware, less in emulators.
+/// Registers need time to act: some 100 ms on real hardware, and an emulator whose machine is busy may need more.
 fn wait() {
-    for _ in 0..100_000 {
-        // SAFETY: the diagnostics port, written for delay by tradition.
-        unsafe { Port::<u8>::new(0x80).write(0) };
+    const PATIENCE_NS: u64 = 1_000_000_000;
+    let end = time::now_ns() + PATIENCE_NS;
+    while time::now_ns() < end {
+        core::hint::spin_loop();
     }
 }
 

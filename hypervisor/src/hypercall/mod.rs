@@ -21,11 +21,13 @@ mod cpupool;
 mod domctl;
 mod event;
 mod grant;
+mod hotplug;
 mod hvm;
 mod hvm_context;
 mod memory;
 mod misc;
 mod physdev;
+mod platform;
 mod sched;
 mod sysctl;
 mod vcpu;
@@ -85,7 +87,7 @@ const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
 )]
 static TABLE: [Handler; HANDLERS] = {
     let mut table: [Handler; HANDLERS] = [misc::unknown; HANDLERS];
-    table[nr::HYPERVISOR_PLATFORM_OP as usize] = physdev::platform_op;
+    table[nr::HYPERVISOR_PLATFORM_OP as usize] = platform::platform_op;
     table[nr::HYPERVISOR_MEMORY_OP as usize] = memory::memory_op;
     table[nr::HYPERVISOR_MULTICALL as usize] = misc::multicall;
     table[nr::HYPERVISOR_SET_TIMER_OP as usize] = vcpu::set_timer_op;

@@ -1,4 +1,4 @@
-//! `physdev_op` and `platform_op`: what dom0 may do to the machine.
+//! `physdev_op`: what dom0 tells of the machine.
 
 use abi::Errno;
 use abi::physdev::{
@@ -21,10 +21,4 @@ pub(super) fn physdev_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
-}
-
-/// Nothing of it is offered: Linux as dom0 takes ENOSYS for every operation.
-pub(super) fn platform_op(caller: &mut Caller<'_>, _args: &mut Args) -> Outcome {
-    caller.require_privilege()?;
-    Err(Errno::ENOSYS.into())
 }

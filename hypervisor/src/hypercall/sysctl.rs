@@ -5,7 +5,7 @@ use abi::sysctl::*;
 use abi::{Errno, Union};
 
 use super::domctl::{SCHEDULER, copy_policy, info};
-use super::{Args, Caller, Outcome};
+use super::{Args, Caller, Outcome, Stop, hotplug};
 use crate::domain::table;
 use crate::hw::{console, time};
 use crate::mm::frames;
@@ -25,7 +25,15 @@ pub(super) fn sysctl(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     Ok(0)
 }
 
-fn operate(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(), Errno> {
+fn operate(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(), Stop> {
+    match command {
+        XEN_SYSCTL_CPU_HOTPLUG => hotplug::sysctl(caller, &u.get()),
+        _ => at_once(caller, command, u).map_err(Stop::from),
+    }
+}
+
+/// Operations that are not done in slices.
+fn at_once(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(), Errno> {
     match command {
         XEN_SYSCTL_READCONSOLE => read_console(caller, u),
         XEN_SYSCTL_PHYSINFO => {
@@ -95,7 +103,7 @@ fn physinfo() -> SysctlPhysinfo {
     SysctlPhysinfo {
         threads_per_core: 1,
         cores_per_socket: cpus,
-        nr_cpus: cpus,
+        nr_cpus: sched::online_cpus().count() as u32,
         max_cpu_id: cpus.saturating_sub(1),
         nr_nodes: 1,
         cpu_khz: time::clock().khz(),
@@ -154,20 +162,28 @@ fn cpu_info(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Where a CPU is; one that is offline is nowhere.
+fn place(cpu: u32) -> SysctlCputopo {
+    match sched::pool::online(cpu) {
+        true => SysctlCputopo {
+            core: cpu,
+            socket: 0,
+            node: 0,
+        },
+        false => SysctlCputopo {
+            core: XEN_INVALID_CORE_ID,
+            socket: XEN_INVALID_SOCKET_ID,
+            node: 0,
+        },
+    }
+}
+
 fn topology(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     let mut request: SysctlCputopoinfo = u.get();
     let cpus = sched::cpu_count() as u32;
     if !request.cputopo.is_null() {
         for cpu in 0..cpus.min(request.num_cpus) {
-            caller.write_element(
-                request.cputopo,
-                cpu.into(),
-                &SysctlCputopo {
-                    core: cpu,
-                    socket: 0,
-                    node: 0,
-                },
-            )?;
+            caller.write_element(request.cputopo, cpu.into(), &place(cpu))?;
         }
     }
     request.num_cpus = cpus;

@@ -9,6 +9,7 @@
 mod entity;
 mod fair;
 mod heap;
+mod hotplug;
 mod mask;
 pub mod pool;
 mod registers;
@@ -19,6 +20,7 @@ mod share;
 pub mod simulator;
 
 pub use entity::Entity;
+pub use hotplug::{CpuChange, change_cpu, retire_if_told};
 pub use mask::CpuMask;
 pub use registers::{evict, load, unload_idle};
 pub use scheduler::SLICE;
@@ -26,7 +28,7 @@ pub use share::Share;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
 
@@ -44,6 +46,8 @@ struct CpuSched {
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// When the timer will fire, unless it just has.
     armed: AtomicU64,
+    /// It is to give up what it has: [`hotplug`].
+    retiring: AtomicBool,
 }
 
 /// The use of a heap for deadlines.
@@ -88,6 +92,7 @@ pub fn init(most: usize) {
                 timers: Mutex::new(Heap::new()),
                 loaded: Mutex::new(None),
                 armed: AtomicU64::new(NEVER),
+                retiring: AtomicBool::new(false),
             })
             .collect()
     });
@@ -109,9 +114,14 @@ pub fn add_cpu(id: u32) {
     }
 }
 
-/// How many physical CPUs run guests. Their numbers begin with 0.
+/// How many physical CPUs have been started. Their numbers begin with 0.
 pub fn cpu_count() -> usize {
     SCHEDULER.get().map_or(1, Scheduler::cpu_count) as usize
+}
+
+/// The numbers of the physical CPUs that are online.
+pub fn online_cpus() -> impl Iterator<Item = u32> {
+    (0..cpu_count() as u32).filter(|&cpu| pool::online(cpu))
 }
 
 /// How long a vCPU runs, in nanoseconds, before one that was woken takes its CPU.
@@ -126,8 +136,11 @@ pub fn set_rate_limit(limit: u64) {
     }
 }
 
-/// Nanoseconds that a CPU had nothing to run.
+/// Nanoseconds that a CPU had nothing to run; 0 if it is offline.
 pub fn idle_time(id: u32) -> u64 {
+    if !pool::online(id) {
+        return 0;
+    }
     let ran = SCHEDULER.get().map_or(0, |scheduler| scheduler.busy(id));
     hw::time::now_ns().saturating_sub(ran)
 }
@@ -286,7 +299,8 @@ pub fn report() {
             core::fmt::from_fn(|f| next.map_or(Ok(()), |us| write!(f, ", the next in {us} us"))),
             core::fmt::from_fn(|f| match &current {
                 Some(vcpu) => write!(f, "runs {}v{}", vcpu.domid, vcpu.id.0),
-                None => f.write_str("idle"),
+                None if pool::online(id) => f.write_str("idle"),
+                None => f.write_str("offline"),
             }),
         );
     }

@@ -1,4 +1,4 @@
-//! CPU pools: a CPU is in one of them, or free; a domain is in one, and its vCPUs run on the CPUs of it only.
+//! CPU pools: a CPU is in one of them, free, or offline; a domain is in one, and its vCPUs run on the CPUs of it only.
 //!
 //! The scheduler knows nothing of pools: it keeps a vCPU to [`Entity::hard`], which is made anew here when a pool, or the affinity, has changed. All that
 //! is done with [`pools`] locked.
@@ -18,6 +18,8 @@ use crate::sync::{Mutex, MutexGuard};
 pub const POOL_0: u32 = 0;
 /// A CPU's pool when it is in none.
 const FREE: u32 = u32::MAX;
+/// A CPU's pool when it is offline.
+const OFFLINE: u32 = u32::MAX - 1;
 /// Most pools: there is no use for more than one for each CPU.
 const MAX_POOLS: usize = MAX_CPUS;
 
@@ -33,6 +35,11 @@ pub fn contains(id: u32, cpu: u32) -> bool {
     OF_CPU
         .get(cpu as usize)
         .is_some_and(|pool| pool.load(SeqCst) == id)
+}
+
+/// Is CPU `cpu`, which has been started, online?
+pub fn online(cpu: u32) -> bool {
+    !contains(OFFLINE, cpu)
 }
 
 /// The pools, for who changes them or has to rely on one being there.
@@ -88,7 +95,7 @@ impl Pools {
             return Err(Errno::ENOSPC);
         }
         let id = match wanted {
-            Some(FREE) => return Err(Errno::EINVAL),
+            Some(FREE | OFFLINE) => return Err(Errno::EINVAL),
             Some(id) if self.exists(id) => return Err(Errno::EEXIST),
             Some(id) => id,
             None => (1..).find(|&id| !self.exists(id)).ok_or(Errno::ENOSPC)?,
@@ -151,6 +158,41 @@ impl Pools {
         }
         self.set(cpu, FREE);
         Ok(cpu)
+    }
+
+    /// Take CPU `cpu`, of `cpus` that there are, offline: a free one, or one of pool 0, which `domains` are in.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is no such CPU, or it is CPU 0. `EEXIST`: it is offline. `ENODEV`: it is in another pool. `EBUSY`: it is the last of pool 0.
+    pub fn take_offline(&mut self, cpu: u32, cpus: u32, domains: usize) -> Result<(), Errno> {
+        if cpu == 0 || cpu >= cpus {
+            return Err(Errno::EINVAL);
+        }
+        if self.is_in(OFFLINE, cpu) {
+            return Err(Errno::EEXIST);
+        }
+        if self.is_in(POOL_0, cpu) {
+            self.remove_cpu(POOL_0, Some(cpu), cpus, domains)?;
+        } else if !self.is_free(cpu) {
+            return Err(Errno::ENODEV);
+        }
+        self.set(cpu, OFFLINE);
+        Ok(())
+    }
+
+    /// Bring CPU `cpu`, of `cpus` that there are, back: into pool 0.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is no such CPU. `EEXIST`: it is online.
+    pub fn bring_online(&mut self, cpu: u32, cpus: u32) -> Result<(), Errno> {
+        if cpu >= cpus {
+            return Err(Errno::EINVAL);
+        }
+        if !self.is_in(OFFLINE, cpu) {
+            return Err(Errno::EEXIST);
+        }
+        self.set(cpu, POOL_0);
+        Ok(())
     }
 
     /// Let a vCPU run where its affinity and its domain's pool say. The caller tells the scheduler.
@@ -261,10 +303,38 @@ mod tests {
         assert_eq!(pools.destroy(POOL_0, 0, CPUS), Err(Errno::EBUSY));
     }
 
+    #[test]
+    fn cpus_go_offline_from_pool_0_and_come_back_to_it() {
+        let mut pools = new();
+        assert_eq!(pools.take_offline(0, CPUS, 1), Err(Errno::EINVAL), "CPU 0");
+        assert_eq!(pools.take_offline(CPUS, CPUS, 1), Err(Errno::EINVAL));
+        assert_eq!(pools.bring_online(1, CPUS), Err(Errno::EEXIST));
+        assert_eq!(pools.bring_online(CPUS, CPUS), Err(Errno::EINVAL));
+        assert_eq!(pools.take_offline(3, CPUS, 1), Ok(()));
+        assert_eq!(pools.take_offline(3, CPUS, 1), Err(Errno::EEXIST));
+        assert!(!pools.is_free(3));
+        assert_eq!(pools.create(Some(OFFLINE)), Err(Errno::EINVAL));
+        assert_eq!(pools.create(None), Ok(1));
+        assert_eq!(pools.add_cpu(1, Some(3), CPUS), Err(Errno::ENODEV));
+        assert_eq!(pools.remove_cpu(POOL_0, Some(2), CPUS, 1), Ok(2));
+        assert_eq!(pools.add_cpu(1, Some(2), CPUS), Ok(2));
+        assert_eq!(
+            pools.take_offline(2, CPUS, 1),
+            Err(Errno::ENODEV),
+            "in another pool"
+        );
+        assert_eq!(pools.remove_cpu(1, Some(2), CPUS, 0), Ok(2));
+        assert_eq!(pools.take_offline(2, CPUS, 1), Ok(()), "a free one");
+        assert_eq!(pools.remove_cpu(POOL_0, Some(0), CPUS, 1), Ok(0));
+        assert_eq!(pools.take_offline(1, CPUS, 1), Err(Errno::EBUSY), "the last");
+        assert_eq!(pools.bring_online(2, CPUS), Ok(()));
+        assert!(pools.is_in(POOL_0, 2));
+    }
+
     proptest! {
-        /// Whatever is asked: a CPU is in a pool that there is, or free; and pool 0, with a domain in it, keeps one.
+        /// Whatever is asked: a CPU is in a pool that there is, free, or offline; and pool 0, with a domain in it, keeps one.
         #[test]
-        fn no_cpu_is_lost(asked in prop::collection::vec((0u32..4, 0u32..4, prop::option::of(0..CPUS)), 1..60)) {
+        fn no_cpu_is_lost(asked in prop::collection::vec((0u32..6, 0u32..4, prop::option::of(0..CPUS)), 1..60)) {
             let mut pools = new();
             for (what, id, cpu) in asked {
                 let domains = usize::from(id == POOL_0);
@@ -272,11 +342,13 @@ mod tests {
                     0 => pools.create(cpu.map(|_| id)),
                     1 => pools.destroy(id, domains, CPUS).map(|()| id),
                     2 => pools.add_cpu(id, cpu, CPUS),
+                    3 => pools.take_offline(id, CPUS, 1).map(|()| id),
+                    4 => pools.bring_online(id, CPUS).map(|()| id),
                     _ => pools.remove_cpu(id, cpu, CPUS, domains),
                 };
                 for cpu in pools.of_cpu {
                     let pool = cpu.load(SeqCst);
-                    prop_assert!(pool == FREE || pools.exists(pool), "{pool}");
+                    prop_assert!([FREE, OFFLINE].contains(&pool) || pools.exists(pool), "{pool}");
                 }
                 prop_assert!((0..CPUS).any(|cpu| pools.is_in(POOL_0, cpu)));
                 prop_assert!(pools.others.is_sorted());

@@ -81,7 +81,10 @@ pub fn run_cpu() -> ! {
         softirqs();
         match sched::pick() {
             Some(vcpu) => run_vcpu(&vcpu),
-            None => hw::irq::wait(),
+            None => {
+                sched::retire_if_told();
+                hw::irq::wait();
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! * [`block`]: disks of domUs.
 //! * [`boot`]: every door on every back end that has it.
 //! * [`channels`]: channels of domUs, logs of consoles.
+//! * [`cpus`]: many CPUs, off and on; the machine's power.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
@@ -18,6 +19,7 @@ mod bad_input;
 mod block;
 mod boot;
 mod channels;
+mod cpus;
 mod debian;
 mod guests;
 mod hostile;
@@ -49,6 +51,7 @@ pub fn all() -> Vec<Test> {
         scheduling::tests(),
         hostile::tests(),
         store::tests(),
+        cpus::tests(),
         channels::tests(),
         guests::tests(),
         boot::tests(),

@@ -29,8 +29,8 @@ fn silently(shim: &mut Shim<'_>, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// A command that is to fail, saying so.
-fn refused(shim: &mut Shim<'_>, command: &str, sentence: &str) -> Result<()> {
+/// A command that is to say something.
+fn says(shim: &mut Shim<'_>, command: &str, sentence: &str) -> Result<()> {
     let said = shim.command(command)?;
     ensure!(said.contains(sentence), "{command}: {said}");
     Ok(())
@@ -70,7 +70,7 @@ fn pools(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     let row = |count: u32, domains: u32| {
         format!("Pool-0               {count}   credit2       y       {domains:>4}")
     };
-    refused(&mut shim, "cpupool-list", &row(2, 1))?;
+    says(&mut shim, "cpupool-list", &row(2, 1))?;
     split(&mut shim)?;
     let list = shim.command("cpupool-list -c")?;
     for line in ["Pool-0             0\n", "fast               1\n"] {
@@ -81,7 +81,7 @@ fn pools(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         let said = shim.command(&format!("create spin {settings}"))?;
         ensure!(said.contains("created"), "{said}");
     }
-    refused(&mut shim, "cpupool-list", &row(1, 2))?;
+    says(&mut shim, "cpupool-list", &row(1, 2))?;
     for _ in 0..5 {
         let cpus = (cpus_of(&mut shim, "a")?, cpus_of(&mut shim, "b")?);
         ensure!(
@@ -101,7 +101,7 @@ fn pools(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ("create spin name='c' pool='nowhere'", "unknown cpupool 'nowhere'"),
         ("vcpu-pin a 0 0", "Could not set affinity for vcpu 0: "),
     ] {
-        refused(&mut shim, command, sentence)?;
+        says(&mut shim, command, sentence)?;
     }
 
     silently(&mut shim, "cpupool-rename fast quick")?;
@@ -116,11 +116,23 @@ fn pools(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ensure!(cpus == [cpu], "{domain} in {pool} is on CPU {cpus:?}");
     }
 
-    // Back to one pool: its second CPU is used again.
+    // A CPU that is in another pool stays; from Pool-0 it goes offline, and comes back there.
+    says(&mut shim, "xen-hptool cpu-offline 1", "ENODEV")?;
     silently(&mut shim, "cpupool-migrate a Pool-0")?;
     silently(&mut shim, "cpupool-destroy quick")?;
-    silently(&mut shim, "cpupool-cpu-add Pool-0 1")?;
-    refused(&mut shim, "cpupool-list", &row(2, 3))?;
+    for (command, sentence, cpus) in [
+        ("xen-hptool cpu-offline 1", "CPU 1 offlined successfully", 1),
+        ("xen-hptool cpu-offline 1", "EEXIST", 1),
+        ("xen-hptool cpu-offline 0", "EINVAL", 1),
+        ("cpupool-cpu-add Pool-0 1", "ENODEV", 1),
+        ("xen-hptool cpu-online 1", "CPU 1 onlined successfully", 2),
+        ("xen-hptool cpu-online 2", "EINVAL", 2),
+        ("xen-hptool cpu-burn 1", "Unrecognised command", 2),
+    ] {
+        says(&mut shim, command, sentence)?;
+        says(&mut shim, "cpupool-list", &row(cpus, 3))?;
+        says(&mut shim, "info", &format!("nr_cpus                : {cpus}\n"))?;
+    }
     for _ in 0..20 {
         let cpus = [cpus_of(&mut shim, "a")?, cpus_of(&mut shim, "b")?].concat();
         if cpus.iter().any(|cpu| cpu == "1") {

@@ -134,6 +134,15 @@ pub fn change_cpupool(pool: u32, change: PoolChange) -> Result<(), Errno> {
     unsafe { call(XEN_SYSCTL_CPUPOOL_OP, &payload) }.map(|_| ())
 }
 
+/// Takes a CPU of the machine off or on (`XEN_SYSCTL_CPU_HOTPLUG_*`).
+///
+/// # Errors
+/// `EEXIST`: it is so already. `EBUSY`: it is the last of its pool. Others: see Xen's `cpu_down`.
+pub fn cpu_hotplug(cpu: u32, op: u32) -> Result<(), Errno> {
+    // SAFETY: the payload has no handle.
+    unsafe { call(XEN_SYSCTL_CPU_HOTPLUG, &SysctlCpuHotplug { cpu, op }) }.map(|_| ())
+}
+
 /// Up to `count` domains with a number of `first` or higher.
 pub fn domains(first: Domid, count: u32) -> Result<Vec<DomctlGetdomaininfo>, Errno> {
     let mut list = vec![DomctlGetdomaininfo::default(); count as usize];

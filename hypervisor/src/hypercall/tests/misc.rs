@@ -146,10 +146,8 @@ fn console_and_machine() {
     assert_eq!(guest.call(nr, &[0, 0x8000, ARG]), Ok(0), "in slices");
     assert_eq!(guest.call(nr, &[1, 6, ARG]), Err(Errno::EPERM));
     assert_eq!(guest.call(HYPERVISOR_PHYSDEV_OP, &[25, ARG]), Err(Errno::ENOSYS));
-    assert_eq!(guest.call(HYPERVISOR_PLATFORM_OP, &[ARG]), Err(Errno::EPERM));
     let mut dom0 = World::privileged();
     assert_eq!(dom0.call(HYPERVISOR_PHYSDEV_OP, &[25, ARG]), Ok(0));
     dom0.faults(HYPERVISOR_PHYSDEV_OP, 25);
     assert_eq!(dom0.call(HYPERVISOR_PHYSDEV_OP, &[13, ARG]), Err(Errno::ENOSYS));
-    assert_eq!(dom0.call(HYPERVISOR_PLATFORM_OP, &[ARG]), Err(Errno::ENOSYS));
 }

@@ -5,6 +5,7 @@ mod domctl;
 mod event;
 mod fuzz;
 mod grant;
+mod hotplug;
 mod memory;
 mod misc;
 mod random;

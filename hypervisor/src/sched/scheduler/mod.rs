@@ -99,6 +99,8 @@ struct Group<T> {
     look: AtomicU64,
     /// How many other groups were looked at.
     looks: AtomicU32,
+    /// The CPUs, as bits from the first on, that are offline.
+    offline: AtomicU32,
 }
 
 /// What a CPU runs.
@@ -178,6 +180,7 @@ impl<T: Task> Scheduler<T> {
             idle: AtomicU32::new(0),
             look: AtomicU64::new(0),
             looks: AtomicU32::new(0),
+            offline: AtomicU32::new(0),
         };
         Self {
             cpus: (0..most).map(|_| Cpu::new()).collect(),
@@ -192,6 +195,16 @@ impl<T: Task> Scheduler<T> {
     /// CPU `id`, the next that did not, takes part from now on.
     pub fn add_cpu(&self, id: u32) {
         self.count.store(id + 1, SeqCst);
+    }
+
+    /// CPU `id` is offline from now on, or is no more. While it is, nobody's [`Entity::hard`] contains it.
+    pub fn set_offline(&self, id: u32, offline: bool) {
+        let Some(group) = self.group(id) else { return };
+        let bit = 1 << (id - group.first);
+        match offline {
+            true => group.offline.fetch_or(bit, SeqCst),
+            false => group.offline.fetch_and(!bit, SeqCst),
+        };
     }
 
     /// How many CPUs take part.
@@ -241,7 +254,7 @@ impl<T: Task> Scheduler<T> {
     /// The CPUs of `group` that take part, as bits.
     fn members(&self, group: &Group<T>) -> u32 {
         let count = self.cpu_count().saturating_sub(group.first).min(self.size);
-        u32::MAX.checked_shr(32 - count).unwrap_or(0)
+        u32::MAX.checked_shr(32 - count).unwrap_or(0) & !group.offline.load(Relaxed)
     }
 
     fn floor(&self, id: u32) -> u64 {

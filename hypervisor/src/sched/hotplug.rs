@@ -1,0 +1,112 @@
+//! Taking physical CPUs offline, and back.
+//!
+//! A CPU that is offline is in no pool, so nobody may run there, and has nothing left that others could wait for: no vCPU's registers, no deadlines, no interrupt
+//! lines. It stays in its run loop, halted for want of anything to do, where it still answers what concerns all CPUs; that is why its way back is no more than
+//! to be put into a pool again. (INIT is blocked in VMX root operation anyway, SDM 3C, 25.2.)
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use abi::Errno;
+use abi::event_channel::VIRQ_PCPU_STATE;
+
+use super::pool::{self, POOL_0, pools};
+use super::{CpuSched, SCHEDULER, cpu, cpu_count, this_cpu};
+use crate::domain::vcpu::NEVER;
+use crate::hw::irq::SoftIrq;
+use crate::sync::Mutex;
+use crate::types::{DomId, VcpuId};
+use crate::{event, hw};
+
+/// What is to become of a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuChange {
+    /// It runs guests again.
+    Online,
+    /// It runs none any more.
+    Offline,
+}
+
+/// The CPU that is on its way offline, and the vCPU that has asked for it.
+static UNDER_WAY: Mutex<Option<(u32, Caller)>> = Mutex::new(None);
+
+/// A vCPU.
+type Caller = (DomId, VcpuId);
+
+/// Take a CPU offline or back, for `caller`. `false`: it is on its way; the caller is to ask again, and may have to leave that very CPU before.
+///
+/// # Errors
+/// `EBUSY`: another CPU is on its way, or this is the last of pool 0. `EINVAL`: there is no such CPU, or it is CPU 0 that is to go. `EEXIST`: it is
+/// so already. `ENODEV`: it is in a pool other than 0.
+pub fn change_cpu(id: u32, change: CpuChange, caller: Caller) -> Result<bool, Errno> {
+    let mut under_way = UNDER_WAY.try_lock().ok_or(Errno::EBUSY)?;
+    match *under_way {
+        None => {}
+        Some(asked) if asked == (id, caller) && change == CpuChange::Offline => {
+            let there = cpu(id).is_none_or(|cpu| !cpu.retiring.load(SeqCst));
+            if there {
+                *under_way = None;
+                log::info!("CPU {id} is offline");
+                event::raise_global_virq(VIRQ_PCPU_STATE);
+            }
+            return Ok(there);
+        }
+        Some(_) => return Err(Errno::EBUSY),
+    }
+    let cpus = cpu_count() as u32;
+    let mut pools = pools();
+    match change {
+        CpuChange::Online => pools.bring_online(id, cpus)?,
+        CpuChange::Offline => pools.take_offline(id, cpus, pool::domains_in(POOL_0))?,
+    }
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.set_offline(id, change == CpuChange::Offline);
+    }
+    pool::changed(&pools, POOL_0);
+    drop(pools);
+    if change == CpuChange::Online {
+        log::info!("CPU {id} is online");
+        event::raise_global_virq(VIRQ_PCPU_STATE);
+        return Ok(true);
+    }
+    // Nobody begins to run there from here on, so that what is given up stays so.
+    if let Some(cpu) = cpu(id) {
+        cpu.retiring.store(true, SeqCst);
+        hw::apic::kick(id);
+    }
+    *under_way = Some((id, caller));
+    Ok(false)
+}
+
+/// This CPU has nothing to run. If it is to go offline: give up all that it has, to CPU 0.
+pub fn retire_if_told() {
+    if let Some(own) = this_cpu()
+        && own.retiring.load(SeqCst)
+    {
+        super::unload_idle();
+        give_deadlines_away(own);
+        hw::ioapic::move_lines(hw::percpu::id(), 0);
+        own.retiring.store(false, SeqCst);
+    }
+}
+
+/// CPU 0 gets this CPU's deadlines. Nobody else sets any here meanwhile; other CPUs may take some away.
+fn give_deadlines_away(own: &CpuSched) {
+    let Some(heir) = cpu(0) else { return };
+    loop {
+        let next = own
+            .timers
+            .lock()
+            .peek()
+            .map(|(deadline, vcpu)| (deadline, vcpu.clone()));
+        let Some((deadline, vcpu)) = next else { break };
+        let mut home = vcpu.traces.timer_cpu.lock();
+        if *home == hw::percpu::id() {
+            own.timers.lock().remove(&vcpu);
+            *home = 0;
+            heir.timers.lock().set(&vcpu, deadline);
+        }
+    }
+    own.armed.store(NEVER, SeqCst);
+    hw::timer::arm(NEVER);
+    hw::irq::raise_on(0, SoftIrq::TIMER);
+}
