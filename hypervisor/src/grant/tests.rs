@@ -1,8 +1,9 @@
 //! Grants against a model, against a guest that changes its entries all the time, and what must not be had by granting on.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use abi::Errno;
 use abi::grant::*;
 use proptest::prelude::*;
 
@@ -10,7 +11,7 @@ use super::copy::{CopyEnd, copy};
 use super::map::{map, unmap};
 use super::*;
 use crate::hypercall::testing::{World, destroy};
-use crate::types::Gpa;
+use crate::types::{Gfn, Gpa};
 
 /// An entry as a guest writes it.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -323,9 +324,12 @@ fn a_guest_that_changes_its_entry_all_the_time() {
             }
             stop.store(true, SeqCst);
         });
-        let mut table = guests.domain(0).grants.table.lock();
-        assert!(!table.entry(9).expect("there").uses.any());
-        drop(table);
+        let used = guests
+            .domain(0)
+            .grants
+            .table
+            .with_entry(9, |entry| entry.uses.any());
+        assert_eq!(used, Ok(false));
         guests.write(9, EMPTY);
         assert_eq!(guests.shown(9), 0);
     }
@@ -515,7 +519,7 @@ fn a_grant_of_a_dead_domains_page() {
     let old = map(user, id, 9, first, GNTMAP_HOST_MAP).expect("granted");
     destroy(&granter.domain);
     drop(granter);
-    assert!(table::get(id).is_none());
+    assert!(domain::table::get(id).is_none());
     let next = World::with(crate::domain::Config {
         id: Some(id),
         ..crate::hypercall::testing::config(false)

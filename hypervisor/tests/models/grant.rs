@@ -1,7 +1,9 @@
-//! A guest that takes a grant back while somebody begins to use it.
+//! A guest that takes a grant back, or changes its table's version, while somebody begins to use it.
 
 #[path = "../../src/grant/entry.rs"]
 mod entry;
+#[path = "../../src/grant/version.rs"]
+mod version;
 
 use abi::grant::{GTF_PERMIT_ACCESS, GTF_READING, GTF_WRITING};
 use entry::{Entry, Granted, Purpose, Use};
@@ -10,7 +12,10 @@ use loom::sync::Arc;
 use loom::thread;
 
 use crate::check;
+use version::{Current, Version};
+
 use crate::mm::guest::{Access, GuestFrame};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use crate::types::{DomId, Gfn};
 
@@ -125,4 +130,43 @@ fn a_grant_of_version_1_ends_before_its_frame_is_used_again() {
 #[test]
 fn a_grant_of_version_2_ends_before_its_frame_is_used_again() {
     revoked_while_used(2);
+}
+
+/// Who is at an entry is alone with the version that it was told, and a change finds nobody at any of them.
+#[test]
+fn a_version_changes_while_nobody_is_at_an_entry() {
+    check(None, || {
+        struct Grants {
+            current: Current,
+            entries: [Mutex<u32>; 2],
+            /// The entries' form: who holds a lock reads it, a change writes it; loom watches.
+            form: UnsafeCell<()>,
+        }
+        let grants = Arc::new(Grants {
+            current: Current::new(Version::V1),
+            entries: [Mutex::new(0), Mutex::new(0)],
+            form: UnsafeCell::new(()),
+        });
+        let user = {
+            let grants = grants.clone();
+            thread::spawn(move || {
+                let (mut uses, version) = grants.current.lock(&grants.entries[1]);
+                grants.form.with(|_| ());
+                *uses += 1;
+                version
+            })
+        };
+        let refused = grants.current.change(grants.entries.iter(), |old| {
+            // An entry in use: the version stays.
+            if grants.entries.iter().any(|uses| *uses.lock() != 0) {
+                return (old, true);
+            }
+            grants.form.with_mut(|_| ());
+            (Version::V2, false)
+        });
+        let expected = if refused { Version::V1 } else { Version::V2 };
+        assert_eq!(grants.current.get(), expected);
+        // Who came first made the change fail; else he came behind it.
+        assert_eq!(user.join().expect("no panic"), expected);
+    });
 }
