@@ -124,6 +124,8 @@ pub struct Machine {
     pub memory: u32,
     /// Number of CPUs.
     pub cpus: u32,
+    /// The serial port, 1 or 2, that our terminal is at; the other leads nowhere.
+    pub serial: u32,
     /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
     pub icount: bool,
     /// Bochs: registers (MSRs) that its CPU lacks can be read and written, as stock kernels expect of every machine.
@@ -156,6 +158,7 @@ impl Machine {
             modules: Vec::new(),
             memory: 1024,
             cpus: 1,
+            serial: 1,
             icount: false,
             lenient_msrs: false,
             disks: Vec::new(),
@@ -203,9 +206,11 @@ impl Machine {
             "none",
         ])
         .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
-        .args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()])
-        .arg("-serial")
-        .arg(terminal);
+        .args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
+        for _ in 1..self.serial {
+            qemu.args(["-serial", "null"]);
+        }
+        qemu.arg("-serial").arg(terminal);
         if self.icount {
             qemu.args(["-icount", "shift=0,sleep=off"]);
         }
@@ -299,7 +304,7 @@ impl Machine {
                  vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
                  ata0-master: type=cdrom, path={iso}, status=inserted\n\
                  boot: cdrom\n\
-                 com1: enabled=1, mode=term, dev={terminal}\n\
+                 com{serial}: enabled=1, mode=term, dev={terminal}\n\
                  port_e9_hack: enabled=0\n\
                  sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
                  panic: action=fatal\n\
@@ -308,6 +313,7 @@ impl Machine {
                 cpus = self.cpus,
                 lenient = u8::from(self.lenient_msrs),
                 memory = self.memory,
+                serial = self.serial,
                 iso = iso.display(),
                 terminal = terminal.display(),
                 log = scratch.join("bochs.log").display(),

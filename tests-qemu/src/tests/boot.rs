@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
     .into_iter()
     .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
     .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
+    .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
     .collect()
 }
 
@@ -41,6 +42,16 @@ fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
     ] {
         shim.console.expect(expected, PATIENCE)?;
     }
+    Ok(())
+}
+
+/// The console is at com2: Oxen's log and the shim's prompt, and what is typed comes in by that port's interrupt.
+fn second_port(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.serial = 2;
+    machine.command_line = "console=com2 com2=115200,8n1 loglvl=all guest_loglvl=all noreboot".into();
+    let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
+    let list = shim.command("list")?;
+    ensure!(list.contains("Domain-0"), "{list}");
     Ok(())
 }
 
