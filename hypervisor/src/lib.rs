@@ -31,6 +31,7 @@ pub mod hw;
 pub mod hypercall;
 pub mod mm;
 pub mod sched;
+pub mod slot;
 #[cfg(target_os = "none")]
 mod start;
 pub mod sync;

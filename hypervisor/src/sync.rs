@@ -5,6 +5,7 @@
 //!
 //! Lock-free protocols take their atomics from here too: `tests/models` compiles their files with loom's in place of these.
 
+pub use alloc::sync::Arc;
 pub use core::hint::spin_loop;
 pub use core::sync::atomic;
 

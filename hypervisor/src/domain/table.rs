@@ -1,5 +1,6 @@
 //! All domains, by number.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -7,43 +8,63 @@ use abi::Errno;
 use abi::domid::DOMID_FIRST_RESERVED;
 
 use super::Domain;
-use crate::sync::RwLock;
+
+use crate::hw::percpu;
+use crate::slot::Slot;
+use crate::sync::{Mutex, Once};
 use crate::types::DomId;
 
 /// Most domains there can be at a time.
 pub const MAX_DOMAINS: usize = 1024;
 
-struct Table {
-    /// By number.
-    domains: Vec<Option<Arc<Domain>>>,
+/// Numbers whose memory is taken at once, and for good.
+const CHUNK: usize = 256;
+const CHUNKS: usize = (DOMID_FIRST_RESERVED as usize).div_ceil(CHUNK);
+
+/// All domains, by number.
+static SLOTS: [Once<Box<[Slot<Domain>; CHUNK]>>; CHUNKS] = [const { Once::new() }; CHUNKS];
+
+/// Which numbers are given next.
+struct Numbers {
     /// Where the search for a free number begins; numbers are not used again soon.
     next: u16,
     /// Numbers of domains that are being made.
     making: Vec<u16>,
+    /// Domains that there are.
     count: usize,
 }
 
-static TABLE: RwLock<Table> = RwLock::new(Table {
-    domains: Vec::new(),
+static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers {
     next: 1,
     making: Vec::new(),
     count: 0,
 });
 
+fn slot(id: u16) -> Option<&'static Slot<Domain>> {
+    let chunk = SLOTS.get(usize::from(id) / CHUNK)?.get()?;
+    chunk.get(usize::from(id) % CHUNK)
+}
+
 /// The domain with this number, in whatever state.
 #[inline]
 pub fn get(id: DomId) -> Option<Arc<Domain>> {
-    TABLE.read().domains.get(usize::from(id.0))?.clone()
+    slot(id.0)?.get(percpu::this().reading())
 }
 
 /// The first domain whose number is `id` or larger.
 pub fn next_from(id: DomId) -> Option<Arc<Domain>> {
-    TABLE
-        .read()
-        .domains
-        .get(usize::from(id.0)..)?
-        .iter()
-        .find_map(Clone::clone)
+    let mut id = usize::from(id.0);
+    while let Some(chunk) = SLOTS.get(id / CHUNK) {
+        let Some(slot) = chunk.get().and_then(|chunk| chunk.get(id % CHUNK)) else {
+            id = (id / CHUNK + 1) * CHUNK;
+            continue;
+        };
+        if let Some(domain) = slot.get(percpu::this().reading()) {
+            return Some(domain);
+        }
+        id += 1;
+    }
+    None
 }
 
 /// All domains. Others are made and go away meanwhile.
@@ -56,9 +77,9 @@ pub fn all() -> impl Iterator<Item = Arc<Domain>> {
     })
 }
 
-impl Table {
+impl Numbers {
     fn taken(&self, id: u16) -> bool {
-        self.domains.get(usize::from(id)).is_some_and(Option::is_some) || self.making.contains(&id)
+        slot(id).is_some_and(|slot| !slot.is_empty()) || self.making.contains(&id)
     }
 
     /// Set a number aside, `wanted` or the next that is free.
@@ -82,17 +103,6 @@ impl Table {
         self.making.push(id);
         Ok(id)
     }
-
-    fn enter(&mut self, id: u16, domain: Arc<Domain>) {
-        let slot = usize::from(id);
-        if self.domains.len() <= slot {
-            self.domains.resize_with(slot + 1, || None);
-        }
-        if let Some(entry) = self.domains.get_mut(slot) {
-            *entry = Some(domain);
-            self.count += 1;
-        }
-    }
 }
 
 /// Make a domain and enter it: `make` gets its number, `wanted` or the next that is free. It takes long, and others find their domains meanwhile.
@@ -103,27 +113,29 @@ pub(super) fn insert(
     wanted: Option<DomId>,
     make: impl FnOnce(DomId) -> Result<Arc<Domain>, Errno>,
 ) -> Result<Arc<Domain>, Errno> {
-    let id = TABLE.write().reserve(wanted)?;
+    let id = NUMBERS.lock().reserve(wanted)?;
     let made = make(DomId(id));
-    let mut table = TABLE.write();
-    table.making.retain(|&making| making != id);
-    if let Ok(domain) = &made {
-        table.enter(id, domain.clone());
-    }
-    made
+    let mut numbers = NUMBERS.lock();
+    numbers.making.retain(|&making| making != id);
+    let domain = made?;
+    let chunk = SLOTS
+        .get(usize::from(id) / CHUNK)
+        .ok_or(Errno::EINVAL)?
+        .call_once(|| Box::new(core::array::from_fn(|_| Slot::default())));
+    let slot = chunk.get(usize::from(id) % CHUNK).ok_or(Errno::EINVAL)?;
+    slot.put(domain.clone()).map_err(|_| Errno::EEXIST)?;
+    numbers.count += 1;
+    Ok(domain)
 }
 
 /// Forget a domain. It is freed when the last reference goes. `false`: it was forgotten before.
 pub(super) fn remove(domain: &Domain) -> bool {
-    let mut table = TABLE.write();
-    let slot = table.domains.get_mut(usize::from(domain.id.0));
-    let removed = slot.and_then(|slot| slot.take_if(|entry| core::ptr::eq(Arc::as_ptr(entry), domain)));
-    if removed.is_some() {
-        table.count -= 1;
+    let taken =
+        slot(domain.id.0).and_then(|slot| slot.take(domain, percpu::all().map(percpu::PerCpu::reading)));
+    if taken.is_some() {
+        NUMBERS.lock().count -= 1;
     }
-    drop(table);
-    // A last reference is dropped here, outside the lock.
-    removed.is_some()
+    taken.is_some()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub struct PerCpu {
     id: u32,
     apic_id: u32,
     softirqs: AtomicU32,
+    reading: AtomicU32,
 }
 
 impl PerCpu {
@@ -28,6 +29,7 @@ impl PerCpu {
             id,
             apic_id,
             softirqs: AtomicU32::new(0),
+            reading: AtomicU32::new(0),
         }
     }
 
@@ -45,6 +47,12 @@ impl PerCpu {
     pub fn softirqs(&self) -> &AtomicU32 {
         &self.softirqs
     }
+
+    /// How many read the table of domains on this CPU: see [`crate::slot`].
+    #[inline]
+    pub fn reading(&self) -> &AtomicU32 {
+        &self.reading
+    }
 }
 
 /// All CPUs' blocks, by number; null: there is no such CPU yet.
@@ -55,6 +63,18 @@ pub fn get(id: u32) -> Option<&'static PerCpu> {
     let block = BLOCKS.get(id as usize)?.load(Ordering::Acquire);
     // SAFETY: null, or from a `&'static` in `install`.
     unsafe { block.as_ref() }
+}
+
+/// The blocks of all CPUs that have been started.
+#[cfg(target_os = "none")]
+pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+    (0..MAX_CPUS as u32).filter_map(get)
+}
+
+/// The only block.
+#[cfg(not(target_os = "none"))]
+pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+    core::iter::once(this())
 }
 
 /// Make `block` this CPU's own.

@@ -10,6 +10,7 @@ mod event;
 mod grant;
 mod mm;
 mod sync;
+mod table;
 #[path = "../../src/types.rs"]
 mod types;
 mod wakeup;

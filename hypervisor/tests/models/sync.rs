@@ -29,12 +29,14 @@ pub mod atomic {
         )* };
     }
 
+    pub use loom::sync::atomic::AtomicPtr;
+
     atomic!(AtomicBool: bool, AtomicU8: u8, AtomicU16: u16, AtomicU32: u32, AtomicU64: u64);
 }
 
 pub use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-pub use loom::sync::MutexGuard;
+pub use loom::sync::{Arc, MutexGuard};
 pub use loom::thread::yield_now as spin_loop;
 
 pub struct Mutex<T>(loom::sync::Mutex<T>);
