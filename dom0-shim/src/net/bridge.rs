@@ -5,8 +5,10 @@ use alloc::vec::Vec;
 
 use super::gateway::{self, Gateway};
 use super::offload;
+use super::outside::Outside;
 use super::packet::{Mac, Packet};
 use super::switch::{Counters, PortId, Switch};
+use super::wire;
 
 /// Frames of the gateway's that are forwarded after one of a device: an answer, and what had waited.
 const ANSWERS_MAX: usize = 512;
@@ -22,13 +24,14 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// A bridge with a gateway: a network on which hosts get addresses.
-    pub fn with_gateway() -> Self {
+    /// A bridge with a gateway: a network on which hosts get addresses. The gateway has another end on some other network, with the Ethernet
+    /// address `outside`, if it leads anywhere.
+    pub fn with_gateway(outside: Option<Mac>) -> Self {
         let mut switch = Switch::default();
-        let port = switch.add(Some(gateway::MAC), gateway::MTU);
+        let port = switch.add(Some(gateway::MAC), wire::MTU);
         Self {
             switch,
-            gateway: Some((port, Gateway::default())),
+            gateway: Some((port, Gateway::new(outside.map(Outside::new)))),
         }
     }
 
@@ -76,6 +79,21 @@ impl Bridge {
         }
         self.flush(now, &mut deliveries);
         deliveries
+    }
+
+    /// Takes a complete frame that has come to the gateway's other end. Returns what goes to which devices.
+    pub fn receive_outside(&mut self, frame: Vec<u8>, now: u64) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        if let Some((_, gateway)) = &mut self.gateway {
+            gateway.receive_outside(frame, now);
+        }
+        self.flush(now, &mut deliveries);
+        deliveries
+    }
+
+    /// The next frame that the gateway sends from its other end.
+    pub fn take_outside(&mut self) -> Option<Vec<u8>> {
+        self.gateway.as_mut()?.1.take_output_outside()
     }
 
     /// When to call [`Self::poll`] next, if ever.
@@ -174,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_gateway_answers_arp_and_ping() {
-        let mut bridge = Bridge::with_gateway();
+        let mut bridge = Bridge::with_gateway(None);
         let (a, b) = (bridge.connect(A, 1500, "a"), bridge.connect(B, 1500, "b"));
         let deliveries = bridge.send(a, Packet::complete(arp_request(A)), 0);
         let targets: Vec<_> = deliveries.iter().map(|(port, _)| *port).collect();
@@ -210,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_gateway_knows_names_also_of_packets_with_blank_checksums() {
-        let mut bridge = Bridge::with_gateway();
+        let mut bridge = Bridge::with_gateway(None);
         let a = bridge.connect(A, 1500, "Alpha");
         bridge.send(a, Packet::complete(arp_request(A)), 0);
         let mut ask = |name: &[u8]| {

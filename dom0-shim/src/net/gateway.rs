@@ -1,20 +1,23 @@
-//! The host at the inner end of a network: answers ARP, ping, DHCP, and DNS for the names of the domains.
+//! The host at the inner end of a network: answers ARP, ping, DHCP, and DNS for the names of the domains; and leads out, by [`Outside`].
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::udp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, IpProtocol, Ipv4Cidr, Ipv4Packet, UdpPacket,
+};
 
 use super::dhcp::{self, Server};
 use super::dns::{self, Answer};
-use super::packet::{ETHERNET_HEADER, Mac};
+use super::outside::{Outside, ethernet};
+use super::packet::Mac;
+use super::wire::{Wire, instant, nanoseconds};
 
 /// Address of the gateway.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -27,13 +30,9 @@ pub const DOMAIN: &str = "internal";
 /// The gateway's own name.
 const NAME: &str = "gateway";
 
-/// Largest IP packet.
-pub const MTU: u16 = 1500;
 const DNS_PORT: u16 = 53;
 /// Queries and answers that may wait.
 const DNS_QUEUE: usize = 32;
-/// Frames that the gateway may have ready to send; what is more is lost, as on any wire.
-const OUTPUT_MAX: usize = 256;
 
 /// The gateway.
 pub struct Gateway {
@@ -44,10 +43,13 @@ pub struct Gateway {
     dhcp: Server,
     /// Names of the domains, by the addresses of their devices.
     names: BTreeMap<Mac, String>,
+    /// Its other end, if it has one.
+    outside: Option<Outside>,
 }
 
-impl Default for Gateway {
-    fn default() -> Self {
+impl Gateway {
+    /// A gateway that leads out by `outside`, if anywhere.
+    pub fn new(outside: Option<Outside>) -> Self {
         let mut wire = Wire::default();
         let config = Config::new(EthernetAddress(MAC.0).into());
         let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
@@ -79,11 +81,10 @@ impl Default for Gateway {
             dns,
             dhcp,
             names: BTreeMap::new(),
+            outside,
         }
     }
-}
 
-impl Gateway {
     /// Gives the host with address `mac` a name.
     pub fn name(&mut self, mac: Mac, name: &str) {
         self.names.insert(mac, name.to_ascii_lowercase());
@@ -93,10 +94,56 @@ impl Gateway {
     pub fn forget(&mut self, mac: Mac, now: u64) {
         self.names.remove(&mac);
         self.dhcp.release(mac, now);
+        if let Some(outside) = &mut self.outside {
+            outside.forget(mac);
+        }
+    }
+
+    /// Takes a complete frame from outside; what it is for hosts inside is added to the output.
+    pub fn receive_outside(&mut self, frame: Vec<u8>, now: u64) {
+        let inward = self
+            .outside
+            .as_mut()
+            .and_then(|outside| outside.receive(frame, now));
+        if let Some((host, packet)) = inward {
+            self.wire.send(ethernet(MAC, host, &packet));
+        }
+    }
+
+    /// The next frame to send outside.
+    pub fn take_output_outside(&mut self) -> Option<Vec<u8>> {
+        self.outside.as_mut()?.take_output()
+    }
+
+    /// Leads a frame out if that is where it wants to go.
+    fn lead_out(&mut self, frame: &[u8], now: u64) -> Option<()> {
+        let outside = self.outside.as_mut()?;
+        let parsed = EthernetFrame::new_checked(frame).ok()?;
+        if parsed.ethertype() != EthernetProtocol::Ipv4 || parsed.dst_addr().0 != MAC.0 {
+            return None;
+        }
+        let from = Mac(parsed.src_addr().0);
+        let ip = Ipv4Packet::new_checked(parsed.payload()).ok()?;
+        let network = Ipv4Cidr::new(ADDRESS, PREFIX);
+        let to = ip.dst_addr();
+        if !network.contains_addr(&ip.src_addr()) {
+            return None;
+        }
+        if network.contains_addr(&to) {
+            let server = outside.name_server()?;
+            asks_for_others(&ip, &self.names, &self.dhcp, now).then_some(())?;
+            outside.send(from, parsed.payload().to_vec(), Some(server), now);
+        } else if !(to.is_multicast() || to.is_broadcast() || to.is_loopback() || to.is_unspecified()) {
+            outside.send(from, parsed.payload().to_vec(), None, now);
+        }
+        Some(())
     }
 
     /// Takes a complete frame; answers are added to the output.
     pub fn receive(&mut self, frame: Vec<u8>, now: u64) {
+        if self.lead_out(&frame, now).is_some() {
+            return;
+        }
         match self.dhcp.receive(&frame, now) {
             Some(reply) => self.wire.send(reply),
             None => {
@@ -112,12 +159,19 @@ impl Gateway {
         self.interface.poll(instant, &mut self.wire, &mut self.sockets);
         self.serve_names(now);
         self.interface.poll(instant, &mut self.wire, &mut self.sockets);
+        if let Some(outside) = &mut self.outside {
+            outside.poll(now);
+        }
     }
 
     /// When to call [`Self::poll`] next, if ever.
     pub fn next_poll(&mut self, now: u64) -> Option<u64> {
-        let at = self.interface.poll_at(instant(now), &self.sockets)?;
-        Some(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
+        let inside = self
+            .interface
+            .poll_at(instant(now), &self.sockets)
+            .map(nanoseconds);
+        let outside = self.outside.as_mut().and_then(|outside| outside.next_poll(now));
+        inside.into_iter().chain(outside).min()
     }
 
     /// The next frame to send.
@@ -137,8 +191,23 @@ impl Gateway {
     }
 }
 
-fn instant(now: u64) -> Instant {
-    Instant::from_micros(i64::try_from(now / 1000).unwrap_or(i64::MAX))
+/// Is it a query to us for a name that is none of ours?
+fn asks_for_others(ip: &Ipv4Packet<&[u8]>, names: &BTreeMap<Mac, String>, dhcp: &Server, now: u64) -> bool {
+    if ip.dst_addr() != ADDRESS || ip.next_header() != IpProtocol::Udp {
+        return false;
+    }
+    let Ok(udp) = UdpPacket::new_checked(ip.payload()) else {
+        return false;
+    };
+    let mut unknown = false;
+    if udp.dst_port() == DNS_PORT {
+        dns::answer(udp.payload(), |name| {
+            let answer = find(names, dhcp, name, now);
+            unknown = answer == Answer::Unknown;
+            answer
+        });
+    }
+    unknown
 }
 
 /// `NAME` and `NAME.internal` alike: a resolver without a search list asks for the former.
@@ -162,61 +231,4 @@ fn find(names: &BTreeMap<Mac, String>, dhcp: &Server, name: &str, now: u64) -> A
     }
     let address = devices.find_map(|mac| dhcp.address_of(mac, now));
     address.map_or(Answer::NoAddress, Answer::Address)
-}
-
-/// The interface's end of the wire: one frame in, several out.
-#[derive(Default)]
-struct Wire {
-    input: Option<Vec<u8>>,
-    output: VecDeque<Vec<u8>>,
-}
-
-impl Wire {
-    fn send(&mut self, frame: Vec<u8>) {
-        if self.output.len() < OUTPUT_MAX {
-            self.output.push_back(frame);
-        }
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Input;
-    type TxToken<'a> = Output<'a>;
-
-    fn receive(&mut self, _now: Instant) -> Option<(Input, Output<'_>)> {
-        let frame = self.input.take()?;
-        Some((Input(frame), Output(self)))
-    }
-
-    fn transmit(&mut self, _now: Instant) -> Option<Output<'_>> {
-        (self.output.len() < OUTPUT_MAX).then_some(Output(self))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = usize::from(MTU) + ETHERNET_HEADER;
-        capabilities
-    }
-}
-
-/// The frame that has come in.
-struct Input(Vec<u8>);
-
-impl RxToken for Input {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, use_it: F) -> R {
-        use_it(&self.0)
-    }
-}
-
-/// Room for one frame.
-struct Output<'a>(&'a mut Wire);
-
-impl TxToken for Output<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        let mut frame = vec![0; length];
-        let result = fill(&mut frame);
-        self.0.send(frame);
-        result
-    }
 }

@@ -5,6 +5,7 @@
 //! * [`bucket`]: the rate limit of a device.
 //! * [`switch`]: a learning switch.
 //! * [`gateway`]: the host at the inner end of a network; [`dhcp`] and [`dns`] are its services.
+//! * [`outside`]: its outer end; [`nat`] translates between the two.
 //! * [`bridge`]: a switch with its gateway.
 //! * [`netback`]: the rings of a device.
 //!
@@ -15,7 +16,10 @@ pub mod bucket;
 pub mod dhcp;
 pub mod dns;
 pub mod gateway;
+pub mod nat;
 pub mod netback;
 pub mod offload;
+pub mod outside;
 pub mod packet;
 pub mod switch;
+mod wire;

@@ -73,6 +73,11 @@ impl Nic {
         })
     }
 
+    /// Its own address.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
     /// The frames that have come in.
     pub fn take(&self) -> VecDeque<Vec<u8>> {
         core::mem::take(&mut self.device.borrow_mut().received)

@@ -9,7 +9,7 @@ mod device;
 mod queue;
 
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -30,6 +30,9 @@ use super::machine::Nic;
 
 use device::Device;
 
+/// The machine's first network device.
+const FIRST_NIC: &str = "eth0";
+
 /// All bridges and devices.
 #[derive(Default)]
 pub struct Networks {
@@ -45,6 +48,10 @@ pub struct Segment {
     devices: RefCell<BTreeMap<PortId, Rc<Device>>>,
     /// The machine's network device of the same name.
     uplink: Option<(PortId, Rc<Nic>)>,
+    /// Where the gateway's other end is connected.
+    outside: Option<(PortId, Rc<Segment>)>,
+    /// Other ends of gateways that are connected here, and their bridges.
+    gateways: RefCell<BTreeMap<PortId, Weak<Segment>>>,
     /// The gateway may have something to do at another time than before.
     timing: Signal,
 }
@@ -79,23 +86,45 @@ impl Networks {
     }
 
     /// The bridge of this name; it is made when the first device names it. The one that devices are connected to unless
-    /// they say otherwise has a gateway; one with the name of a network device of the machine leads there.
+    /// they say otherwise has a gateway, which leads to the machine's first network device; one with the name of a network device leads
+    /// there itself.
     fn segment(&self, host: &Rc<Host>, name: &str) -> Rc<Segment> {
         if let Some(segment) = self.segments.borrow().get(name) {
             return segment.clone();
         }
+        let outside = if name == BRIDGE {
+            host.machine.nic(FIRST_NIC)
+        } else {
+            None
+        };
+        let outside = outside.map(|nic| (nic.mac(), self.segment(host, FIRST_NIC)));
         let mut bridge = match name {
-            BRIDGE => Bridge::with_gateway(),
+            BRIDGE => Bridge::with_gateway(outside.as_ref().map(|(mac, _)| *mac)),
             _ => Bridge::default(),
         };
+        let outside = outside.map(|(mac, segment)| {
+            let port = segment
+                .bridge
+                .borrow_mut()
+                .connect(mac, Vif::default().mtu, BRIDGE);
+            (port, segment)
+        });
         let uplink = host.machine.nic(name);
         let uplink = uplink.map(|nic| (bridge.connect_uplink(Vif::default().mtu), nic.clone()));
         let segment = Rc::new(Segment {
             uplink,
+            outside,
+            gateways: RefCell::default(),
             bridge: RefCell::new(bridge),
             devices: RefCell::default(),
             timing: Signal::default(),
         });
+        if let Some((port, outside)) = &segment.outside {
+            outside
+                .gateways
+                .borrow_mut()
+                .insert(*port, Rc::downgrade(&segment));
+        }
         host.spawner.spawn(keep_time(host.clone(), segment.clone()));
         if let Some((port, nic)) = segment.uplink.clone() {
             host.spawner.spawn(bring_in(segment.clone(), port, nic));
@@ -115,9 +144,34 @@ impl Segment {
             let deliveries = self.bridge.borrow_mut().send(from, packet, now);
             self.deliver(deliveries);
         }
+        self.lead_out();
         if self.bridge.borrow_mut().next_poll(now).is_some() {
             self.timing.notify();
         }
+    }
+
+    /// Carries what the gateway sends from its other end.
+    fn lead_out(&self) {
+        if let Some((port, outside)) = &self.outside {
+            let mut bridge = self.bridge.borrow_mut();
+            let frames: Vec<Packet> = core::iter::from_fn(|| bridge.take_outside())
+                .map(Packet::complete)
+                .collect();
+            drop(bridge);
+            if !frames.is_empty() {
+                outside.forward(*port, frames);
+            }
+        }
+    }
+
+    /// A packet has come to the gateway's other end.
+    fn receive_outside(&self, packet: &Packet) {
+        for frame in offload::complete(packet).unwrap_or_default() {
+            let deliveries = self.bridge.borrow_mut().receive_outside(frame.bytes, time::now());
+            self.deliver(deliveries);
+        }
+        self.lead_out();
+        self.timing.notify();
     }
 
     fn deliver(&self, deliveries: Vec<Delivery>) {
@@ -125,6 +179,8 @@ impl Segment {
         for (port, packet) in deliveries {
             if let Some(device) = devices.get(&port) {
                 device.receive(packet);
+            } else if let Some(inner) = self.gateways.borrow().get(&port).and_then(Weak::upgrade) {
+                inner.receive_outside(&packet);
             } else if let Some((_, nic)) = self.uplink.as_ref().filter(|(uplink, _)| *uplink == port) {
                 // What the front end has left to do, the wire does not.
                 for frame in offload::complete(&packet).unwrap_or_default() {
@@ -154,6 +210,7 @@ async fn keep_time(host: Rc<Host>, segment: Rc<Segment>) {
                 either(host.reactor.sleep_until(due), segment.timing.wait()).await;
                 let deliveries = segment.bridge.borrow_mut().poll(time::now());
                 segment.deliver(deliveries);
+                segment.lead_out();
             }
         }
     }
