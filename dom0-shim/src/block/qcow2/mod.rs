@@ -334,7 +334,7 @@ impl<D: BlockDevice> Qcow2<D> {
     /// The disk that the image is on is full, or the counts' table is.
     async fn allocate(&self, _: &Locked<'_>) -> Result<u64, Failed> {
         let order = self.header.refcount_order;
-        let counts_per_block = self.cluster() * 8 >> order;
+        let counts_per_block = (self.cluster() * 8) >> order;
         let mut cluster = self.first_free.get();
         while cluster < self.clusters {
             let start = cluster << self.header.cluster_bits;
@@ -351,7 +351,7 @@ impl<D: BlockDevice> Qcow2<D> {
                 self.set_word(entry, start, Kind::RefcountTable).await?;
                 counts = start;
             }
-            let bit = cluster % counts_per_block << order;
+            let bit = (cluster % counts_per_block) << order;
             let at = self.aligned(counts)? + bit / 64 * 8;
             let word = self.word(at).await?;
             let (count, one) = count(word, bit % 64, 1 << order);
