@@ -184,7 +184,7 @@ impl Guest {
         let disk = match (self.disk, hypervisor) {
             (false, _) => "",
             (true, Hypervisor::Xen) => "disk=['phy:/dev/ram0,xvda,w']",
-            (true, Hypervisor::Oxen) => "disk=['ram:64K,xvda,rw']",
+            (true, Hypervisor::Oxen) => "disk=['ram:256K,xvda,rw']",
         };
         hypervisor.config(
             self.name,
