@@ -10,8 +10,9 @@ use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use raw_cpuid::CpuId;
 
 use crate::cmdline::{self, CommandLine};
+use crate::debug_keys;
 use crate::hw::irq::vector;
-use crate::hw::{acpi, apic, console, ioapic, percpu, power, time, traps};
+use crate::hw::{acpi, apic, console, idle, ioapic, percpu, power, time, traps};
 use crate::hypercall::version;
 use crate::mm::{frames, paging, takeover};
 use crate::sync::Once;
@@ -43,6 +44,10 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     if options.noreboot {
         power::set_no_reboot();
     }
+    power::set_first_reset(options.reset);
+    if options.crash_test_hang {
+        debug_keys::set_hang();
+    }
     greet(handover, &options);
     log_memory(&info.memory_regions);
     // SAFETY: the first thing done to memory, with what the boot loader said; modules have not been looked at.
@@ -54,6 +59,7 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         log::warn!("ACPI: {error:?}; going on with one CPU and no power management");
     }
     log_cpu();
+    log::info!("idle          by {}", idle::init(options.mwait_idle));
     interrupts(&options);
     Machine {
         options,

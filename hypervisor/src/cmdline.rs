@@ -105,6 +105,21 @@ impl MemorySize {
     }
 }
 
+/// Ways to reset the machine, in the order in which they are tried.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reset {
+    /// The register that ACPI names.
+    Acpi,
+    /// The chipset's register, by switching power off and on.
+    Power,
+    /// The chipset's register.
+    Pci,
+    /// The keyboard controller.
+    Keyboard,
+    /// A triple fault.
+    Triple,
+}
+
 /// What to complain about, for the boot log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Complaint<'a> {
@@ -152,6 +167,15 @@ pub struct CommandLine<'a> {
     pub dom0_max_vcpus: Option<(u32, u32)>,
     /// `maxcpus=`: how many CPUs are used.
     pub max_cpus: u32,
+    /// `watchdog` and `watchdog_timeout=`: seconds after which a CPU that stands still makes the machine panic.
+    pub watchdog: Option<u32>,
+    watchdog_timeout: u32,
+    /// `crash_test=hang`: debug key `C` hangs its CPU.
+    pub crash_test_hang: bool,
+    /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
+    pub mwait_idle: bool,
+    /// `reboot=`: how the machine is reset.
+    pub reset: Reset,
     /// `noreboot`: after a panic, or when dom0 asks for a reboot, the machine stands still.
     pub noreboot: bool,
     /// `bench=floor`: log what a bare world switch costs here, before dom0 is built.
@@ -175,6 +199,11 @@ impl Default for CommandLine<'_> {
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: None,
             max_cpus: u32::MAX,
+            watchdog: None,
+            watchdog_timeout: 5,
+            crash_test_hang: false,
+            mwait_idle: true,
+            reset: Reset::Acpi,
             noreboot: false,
             bench_floor: false,
             complaints: ArrayVec::new_const(),
@@ -251,6 +280,34 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         Action::Flag(|line, value| line.noreboot = value),
     ),
     (
+        "reboot",
+        "acpi, Power, pci, kbd, triple or no",
+        Action::Value(reboot),
+    ),
+    (
+        "watchdog",
+        "a boolean",
+        Action::Flag(|line, value| line.watchdog = value.then_some(line.watchdog_timeout)),
+    ),
+    (
+        "watchdog_timeout",
+        "a NUMBER of seconds; 0 switches the watchdog off",
+        Action::Value(watchdog_timeout),
+    ),
+    (
+        "crash_test",
+        "hang",
+        Action::Value(|line, value| {
+            line.crash_test_hang = value == "hang";
+            line.crash_test_hang.then_some(())
+        }),
+    ),
+    (
+        "mwait-idle",
+        "a boolean",
+        Action::Flag(|line, value| line.mwait_idle = value),
+    ),
+    (
         "bench",
         "floor",
         Action::Value(|line, value| {
@@ -276,11 +333,6 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     ("cpufreq", "a governor", Action::Only(&["none"])),
     ("smt", "a boolean", Action::Only(&["1", "on", "yes", "true"])),
     ("vga", "a mode", Action::Only(&["text-80x25"])),
-    (
-        "watchdog",
-        "a boolean",
-        Action::Only(&["0", "off", "no", "false"]),
-    ),
     ("spec-ctrl", "a list of mitigations", Action::Only(&[])),
     (
         "x2apic_phys",
@@ -463,6 +515,26 @@ fn dom0_mem(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
     Some(())
 }
 
+/// The first letter counts, as for Xen.
+fn reboot(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    match value.as_bytes().first()? {
+        b'a' => line.reset = Reset::Acpi,
+        b'P' => line.reset = Reset::Power,
+        b'p' => line.reset = Reset::Pci,
+        b'k' => line.reset = Reset::Keyboard,
+        b't' => line.reset = Reset::Triple,
+        b'n' => line.noreboot = true,
+        _ => return None,
+    }
+    Some(())
+}
+
+fn watchdog_timeout(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    line.watchdog_timeout = value.parse().ok()?;
+    line.watchdog = line.watchdog.map(|_| line.watchdog_timeout);
+    Some(())
+}
+
 fn dom0_max_vcpus(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
     let count = |text: &str| text.parse::<u32>().ok();
     let (min, max) = match value.split_once('-') {
@@ -525,6 +597,31 @@ mod tests {
         assert_eq!(Dom0Memory::default().amount(64 << 30), 32 << 30);
         assert_eq!(Dom0Memory::default().max_pages(64 << 30), u64::from(u32::MAX));
         assert_eq!(memory("dom0_mem=99999999999999999T"), Dom0Memory::default());
+    }
+
+    #[test]
+    fn watchdogs_and_resets() {
+        let watchdog = |text| parse(text).watchdog.filter(|&timeout| timeout > 0);
+        assert_eq!((watchdog(""), watchdog("watchdog_timeout=9")), (None, None));
+        assert_eq!((watchdog("watchdog"), watchdog("watchdog=1")), (Some(5), Some(5)));
+        assert_eq!((watchdog("watchdog=0"), watchdog("no-watchdog")), (None, None));
+        assert_eq!(watchdog("watchdog_timeout=9 watchdog"), Some(9));
+        assert_eq!(watchdog("watchdog watchdog_timeout=9"), Some(9));
+        assert_eq!(watchdog("watchdog watchdog_timeout=0"), None);
+        assert_eq!(parse("watchdog=often watchdog_timeout=x").complaints.len(), 2);
+        for (text, reset) in [
+            ("", Reset::Acpi),
+            ("reboot=pci", Reset::Pci),
+            ("reboot=P", Reset::Power),
+            ("reboot=kbd", Reset::Keyboard),
+            ("reboot=t", Reset::Triple),
+        ] {
+            assert_eq!(parse(text).reset, reset, "{text}");
+        }
+        assert!(parse("reboot=no").noreboot);
+        assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
+        assert!(parse("crash_test=hang").crash_test_hang && !parse("crash_test=burn").crash_test_hang);
+        assert!(parse("").mwait_idle && !parse("no-mwait-idle").mwait_idle);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Debug keys: what a person at the console, or `xl debug-keys`, asks the hypervisor to print.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use abi::sched::SHUTDOWN_REBOOT;
 
 use crate::domain::table;
 use crate::domain::vcpu::Hold;
-use crate::hw::power;
+use crate::hw::{percpu, power};
 use crate::mm::frames;
 use crate::sched;
 use crate::types::{DomId, PAGE_SHIFT};
@@ -38,8 +40,27 @@ fn help() {
     }
 }
 
+/// `crash_test=hang`: what [`crash`] does.
+static HANG: AtomicBool = AtomicBool::new(false);
+
+/// Have debug key `C` hang its CPU instead, for tests of the watchdog.
+pub fn set_hang() {
+    HANG.store(true, Relaxed);
+}
+
 fn crash() {
+    if HANG.load(Relaxed) {
+        hang();
+    }
     panic!("asked for by debug key 'C'");
+}
+
+#[inline(never)]
+fn hang() -> ! {
+    log::info!("CPU {} hangs", percpu::id());
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 fn reboot() {

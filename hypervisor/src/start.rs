@@ -12,7 +12,7 @@ use crate::bring_up::{Machine, bring_up, own_registers};
 use crate::domain;
 use crate::domain::dom0::{self, Dom0};
 use crate::hw::percpu::MAX_CPUS;
-use crate::hw::{acpi, power, smp};
+use crate::hw::{acpi, power, smp, watchdog};
 use crate::mm::{device, frames, phys};
 use crate::types::{Hpa, PAGE_SHIFT};
 use crate::{sched, virt};
@@ -40,7 +40,20 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         log_floor();
     }
     build_dom0(&host);
+    if let Some(timeout) = host.options.watchdog.filter(|&timeout| timeout > 0) {
+        watch(timeout);
+    }
     virt::run_cpu()
+}
+
+fn watch(timeout: u32) {
+    const TIMER_IRQ: u8 = 0;
+    if watchdog::start(timeout, acpi::info().isa_line(TIMER_IRQ)) {
+        sched::begin_to_beat_everywhere();
+        log::info!("watchdog      by NMI, {timeout} s");
+    } else {
+        log::warn!("watchdog      off: no NMI comes from the PIT");
+    }
 }
 
 fn log_floor() {

@@ -137,6 +137,8 @@ pub struct Machine {
     pub network: Option<String>,
     /// Wait for gdb on port 1234 (QEMU).
     pub gdb: bool,
+    /// A reset starts it again, as it always does in Bochs; else QEMU ends.
+    pub restarts: bool,
 }
 
 impl Machine {
@@ -164,6 +166,7 @@ impl Machine {
             disks: Vec::new(),
             network: None,
             gdb: false,
+            restarts: false,
         })
     }
 
@@ -193,17 +196,7 @@ impl Machine {
             _ => "tcg",
         };
         qemu.args([
-            "-accel",
-            accel,
-            "-machine",
-            "q35",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-net",
-            "none",
-            "-vga",
-            "none",
+            "-accel", accel, "-machine", "q35", "-display", "none", "-net", "none", "-vga", "none",
         ])
         .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
         .args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
@@ -235,6 +228,9 @@ impl Machine {
         let monitor = scratch.join(MONITOR);
         qemu.arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        if !self.restarts {
+            qemu.arg("-no-reboot");
+        }
         if self.gdb {
             qemu.args(["-s", "-S"]);
         }

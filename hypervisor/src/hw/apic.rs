@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use x86_64::registers::model_specific::Msr;
 
+#[cfg(target_os = "none")]
+use super::idle;
 use super::irq::vector;
 use super::percpu::{self, PerCpu};
 use super::time;
@@ -151,9 +153,12 @@ pub fn id() -> u32 {
 
 /// Make CPU `id` leave its guest or wake up.
 pub fn kick(id: u32) {
-    if let Some(apic_id) = percpu::get(id).map(PerCpu::apic_id) {
-        send(apic_id, vector::KICK.into());
+    let Some(cpu) = percpu::get(id) else { return };
+    #[cfg(target_os = "none")]
+    if idle::wake(cpu) {
+        return;
     }
+    send(cpu.apic_id(), vector::KICK.into());
 }
 
 /// Interprocessor messages (SDM 3A, 11.6.1 and 9.4.4).
@@ -162,7 +167,8 @@ mod message {
     const ALL_OTHERS: u32 = 3 << 18;
     pub const INIT: u32 = 5 << 8 | ASSERT;
     pub const START_UP: u32 = 6 << 8 | ASSERT;
-    pub const NMI_TO_OTHERS: u32 = 4 << 8 | ASSERT | ALL_OTHERS;
+    pub const NMI: u32 = 4 << 8 | ASSERT;
+    pub const NMI_TO_OTHERS: u32 = NMI | ALL_OTHERS;
 }
 
 /// Can a message reach the CPU with this number? Without x2APIC there are eight bits for it, and all ones mean everybody.
@@ -178,6 +184,13 @@ pub fn reset(apic_id: u32) {
 /// Let a CPU that was [`reset`] begin in real mode at `page`, which is below 1 MiB.
 pub fn start_up(apic_id: u32, page: Hpa) {
     send(apic_id, message::START_UP | (page.0 >> 12) as u32 & 0xff);
+}
+
+/// A non-maskable interrupt for CPU `id`.
+pub fn interrupt(id: u32) {
+    if let Some(apic_id) = percpu::get(id).map(PerCpu::apic_id) {
+        send(apic_id, message::NMI);
+    }
 }
 
 /// A non-maskable interrupt for all CPUs but this one.

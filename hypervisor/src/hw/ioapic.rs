@@ -78,8 +78,8 @@ impl IoApic {
         }
     }
 
-    /// Send the interrupts of `line`, one of these lines, to this CPU as `vector`. `false`: it cannot reach this CPU.
-    fn route(&mut self, line: Line, vector: u8) -> bool {
+    /// Send the interrupts of `line`, one of these lines, to this CPU: `as_what` is delivery mode and vector. `false`: it cannot reach this CPU.
+    fn route(&mut self, line: Line, as_what: u32) -> bool {
         let apic_id = percpu::this().apic_id();
         let Some(destination) = destination(apic_id) else {
             log::error!(
@@ -90,7 +90,7 @@ impl IoApic {
         };
         let index = 0x10 + 2 * (line.gsi - self.place.gsi_base);
         self.write(index + 1, destination);
-        self.write(index, u32::from(vector) | mode(line));
+        self.write(index, as_what | mode(line));
         true
     }
 
@@ -170,7 +170,18 @@ fn with<R>(gsi: u32, work: impl FnOnce(&mut IoApic) -> R) -> Option<R> {
 pub fn route(line: Line, vector: u8) -> bool {
     with(line.gsi, |apic| {
         *apic.user(line.gsi) = Use::Hypervisor;
-        apic.route(line, vector)
+        apic.route(line, vector.into())
+    })
+    .unwrap_or(false)
+}
+
+/// The same as a non-maskable interrupt, which is by edges (82093AA datasheet 3.2.4).
+pub fn route_nmi(line: Line) -> bool {
+    const NMI: u32 = 4 << 8;
+    let edges = Line { level: false, ..line };
+    with(line.gsi, |apic| {
+        *apic.user(line.gsi) = Use::Hypervisor;
+        apic.route(edges, NMI)
     })
     .unwrap_or(false)
 }
@@ -183,7 +194,7 @@ pub fn bind(line: Line) {
     with(line.gsi, |apic| {
         if *apic.user(line.gsi) != Use::Hypervisor {
             *apic.user(line.gsi) = Use::Dom0(line);
-            apic.route(line, vector);
+            apic.route(line, vector.into());
         }
     });
 }

@@ -6,6 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use bitflags::bitflags;
 
+#[cfg(target_os = "none")]
+use super::idle;
 use super::{apic, ioapic, percpu};
 
 /// Vectors of the host's interrupts, all in one place. Exceptions are 0 to 31.
@@ -121,11 +123,8 @@ pub fn take_pending() {
     }
 }
 
-/// Nothing to do: sleep until an interrupt. Returns with interrupts off.
+/// Nothing to do: sleep until there is, or may be. Returns with interrupts off.
 pub fn wait() {
     #[cfg(target_os = "none")]
-    if !softirq_pending() {
-        x86_64::instructions::interrupts::enable_and_hlt();
-        x86_64::instructions::interrupts::disable();
-    }
+    idle::sleep();
 }

@@ -3,6 +3,8 @@
 pub mod acpi;
 pub mod apic;
 pub mod console;
+#[cfg(target_os = "none")]
+pub mod idle;
 pub mod ioapic;
 pub mod irq;
 #[cfg(target_os = "none")]
@@ -16,3 +18,5 @@ pub mod time;
 pub mod timer;
 #[cfg(target_os = "none")]
 pub mod traps;
+#[cfg(target_os = "none")]
+pub mod watchdog;

@@ -4,7 +4,7 @@
 // UNSAFETY: reads the GS base, and pointers to what is never freed.
 #![expect(unsafe_code, reason = "the GS base, and pointers to what is never freed")]
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 /// Most CPUs that a machine may have.
 pub const MAX_CPUS: usize = 512;
@@ -19,7 +19,13 @@ pub struct PerCpu {
     apic_id: u32,
     softirqs: AtomicU32,
     reading: AtomicU32,
+    asleep: Asleep,
 }
+
+/// A CPU waits by MWAIT for this word to change: alone in its line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Asleep(AtomicBool);
 
 impl PerCpu {
     /// The block of CPU `id`, whose local APIC has number `apic_id`.
@@ -30,6 +36,7 @@ impl PerCpu {
             apic_id,
             softirqs: AtomicU32::new(0),
             reading: AtomicU32::new(0),
+            asleep: Asleep(AtomicBool::new(false)),
         }
     }
 
@@ -41,6 +48,11 @@ impl PerCpu {
     /// The number of its local APIC.
     pub fn apic_id(&self) -> u32 {
         self.apic_id
+    }
+
+    /// Does it wait by MWAIT? See [`super::idle`].
+    pub fn asleep(&self) -> &AtomicBool {
+        &self.asleep.0
     }
 
     /// Work that waits for the run loop: see [`super::irq`].

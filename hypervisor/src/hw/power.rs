@@ -8,7 +8,9 @@ use x86_64::instructions::port::Port;
 
 use super::acpi::{self, Place};
 use super::{apic, time};
+use crate::cmdline::Reset;
 use crate::mm::paging;
+use crate::sync::Once;
 
 /// `noreboot`: stay halted after a panic or where a reboot is asked for.
 static NO_REBOOT: AtomicBool = AtomicBool::new(false);
@@ -16,6 +18,14 @@ static NO_REBOOT: AtomicBool = AtomicBool::new(false);
 /// Never reboot.
 pub fn set_no_reboot() {
     NO_REBOOT.store(true, Relaxed);
+}
+
+/// `reboot=`: what is tried first.
+static FIRST_RESET: Once<Reset> = Once::new();
+
+/// Try `first` before anything else to reset the machine.
+pub fn set_first_reset(first: Reset) {
+    FIRST_RESET.call_once(|| first);
 }
 
 /// The other CPUs are to stop for good.
@@ -103,23 +113,42 @@ pub fn power_off() -> ! {
     halt()
 }
 
-/// By the register that ACPI names, the chipset's, the keyboard controller, and at last a triple fault.
+/// By the register that ACPI names, the chipset's, the keyboard controller, and at last a triple fault; or beginning with what `reboot=` says.
 pub fn reboot() -> ! {
     stop_others();
-    // SAFETY: these registers do nothing else with these values on PCs.
-    unsafe {
-        match acpi::info().reset {
-            Some((Place::Port(port), value)) => Port::<u8>::new(port).write(value),
-            Some((Place::Memory(at), value)) => paging::map_mmio(at, 1).write_volatile(value),
-            None => {}
-        }
-        wait();
-        Port::<u8>::new(0xcf9).write(0x02);
-        Port::<u8>::new(0xcf9).write(0x06);
-        wait();
-        Port::<u8>::new(0x64).write(0xfe);
-        wait();
+    let first = FIRST_RESET.get().copied().unwrap_or(Reset::Acpi);
+    let ways = [Reset::Acpi, Reset::Pci, Reset::Keyboard, Reset::Triple];
+    reset(first);
+    for way in ways.into_iter().filter(|&way| way > first) {
+        reset(way);
     }
+    halt()
+}
+
+/// Returns if that does not reset the machine.
+fn reset(way: Reset) {
+    // SAFETY: these registers do nothing else with these values on PCs, and ACPI's nothing else with its own.
+    unsafe {
+        match way {
+            Reset::Acpi => match acpi::info().reset {
+                Some((Place::Port(port), value)) => Port::<u8>::new(port).write(value),
+                Some((Place::Memory(at), value)) => paging::map_mmio(at, 1).write_volatile(value),
+                None => return,
+            },
+            Reset::Power | Reset::Pci => {
+                // Reset Control Register of Intel's chipsets: system reset, then the edge; bit 3 is for power, too.
+                let power = if way == Reset::Power { 1 << 3 } else { 0 };
+                Port::<u8>::new(0xcf9).write(0x02 | power);
+                Port::<u8>::new(0xcf9).write(0x06 | power);
+            }
+            Reset::Keyboard => Port::<u8>::new(0x64).write(0xfe),
+            Reset::Triple => triple_fault(),
+        }
+    }
+    wait();
+}
+
+fn triple_fault() {
     let nothing = x86_64::structures::DescriptorTablePointer {
         limit: 0,
         base: x86_64::VirtAddr::zero(),
@@ -129,5 +158,4 @@ pub fn reboot() -> ! {
         x86_64::instructions::tables::lidt(&nothing);
         core::arch::asm!("int3");
     }
-    halt()
 }

@@ -15,7 +15,7 @@ use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
-use super::irq;
+use super::{irq, watchdog};
 use crate::arch::try_msr;
 use crate::mm::paging;
 use crate::sync::Once;
@@ -167,7 +167,9 @@ extern "C" fn handle(frame: &mut Frame) {
         // It may have interrupted anything, a holder of the console's lock for one: reported later.
         NMI => {
             super::power::stop_if_told();
-            irq::raise(irq::SoftIrq::NMI);
+            if !watchdog::look(frame) {
+                irq::raise(irq::SoftIrq::NMI);
+            }
         }
         MACHINE_CHECK => machine_check(),
         exception @ 0..32 => {

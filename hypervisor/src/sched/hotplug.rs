@@ -64,6 +64,9 @@ pub fn change_cpu(id: u32, change: CpuChange, caller: Caller) -> Result<bool, Er
     pool::changed(&pools, POOL_0);
     drop(pools);
     if change == CpuChange::Online {
+        if cpu(0).is_some_and(|first| first.beat.load(SeqCst) != NEVER) {
+            super::begin_to_beat(id);
+        }
         log::info!("CPU {id} is online");
         event::raise_global_virq(VIRQ_PCPU_STATE);
         return Ok(true);
@@ -106,6 +109,9 @@ fn give_deadlines_away(own: &CpuSched) {
             heir.timers.lock().set(&vcpu, deadline);
         }
     }
+    own.beat.store(NEVER, SeqCst);
+    #[cfg(target_os = "none")]
+    hw::watchdog::forget();
     own.armed.store(NEVER, SeqCst);
     hw::timer::arm(NEVER);
     hw::irq::raise_on(0, SoftIrq::TIMER);

@@ -46,6 +46,8 @@ struct CpuSched {
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// When the timer will fire, unless it just has.
     armed: AtomicU64,
+    /// When it is to beat for the watchdog, or [`NEVER`].
+    beat: AtomicU64,
     /// It is to give up what it has: [`hotplug`].
     retiring: AtomicBool,
 }
@@ -92,6 +94,7 @@ pub fn init(most: usize) {
                 timers: Mutex::new(Heap::new()),
                 loaded: Mutex::new(None),
                 armed: AtomicU64::new(NEVER),
+                beat: AtomicU64::new(NEVER),
                 retiring: AtomicBool::new(false),
             })
             .collect()
@@ -308,6 +311,19 @@ pub fn report() {
 
 // ---- time ----
 
+/// CPU `id` is to beat for the watchdog from now on.
+fn begin_to_beat(id: u32) {
+    if let Some(cpu) = cpu(id) {
+        cpu.beat.store(0, SeqCst);
+        hw::irq::raise_on(id, SoftIrq::TIMER);
+    }
+}
+
+/// All CPUs that are online are to beat for the watchdog.
+pub fn begin_to_beat_everywhere() {
+    online_cpus().for_each(begin_to_beat);
+}
+
 /// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue of this CPU, which need not be where it runs.
 pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     let here = hw::percpu::id();
@@ -331,6 +347,7 @@ fn program_timer() {
         return;
     };
     let deadline = cpu.timers.lock().first().min(scheduler.deadline(here));
+    let deadline = deadline.min(cpu.beat.load(SeqCst));
     if cpu.armed.swap(deadline, SeqCst) != deadline {
         hw::timer::arm(deadline);
     }
@@ -351,6 +368,11 @@ pub fn on_timer() {
     // It may have fired, early even.
     cpu.armed.store(NEVER, SeqCst);
     let now = hw::time::now_ns();
+    #[cfg(target_os = "none")]
+    if now >= cpu.beat.load(SeqCst) {
+        cpu.beat.store(now + hw::watchdog::BEAT, SeqCst);
+        hw::watchdog::beat();
+    }
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };

@@ -1,11 +1,12 @@
 //! Machines with several CPUs: all run guests, go off and on, and end with the machine.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
+use super::shim::Shim;
 use super::{BOTH, PATIENCE, guest, test};
-use crate::Machine;
 use crate::runner::{Bench, Test};
+use crate::{Machine, Vehicle, outputs};
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
@@ -16,6 +17,8 @@ pub fn tests() -> Vec<Test> {
                 all(bench, machine, cpus, changes)
             }));
         }
+        tests.push(test("machine reset", vehicle, resets));
+        tests.push(test("watchdog", vehicle, watchdog));
     }
     tests
 }
@@ -34,5 +37,60 @@ fn all(bench: &mut Bench, mut machine: Machine, cpus: u32, changes: u32) -> Resu
     );
     console.expect("switching the machine off", PATIENCE)?;
     console.wait(PATIENCE)?;
+    Ok(())
+}
+
+/// A machine that is told to restart does, by whatever way the command line says.
+fn resets(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    const WAYS: [&str; 4] = ["", "reboot=pci", "reboot=kbd", "reboot=triple"];
+    machine.restarts = true;
+    let first = match machine.vehicle {
+        Vehicle::Svm => WAYS.len(),
+        // Each takes long; and it holds still at a triple fault.
+        _ => 1,
+    };
+    for way in &WAYS[..first] {
+        let mut machine = machine.clone();
+        machine.command_line = machine.command_line.replace("noreboot", way);
+        let shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
+        shim.console.type_line("debug-keys R")?;
+        shim.console.expect("restarting the machine", PATIENCE)?;
+        shim.console
+            .expect("Oxen 0.1.0", PATIENCE)
+            .with_context(|| format!("restart by {way:?}"))?;
+    }
+    Ok(())
+}
+
+/// A CPU that hangs is reported with what it did, be it the one that looks after the others or another.
+fn watchdog(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 2;
+    machine.command_line += " watchdog watchdog_timeout=2 crash_test=hang dom0_max_vcpus=1";
+    let cpus = match machine.vehicle {
+        Vehicle::Svm => 0..2,
+        // A boot takes long.
+        _ => 1..2,
+    };
+    for cpu in cpus {
+        let mut shim = Shim::start(bench, machine.clone(), outputs::output("boot-archive.cpio")?)?;
+        // The pool of dom0 has the other CPU.
+        shim.command(&format!("cpupool-cpu-remove Pool-0 {}", 1 - cpu))?;
+        shim.console.type_line("debug-keys C")?;
+        for expected in [
+            &format!("CPU {cpu} hangs"),
+            &format!("Oxen panic on CPU {cpu}"),
+            &format!("Watchdog timer detects that CPU{cpu} is stuck!"),
+            "rip ",
+            "running: d0v0",
+            "hypervisor::debug_keys::hang",
+            "hypervisor::virt::run_cpu",
+        ] {
+            shim.console.expect(expected, PATIENCE)?;
+        }
+        ensure!(
+            shim.console.output().contains("watchdog      by NMI, 2 s"),
+            "the watchdog is not in the log"
+        );
+    }
     Ok(())
 }
