@@ -58,6 +58,22 @@ impl Console {
         self.started.elapsed().as_secs_f64()
     }
 
+    /// Seconds of CPU time that the emulator has used so far: what other load on this machine changes little.
+    ///
+    /// # Errors
+    /// The emulator is gone.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        /// Linux's `USER_HZ`.
+        const TICKS: f64 = 100.0;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // proc(5): the 14th and 15th field. The second is the program's name, in parentheses.
+        let times = stat.rsplit_once(") ").and_then(|(_, fields)| {
+            let mut times = fields.split(' ').skip(11).map(str::parse::<u64>);
+            Some(times.next()?.ok()? + times.next()?.ok()?)
+        });
+        Ok(times.context("/proc/PID/stat")? as f64 / TICKS)
+    }
+
     /// All output so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&self.log).replace('\r', "")

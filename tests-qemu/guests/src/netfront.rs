@@ -8,6 +8,7 @@ use abi::domid::DOMID_SELF;
 use abi::grant::GrantRef;
 use abi::io::netif::*;
 use abi::io::xenbus::*;
+use guest_rt::event;
 use guest_rt::hypercall::{event_channel, sched};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -202,6 +203,31 @@ impl Netfront {
         );
         let bytes = (start..start + count).map(|at| BUFFER.byte(at));
         Some((response, bytes.collect()))
+    }
+
+    /// The buffer of the next response on the RX ring and the size of the packet in it, if there is one.
+    pub fn take_received(&mut self) -> Option<(GrantRef, u16)> {
+        let at = ring(1, HEADER + (self.rx.1 % SLOTS) as usize * RX_SLOT);
+        if self.rings.load(ring(1, 8)) == self.rx.1 {
+            return None;
+        }
+        self.rx.1 += 1;
+        let response: NetifRxResponse = read(self.rings, at)?;
+        Some((response.id.into(), response.status.try_into().ok()?))
+    }
+
+    /// Takes all responses on the TX ring as seen.
+    pub fn take_answers(&mut self) {
+        self.tx.1 = self.rings.load(ring(0, 8));
+    }
+
+    /// Blocks until there is a response on the RX ring.
+    pub fn sleep(&self) {
+        self.rings.store(ring(1, 12), self.rx.1 + 1);
+        while self.rings.load(ring(1, 8)) == self.rx.1 {
+            event::wait();
+            event::take_pending(|_| ());
+        }
     }
 
     /// Puts a packet into the page that is sent from.

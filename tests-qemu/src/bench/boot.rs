@@ -1,4 +1,5 @@
-//! Seconds on this machine, which differ from run to run, and memory: AMD-V in QEMU.
+//! Seconds on this machine and memory: AMD-V in QEMU. What a person waits differs with the load of the machine; the CPU
+//! time of the emulator does less, but leaves out what is waited for idly.
 
 use std::process::Command;
 
@@ -6,16 +7,52 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Dom0, Hypervisor, PATIENCE};
 use crate::runner::Bench;
-use crate::{Vehicle, outputs};
+use crate::{Console, Vehicle, outputs};
 
-/// What is compared, and its unit.
-const ROWS: [&str; 5] = [
-    "first line of the log, hypervisor done, s",
-    "hypervisor done, dom0's prompt, s",
-    "create, Debian's login prompt, s",
-    "destroy, s",
-    "memory of no domain, not free, MiB",
+/// From when to when.
+const SPANS: [&str; 4] = [
+    "first line of the log, hypervisor done",
+    "hypervisor done, dom0's prompt",
+    "create, Debian's login prompt",
+    "destroy, prompt",
 ];
+
+/// What one hypervisor takes.
+struct Column {
+    spans: [Span; SPANS.len()],
+    /// RAM of the machine that no domain has and that is not free, in MiB.
+    kept: u64,
+}
+
+/// Seconds from one moment to another.
+struct Span {
+    passed: f64,
+    /// Of the emulator's CPU time.
+    computed: f64,
+}
+
+/// Seconds since the machine was started, and those of the emulator's CPU time.
+#[derive(Clone, Copy)]
+struct Moment {
+    passed: f64,
+    computed: f64,
+}
+
+impl Moment {
+    fn now(console: &Console) -> Result<Self> {
+        Ok(Moment {
+            passed: console.seconds(),
+            computed: console.cpu_seconds()?,
+        })
+    }
+
+    fn to(self, later: Moment) -> Span {
+        Span {
+            passed: later.passed - self.passed,
+            computed: later.computed - self.computed,
+        }
+    }
+}
 
 /// Boots each hypervisor and one Debian on it, and prints the table.
 ///
@@ -26,26 +63,32 @@ pub fn measure(hypervisors: &[Hypervisor]) -> Result<()> {
     for &hypervisor in hypervisors {
         columns.push(run(hypervisor).with_context(|| hypervisor.to_string())?);
     }
-    print!("| AMD-V in QEMU on this machine             |");
-    hypervisors
-        .iter()
-        .for_each(|hypervisor| print!(" {hypervisor:>8} |"));
-    print!("\n|-------------------------------------------|");
-    hypervisors.iter().for_each(|_| print!("---------:|"));
-    println!();
-    for (index, row) in ROWS.iter().enumerate() {
-        print!("| {row:<41} |");
-        columns
-            .iter()
-            .for_each(|column| print!(" {:>8.1} |", column[index]));
-        println!();
+    let head = hypervisors.iter().map(|hypervisor| format!("{hypervisor}"));
+    row("seconds, of them the emulator's CPU time", head);
+    println!("|{:-<42}|{}", "", "----------------:|".repeat(hypervisors.len()));
+    for (index, name) in SPANS.iter().enumerate() {
+        let spans = columns.iter().map(|column| &column.spans[index]);
+        row(
+            name,
+            spans.map(|Span { passed, computed }| format!("{passed:.1}, {computed:.1}")),
+        );
     }
+    row(
+        "memory of no domain and not free",
+        columns.iter().map(|column| format!("{} MiB", column.kept)),
+    );
     println!();
     Ok(())
 }
 
+fn row(name: &str, cells: impl Iterator<Item = String>) {
+    print!("| {name:<40} |");
+    cells.for_each(|cell| print!(" {cell:>15} |"));
+    println!();
+}
+
 /// The column of a hypervisor.
-fn run(hypervisor: Hypervisor) -> Result<[f64; ROWS.len()]> {
+fn run(hypervisor: Hypervisor) -> Result<Column> {
     let mut bench = Bench::new(None)?;
     let config = hypervisor.config(
         "debian",
@@ -72,28 +115,30 @@ fn run(hypervisor: Hypervisor) -> Result<[f64; ROWS.len()]> {
         hypervisor,
         console: bench.start(&machine)?,
     };
-    let mut moments = Vec::new();
-    for text in [first, done, hypervisor.prompt()] {
+    let mut reach = |text| -> Result<Moment> {
         dom0.console.expect(text, PATIENCE)?;
-        moments.push(dom0.console.seconds());
-    }
+        Moment::now(dom0.console)
+    };
+    let boot = [reach(first)?, reach(done)?, reach(hypervisor.prompt())?];
     let kept = u64::from(memory) - dom0.free_memory()? - dom0.memory_of_domains()?;
-    let created = dom0.console.seconds();
+    let creating = Moment::now(dom0.console)?;
     dom0.type_xl("create -c /debian.cfg")?;
     dom0.console.expect("debian login: ", PATIENCE)?;
-    let login = dom0.console.seconds();
+    let login = Moment::now(dom0.console)?;
     dom0.console.send("\x1d")?;
     dom0.prompt().context("leaving the console")?;
-    let destroying = dom0.console.seconds();
+    let destroying = Moment::now(dom0.console)?;
     dom0.xl("destroy debian")?;
-    let destroyed = dom0.console.seconds();
-    Ok([
-        moments[1] - moments[0],
-        moments[2] - moments[1],
-        login - created,
-        destroyed - destroying,
-        kept as f64,
-    ])
+    let destroyed = Moment::now(dom0.console)?;
+    Ok(Column {
+        spans: [
+            boot[0].to(boot[1]),
+            boot[1].to(boot[2]),
+            creating.to(login),
+            destroying.to(destroyed),
+        ],
+        kept,
+    })
 }
 
 /// A file of the boot archive.

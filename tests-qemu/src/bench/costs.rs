@@ -25,7 +25,16 @@ struct Guest {
     /// Its command line.
     extra: &'static str,
     vcpus: u32,
-    disk: bool,
+    device: Device,
+}
+
+/// A paravirtual device.
+enum Device {
+    None,
+    /// A small disk in dom0's RAM.
+    Disk,
+    /// A network device with this MAC on the bridge of all.
+    Network(&'static str),
 }
 
 /// A domain with one vCPU and nothing more.
@@ -34,7 +43,7 @@ const PLAIN: Guest = Guest {
     kernel: "",
     extra: "",
     vcpus: 1,
-    disk: false,
+    device: Device::None,
 };
 
 /// Exits, hypercalls, events, timers, grants. These are the first domains, so that they know each other's numbers.
@@ -64,7 +73,7 @@ pub const BLOCK: Measurement = Measurement {
         name: "block",
         kernel: "blkfront",
         extra: "bench",
-        disk: true,
+        device: Device::Disk,
         ..PLAIN
     }],
 };
@@ -76,9 +85,29 @@ pub const BLOCK_PERSISTENT: Measurement = Measurement {
         name: "persistent",
         kernel: "blkfront",
         extra: "bench persistent",
-        disk: true,
+        device: Device::Disk,
         ..PLAIN
     }],
+};
+
+/// Packets between two domains.
+pub const NETWORK: Measurement = Measurement {
+    title: "Packets from one domain to another",
+    guests: &[
+        Guest {
+            name: "echo",
+            kernel: "netbench",
+            extra: "echo",
+            device: Device::Network("00:16:3e:00:00:02"),
+            ..PLAIN
+        },
+        Guest {
+            name: "network",
+            kernel: "netbench",
+            device: Device::Network("00:16:3e:00:00:01"),
+            ..PLAIN
+        },
+    ],
 };
 
 /// What guests that wait for others print when they are ready.
@@ -164,8 +193,14 @@ fn run(
     };
     dom0.prompt().context("dom0's prompt")?;
     if hypervisor == Hypervisor::Xen {
-        dom0.command("modprobe brd rd_nr=1 rd_size=64")?;
-        dom0.command("modprobe xen-blkback")?;
+        for command in [
+            "modprobe brd rd_nr=1 rd_size=256",
+            "modprobe -a xen-blkback xen-netback bridge",
+            "brctl addbr bench",
+            "ip link set bench up",
+        ] {
+            dom0.command(command)?;
+        }
     }
     let ticks = measurements
         .iter()
@@ -181,16 +216,17 @@ fn run(
 
 impl Guest {
     fn config(&self, hypervisor: Hypervisor) -> String {
-        let disk = match (self.disk, hypervisor) {
-            (false, _) => "",
-            (true, Hypervisor::Xen) => "disk=['phy:/dev/ram0,xvda,w']",
-            (true, Hypervisor::Oxen) => "disk=['ram:256K,xvda,rw']",
+        let device = match (&self.device, hypervisor) {
+            (Device::None, _) => String::new(),
+            (Device::Disk, Hypervisor::Xen) => "disk=['phy:/dev/ram0,xvda,w']".into(),
+            (Device::Disk, Hypervisor::Oxen) => "disk=['ram:256K,xvda,rw']".into(),
+            (Device::Network(mac), _) => format!("vif=['bridge=bench,mac={mac}']"),
         };
         hypervisor.config(
             self.name,
             &format!("/{}", self.kernel),
             32,
-            &format!("vcpus={}\nextra='{}'\n{disk}", self.vcpus, self.extra),
+            &format!("vcpus={}\nextra='{}'\n{device}", self.vcpus, self.extra),
         )
     }
 }

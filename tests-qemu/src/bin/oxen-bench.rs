@@ -32,6 +32,8 @@ enum Table {
     Exits,
     /// Requests to the block back end
     Block,
+    /// Packets between two domains
+    Network,
     /// Seconds and memory
     Boot,
     /// Bytes and lines
@@ -50,6 +52,7 @@ fn main() -> Result<()> {
         (Table::Exits, &costs::EXITS),
         (Table::Block, &costs::BLOCK),
         (Table::Block, &costs::BLOCK_PERSISTENT),
+        (Table::Network, &costs::NETWORK),
     ]
     .into_iter()
     .filter_map(|(table, measurement)| wanted(table).then_some(measurement))
