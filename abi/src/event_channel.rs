@@ -27,6 +27,8 @@ pub const EVTCHNOP_BIND_VCPU: u32 = 8;
 pub const EVTCHNOP_UNMASK: u32 = 9;
 /// Close all ports of a domain ([`EvtchnReset`]).
 pub const EVTCHNOP_RESET: u32 = 10;
+/// It goes on; only for the hypervisor to ask for.
+pub const EVTCHNOP_RESET_CONT: u32 = 14;
 /// Switch to FIFO, per vCPU ([`EvtchnInitControl`]).
 pub const EVTCHNOP_INIT_CONTROL: u32 = 11;
 /// Add a page of FIFO event words ([`EvtchnExpandArray`]).

@@ -1,6 +1,6 @@
 //! Grant tables: `grant_table_op` (hypercall 20) and the entries in shared frames.
 
-use crate::{Domid, GuestHandle, Union};
+use crate::{Domid, GuestHandle, Ulong, Union};
 
 /// Index into a grant table.
 pub type GrantRef = u32;
@@ -208,8 +208,11 @@ plain! {
         /// Padding.
         pub pad: u16,
     }
+}
+
+compat! {
     /// Grow a table and list its frames.
-    pub struct GnttabSetupTable {
+    pub struct GnttabSetupTable as CompatGnttabSetupTable {
         /// Whose.
         pub dom: Domid,
         /// Padding.
@@ -219,10 +222,13 @@ plain! {
         /// Out: `GNTST_*`.
         pub status: i16,
         /// Padding.
-        pub pad1: [u16; 3],
+        pub pad1: [u16; 3] as u16,
         /// Out: the frames.
-        pub frame_list: GuestHandle<u64>,
+        pub frame_list: GuestHandle<Ulong> as u32,
     }
+}
+
+plain! {
     /// Log a table.
     pub struct GnttabDumpTable {
         /// Whose.
@@ -230,10 +236,13 @@ plain! {
         /// Out: `GNTST_*`.
         pub status: i16,
     }
+}
+
+compat! {
     /// Give a page away.
-    pub struct GnttabTransfer {
+    pub struct GnttabTransfer as CompatGnttabTransfer {
         /// The page.
-        pub mfn: u64,
+        pub mfn: u64 as u32,
         /// To whom.
         pub domid: Domid,
         /// Padding.
@@ -243,25 +252,25 @@ plain! {
         /// Out: `GNTST_*`.
         pub status: i16,
         /// Padding.
-        pub pad1: [u16; 3],
+        pub pad1: [u16; 3] as u16,
     }
     /// One end of a copy.
-    pub struct GnttabCopyPtr {
+    pub struct GnttabCopyPtr as CompatGnttabCopyPtr {
         /// A [`GrantRef`] in the low half, or a frame (`GNTCOPY_*_GREF`).
-        pub u: u64,
+        pub u: u64 as u32,
         /// Whose.
         pub domid: Domid,
         /// First byte in the page.
         pub offset: u16,
         /// Padding.
-        pub pad: u32,
+        pub pad: u32 as (),
     }
     /// Copy between two pages.
-    pub struct GnttabCopy {
+    pub struct GnttabCopy as CompatGnttabCopy {
         /// From.
-        pub source: GnttabCopyPtr,
+        pub source: GnttabCopyPtr as CompatGnttabCopyPtr,
         /// To.
-        pub dest: GnttabCopyPtr,
+        pub dest: GnttabCopyPtr as CompatGnttabCopyPtr,
         /// Bytes.
         pub len: u16,
         /// `GNTCOPY_*`.
@@ -271,6 +280,9 @@ plain! {
         /// Padding.
         pub pad: u16,
     }
+}
+
+plain! {
     /// Size of a table.
     pub struct GnttabQuerySize {
         /// Whose.
@@ -304,8 +316,11 @@ plain! {
         /// In: 1 or 2; out: the version in use.
         pub version: u32,
     }
+}
+
+compat! {
     /// Frames of the version 2 status.
-    pub struct GnttabGetStatusFrames {
+    pub struct GnttabGetStatusFrames as CompatGnttabGetStatusFrames {
         /// Frames wanted.
         pub nr_frames: u32,
         /// Whose.
@@ -313,8 +328,11 @@ plain! {
         /// Out: `GNTST_*`.
         pub status: i16,
         /// Out: the frames.
-        pub frame_list: GuestHandle<u64>,
+        pub frame_list: GuestHandle<u64> as u32,
     }
+}
+
+plain! {
     /// Version of the entries.
     pub struct GnttabGetVersion {
         /// Whose.

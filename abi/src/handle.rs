@@ -33,6 +33,11 @@ impl<T: ?Sized> GuestHandle<T> {
         self.addr
     }
 
+    /// A handle for the same address, where something else is.
+    pub const fn cast<U: ?Sized>(self) -> GuestHandle<U> {
+        GuestHandle::new(self.addr)
+    }
+
     /// Whether this is the null handle.
     pub const fn is_null(self) -> bool {
         self.addr == 0

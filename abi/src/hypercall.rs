@@ -73,14 +73,14 @@ pub const VMASST_TYPE_RUNSTATE_UPDATE_FLAG: u32 = 5;
 /// Strict machine-to-physical view (PV).
 pub const VMASST_TYPE_M2P_STRICT: u32 = 32;
 
-plain! {
+compat! {
     /// One call of a multicall.
-    pub struct MulticallEntry {
+    pub struct MulticallEntry as CompatMulticallEntry {
         /// Hypercall number.
-        pub op: u64,
+        pub op: u64 as u32,
         /// Out: what the call returned.
-        pub result: u64,
+        pub result: u64 as u32,
         /// Arguments.
-        pub args: [u64; 6],
+        pub args: [u64; 6] as [u32; 6],
     }
 }

@@ -9,6 +9,7 @@
 //! - Every structure is `repr(C)`, has no implicit padding and accepts any bit pattern, hence can
 //!   be copied from and to hostile guest memory. `tests/layout.rs` pins sizes and offsets.
 //! - There is no logic here: nothing is validated, reserved fields are only named `pad*`.
+//! - A structure that guests in 32-bit mode lay out otherwise has that layout beside it ([`compat`]).
 //! - Addresses in guest memory are [`GuestHandle`]s; nothing in this crate follows them.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -36,9 +37,64 @@ macro_rules! plain {
                 zerocopy::FromZeros::new_zeroed()
             }
         }
+
+        $crate::compat::same!($name);
     )* };
 }
 
+/// The same for structures that i386 guests lay out otherwise, under the second name. There, a field has the type after `as`, if it says so.
+macro_rules! compat {
+    ($(
+        $(#[$meta:meta])*
+        pub struct $name:ident as $compat:ident {
+            $( $(#[$fmeta:meta])* pub $field:ident: $ty:ty $(as $narrow:ty)?, )*
+        }
+    )*) => { $(
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq,
+            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+        )]
+        pub struct $name {
+            $( $(#[$fmeta])* pub $field: $ty, )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                zerocopy::FromZeros::new_zeroed()
+            }
+        }
+
+        #[doc = concat!("[`", stringify!($name), "`] of i386 guests.")]
+        #[repr(C, packed(4))]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq,
+            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+        )]
+        pub struct $compat {
+            $( $(#[$fmeta])* pub $field: compat!(@ $ty $(, $narrow)?), )*
+        }
+
+        impl $crate::compat::Narrow<$compat> for $name {
+            fn narrow(self) -> $compat {
+                $compat { $( $field: $crate::compat::Narrow::narrow(self.$field), )* }
+            }
+            fn widen(narrow: $compat) -> Self {
+                Self { $( $field: $crate::compat::Narrow::widen(narrow.$field), )* }
+            }
+        }
+
+        impl $crate::compat::Compat for $name {
+            type I386 = $compat;
+            const SAME: bool = false;
+        }
+    )* };
+    (@ $ty:ty) => { $ty };
+    (@ $ty:ty, $narrow:ty) => { $narrow };
+}
+
+pub mod compat;
 pub mod console_io;
 pub mod cpuid;
 pub mod dm_op;
@@ -64,6 +120,7 @@ pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 
+pub use compat::{Compat, Layout, Narrow, Ulong};
 pub use domid::Domid;
 pub use errno::Errno;
 pub use handle::{Bitmap, GuestHandle, Union};

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::physdev::PhysdevPciDevice;
 use crate::start_info::HvmMemmapTableEntry;
-use crate::{Domid, GuestHandle};
+use crate::{Domid, GuestHandle, Ulong};
 
 /// Add memory ([`MemoryReservation`]).
 pub const XENMEM_INCREASE_RESERVATION: u32 = 0;
@@ -110,13 +110,13 @@ pub const XENMEM_RESOURCE_IOREQ_SERVER_FRAME_BUFIOREQ: u64 = 0;
 /// [`ReservedDeviceMemoryMap::flags`]: all devices.
 pub const XENMEM_RDM_ALL: u32 = 1;
 
-plain! {
+compat! {
     /// A list of extents of `1 << extent_order` pages.
-    pub struct MemoryReservation {
+    pub struct MemoryReservation as CompatMemoryReservation {
         /// First frame of each.
-        pub extent_start: GuestHandle<u64>,
+        pub extent_start: GuestHandle<Ulong> as u32,
         /// How many.
-        pub nr_extents: u64,
+        pub nr_extents: u64 as u32,
         /// Log2 of the pages of each.
         pub extent_order: u32,
         /// `XENMEMF_*`.
@@ -124,24 +124,30 @@ plain! {
         /// Whose memory.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3],
+        pub pad: [u16; 3] as u16,
     }
     /// Exchange `in` for `out`.
-    pub struct MemoryExchange {
+    pub struct MemoryExchange as CompatMemoryExchange {
         /// What is given.
-        pub in_: MemoryReservation,
+        pub in_: MemoryReservation as CompatMemoryReservation,
         /// What is wanted.
-        pub out: MemoryReservation,
+        pub out: MemoryReservation as CompatMemoryReservation,
         /// Out: extents of `in_` done; zero on entry.
-        pub nr_exchanged: u64,
+        pub nr_exchanged: u64 as u32,
     }
+}
+
+plain! {
     /// A domain to ask about.
     pub struct MemoryDomain {
         /// The domain.
         pub domid: Domid,
     }
+}
+
+compat! {
     /// Map one special page.
-    pub struct AddToPhysmap {
+    pub struct AddToPhysmap as CompatAddToPhysmap {
         /// Into which domain.
         pub domid: Domid,
         /// Pages, for `XENMAPSPACE_GMFN_RANGE`.
@@ -149,12 +155,12 @@ plain! {
         /// `XENMAPSPACE_*`.
         pub space: u32,
         /// Which page of the space.
-        pub idx: u64,
+        pub idx: u64 as u32,
         /// Where to.
-        pub gpfn: u64,
+        pub gpfn: u64 as u32,
     }
     /// Map many pages.
-    pub struct AddToPhysmapBatch {
+    pub struct AddToPhysmapBatch as CompatAddToPhysmapBatch {
         /// Into which domain.
         pub domid: Domid,
         /// `XENMAPSPACE_*`.
@@ -164,41 +170,41 @@ plain! {
         /// Owner of the pages, for `XENMAPSPACE_GMFN_FOREIGN`; else 0.
         pub foreign_domid: Domid,
         /// Which pages of the space.
-        pub idxs: GuestHandle<u64>,
+        pub idxs: GuestHandle<Ulong> as u32,
         /// Where to.
-        pub gpfns: GuestHandle<u64>,
+        pub gpfns: GuestHandle<Ulong> as u32,
         /// Out: 0 or a negated errno for each.
-        pub errs: GuestHandle<i32>,
+        pub errs: GuestHandle<i32> as u32,
     }
     /// Unmap one page.
-    pub struct RemoveFromPhysmap {
+    pub struct RemoveFromPhysmap as CompatRemoveFromPhysmap {
         /// From which domain.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3],
+        pub pad: [u16; 3] as u16,
         /// Frame.
-        pub gpfn: u64,
+        pub gpfn: u64 as u32,
     }
     /// A memory map in the caller's memory.
-    pub struct MemoryMap {
+    pub struct MemoryMap as CompatMemoryMap {
         /// In: room; out: entries written (or needed, when the handle is null).
         pub nr_entries: u32,
         /// Padding.
-        pub pad: u32,
+        pub pad: u32 as (),
         /// Array of [`E820Entry`].
-        pub buffer: GuestHandle<E820Entry>,
+        pub buffer: GuestHandle<E820Entry> as u32,
     }
     /// Another domain's memory map.
-    pub struct ForeignMemoryMap {
+    pub struct ForeignMemoryMap as CompatForeignMemoryMap {
         /// The domain.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3],
+        pub pad: [u16; 3] as u16,
         /// The map.
-        pub map: MemoryMap,
+        pub map: MemoryMap as CompatMemoryMap,
     }
     /// Populate on demand.
-    pub struct PodTarget {
+    pub struct PodTarget as CompatPodTarget {
         /// In: pages wanted.
         pub target_pages: u64,
         /// Out: pages owned.
@@ -210,30 +216,30 @@ plain! {
         /// The domain.
         pub domid: Domid,
         /// Padding.
-        pub pad: [u16; 3],
+        pub pad: [u16; 3] as u16,
     }
     /// A range that devices use.
-    pub struct ReservedDeviceMemory {
+    pub struct ReservedDeviceMemory as CompatReservedDeviceMemory {
         /// First frame.
-        pub start_pfn: u64,
+        pub start_pfn: u64 as u32,
         /// Pages.
-        pub nr_pages: u64,
+        pub nr_pages: u64 as u32,
     }
     /// Ranges that devices use.
-    pub struct ReservedDeviceMemoryMap {
+    pub struct ReservedDeviceMemoryMap as CompatReservedDeviceMemoryMap {
         /// [`XENMEM_RDM_ALL`].
         pub flags: u32,
         /// In: room; out: entries.
         pub nr_entries: u32,
         /// The ranges.
-        pub buffer: GuestHandle<ReservedDeviceMemory>,
+        pub buffer: GuestHandle<ReservedDeviceMemory> as u32,
         /// Which device, without [`XENMEM_RDM_ALL`].
         pub dev: PhysdevPciDevice,
         /// Padding.
-        pub pad: u32,
+        pub pad: u32 as (),
     }
     /// Map frames of a resource.
-    pub struct MemAcquireResource {
+    pub struct MemAcquireResource as CompatMemAcquireResource {
         /// Owner.
         pub domid: Domid,
         /// `XENMEM_RESOURCE_*`.
@@ -247,8 +253,11 @@ plain! {
         /// First frame of the resource.
         pub frame: u64,
         /// Where to map them (an input for auto-translated callers).
-        pub frame_list: GuestHandle<u64>,
+        pub frame_list: GuestHandle<Ulong> as u32,
     }
+}
+
+plain! {
     /// A range of virtual NUMA memory.
     pub struct Vmemrange {
         /// Start address.
@@ -260,8 +269,11 @@ plain! {
         /// Virtual node.
         pub nid: u32,
     }
+}
+
+compat! {
     /// Virtual NUMA topology.
-    pub struct VnumaTopologyInfo {
+    pub struct VnumaTopologyInfo as CompatVnumaTopologyInfo {
         /// The domain.
         pub domid: Domid,
         /// Zero.
@@ -273,11 +285,11 @@ plain! {
         /// Ranges.
         pub nr_vmemranges: u32,
         /// Distances, node by node.
-        pub vdistance: GuestHandle<u32>,
+        pub vdistance: GuestHandle<u32> as [u32; 2],
         /// Node of each vCPU.
-        pub vcpu_to_vnode: GuestHandle<u32>,
+        pub vcpu_to_vnode: GuestHandle<u32> as [u32; 2],
         /// The ranges.
-        pub vmemrange: GuestHandle<Vmemrange>,
+        pub vmemrange: GuestHandle<Vmemrange> as [u32; 2],
     }
 }
 

@@ -69,8 +69,11 @@ plain! {
         /// Out: `XENIRQSTAT_*`.
         pub flags: u32,
     }
+}
+
+compat! {
     /// Allocate a physical interrupt.
-    pub struct PhysdevMapPirq {
+    pub struct PhysdevMapPirq as CompatPhysdevMapPirq {
         /// For whom.
         pub domid: Domid,
         /// Padding.
@@ -88,10 +91,13 @@ plain! {
         /// MSI-X entry, or number of MSIs.
         pub entry_nr: i32,
         /// Padding.
-        pub pad1: u32,
+        pub pad1: u32 as (),
         /// Address of the MSI-X table, 0 for MSI.
         pub table_base: u64,
     }
+}
+
+plain! {
     /// Free a physical interrupt.
     pub struct PhysdevUnmapPirq {
         /// Whose.

@@ -40,17 +40,23 @@ plain! {
         /// `SHUTDOWN_*`.
         pub reason: u32,
     }
+}
+
+compat! {
     /// What to wait for.
-    pub struct SchedPoll {
+    pub struct SchedPoll as CompatSchedPoll {
         /// Ports of the caller.
-        pub ports: GuestHandle<u32>,
+        pub ports: GuestHandle<u32> as u32,
         /// How many.
         pub nr_ports: u32,
         /// Padding.
-        pub pad: u32,
+        pub pad: u32 as (),
         /// Absolute system time in nanoseconds; 0 waits for ever.
         pub timeout: u64,
     }
+}
+
+plain! {
     /// Whom to shut down and why.
     pub struct SchedRemoteShutdown {
         /// Target.

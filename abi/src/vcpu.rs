@@ -50,37 +50,46 @@ pub const VCPU_HVM_MODE_32B: u32 = 0;
 /// [`VcpuHvmContext::mode`]: 64-bit, [`VcpuHvmX8664`].
 pub const VCPU_HVM_MODE_64B: u32 = 1;
 
-plain! {
+compat! {
     /// Where a vCPU's time went.
-    pub struct VcpuRunstateInfo {
+    pub struct VcpuRunstateInfo as CompatVcpuRunstateInfo {
         /// `RUNSTATE_*`.
         pub state: u32,
         /// Padding.
-        pub pad: u32,
+        pub pad: u32 as (),
         /// When that state was entered, in system time.
         pub state_entry_time: u64,
         /// Nanoseconds spent in each state.
         pub time: [u64; 4],
     }
     /// Register a runstate area.
-    pub struct VcpuRegisterRunstateMemoryArea {
+    pub struct VcpuRegisterRunstateMemoryArea as CompatVcpuRegisterRunstateMemoryArea {
         /// Guest virtual address.
-        pub addr: GuestHandle<VcpuRunstateInfo>,
+        pub addr: GuestHandle<VcpuRunstateInfo> as [u32; 2],
     }
+}
+
+plain! {
     /// Periodic timer.
     pub struct VcpuSetPeriodicTimer {
         /// Nanoseconds.
         pub period_ns: u64,
     }
+}
+
+compat! {
     /// One-shot timer.
-    pub struct VcpuSetSingleshotTimer {
+    pub struct VcpuSetSingleshotTimer as CompatVcpuSetSingleshotTimer {
         /// Absolute system time.
         pub timeout_abs_ns: u64,
         /// [`VCPU_SSHOTTMR_FUTURE`].
         pub flags: u32,
         /// Padding.
-        pub pad: u32,
+        pub pad: u32 as (),
     }
+}
+
+plain! {
     /// Move the vCPU's `VcpuInfo`.
     pub struct VcpuRegisterVcpuInfo {
         /// Guest frame.
@@ -95,11 +104,17 @@ plain! {
         /// APIC id in the low half, ACPI id in the high one.
         pub phys_id: u64,
     }
+}
+
+compat! {
     /// Register a second clock.
-    pub struct VcpuRegisterTimeMemoryArea {
+    pub struct VcpuRegisterTimeMemoryArea as CompatVcpuRegisterTimeMemoryArea {
         /// Guest virtual address.
-        pub addr: GuestHandle<VcpuTimeInfo>,
+        pub addr: GuestHandle<VcpuTimeInfo> as [u32; 2],
     }
+}
+
+plain! {
     /// Start state in 32-bit mode.
     pub struct VcpuHvmX8632 {
         /// General register.

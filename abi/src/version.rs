@@ -47,11 +47,17 @@ plain! {
         /// Date.
         pub compile_date: [u8; 32],
     }
+}
+
+compat! {
     /// PV address-space layout.
-    pub struct PlatformParameters {
+    pub struct PlatformParameters as CompatPlatformParameters {
         /// Start of the hypervisor's virtual range.
-        pub virt_start: u64,
+        pub virt_start: u64 as u32,
     }
+}
+
+plain! {
     /// One 32-bit word of feature bits.
     pub struct FeatureInfo {
         /// In: which word.

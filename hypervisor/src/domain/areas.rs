@@ -4,20 +4,20 @@
 //! it is written (at every change of state).
 
 use abi::shared_info::VcpuTimeInfo;
-use abi::vcpu::{RUNSTATE_OFFLINE, VcpuRunstateInfo, XEN_RUNSTATE_UPDATE};
+use abi::vcpu::{CompatVcpuRunstateInfo, RUNSTATE_OFFLINE, VcpuRunstateInfo, XEN_RUNSTATE_UPDATE};
+use abi::{Layout, Narrow};
 use zerocopy::IntoBytes;
 
 use super::Domain;
 use super::vcpu::Vcpu;
 use crate::mm::guest::GuestRange;
 use crate::sync::Mutex;
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::fence;
 
 /// Offset of the clock in a `vcpu_info`.
 const TIME_INFO: u64 = 32;
-/// Offset of `state_entry_time` in a `vcpu_runstate_info`.
-const ENTRY_TIME: usize = 8;
 
 /// A vCPU's areas.
 pub struct Areas {
@@ -28,7 +28,7 @@ pub struct Areas {
 
 struct Runstate {
     info: VcpuRunstateInfo,
-    area: Option<GuestRange>,
+    area: Option<(GuestRange, Layout)>,
 }
 
 impl Areas {
@@ -49,8 +49,8 @@ impl Areas {
         *self.time.lock() = area;
     }
 
-    /// Keep `area` informed of the vCPU's state, or nobody.
-    pub fn register_runstate(&self, area: Option<GuestRange>, now: u64) {
+    /// Keep `area`, in that layout, informed of the vCPU's state, or nobody.
+    pub fn register_runstate(&self, area: Option<(GuestRange, Layout)>, now: u64) {
         let mut runstate = self.runstate.lock();
         runstate.area = area;
         let state = runstate.info.state;
@@ -112,14 +112,26 @@ impl Runstate {
     /// With a mark that the guest may look for: bit 63 of the entry time is set while the rest is being written (guests that have not asked for
     /// the mark see it for as short a time, and only from another CPU).
     fn publish(&self) {
-        let Some(area) = &self.area else { return };
+        let Some((area, layout)) = &self.area else {
+            return;
+        };
         let mut info = self.info;
         info.state_entry_time |= XEN_RUNSTATE_UPDATE;
-        area.write(ENTRY_TIME, &info.state_entry_time.to_le_bytes());
+        let entry_time = match layout {
+            Layout::X86_64 => offset_of!(VcpuRunstateInfo, state_entry_time),
+            Layout::I386 => offset_of!(CompatVcpuRunstateInfo, state_entry_time),
+        };
+        area.write(entry_time, &info.state_entry_time.to_le_bytes());
         fence(SeqCst);
-        area.write(0, info.as_bytes());
+        match layout {
+            Layout::X86_64 => area.write(0, info.as_bytes()),
+            Layout::I386 => {
+                let info: CompatVcpuRunstateInfo = info.narrow();
+                area.write(0, info.as_bytes());
+            }
+        }
         fence(SeqCst);
-        area.write(ENTRY_TIME, &self.info.state_entry_time.to_le_bytes());
+        area.write(entry_time, &self.info.state_entry_time.to_le_bytes());
     }
 }
 

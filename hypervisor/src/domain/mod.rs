@@ -18,14 +18,15 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use abi::Errno;
 use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_CALLBACK_IRQ};
 use abi::hvm::{HVM_PARAM_CALLBACK_TYPE_SHIFT, HVM_PARAM_CALLBACK_TYPE_VECTOR};
 use abi::memory::E820Entry;
+use abi::{Errno, Layout};
 
-use crate::arch::NestedFormat;
+use crate::arch::{CpuMode, GuestCpu, NestedFormat};
 use crate::event::EventChannels;
 use crate::grant::{self, GrantTable};
+use crate::hw::time::wall_clock_base;
 use crate::hypercall::console_io::LogLine;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
@@ -235,6 +236,22 @@ impl Domain {
     /// A vCPU has begun to poll. Never taken back: a domain that polls once is one that polls, and the check costs a sender little.
     pub fn note_poller(&self) {
         self.pollers.store(1, Ordering::SeqCst);
+    }
+
+    /// The layout of what it shares with the hypervisor.
+    pub fn layout(&self) -> Layout {
+        self.events.layout()
+    }
+
+    /// Use the layout of the mode that `cpu`, which is the domain's, is in. This is done where drivers begin, and begin again after a kexec, as on
+    /// Xen; what is in memory already stays as it is, but for the wall clock.
+    pub fn latch_layout(&self, cpu: &dyn GuestCpu) {
+        let layout = match cpu.mode() {
+            CpuMode::Long => Layout::X86_64,
+            _ => Layout::I386,
+        };
+        self.events.set_layout(layout);
+        lifecycle::set_wall_clock(&self.shared_info, layout, wall_clock_base());
     }
 
     // ---- pauses by the toolstack ----

@@ -18,7 +18,7 @@ use abi::event_channel::{
     EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PENDING, EVTCHN_FIFO_PRIORITY_DEFAULT, EvtchnFifoControlBlock,
 };
 
-use super::two_level::{self, Delivery, VcpuEvents};
+use super::two_level::{Delivery, VcpuEvents};
 use crate::mm::guest::GuestFrame;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst};
 use crate::sync::{Mutex, MutexGuard, Once, RwLock};
@@ -121,7 +121,6 @@ impl PortState {
 
 /// A domain's FIFO delivery: off until the guest turns it on.
 pub struct Fifo {
-    on: AtomicBool,
     queues: RwLock<Option<Box<Queues>>>,
 }
 
@@ -129,23 +128,7 @@ impl Fifo {
     /// Off.
     pub fn new() -> Self {
         Self {
-            on: AtomicBool::new(false),
             queues: RwLock::new(None),
-        }
-    }
-
-    /// Does the domain use this ABI?
-    #[inline]
-    pub fn is_on(&self) -> bool {
-        self.on.load(SeqCst)
-    }
-
-    /// One more than the largest port that the ABI in use can deliver to.
-    pub fn ports(&self) -> u32 {
-        if self.is_on() {
-            EVTCHN_FIFO_NR_CHANNELS
-        } else {
-            two_level::PORTS
         }
     }
 
@@ -167,7 +150,6 @@ impl Fifo {
         let queues = Box::new(Queues::new(vcpus));
         queues.set_control(vcpu, frame, offset)?;
         *self.queues.write() = Some(queues);
-        self.on.store(true, SeqCst);
         Ok(true)
     }
 
@@ -190,7 +172,6 @@ impl Fifo {
     /// Back to nothing: no page of the guest's is held. The caller holds the domain's event lock, and no port is bound, so that nobody
     /// begins to send.
     pub fn turn_off(&self) {
-        self.on.store(false, SeqCst);
         let queues = self.queues.write().take();
         drop(queues);
     }

@@ -18,18 +18,20 @@
 )]
 
 pub mod channel;
+mod delivery;
 pub mod fifo;
 pub mod two_level;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use abi::Errno;
 use abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_MIN, NR_VIRQS};
 use abi::event_channel::{VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 
 pub use channel::{Binding, Channel};
+pub use delivery::{any_pending, unmask};
 pub use two_level::{VCPU_INFO_SIZE, VcpuEvents};
 
 use crate::domain::vcpu::Vcpu;
@@ -38,14 +40,18 @@ use crate::mm::guest::{Access, GuestFrame};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{DomId, Gfn, Port, VcpuId};
 use channel::Ports;
+use delivery::{Abi, deliver};
 use fifo::{Fifo, PortState, Refused};
-use two_level::Delivery;
 
 /// A domain's event channels.
 pub struct EventChannels {
     ports: Ports,
     /// Held by whoever changes a binding.
     lock: Mutex<Hint>,
+    /// [`Abi`]; changes with the lock held.
+    abi: AtomicU8,
+    /// Is the domain's layout that of i386 guests? Likewise.
+    compat: AtomicBool,
     fifo: Fifo,
     /// Port of each virtual interrupt, by vCPU; 0: not bound. Global ones count as vCPU 0's.
     virqs: Box<[[AtomicU32; NR_VIRQS]]>,
@@ -68,6 +74,8 @@ impl EventChannels {
                 lowest_free: Port(1),
                 bound: 0,
             }),
+            abi: AtomicU8::new(Abi::Long as u8),
+            compat: AtomicBool::new(false),
             fifo: Fifo::new(),
             virqs: (0..max_vcpus)
                 .map(|_| [const { AtomicU32::new(0) }; NR_VIRQS])
@@ -95,10 +103,10 @@ impl EventChannels {
 
     /// Bind the lowest free port that no queue of the guest's holds.
     fn bind(&self, hint: &mut Hint, channel: Channel) -> Result<Port, Errno> {
-        let find = |from| self.ports.find_free(from, self.fifo.ports());
+        let find = |from| self.ports.find_free(from, self.abi().ports());
         let lowest = find(hint.lowest_free).ok_or(Errno::ENOSPC)?;
         let mut port = lowest;
-        if self.fifo.is_on() {
+        if self.abi() == Abi::Fifo {
             while self.fifo.is_busy(port) {
                 port = find(Port(port.0 + 1)).ok_or(Errno::ENOSPC)?;
             }
@@ -110,17 +118,6 @@ impl EventChannels {
         hint.lowest_free = if port == lowest { Port(port.0 + 1) } else { lowest };
         hint.bound += 1;
         Ok(port)
-    }
-
-    /// The port is not pending any more, if it was.
-    fn clear_pending(&self, shared_info: &GuestFrame, port: Port) {
-        if !self.fifo.is_on() {
-            return two_level::clear_pending(shared_info, port);
-        }
-        self.fifo.clear_pending(port);
-        if let Some(state) = self.ports.fifo(port) {
-            state.take_held_back();
-        }
     }
 }
 
@@ -377,13 +374,14 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
         .map_err(|_| Errno::EINVAL)?;
     if first {
         // What is pending now becomes so again, once its port has a word.
-        for port in (1..two_level::PORTS.min(events.limit())).map(Port) {
+        for port in (1..events.abi().ports().min(events.limit())).map(Port) {
             if two_level::is_pending(&domain.shared_info, port)
                 && let Some(state) = events.ports.fifo(port)
             {
                 state.hold_back();
             }
         }
+        events.use_abi(Abi::Fifo);
     }
     Ok(())
 }
@@ -396,7 +394,7 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
 pub fn expand_array(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
     let _hint = lock(domain)?;
     let events = &domain.events;
-    if !events.fifo.is_on() {
+    if events.abi() != Abi::Fifo {
         return Err(Errno::EOPNOTSUPP);
     }
     let frame = domain.pin_own(gfn, Access::Write).map_err(|_| Errno::EINVAL)?;
@@ -420,7 +418,7 @@ pub fn expand_array(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
 pub fn set_priority(domain: &Domain, port: Port, priority: u32) -> Result<(), Errno> {
     let _hint = domain.events.lock.lock();
     let channel = domain.events.get(port)?;
-    if !domain.events.fifo.is_on() {
+    if domain.events.abi() != Abi::Fifo {
         return Err(Errno::ENOSYS);
     }
     if channel.binding == Binding::Free {
@@ -444,6 +442,7 @@ pub fn reset_delivery(domain: &Domain) -> Result<(), Errno> {
     if hint.bound != 0 {
         return Err(Errno::EAGAIN);
     }
+    domain.events.use_abi(domain.events.two_level());
     domain.events.fifo.turn_off();
     Ok(())
 }
@@ -481,40 +480,6 @@ pub fn notify(domain: &Domain, port: Port) {
     }
 }
 
-#[inline]
-fn deliver(domain: &Domain, port: Port, vcpu: VcpuId) {
-    let Some(vcpu) = domain.vcpu(vcpu) else { return };
-    if domain.events.fifo.is_on() {
-        return deliver_by_fifo(domain, port, vcpu);
-    }
-    announce(
-        domain,
-        port,
-        vcpu,
-        two_level::set_pending(&domain.shared_info, &vcpu.events, port),
-    );
-}
-
-/// Apart, so that 2-level delivery does not pay for its registers.
-#[inline(never)]
-fn deliver_by_fifo(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
-    if let Some(state) = domain.events.ports.fifo(port) {
-        let delivery = domain.events.fifo.set_pending(port, state, vcpu.id, &vcpu.events);
-        announce(domain, port, vcpu, delivery);
-    }
-}
-
-/// Tell the vCPU, and those that poll.
-#[inline]
-fn announce(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>, delivery: Delivery) {
-    if delivery.upcall {
-        vcpu.raise_upcall();
-    }
-    if delivery.news && domain.has_pollers() {
-        domain.vcpus().iter().for_each(|vcpu| vcpu.wake_poller(port));
-    }
-}
-
 /// Raise a virtual interrupt that each vCPU has for itself, if it is bound.
 pub fn raise_virq(domain: &Domain, vcpu: VcpuId, virq: u32) {
     if let Some(slot) = domain.events.virq(vcpu, virq) {
@@ -532,43 +497,6 @@ pub fn raise_global_virq(virq: u32) {
     }
 }
 
-/// Clear the mask bit of `port`; deliver what was held back.
-///
-/// # Errors
-/// `EINVAL`: no such port.
-pub fn unmask(domain: &Domain, port: Port) -> Result<(), Errno> {
-    let events = &domain.events;
-    let channel = events.get(port)?;
-    let Some(vcpu) = domain.vcpu(channel.vcpu) else {
-        return Ok(());
-    };
-    let upcall = if !events.fifo.is_on() {
-        two_level::unmask(&domain.shared_info, &vcpu.events, port)
-    } else if channel.binding != Binding::Free
-        && let Some(state) = events.ports.fifo(port)
-    {
-        events.fifo.unmask(port, state, vcpu.id, &vcpu.events)
-    } else {
-        false
-    };
-    if upcall {
-        vcpu.raise_upcall();
-    }
-    Ok(())
-}
-
-/// Is any of `ports` pending?
-pub fn any_pending(domain: &Domain, ports: &[Port]) -> bool {
-    let fifo = &domain.events.fifo;
-    ports.iter().any(|&port| {
-        if fifo.is_on() {
-            fifo.is_pending(port)
-        } else {
-            two_level::is_pending(&domain.shared_info, port)
-        }
-    })
-}
-
 /// Move the `vcpu_info` of `vcpu` to `offset` in `frame`, and mark all events of the vCPU as pending, so that none is lost.
 ///
 /// # Errors
@@ -584,7 +512,7 @@ pub fn register_vcpu_info(
         return Err(Errno::EINVAL);
     }
     vcpu.events.register(frame, offset).map_err(|_| Errno::EINVAL)?;
-    vcpu.events.set_all_pending();
+    vcpu.events.set_all_pending(domain.events.words());
     vcpu.raise_upcall();
     Ok(())
 }

@@ -7,19 +7,53 @@ use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use crate::types::{Port, VcpuId};
 
-/// One more than the largest port.
-pub const PORTS: u32 = abi::event_channel::EVTCHN_2L_NR_CHANNELS;
 /// Bytes of a `vcpu_info`.
 pub const VCPU_INFO_SIZE: u64 = 64;
 /// How many vCPUs have one in the shared info page.
 const LEGACY_VCPUS: u32 = 32;
-/// Offsets in the shared info page (64-bit layout).
+/// Offset in the shared info page, whatever the width of its words: a bit of a bitmap is in the same place.
 const PENDING: u64 = 2048;
-const MASK: u64 = 2560;
 /// Offsets in a `vcpu_info`.
 const UPCALL_PENDING: u64 = 0;
 const UPCALL_MASK: u64 = 1;
-const PENDING_SELECTOR: u64 = 8;
+
+/// What follows from the width of the guest's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Words {
+    bits: u32,
+    /// Offset of the mask bits in the shared info page.
+    mask: u64,
+    /// Offset in a `vcpu_info` of the 64 bits in which the selector is, and its first bit there.
+    selector: u64,
+    first: u32,
+}
+
+impl Words {
+    /// A 64-bit guest's.
+    pub const LONG: Words = Words {
+        bits: 64,
+        mask: 2560,
+        selector: 8,
+        first: 0,
+    };
+    /// A 32-bit guest's.
+    pub const COMPAT: Words = Words {
+        bits: 32,
+        mask: 2176,
+        selector: 0,
+        first: 32,
+    };
+
+    /// One more than the largest port.
+    pub const fn ports(&self) -> u32 {
+        self.bits * self.bits
+    }
+
+    /// The selector's bits.
+    fn all(&self) -> u64 {
+        u64::MAX << self.first
+    }
+}
 
 /// Where a vCPU's `vcpu_info` is: in the domain's shared info page, or where the guest has registered one.
 pub struct VcpuEvents {
@@ -105,9 +139,10 @@ impl VcpuEvents {
 
     /// Select the word of `port`. `true`: the upcall flag was clear, so the vCPU must be told.
     #[inline]
-    fn select(&self, port: Port) -> bool {
+    fn select(&self, words: Words, port: Port) -> bool {
         self.with_info(|frame, at| {
-            !test_and_set(frame.u64_at(at + PENDING_SELECTOR), 1 << (port.0 / 64))
+            let bit = 1 << (words.first + port.0 / words.bits);
+            !test_and_set(frame.u64_at(at + words.selector), bit)
                 && frame.u8_at(at + UPCALL_PENDING).swap(1, SeqCst) == 0
         })
         .unwrap_or(false)
@@ -121,9 +156,9 @@ impl VcpuEvents {
     }
 
     /// After the info has moved: mark everything as pending, so that nothing is lost. The vCPU must be told.
-    pub fn set_all_pending(&self) {
+    pub fn set_all_pending(&self, words: Words) {
         self.with_info(|frame, at| {
-            frame.u64_at(at + PENDING_SELECTOR).store(u64::MAX, SeqCst);
+            frame.u64_at(at + words.selector).fetch_or(words.all(), SeqCst);
             frame.u8_at(at + UPCALL_PENDING).store(1, SeqCst);
         });
     }
@@ -154,9 +189,9 @@ fn place(base: u64, port: Port) -> (u64, u64) {
     (base + u64::from(port.0 / 64) * 8, 1 << (port.0 % 64))
 }
 
-/// An event on `port`, which is below 4096 and notifies the vCPU that has `events`: pending bit; then, unless masked, selector; then upcall flag.
+/// An event on `port`, which is one of `words` and notifies the vCPU that has `events`: pending bit; then, unless masked, selector; then upcall flag.
 #[inline]
-pub fn set_pending(shared: &GuestFrame, events: &VcpuEvents, port: Port) -> Delivery {
+pub fn set_pending(shared: &GuestFrame, words: Words, events: &VcpuEvents, port: Port) -> Delivery {
     let (word, bit) = place(PENDING, port);
     if test_and_set(shared.u64_at(word), bit) {
         return Delivery {
@@ -164,18 +199,18 @@ pub fn set_pending(shared: &GuestFrame, events: &VcpuEvents, port: Port) -> Deli
             upcall: false,
         };
     }
-    let masked = shared.u64_at(place(MASK, port).0).load(SeqCst) & bit != 0;
+    let masked = shared.u64_at(place(words.mask, port).0).load(SeqCst) & bit != 0;
     Delivery {
         news: true,
-        upcall: !masked && events.select(port),
+        upcall: !masked && events.select(words, port),
     }
 }
 
 /// Clear the mask bit of `port`. `true`: something was pending, and the vCPU must be told.
-pub fn unmask(shared: &GuestFrame, events: &VcpuEvents, port: Port) -> bool {
-    let (word, bit) = place(MASK, port);
+pub fn unmask(shared: &GuestFrame, words: Words, events: &VcpuEvents, port: Port) -> bool {
+    let (word, bit) = place(words.mask, port);
     let was_masked = shared.u64_at(word).fetch_and(!bit, SeqCst) & bit != 0;
-    was_masked && is_pending(shared, port) && events.select(port)
+    was_masked && is_pending(shared, port) && events.select(words, port)
 }
 
 /// Is the pending bit of `port` set?

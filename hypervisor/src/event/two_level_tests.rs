@@ -27,7 +27,7 @@ fn attached(vcpu: u32) -> (GuestFrame, VcpuEvents) {
 fn delivery_goes_level_by_level() {
     let (shared, events) = attached(2);
     assert_eq!(
-        set_pending(&shared, &events, Port(130)),
+        set_pending(&shared, Words::LONG, &events, Port(130)),
         Delivery {
             news: true,
             upcall: true
@@ -37,19 +37,19 @@ fn delivery_goes_level_by_level() {
     assert_eq!(shared.u64_at(128 + 8).load(SeqCst), 1 << 2, "selector of vCPU 2");
     assert!(events.upcall_pending());
     assert_eq!(
-        set_pending(&shared, &events, Port(130)),
+        set_pending(&shared, Words::LONG, &events, Port(130)),
         Delivery {
             news: false,
             upcall: false
         }
     );
     assert_eq!(
-        set_pending(&shared, &events, Port(131)),
+        set_pending(&shared, Words::LONG, &events, Port(131)),
         QUIET,
         "selector was set"
     );
     assert_eq!(
-        set_pending(&shared, &events, Port(4095)),
+        set_pending(&shared, Words::LONG, &events, Port(4095)),
         QUIET,
         "upcall flag was set"
     );
@@ -60,14 +60,17 @@ fn delivery_goes_level_by_level() {
 fn a_mask_holds_back_until_unmask() {
     let (shared, events) = attached(0);
     shared.u64_at(2560).store(1 << 5, SeqCst);
-    assert_eq!(set_pending(&shared, &events, Port(5)), QUIET);
+    assert_eq!(set_pending(&shared, Words::LONG, &events, Port(5)), QUIET);
     assert!(!events.upcall_pending());
     assert!(is_pending(&shared, Port(5)));
-    assert!(unmask(&shared, &events, Port(5)));
+    assert!(unmask(&shared, Words::LONG, &events, Port(5)));
     assert!(events.upcall_pending());
-    assert!(!unmask(&shared, &events, Port(5)), "was not masked");
+    assert!(!unmask(&shared, Words::LONG, &events, Port(5)), "was not masked");
     shared.u64_at(2560).store(1 << 6, SeqCst);
-    assert!(!unmask(&shared, &events, Port(6)), "nothing was pending");
+    assert!(
+        !unmask(&shared, Words::LONG, &events, Port(6)),
+        "nothing was pending"
+    );
     clear_pending(&shared, Port(5));
     assert!(!is_pending(&shared, Port(5)));
 }
@@ -81,7 +84,7 @@ fn a_registered_info_takes_over() {
         .register(new.share().expect("few references"), 192)
         .expect("first time");
     assert_eq!(events.register(frame(), 0), Err(AlreadyRegistered));
-    events.set_all_pending();
+    events.set_all_pending(Words::LONG);
     assert!(events.upcall_pending());
     assert_eq!(new.u8_at(192 + UPCALL_MASK).load(SeqCst), 1, "carried over");
     events.unmask_upcalls();
@@ -94,12 +97,33 @@ fn a_registered_info_takes_over() {
 #[test]
 fn a_large_vcpu_number_needs_registration() {
     let (shared, events) = attached(40);
-    assert_eq!(set_pending(&shared, &events, Port(9)), QUIET);
+    assert_eq!(set_pending(&shared, Words::LONG, &events, Port(9)), QUIET);
     let new = frame();
     events
         .register(new.share().expect("few references"), 0)
         .expect("first time");
-    events.set_all_pending();
+    events.set_all_pending(Words::LONG);
     assert!(events.upcall_pending());
     assert_eq!(new.u8_at(UPCALL_MASK).load(SeqCst), 1, "begins masked");
+}
+
+#[test]
+fn words_of_32_bits() {
+    let (shared, events) = attached(2);
+    let words = Words::COMPAT;
+    assert_eq!(words.ports(), 1024);
+    assert!(set_pending(&shared, words, &events, Port(130)).upcall);
+    assert_eq!(shared.u32_at(2048 + 16).load(SeqCst), 1 << 2);
+    assert_eq!(shared.u32_at(128 + 4).load(SeqCst), 1 << 4, "selector of vCPU 2");
+    assert_eq!(shared.u64_at(128 + 8).load(SeqCst), 0);
+    assert_eq!(set_pending(&shared, words, &events, Port(1023)), QUIET);
+    assert_eq!(shared.u32_at(128 + 4).load(SeqCst), 1 << 4 | 1 << 31);
+    shared.u32_at(2176 + 4).store(1 << 5, SeqCst);
+    shared.u64_at(128).store(0, SeqCst);
+    assert_eq!(set_pending(&shared, words, &events, Port(37)), QUIET, "masked");
+    assert!(unmask(&shared, words, &events, Port(37)));
+    assert_eq!(shared.u32_at(128 + 4).load(SeqCst), 1 << 1);
+    shared.u64_at(128).store(0, SeqCst);
+    events.set_all_pending(words);
+    assert_eq!(shared.u64_at(128).load(SeqCst), 0xffff_ffff_0000_0001);
 }

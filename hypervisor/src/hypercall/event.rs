@@ -5,11 +5,11 @@ use abi::domid::DOMID_SELF;
 use abi::event_channel::{
     EVTCHN_FIFO_LINK_BITS, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
     EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_EXPAND_ARRAY,
-    EVTCHNOP_INIT_CONTROL, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_SET_PRIORITY, EVTCHNOP_STATUS,
-    EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN, EVTCHNSTAT_IPI, EVTCHNSTAT_UNBOUND,
-    EVTCHNSTAT_VIRQ, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq,
-    EvtchnBindVcpu, EvtchnBindVirq, EvtchnExpandArray, EvtchnInitControl, EvtchnPortArg, EvtchnReset,
-    EvtchnSetPriority, EvtchnStatus,
+    EVTCHNOP_INIT_CONTROL, EVTCHNOP_RESET, EVTCHNOP_RESET_CONT, EVTCHNOP_SEND, EVTCHNOP_SET_PRIORITY,
+    EVTCHNOP_STATUS, EVTCHNOP_UNMASK, EVTCHNSTAT_CLOSED, EVTCHNSTAT_INTERDOMAIN, EVTCHNSTAT_IPI,
+    EVTCHNSTAT_UNBOUND, EVTCHNSTAT_VIRQ, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi,
+    EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnExpandArray, EvtchnInitControl, EvtchnPortArg,
+    EvtchnReset, EvtchnSetPriority, EvtchnStatus,
 };
 
 use super::{Args, Caller, Outcome, Stop};
@@ -53,7 +53,8 @@ fn less_frequent(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
             event::bind_vcpu(caller.domain, Port(bind.port), VcpuId(bind.vcpu))?;
         }
         EVTCHNOP_STATUS => status(caller, at)?,
-        EVTCHNOP_RESET => return reset(caller, args),
+        EVTCHNOP_RESET => return reset(caller, args, Port(1)),
+        EVTCHNOP_RESET_CONT => return reset(caller, args, Port((args[2] as u32).max(1))),
         EVTCHNOP_INIT_CONTROL => {
             let mut init: EvtchnInitControl = caller.read(at)?;
             let (vcpu, gfn) = (VcpuId(init.vcpu), Gfn(init.control_gfn));
@@ -117,19 +118,19 @@ fn status(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     caller.write(at, &status)
 }
 
-/// Progress is kept above the operation's number, in bits that a first call has clear.
-fn reset(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
+/// Close the ports from `from` on. A call that goes on says where in an argument that the first does not have.
+fn reset(caller: &mut Caller<'_>, args: &mut Args, from: Port) -> Outcome {
     let reset: EvtchnReset = caller.read(args[1])?;
     let domain = caller.target(reset.dom)?;
     if domain.id != caller.domain.id && !domain.is_paused() {
         return Err(Errno::EINVAL.into());
     }
-    let from = Port(((args[0] >> 32) as u32).max(1));
     // All ports are closed, then delivery is 2-level again.
     match event::close_some(&domain, from) {
         None => Ok(event::reset_delivery(&domain).map(|()| 0)?),
         Some(next) => {
-            args[0] = u64::from(EVTCHNOP_RESET) | u64::from(next.0) << 32;
+            args[0] = u64::from(EVTCHNOP_RESET_CONT);
+            args[2] = u64::from(next.0);
             Err(Stop::Continue)
         }
     }

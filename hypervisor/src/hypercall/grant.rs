@@ -4,15 +4,14 @@
 
 use abi::domid::DOMID_SELF;
 use abi::grant::{
-    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_DOMAIN, GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR,
-    GNTST_OKAY, GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_STATUS_FRAMES, GNTTABOP_GET_VERSION,
-    GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE,
-    GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_AND_REPLACE, GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabCopyPtr,
-    GnttabGetStatusFrames, GnttabGetVersion, GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion,
-    GnttabSetupTable, GnttabSwapGrantRef, GnttabUnmapAndReplace, GnttabUnmapGrantRef,
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_ADDRESS_TOO_BIG, GNTST_BAD_DOMAIN, GNTST_BAD_VIRT_ADDR,
+    GNTST_GENERAL_ERROR, GNTST_OKAY, GNTST_PERMISSION_DENIED, GNTTABOP_COPY, GNTTABOP_GET_STATUS_FRAMES,
+    GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION,
+    GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_AND_REPLACE, GNTTABOP_UNMAP_GRANT_REF,
+    GnttabCopy, GnttabCopyPtr, GnttabGetStatusFrames, GnttabGetVersion, GnttabMapGrantRef, GnttabQuerySize,
+    GnttabSetVersion, GnttabSetupTable, GnttabSwapGrantRef, GnttabUnmapAndReplace, GnttabUnmapGrantRef,
 };
-use abi::{Domid, Errno, GuestHandle};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use abi::{Compat, Domid, Errno, GuestHandle};
 
 use super::{Args, Caller, Outcome, Stop};
 use crate::domain::{Domain, table};
@@ -52,7 +51,7 @@ fn status<T>(result: Result<T, Status>) -> i16 {
 }
 
 /// Do each operation of the list, writing back what became of it.
-fn each<T: FromBytes + IntoBytes + Immutable>(
+fn each<T: Compat>(
     caller: &mut Caller<'_>,
     args: &mut Args,
     mut operate: impl FnMut(&Caller<'_>, &mut T),
@@ -68,7 +67,7 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
     if count <= SLICE {
         return Ok(0);
     }
-    args[1] = super::element(list, u64::from(SLICE));
+    args[1] = caller.element(list, u64::from(SLICE));
     args[2] = u64::from(count - SLICE);
     Err(Stop::Continue)
 }
@@ -151,15 +150,19 @@ fn setup_table(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
 }
 
 /// Tell where the first `count` frames of a part are mapped; the count was checked.
-fn list_frames(
+fn list_frames<T: Compat + PartialEq + From<u64>>(
     caller: &mut Caller<'_>,
     domain: &Domain,
     part: Part,
-    list: GuestHandle<u64>,
+    list: GuestHandle<T>,
     count: u32,
 ) -> i16 {
     for index in 0..count {
         let gfn = domain.grants.mapped_at(part, index).map_or(u64::MAX, |gfn| gfn.0);
+        let gfn = T::from(gfn);
+        if !caller.fits(gfn) {
+            return GNTST_ADDRESS_TOO_BIG;
+        }
         if caller.write_element(list, u64::from(index), &gfn).is_err() {
             return GNTST_BAD_VIRT_ADDR;
         }

@@ -70,6 +70,9 @@ fn set_param(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     check_value(&domain, request.index, request.value)?;
     domain.set_param(request.index, request.value)?;
     if request.index == HVM_PARAM_CALLBACK_IRQ {
+        if domain.id == caller.domain.id {
+            domain.latch_layout(caller.cpu);
+        }
         // What became pending before there was a way to tell.
         for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.events.upcall_pending()) {
             vcpu.raise_upcall();

@@ -19,7 +19,7 @@ use abi::memory::{
     XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, XENMEM_RESOURCE_IOREQ_SERVER, XENMEM_SET_MEMORY_MAP,
     XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
 };
-use abi::{Domid, Errno};
+use abi::{Domid, Errno, Ulong};
 
 use super::{Args, Caller, Outcome, Stop};
 use crate::domain::Domain;
@@ -109,7 +109,7 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &mut A
         if budget == 0 {
             return Err(go_on(args, done));
         }
-        let Ok(gfn) = caller.read_element(request.extent_start, done) else {
+        let Ok(Ulong(gfn)) = caller.read_element(request.extent_start, done) else {
             return Ok(done);
         };
         let result = if operation == XENMEM_POPULATE_PHYSMAP {
@@ -267,8 +267,8 @@ fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, args: &mut Args) ->
             return Err(go_on(args, u64::from(done)));
         }
         let done = u64::from(done);
-        let index = caller.read_element(request.idxs, done)?;
-        let gpfn = caller.read_element(request.gpfns, done)?;
+        let Ulong(index) = caller.read_element(request.idxs, done)?;
+        let Ulong(gpfn) = caller.read_element(request.gpfns, done)?;
         if gpfn == u64::MAX {
             return Err(Errno::EINVAL.into());
         }
@@ -506,7 +506,8 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Out
         }
         let frame = u32::try_from(request.frame + done).map_err(|_| Errno::EINVAL)?;
         let frame = domain.grants.frame(part, frame)?;
-        let gfn = Gfn(caller.read_element(request.frame_list, done)?);
+        let Ulong(gfn) = caller.read_element(request.frame_list, done)?;
+        let gfn = Gfn(gfn);
         caller.domain.place(gfn, frame, Kind::Foreign)?;
     }
     Ok(0)

@@ -25,7 +25,7 @@ pub(super) fn multicall(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
         let result = if entry.op == u64::from(HYPERVISOR_MULTICALL) {
             Err(Stop::Errno(Errno::ENOSYS))
         } else {
-            super::call(caller, entry.op, &mut first)
+            super::call_listed(caller, entry.op, &mut first)
         };
         match result {
             Ok(value) => entry.result = value,
@@ -35,21 +35,21 @@ pub(super) fn multicall(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
                 let [a, b, c, d, e] = first;
                 entry.args = [a, b, c, d, e, sixth];
                 caller.write_element(list, u64::from(index), &entry)?;
-                return Err(from(args, list, index));
+                return Err(from(caller, args, list, index));
             }
         }
         caller.write_element(list, u64::from(index), &entry)?;
     }
     if count > SLICE {
-        Err(from(args, list, SLICE))
+        Err(from(caller, args, list, SLICE))
     } else {
         Ok(0)
     }
 }
 
 /// The multicall without its first `done` calls.
-fn from(args: &mut Args, list: GuestHandle<MulticallEntry>, done: u32) -> Stop {
-    args[0] = super::element(list, u64::from(done));
+fn from(caller: &Caller<'_>, args: &mut Args, list: GuestHandle<MulticallEntry>, done: u32) -> Stop {
+    args[0] = caller.element(list, u64::from(done));
     args[1] = u64::from((args[1] as u32).saturating_sub(done));
     Stop::Continue
 }

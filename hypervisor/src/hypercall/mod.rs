@@ -36,8 +36,7 @@ pub mod version;
 use alloc::sync::Arc;
 
 use abi::domid::DOMID_SELF;
-use abi::{Domid, Errno, GuestHandle, hypercall as nr};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use abi::{Compat, Domid, Errno, GuestHandle, Layout, hypercall as nr};
 
 use crate::arch::GuestCpu;
 use crate::domain::{Domain, table};
@@ -117,6 +116,27 @@ pub fn call(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, St
     }
 }
 
+/// The same for a call made outside 64-bit mode, whose arguments have 32 bits, and point to what has the layouts of i386 guests.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn call_compat(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, Stop> {
+    caller.layout = Layout::I386;
+    let result = call_listed(caller, nr, args);
+    caller.layout = Layout::X86_64;
+    result
+}
+
+/// A call in the caller's layout: what is left to do for one that is in a list of calls.
+fn call_listed(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, Stop> {
+    if caller.layout == Layout::I386 && nr == u64::from(nr::HYPERVISOR_SET_TIMER_OP) {
+        // The one argument of 64 bits comes in two.
+        let [low, high, ..] = args;
+        *low |= *high << 32;
+    }
+    call(caller, nr, args)
+}
+
 impl<'a> Caller<'a> {
     /// The caller's memory, as it sees it.
     #[inline]
@@ -126,33 +146,66 @@ impl<'a> Caller<'a> {
 
     /// Copy a value out of the caller's memory.
     #[inline]
-    fn read<T: FromBytes + IntoBytes>(&mut self, at: u64) -> Result<T, Errno> {
+    fn read<T: Compat>(&mut self, at: u64) -> Result<T, Errno> {
+        if self.differs::<T>() {
+            return self.read_compat(at);
+        }
         Ok(self.memory().read(Gva(at))?)
+    }
+
+    #[inline(never)]
+    fn read_compat<T: Compat>(&mut self, at: u64) -> Result<T, Errno> {
+        Ok(T::widen(self.memory().read(Gva(at))?))
     }
 
     /// Copy a value into the caller's memory.
     #[inline]
-    fn write<T: IntoBytes + Immutable>(&mut self, at: u64, value: &T) -> Result<(), Errno> {
+    fn write<T: Compat>(&mut self, at: u64, value: &T) -> Result<(), Errno> {
+        if self.differs::<T>() {
+            return self.write_compat(at, value);
+        }
         Ok(self.memory().write(Gva(at), value)?)
     }
 
+    #[inline(never)]
+    fn write_compat<T: Compat>(&mut self, at: u64, value: &T) -> Result<(), Errno> {
+        Ok(self.memory().write(Gva(at), &(*value).narrow())?)
+    }
+
+    /// Has the caller another layout of `T`?
+    #[inline]
+    fn differs<T: Compat>(&self) -> bool {
+        !T::SAME && self.layout == Layout::I386
+    }
+
     /// Element `index` of an array in the caller's memory.
-    fn read_element<T: FromBytes + IntoBytes>(
-        &mut self,
-        array: GuestHandle<T>,
-        index: u64,
-    ) -> Result<T, Errno> {
-        self.read(element(array, index))
+    fn read_element<T: Compat>(&mut self, array: GuestHandle<T>, index: u64) -> Result<T, Errno> {
+        self.read(self.element(array, index))
     }
 
     /// Set element `index` of an array in the caller's memory.
-    fn write_element<T: IntoBytes + Immutable>(
+    fn write_element<T: Compat>(
         &mut self,
         array: GuestHandle<T>,
         index: u64,
         value: &T,
     ) -> Result<(), Errno> {
-        self.write(element(array, index), value)
+        self.write(self.element(array, index), value)
+    }
+
+    /// Is there nothing of `value` that the caller's layout has no room for?
+    fn fits<T: Compat + PartialEq>(&self, value: T) -> bool {
+        !self.differs::<T>() || T::widen(value.narrow()) == value
+    }
+
+    /// Address of an element. Wraps around as the guest's own arithmetic would; where it ends up is checked by the access.
+    fn element<T: Compat>(&self, array: GuestHandle<T>, index: u64) -> u64 {
+        let size = if self.differs::<T>() {
+            size_of::<T::I386>()
+        } else {
+            size_of::<T>()
+        };
+        array.addr().wrapping_add(index.wrapping_mul(size as u64))
     }
 
     /// The domain that an argument names: itself, or any.
@@ -188,13 +241,6 @@ impl<'a> Caller<'a> {
             Err(Errno::EPERM)
         }
     }
-}
-
-/// Address of an element. Wraps around as the guest's own arithmetic would; where it ends up is checked by the access.
-fn element<T>(array: GuestHandle<T>, index: u64) -> u64 {
-    array
-        .addr()
-        .wrapping_add(index.wrapping_mul(size_of::<T>() as u64))
 }
 
 #[cfg(test)]

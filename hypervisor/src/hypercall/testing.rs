@@ -1,9 +1,9 @@
 //! A domain, and a CPU of it that makes hypercalls, for tests.
 
-use abi::Errno;
+use abi::{Errno, Layout};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Args, Caller, Stop, call};
+use super::{Args, Caller, Stop, call, call_compat};
 use crate::arch::{GuestCpu, NestedFormat, fake};
 use crate::domain::vcpu::Hold;
 use crate::domain::{Config, Domain, lifecycle, table};
@@ -104,6 +104,7 @@ impl World {
             walks: &mut self.walks,
             policy: &self.policy,
             msrs: &mut self.msrs,
+            layout: Layout::X86_64,
         };
         work(caller)
     }
@@ -117,6 +118,22 @@ impl World {
                 Ok(value) => return Ok(value),
                 Err(Stop::Errno(errno)) => return Err(errno),
                 Err(Stop::Continue) => {}
+            }
+        }
+        panic!("hypercall {nr} does not end");
+    }
+
+    /// The same by a guest that is not in 64-bit mode.
+    pub fn call_compat(&mut self, nr: u32, first: &[u32]) -> Result<u64, Errno> {
+        let mut args = Args::default();
+        for (arg, &value) in args.iter_mut().zip(first) {
+            *arg = value.into();
+        }
+        for _ in 0..10_000 {
+            match self.caller(|caller| call_compat(caller, nr.into(), &mut args)) {
+                Ok(value) => return Ok(value),
+                Err(Stop::Errno(errno)) => return Err(errno),
+                Err(Stop::Continue) => args.iter_mut().for_each(|arg| *arg &= u64::from(u32::MAX)),
             }
         }
         panic!("hypercall {nr} does not end");

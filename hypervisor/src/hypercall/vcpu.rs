@@ -1,14 +1,15 @@
 //! `vcpu_op` and `set_timer_op`: a vCPU's life, timers, and the memory it shares with us.
 
 use abi::vcpu::{
-    VCPU_HVM_MODE_32B, VCPU_HVM_MODE_64B, VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO,
-    VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_INFO,
-    VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA, VCPUOP_SEND_NMI, VCPUOP_SET_PERIODIC_TIMER,
-    VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER, VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP,
-    VcpuHvmContext, VcpuHvmX8632, VcpuHvmX8664, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea,
-    VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
+    CompatVcpuRunstateInfo, VCPU_HVM_MODE_32B, VCPU_HVM_MODE_64B, VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN,
+    VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA,
+    VCPUOP_REGISTER_VCPU_INFO, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA, VCPUOP_SEND_NMI,
+    VCPUOP_SET_PERIODIC_TIMER, VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER,
+    VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP, VcpuHvmContext, VcpuHvmX8632, VcpuHvmX8664,
+    VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea, VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer,
+    VcpuSetSingleshotTimer,
 };
-use abi::{Errno, GuestHandle};
+use abi::{Errno, GuestHandle, Layout};
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
@@ -46,8 +47,14 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
         VCPUOP_GET_RUNSTATE_INFO => caller.write(at, &vcpu.areas.runstate(now_ns()))?,
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let area: VcpuRegisterRunstateMemoryArea = caller.read(at)?;
-            let range = pin(caller, area.addr)?;
-            vcpu.areas.register_runstate(range, now_ns());
+            // The layout is that of the domain's shared memory, whatever the mode of this call.
+            let layout = caller.domain.layout();
+            let range = match layout {
+                Layout::X86_64 => pin(caller, area.addr)?,
+                Layout::I386 => pin::<CompatVcpuRunstateInfo>(caller, area.addr.cast())?,
+            };
+            vcpu.areas
+                .register_runstate(range.map(|range| (range, layout)), now_ns());
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
             let area: VcpuRegisterTimeMemoryArea = caller.read(at)?;

@@ -33,13 +33,10 @@ pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestC
     let nr = regs.rax;
     let mut args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
     let from_kernel = cpu.in_long_mode_kernel() || (cpu.cpl() == 0 && cpu.mode() == CpuMode::Long);
-    let result = if from_kernel {
-        hypercall::call(running, nr, &mut args)
-    } else if running.cpu.cpl() != 0 {
-        Err(Stop::Errno(Errno::EPERM))
-    } else {
-        Err(Stop::Errno(Errno::ENOSYS))
-    };
+    if !from_kernel {
+        return other_hypercall(running, len);
+    }
+    let result = hypercall::call(running, nr, &mut args);
     // SAFETY: the caller's.
     let cpu = unsafe { known::<C>(running.cpu) };
     cpu.gprs().rax = match result {
@@ -53,6 +50,37 @@ pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestC
         }
     };
     cpu.skip(len);
+}
+
+/// A call that does not come from a 64-bit kernel: from a 32-bit or a 16-bit one, with its own registers and layouts, or from nobody who
+/// may. As on Xen, the mode decides.
+#[inline(never)]
+fn other_hypercall(running: &mut Running<'_, dyn GuestCpu>, len: u8) {
+    let allowed = match running.cpu.mode() {
+        CpuMode::Real => true,
+        CpuMode::Protected16 | CpuMode::Protected32 => running.cpu.cpl() == 0,
+        CpuMode::Virtual8086 | CpuMode::Long => false,
+    };
+    let low = |register: u64| u64::from(register as u32);
+    let regs = running.cpu.gprs();
+    let nr = low(regs.rax);
+    let mut args = [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi].map(low);
+    let result = if allowed {
+        hypercall::call_compat(running, nr, &mut args)
+    } else {
+        Err(Stop::Errno(Errno::EPERM))
+    };
+    let regs = running.cpu.gprs();
+    regs.rax = match result {
+        Ok(value) if allowed => low(value),
+        Ok(value) => value,
+        Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
+        Err(Stop::Continue) => {
+            [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi] = args.map(low);
+            return;
+        }
+    };
+    running.cpu.skip(len);
 }
 
 /// Every other exit but exceptions.

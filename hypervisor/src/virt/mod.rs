@@ -20,6 +20,7 @@ pub mod time;
 use alloc::sync::Arc;
 
 use crate::arch::{self, Exit, GuestCpu};
+use abi::Layout;
 use abi::event_channel::VIRQ_CONSOLE;
 
 use crate::arch::machine::Vcpu as Cpu;
@@ -61,6 +62,8 @@ pub struct Running<'a, C: GuestCpu + ?Sized> {
     pub policy: &'a Policy,
     /// Its model-specific registers without any effect of their own.
     pub msrs: &'a mut Msrs,
+    /// Layout of what the hypercall that it makes points to.
+    pub layout: Layout,
 }
 
 impl Running<'_, dyn GuestCpu> {
@@ -131,6 +134,7 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
                         walks: &mut private.walks,
                         policy: &private.policy,
                         msrs: &mut private.msrs,
+                        layout: Layout::X86_64,
                     })
                 }
             };

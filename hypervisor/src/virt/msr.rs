@@ -288,6 +288,7 @@ fn write_hypercall_page(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> 
             stub[5..9].copy_from_slice(&[0x0f, 0x01, call, 0xc3]);
         }
     }
+    running.domain.latch_layout(running.cpu);
     guest::write_phys(&running.domain.p2m, Gpa(value), page.as_bytes()).ok()
 }
 

@@ -4,6 +4,7 @@
 //! `RESULT fail`; `oxen-test` waits for that line. See [`report`].
 //!
 //! * [`blkfront`]: a block front end, good or bad.
+//! * [`compat`]: hypercalls from outside 64-bit mode.
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
 //! * [`fifo`]: the guest's side of FIFO event channels.
 //! * [`frames`]: memory for hypercalls to do with what they like.
@@ -27,6 +28,7 @@
 extern crate alloc;
 
 pub mod blkfront;
+pub mod compat;
 pub mod cpu;
 pub mod fifo;
 pub mod frames;

@@ -201,7 +201,7 @@ fn come_and_go(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut before = None;
     for made in (0..all).step_by(AT_ONCE as usize) {
         if made == AT_ONCE {
-            before = Some((shim.free_memory()?, heap_free(&mut shim)?));
+            before = Some((shim.free_frames()?, heap_free(&mut shim)?));
         }
         for name in 0..AT_ONCE {
             let said = shim.command(&format!("create /once.cfg name='b{name}'"))?;
@@ -209,12 +209,12 @@ fn come_and_go(bench: &mut Bench, machine: Machine) -> Result<()> {
         }
         all_gone(&mut shim)?;
     }
-    let after = (shim.free_memory()?, heap_free(&mut shim)?);
+    let after = (shim.free_frames()?, heap_free(&mut shim)?);
     let (frames, heap) = before.context("no domain was the first")?;
     // With a page left of each domain it would be much more.
     ensure!(
         after.0 == frames && after.1 + 32 > heap,
-        "{frames} MiB and {heap} KiB of the shim's heap were free, now {after:?}"
+        "{frames} frames and {heap} KiB of the shim's heap were free, now {after:?}"
     );
     let output = shim.console.output();
     let (passed, failed) = (

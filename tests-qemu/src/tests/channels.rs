@@ -28,7 +28,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     ];
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
-    let free = shim.free_memory()?;
+    let free = shim.first_life("/c.cfg", "c")?;
     shim.command("create /c.cfg")?;
     shim.console.type_line("console -n 1 -t pv c")?;
     shim.console.expect("ready", PATIENCE)?;
@@ -62,9 +62,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
         "{log}"
     );
     ensure!(log.len() < 70_000, "a log of {} bytes", log.len());
-    let freed = shim.free_memory()?;
-    ensure!(freed == free, "{free} MiB free before, {freed} MiB after");
-    Ok(())
+    shim.expect_free(free)
 }
 
 /// Linux's front end; the log of a console goes on over a reboot, and stays when the domain is gone.

@@ -10,7 +10,15 @@ use crate::{Console, Machine, Vehicle};
 
 /// One test for each guest and back end.
 pub fn tests() -> Vec<Test> {
-    let everywhere = ["hypercalls", "events", "fifo", "grants", "ioapic", "fuzz"];
+    let everywhere = [
+        "hypercalls",
+        "compat",
+        "events",
+        "fifo",
+        "grants",
+        "ioapic",
+        "fuzz",
+    ];
     let mut tests = Vec::new();
     for name in everywhere {
         for vehicle in BOTH {

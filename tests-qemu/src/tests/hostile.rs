@@ -125,21 +125,13 @@ fn spin(bench: &mut Bench, machine: Machine) -> Result<()> {
 /// Made and destroyed again and again: all memory comes back.
 fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = spinning(bench, machine)?;
-    // The first life may leave what the hypervisor keeps for later.
-    shim.command("create /etc/oxen/spin.cfg")?;
-    shim.command("destroy h")?;
-    let before = shim.free_memory()?;
+    let free = shim.first_life("/etc/oxen/spin.cfg", "h")?;
     for life in 0..LIVES {
         let said = shim.command("create /etc/oxen/spin.cfg")?;
         ensure!(said.contains("created"), "life {life}: {said}");
         shim.command("destroy h")?;
     }
-    let after = shim.free_memory()?;
-    ensure!(
-        after == before,
-        "{before} MiB were free, after {LIVES} lives {after}"
-    );
-    Ok(())
+    shim.expect_free(free)
 }
 
 /// Configs that are wrong: each is refused with a sentence that says what and where.

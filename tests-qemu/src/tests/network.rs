@@ -40,7 +40,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     ];
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
-    let free = shim.free_memory()?;
+    let free = shim.first_life("n", "n")?;
     shim.console.type_line("create -c n")?;
     let (passed, said) = shim
         .console
@@ -49,9 +49,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     ensure!(passed == 0, "{failed:?}");
     shim.console.expect("action is destroy", PATIENCE)?;
     shim.wait_for("n", false)?;
-    let freed = shim.free_memory()?;
-    ensure!(freed == free, "{free} MiB free before, {freed} MiB after");
-    Ok(())
+    shim.expect_free(free)
 }
 
 /// Waits until a device has an address; the address.
@@ -163,7 +161,7 @@ fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
 /// Two domUs: ping by name, and a few megabytes over TCP.
 fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = prompt(bench, machine)?;
-    let free = shim.free_memory()?;
+    let free = shim.first_life("debian2", "debian2")?;
     shim.command("create debian2")?;
     shim.console.type_line("create -c debian")?;
     log_in(shim.console)?;
@@ -189,17 +187,15 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.wait_for("debian2", false)?;
     let left = shim.command("xenstore-ls /local/domain/0/backend/vif")?;
     ensure!(
-        left.contains("/local/domain/2/device/vif/0"),
+        left.contains("/local/domain/3/device/vif/0"),
         "the other's are gone: {left}"
     );
     ensure!(
-        !left.contains("/local/domain/1/device/vif/0"),
+        !left.contains("/local/domain/2/device/vif/0"),
         "left behind: {left}"
     );
     // A page that dom0 still had mapped would keep its domain's memory.
     shim.command("destroy debian")?;
     shim.wait_for("debian", false)?;
-    let freed = shim.free_memory()?;
-    ensure!(freed == free, "{free} MiB free before, {freed} MiB after");
-    Ok(())
+    shim.expect_free(free)
 }

@@ -8,6 +8,8 @@ use super::{BOTH, test};
 use crate::Machine;
 use crate::runner::{Bench, Test};
 
+const FRAMES_OF_MIB: u64 = 256;
+
 /// The tests.
 pub fn tests() -> Vec<Test> {
     BOTH.into_iter()
@@ -108,7 +110,7 @@ fn measure(shim: &mut Shim<'_>, wanted: i64) -> Result<[i64; 3]> {
     let listed = row.and_then(|row| row.split_whitespace().nth(2)?.parse().ok());
     let listed: i64 = listed.with_context(|| format!("list: {list}"))?;
     shim.detach()?;
-    let free = shim.free_memory()?.cast_signed();
+    let free = (shim.free_frames()? / FRAMES_OF_MIB).cast_signed();
     to_shell(shim, "debian")?;
     ensure!((listed - wanted).abs() <= 1, "{listed} MiB, not {wanted}: {list}");
     Ok([total, listed, free])
@@ -136,13 +138,13 @@ fn memory(bench: &mut Bench, machine: Machine) -> Result<()> {
         let agree = (now[0] - before[0] - grown).abs() <= 1 && (before[2] - now[2] - grown).abs() <= 1;
         ensure!(
             agree,
-            "{command}: MemTotal, list, free_memory were {before:?}, are {now:?}"
+            "{command}: MemTotal, list, free frames in MiB were {before:?}, are {now:?}"
         );
         before = now;
     }
     ensure!(
         (first[2] - before[2]).abs() <= 1,
-        "free_memory was {first:?}, is {before:?}"
+        "free MiB were {first:?}, are {before:?}"
     );
     for (command, sentence) in [
         (

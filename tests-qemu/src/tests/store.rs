@@ -46,7 +46,7 @@ pub fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Resul
 /// and so is the prompt. Nothing of them stays.
 fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = shim(bench, machine, &["flood", "break", "served"])?;
-    let free = shim.free_memory()?;
+    let free = shim.first_life("/served.cfg", "served")?;
     shim.command("create /flood.cfg")?;
     for name in ["break", "served"] {
         shim.console.type_line(&format!("create -c /{name}.cfg"))?;
@@ -54,7 +54,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
         shim.console.expect("action is destroy", PATIENCE)?;
         shim.wait_for(name, false)?;
     }
-    let quota = shim.command("xenstore-control quota 1")?;
+    let quota = shim.command("xenstore-control quota 2")?;
     ensure!(quota.contains("watches         :      100"), "{quota}");
     let check = shim.command("xenstore-control check")?;
     ensure!(check.contains("\nOK"), "{check}");
@@ -63,9 +63,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     let left = shim.command("xenstore-ls -f")?;
     let own = ["/local/domain/", "/vm/", "/libxl/"];
     ensure!(!own.iter().any(|path| left.contains(path)), "{left}");
-    let freed = shim.free_memory()?;
-    ensure!(freed == free, "{free} MiB free before, {freed} MiB after");
-    Ok(())
+    shim.expect_free(free)
 }
 
 /// Each tool, with what Xen's prints.

@@ -67,7 +67,7 @@ pub(crate) fn map_shared_info(gfn: u64) -> Result<(), Errno> {
 pub fn populate_physmap(domain: Domid, order: u32, gfns: &mut [u64]) -> Result<usize, Errno> {
     let nr_extents = gfns.len() as u64;
     let mut argument = MemoryReservation {
-        extent_start: handle_mut(gfns),
+        extent_start: handle_mut(gfns).cast(),
         nr_extents,
         extent_order: order,
         mem_flags: 0,
@@ -99,8 +99,8 @@ pub(crate) fn map_foreign(domain: Domid, theirs: &[u64], ours: &[u64]) -> Result
             space: XENMAPSPACE_GMFN_FOREIGN as u16,
             size: theirs.len() as u16,
             foreign_domid: domain,
-            idxs: handle(theirs),
-            gpfns: handle(ours),
+            idxs: handle(theirs).cast(),
+            gpfns: handle(ours).cast(),
             errs: handle_mut(&mut errors),
         };
         // SAFETY: the hypervisor reads both lists and writes as many errors.
@@ -135,7 +135,7 @@ pub(crate) fn map_grant_table(domain: Domid, gfn: u64) -> Result<(), Errno> {
         nr_frames: 1,
         pad: 0,
         frame: 0,
-        frame_list: handle_mut(&mut frames),
+        frame_list: handle_mut(&mut frames).cast(),
     };
     // SAFETY: the hypervisor reads the one-entry list; the frame is one of the foreign window.
     unsafe { op(HYPERVISOR_MEMORY_OP, XENMEM_ACQUIRE_RESOURCE, &mut argument) }.map(|_| ())

@@ -33,6 +33,11 @@ pub(crate) fn init() {
     USES_VMMCALL.store(matches!(leaf.ebx, AMD | HYGON), Ordering::Relaxed);
 }
 
+/// Is this CPU's hypercall instruction `vmmcall`?
+pub fn uses_vmmcall() -> bool {
+    USES_VMMCALL.load(Ordering::Relaxed)
+}
+
 /// Issues hypercall `number`.
 ///
 /// # Errors
@@ -54,7 +59,7 @@ pub unsafe fn raw(number: u32, arguments: [u64; 5]) -> Result<u64, Errno> {
             }
         };
     }
-    if USES_VMMCALL.load(Ordering::Relaxed) {
+    if uses_vmmcall() {
         issue!("vmmcall");
     } else {
         issue!("vmcall");

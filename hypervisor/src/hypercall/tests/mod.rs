@@ -1,5 +1,6 @@
 //! Each operation that guests are offered: called well, and called badly.
 
+mod compat;
 mod cpupool;
 mod domctl;
 mod event;
