@@ -10,6 +10,8 @@ const CR4_PAE: u64 = 1 << 5;
 const CR4_PCIDE: u64 = 1 << 17;
 /// VME to PCE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP: what goes with the features that CPUID shows.
 const CR4_EXISTS: u64 = 0x0037_0fff;
+/// Protection keys: where CPUID shows them.
+const CR4_PKE: u64 = 1 << 22;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
@@ -24,11 +26,16 @@ pub fn valid_cr0(now: &Paging, mode: CpuMode, value: u64) -> bool {
         && !(turned_off && (mode == CpuMode::Long || now.cr4 & CR4_PCIDE != 0))
 }
 
-/// Would a CPU with our features that is in state `now` take `value` in CR4?
-pub fn valid_cr4(now: &Paging, value: u64) -> bool {
+/// Would a CPU with our features, protection keys among them or not, that is in state `now` take `value` in CR4?
+pub fn valid_cr4(now: &Paging, has_keys: bool, value: u64) -> bool {
+    let exists = if has_keys {
+        CR4_EXISTS | CR4_PKE
+    } else {
+        CR4_EXISTS
+    };
     let is_long = now.efer & EFER_LMA != 0;
     let wants_pcids = value & !now.cr4 & CR4_PCIDE != 0;
-    value & !CR4_EXISTS == 0
+    value & !exists == 0
         && !(is_long && value & CR4_PAE == 0)
         && !(wants_pcids && (!is_long || now.cr3 & 0xfff != 0))
 }
@@ -69,7 +76,7 @@ mod tests {
         let off = Paging { cr4: CR4_PAE, ..off };
         assert!(valid_cr0(&off, CpuMode::Protected32, CR0_PG | CR0_PE));
         assert!(!valid_cr0(&off, CpuMode::Protected32, CR0_PG));
-        assert!(!valid_cr4(&LONG, 0));
+        assert!(!valid_cr4(&LONG, false, 0));
     }
 
     #[test]
@@ -79,8 +86,9 @@ mod tests {
         assert!(!valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | 1 << 32));
         // LA57, VMXE, SMXE, PKE, CET
         for hidden in [12, 13, 14, 22, 23] {
-            assert!(!valid_cr4(&LONG, CR4_PAE | 1 << hidden), "{hidden}");
+            assert!(!valid_cr4(&LONG, false, CR4_PAE | 1 << hidden), "{hidden}");
         }
+        assert!(valid_cr4(&LONG, true, CR4_PAE | CR4_PKE));
     }
 
     #[test]
@@ -109,10 +117,10 @@ mod tests {
 
     #[test]
     fn pcids_are_turned_on_in_long_mode_with_pcid_0() {
-        assert!(valid_cr4(&LONG, CR4_PAE | CR4_PCIDE));
+        assert!(valid_cr4(&LONG, false, CR4_PAE | CR4_PCIDE));
         let in_use = Paging { cr3: 0x1001, ..LONG };
-        assert!(!valid_cr4(&in_use, CR4_PAE | CR4_PCIDE));
+        assert!(!valid_cr4(&in_use, false, CR4_PAE | CR4_PCIDE));
         let legacy = Paging { efer: 0, ..LONG };
-        assert!(!valid_cr4(&legacy, CR4_PAE | CR4_PCIDE));
+        assert!(!valid_cr4(&legacy, false, CR4_PAE | CR4_PCIDE));
     }
 }

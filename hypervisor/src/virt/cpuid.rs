@@ -31,6 +31,10 @@ const XSAVE: u32 = 1 << 26;
 const APIC: u32 = 1 << 9;
 const OSXSAVE: u32 = 1 << 27;
 const CR4_OSXSAVE: u64 = 1 << 18;
+/// Of leaf 7 ECX.
+const PKU: u32 = 1 << 3;
+const OSPKE: u32 = 1 << 4;
+const CR4_PKE: u64 = 1 << 22;
 /// Of leaf 0xd.1 EAX.
 const XSAVEC: u32 = 1 << 1;
 
@@ -59,8 +63,8 @@ const LEAF_1_EDX_ALWAYS: u32 = bits(&[28]);
 const LEAF_7_EBX: u32 = bits(&[
     0, 1, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31,
 ]);
-/// Leaf 7 ECX: AVX512_VBMI UMIP VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID.
-const LEAF_7_ECX: u32 = bits(&[1, 2, 6, 8, 9, 10, 11, 12, 14, 22]);
+/// Leaf 7 ECX: AVX512_VBMI UMIP PKU VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID.
+const LEAF_7_ECX: u32 = bits(&[1, 2, 3, 6, 8, 9, 10, 11, 12, 14, 22]);
 /// Leaf 7 EDX: FSRM MD_CLEAR SERIALIZE.
 const LEAF_7_EDX: u32 = bits(&[4, 10, 14]);
 /// Leaf 7.1 EAX: AVX_VNNI AVX512_BF16 FZRM FSRS FSRCS.
@@ -90,6 +94,7 @@ const AVX512_LEAF_7_1_EAX: u32 = bits(&[5]);
 const STATE_SSE: u64 = 0b11;
 const STATE_AVX: u64 = 1 << 2;
 const STATE_AVX512: u64 = 0b111 << 5;
+const STATE_PKRU: u64 = 1 << 9;
 
 /// What CPUID tells the vCPUs of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -182,7 +187,7 @@ impl Policy {
 
     /// Leaf 0xd: the state components of `xcr0`, at the machine's offsets.
     fn fill_state(&mut self, host: Host<'_>, xcr0: u64) {
-        let xcr0 = xcr0 & (STATE_SSE | STATE_AVX | STATE_AVX512);
+        let xcr0 = xcr0 & (STATE_SSE | STATE_AVX | STATE_AVX512 | STATE_PKRU);
         if self.basic[0][0] < 0xd || xcr0 & STATE_SSE != STATE_SSE {
             self.basic[1][2] &= !XSAVE;
             return;
@@ -200,10 +205,16 @@ impl Policy {
     fn make_consistent(&mut self) {
         let mut xcr0 = if self.has_xsave() { self.xcr0() } else { 0 };
         if self.basic[1][2] & 1 << 28 == 0 {
-            xcr0 &= STATE_SSE;
+            xcr0 &= STATE_SSE | STATE_PKRU;
         }
         if xcr0 & STATE_AVX512 != STATE_AVX512 || self.features[0][1] & 1 << 16 == 0 {
             xcr0 &= !STATE_AVX512;
+        }
+        if self.features[0][2] & PKU == 0 {
+            xcr0 &= !STATE_PKRU;
+        }
+        if xcr0 & STATE_PKRU == 0 {
+            self.features[0][2] &= !PKU;
         }
         if xcr0 & STATE_AVX == 0 {
             self.basic[1][2] &= !AVX_LEAF_1_ECX;
@@ -283,6 +294,11 @@ impl Policy {
     /// Does leaf 1 ECX show XSAVE?
     pub fn has_xsave(&self) -> bool {
         self.basic[1][2] & XSAVE != 0
+    }
+
+    /// Does leaf 7 ECX show PKU?
+    pub fn has_protection_keys(&self) -> bool {
+        self.features[0][2] & PKU != 0
     }
 
     /// State components that XCR0 may enable.
@@ -433,6 +449,7 @@ fn patched(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> Leaf
                 value[2] |= OSXSAVE;
             }
         }
+        7 if subleaf == 0 && running.cpu.read(SysReg::Cr4) & CR4_PKE != 0 => value[2] |= OSPKE,
         0xb => {
             value[2] = subleaf & 0xff;
             value[3] = apic_id;
@@ -566,6 +583,19 @@ mod tests {
         assert_eq!(policy.xcr0(), 3);
         assert_eq!(policy.lookup(7, 0)[1] & (AVX_LEAF_7_EBX | AVX512_LEAF_7_EBX), 0);
         assert_eq!(policy.lookup(1, 0)[2] & AVX_LEAF_1_ECX, 0);
+    }
+
+    #[test]
+    fn keys_need_their_register() {
+        let mut policy = Policy::new(&everything, 1, 0x2e7, 40);
+        assert!(policy.has_protection_keys());
+        assert_eq!(policy.xcr0(), 0x2e7);
+        assert_eq!(policy.lookup(7, 0)[2] & OSPKE, 0, "as CR4 says");
+        assert!(!Policy::new(&everything, 1, 0xe7, 40).has_protection_keys());
+        let mut leaf7 = policy.lookup(7, 0);
+        leaf7[2] &= !PKU;
+        assert_eq!(policy.set_leaf(7, 0, leaf7), Ok(()));
+        assert_eq!(policy.xcr0(), 0xe7);
     }
 
     #[test]

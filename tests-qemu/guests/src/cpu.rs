@@ -268,6 +268,23 @@ pub fn xgetbv(register: u32) -> Result<u64, Fault> {
     outcome(u64::from(high) << 32 | u64::from(low))
 }
 
+/// WRPKRU, then a hypercall, and what RDPKRU says after that: where CR4.PKE is set, any value.
+///
+/// # Errors
+/// The fault: of WRPKRU, where it is clear.
+pub fn protection_keys(value: u32) -> Result<u32, Fault> {
+    // SAFETY: keys matter for pages of user mode, of which there are none; a fault resumes behind it.
+    unsafe { attempt!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0) }
+    outcome(())?;
+    let _ = guest_rt::hypercall::sched::yield_now();
+    let read: u32;
+    // SAFETY: it did not fault for WRPKRU.
+    unsafe {
+        asm!("rdpkru", out("eax") read, in("ecx") 0, out("edx") _, options(nomem, nostack, preserves_flags))
+    }
+    Ok(read)
+}
+
 /// Declares access to one control register.
 macro_rules! control_register {
     ($($name:literal $read:ident $write:ident;)*) => {$(

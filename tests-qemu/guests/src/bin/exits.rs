@@ -27,6 +27,7 @@ fn main(info: StartInfo) -> ! {
     control_registers(&mut report);
     exceptions(&mut report, info.command_line() != "no-step-over-exit");
     extended_state(&mut report);
+    protection_keys(&mut report);
     local_apic(&mut report);
     apic_timer(&mut report);
     halt(&mut report);
@@ -264,6 +265,28 @@ fn extended_state(report: &mut Report) {
     report.equal("xsetbv-unchanged", cpu::xgetbv(0), Ok(supported.into()));
     report.equal("cr4-osxsave-off", cpu::write_cr4(cr4), Ok(()));
     report.equal("cpuid-osxsave-off", cpu::cpuid(1, 0)[2] >> 27 & 1, 0);
+}
+
+fn protection_keys(report: &mut Report) {
+    const CR4_PKE: u64 = 1 << 22;
+    let keys = || cpu::cpuid(7, 0)[2] >> 3 & 3;
+    let cr4 = cpu::read_cr4();
+    report.equal("keys-off", cpu::protection_keys(1 << 30), Err(UD0));
+    if keys() == 0 {
+        println!("# this CPU has no protection keys");
+        report.equal("cr4-pke-missing", cpu::write_cr4(cr4 | CR4_PKE), Err(GP0));
+        return;
+    }
+    report.equal(
+        "cr4-pke",
+        cpu::write_cr4(cr4 | CR4_PKE).map(|()| cpu::read_cr4()),
+        Ok(cr4 | CR4_PKE),
+    );
+    report.equal("cpuid-ospke", keys(), 3);
+    report.equal("keys", cpu::protection_keys(0xc000_0004), Ok(0xc000_0004));
+    report.equal("keys-cleared", cpu::protection_keys(0), Ok(0));
+    report.equal("cr4-pke-off", cpu::write_cr4(cr4), Ok(()));
+    report.equal("cpuid-ospke-off", keys(), 1);
 }
 
 /// Vector for interrupts that this guest sends to itself.
