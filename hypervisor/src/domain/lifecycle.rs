@@ -9,17 +9,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use abi::Errno;
 use abi::event_channel::VIRQ_DOM_EXC;
 use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_TRIPLE_FAULT_REASON};
 use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
-use abi::{Errno, Layout};
 
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
 use crate::arch::{GuestCpu, VcpuConfig, fpu};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
-use crate::hw::time::{tsc, wall_clock_base};
+use crate::hw::time::tsc;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
@@ -87,28 +87,12 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             toolstack_pauses: AtomicU32::new(1),
             pausing: Mutex::new(()),
             pollers: AtomicU32::new(0),
+            wall_clock: Mutex::new(()),
         };
-        set_wall_clock(&domain.shared_info, Layout::X86_64, wall_clock_base());
+        domain.publish_wall_clock();
         domain.set_param(HVM_PARAM_TRIPLE_FAULT_REASON, u64::from(SHUTDOWN_REBOOT))?;
         Ok(Arc::new(domain))
     })
-}
-
-/// Tell the guest what time it was, in seconds since 1970, when system time was 0 (xen public xen.h, shared_info).
-pub(super) fn set_wall_clock(shared: &GuestFrame, layout: Layout, seconds: u64) {
-    // Offsets of version, seconds, and their high half.
-    let (version, low, high) = match layout {
-        Layout::X86_64 => (3072, 3076, 3084),
-        Layout::I386 => (2304, 2308, 2340),
-    };
-    let version = shared.u32_at(version);
-    let writing = version.load(Ordering::SeqCst).wrapping_add(1) | 1;
-    version.store(writing, Ordering::SeqCst);
-    shared.u32_at(low).store(seconds as u32, Ordering::SeqCst);
-    shared
-        .u32_at(high)
-        .store((seconds >> 32) as u32, Ordering::SeqCst);
-    version.store(writing.wrapping_add(1), Ordering::SeqCst);
 }
 
 /// What CPUID tells a new domain's vCPUs, before a toolstack takes something away.

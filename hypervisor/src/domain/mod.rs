@@ -136,6 +136,8 @@ pub struct Domain {
     /// Held by who pauses all vCPUs for longer than a call, or unpauses them: none is unpaused before it was paused.
     pausing: Mutex<()>,
     pollers: AtomicU32,
+    /// Held by who writes the wall clock.
+    wall_clock: Mutex<()>,
 }
 
 impl Domain {
@@ -243,6 +245,31 @@ impl Domain {
         self.events.layout()
     }
 
+    /// Tell what time it was, in seconds and nanoseconds since 1970, when system time was 0 (xen public xen.h, shared_info).
+    pub fn publish_wall_clock(&self) {
+        let _turn = self.wall_clock.lock();
+        // Offsets of version, seconds, nanoseconds, and the seconds' high half.
+        let (version, low, fraction, high) = match self.layout() {
+            Layout::X86_64 => (3072, 3076, 3080, 3084),
+            Layout::I386 => (2304, 2308, 2312, 2340),
+        };
+        let base = wall_clock_base();
+        let (seconds, nanoseconds) = (base / 1_000_000_000, base % 1_000_000_000);
+        let put = |at, value| self.shared_info.u32_at(at).store(value, Ordering::SeqCst);
+        // The version is odd while the rest is being written.
+        let writing = self
+            .shared_info
+            .u32_at(version)
+            .load(Ordering::SeqCst)
+            .wrapping_add(1)
+            | 1;
+        put(version, writing);
+        put(low, seconds as u32);
+        put(fraction, nanoseconds as u32);
+        put(high, (seconds >> 32) as u32);
+        put(version, writing.wrapping_add(1));
+    }
+
     /// Use the layout of the mode that `cpu`, which is the domain's, is in. This is done where drivers begin, and begin again after a kexec, as on
     /// Xen; what is in memory already stays as it is, but for the wall clock.
     pub fn latch_layout(&self, cpu: &dyn GuestCpu) {
@@ -251,7 +278,7 @@ impl Domain {
             _ => Layout::I386,
         };
         self.events.set_layout(layout);
-        lifecycle::set_wall_clock(&self.shared_info, layout, wall_clock_base());
+        self.publish_wall_clock();
     }
 
     // ---- pauses by the toolstack ----

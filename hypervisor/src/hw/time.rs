@@ -5,6 +5,8 @@
 // UNSAFETY: the TSC, and the ports of PIT and RTC.
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "port I/O"))]
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::sync::Once;
 
 /// How system time follows from the TSC.
@@ -79,7 +81,7 @@ impl Clock {
 }
 
 static CLOCK: Once<Clock> = Once::new();
-static WALL_CLOCK_BASE: Once<u64> = Once::new();
+static WALL_CLOCK_BASE: AtomicU64 = AtomicU64::new(0);
 
 /// 1 GHz from 0: multiplied by two, and by a half.
 static UNCALIBRATED: Clock = Clock {
@@ -101,9 +103,14 @@ pub fn now_ns() -> u64 {
     clock().nanoseconds(tsc())
 }
 
-/// Seconds since 1970 at system time 0.
+/// Nanoseconds since 1970 at system time 0.
 pub fn wall_clock_base() -> u64 {
-    WALL_CLOCK_BASE.get().copied().unwrap_or(0)
+    WALL_CLOCK_BASE.load(Ordering::SeqCst)
+}
+
+/// Change [`wall_clock_base`]. The caller tells the guests.
+pub fn set_wall_clock_base(nanoseconds: u64) {
+    WALL_CLOCK_BASE.store(nanoseconds, Ordering::SeqCst);
 }
 
 /// The time-stamp counter.
@@ -125,7 +132,7 @@ mod machine {
     use x86_64::instructions::port::Port;
 
     use super::super::acpi;
-    use super::{CLOCK, Clock, WALL_CLOCK_BASE, tsc};
+    use super::{CLOCK, Clock, NS_PER_S, set_wall_clock_base, tsc};
 
     /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off, when ACPI's tables have been read.
     ///
@@ -134,7 +141,7 @@ mod machine {
         let start = tsc();
         let hz = measure() * (1000 / WINDOW_MS);
         CLOCK.call_once(|| Clock::new(hz, start));
-        WALL_CLOCK_BASE.call_once(rtc);
+        set_wall_clock_base(rtc() * NS_PER_S);
     }
 
     const WINDOW_MS: u64 = 10;

@@ -7,17 +7,17 @@ use alloc::vec::Vec;
 
 use abi::memory::{
     AddToPhysmap, AddToPhysmapBatch, E820Entry, ForeignMemoryMap, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT,
-    MemAcquireResource, MemoryDomain, MemoryMap, MemoryReservation, PodTarget, RemoveFromPhysmap,
-    ReservedDeviceMemoryMap, VnumaTopologyInfo, XENMAPIDX_GRANT_TABLE_STATUS, XENMAPSPACE_DEV_MMIO,
-    XENMAPSPACE_GMFN, XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE, XENMAPSPACE_GRANT_TABLE,
-    XENMAPSPACE_SHARED_INFO, XENMEM_ACQUIRE_RESOURCE, XENMEM_ADD_TO_PHYSMAP, XENMEM_ADD_TO_PHYSMAP_BATCH,
-    XENMEM_CLAIM_PAGES, XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_GET_POD_TARGET,
-    XENMEM_GET_SHARING_FREED_PAGES, XENMEM_GET_SHARING_SHARED_PAGES, XENMEM_GET_VNUMAINFO,
-    XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN, XENMEM_MAXIMUM_RAM_PAGE, XENMEM_MAXIMUM_RESERVATION,
-    XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP, XENMEM_RDM_ALL, XENMEM_REMOVE_FROM_PHYSMAP,
-    XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
-    XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, XENMEM_RESOURCE_IOREQ_SERVER, XENMEM_SET_MEMORY_MAP,
-    XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
+    MemAcquireResource, MemoryDomain, MemoryExchange, MemoryMap, MemoryReservation, PodTarget,
+    RemoveFromPhysmap, ReservedDeviceMemoryMap, VnumaTopologyInfo, XENMAPIDX_GRANT_TABLE_STATUS,
+    XENMAPSPACE_DEV_MMIO, XENMAPSPACE_GMFN, XENMAPSPACE_GMFN_FOREIGN, XENMAPSPACE_GMFN_RANGE,
+    XENMAPSPACE_GRANT_TABLE, XENMAPSPACE_SHARED_INFO, XENMEM_ACQUIRE_RESOURCE, XENMEM_ADD_TO_PHYSMAP,
+    XENMEM_ADD_TO_PHYSMAP_BATCH, XENMEM_CLAIM_PAGES, XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION,
+    XENMEM_EXCHANGE, XENMEM_GET_POD_TARGET, XENMEM_GET_SHARING_FREED_PAGES, XENMEM_GET_SHARING_SHARED_PAGES,
+    XENMEM_GET_VNUMAINFO, XENMEM_INCREASE_RESERVATION, XENMEM_MAXIMUM_GPFN, XENMEM_MAXIMUM_RAM_PAGE,
+    XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP, XENMEM_RDM_ALL,
+    XENMEM_REMOVE_FROM_PHYSMAP, XENMEM_RESERVED_DEVICE_MEMORY_MAP, XENMEM_RESOURCE_GRANT_TABLE,
+    XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS,
+    XENMEM_RESOURCE_IOREQ_SERVER, XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
 };
 use abi::{Domid, Errno, Ulong};
 
@@ -63,6 +63,7 @@ pub(super) fn memory_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
         XENMEM_GET_SHARING_FREED_PAGES | XENMEM_GET_SHARING_SHARED_PAGES => Ok(0),
         XENMEM_GET_VNUMAINFO => vnuma_info(caller, at),
         XENMEM_RESERVED_DEVICE_MEMORY_MAP => reserved_device_memory(caller, at),
+        XENMEM_EXCHANGE => exchange(caller, at),
         _ => Err(Errno::ENOSYS.into()),
     }
 }
@@ -91,14 +92,9 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &mut A
     let Ok(domain) = caller.target(request.domid) else {
         return Ok(start);
     };
-    let max_order = if caller.domain.is_privileged() {
-        DOM0_MAX_ORDER
-    } else {
-        DOMU_MAX_ORDER
-    };
     let on_demand = request.mem_flags & XENMEMF_POPULATE_ON_DEMAND != 0;
     // Memory always has a place in a domain with nested paging: increase_reservation, which gives none, has nothing to do.
-    if request.extent_order > max_order || operation == XENMEM_INCREASE_RESERVATION {
+    if request.extent_order > max_order(caller) || operation == XENMEM_INCREASE_RESERVATION {
         return Ok(start);
     }
     if operation == XENMEM_POPULATE_PHYSMAP && on_demand && domain.id == caller.domain.id {
@@ -163,6 +159,44 @@ fn populate_page(domain: &Domain, gfn: Gfn, page: u32) -> Result<(), Errno> {
 /// An extent is populated as a whole, or not at all. That the domain itself takes pages away meanwhile is its own affair.
 fn take_back(domain: &Domain, gfn: Gfn, count: u64) {
     let _ = release(domain, gfn, count);
+}
+
+/// Machine frames mean nothing to a domain with nested paging, so that it has none to exchange: Xen looks at the request, and at the first frame,
+/// and says so. The request tells how much was done.
+fn exchange(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let request: MemoryExchange = caller.read(at)?;
+    let (given, wanted) = (&request.in_, &request.out);
+    if given.extent_order.max(wanted.extent_order) > max_order(caller) {
+        return Err(Errno::EPERM.into());
+    }
+    let pages = |list: &MemoryReservation| {
+        1u64.checked_shl(list.extent_order)
+            .and_then(|extent| list.nr_extents.checked_mul(extent))
+    };
+    if request.nr_exchanged > given.nr_extents
+        || given.domid != wanted.domid
+        || pages(given).is_none()
+        || pages(given) != pages(wanted)
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    if request.nr_exchanged == given.nr_extents {
+        return Ok(0);
+    }
+    let domain = caller.any_domain(given.domid)?;
+    caller.target(given.domid)?;
+    let Ulong(first) = caller.read_element(given.extent_start, request.nr_exchanged)?;
+    domain.p2m.lookup(Gfn(first)).ok_or(Errno::EINVAL)?;
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+/// Largest extents that the caller may name.
+fn max_order(caller: &Caller<'_>) -> u32 {
+    if caller.domain.is_privileged() {
+        DOM0_MAX_ORDER
+    } else {
+        DOMU_MAX_ORDER
+    }
 }
 
 /// Take `count` pages of RAM from the domain.

@@ -1,4 +1,4 @@
-//! `physdev_op`: what dom0 tells of the machine.
+//! `physdev_op`: what dom0 tells of the machine's devices.
 
 use abi::Errno;
 use abi::physdev::{

@@ -2,8 +2,8 @@
 
 use abi::sched::{
     SCHEDOP_BLOCK, SCHEDOP_PIN_OVERRIDE, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN,
-    SCHEDOP_SHUTDOWN_CODE, SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
-    SchedWatchdog,
+    SCHEDOP_SHUTDOWN_CODE, SCHEDOP_WATCHDOG, SCHEDOP_YIELD, SchedPinOverride, SchedPoll, SchedRemoteShutdown,
+    SchedShutdown, SchedWatchdog,
 };
 use abi::{Errno, domid::DOMID_SELF};
 
@@ -51,7 +51,8 @@ pub(super) fn sched_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
         SCHEDOP_WATCHDOG => return watchdog(caller, args[1]),
         SCHEDOP_PIN_OVERRIDE => {
             caller.require_privilege()?;
-            return Err(Errno::ENOSYS.into());
+            let SchedPinOverride { pcpu } = caller.read(args[1])?;
+            crate::sched::pool::override_affinity(caller.vcpu, u32::try_from(pcpu).ok())?;
         }
         _ => return Err(Errno::ENOSYS.into()),
     }

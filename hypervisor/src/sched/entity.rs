@@ -7,6 +7,9 @@ use super::Share;
 use super::heap::UNQUEUED;
 use super::mask::CpuMask;
 
+/// No CPU in particular.
+pub(super) const ANYWHERE: u32 = u32::MAX;
+
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
 pub struct Entity {
@@ -28,7 +31,9 @@ pub struct Entity {
     pub share: Arc<Share>,
     /// Where its domain's toolstack lets it run.
     pub affinity: CpuMask,
-    /// Where it may run: what of its affinity is in its domain's pool.
+    /// The one CPU where it wants to run for a while, or [`ANYWHERE`].
+    pub(super) pinned: AtomicU32,
+    /// Where it may run: what of its affinity, or that CPU, is in its domain's pool.
     pub hard: CpuMask,
     /// Where it should run.
     pub soft: CpuMask,
@@ -49,6 +54,7 @@ impl Entity {
             since: AtomicU64::new(0),
             share,
             affinity: CpuMask::all(),
+            pinned: AtomicU32::new(ANYWHERE),
             hard: CpuMask::all(),
             soft: CpuMask::all(),
         }

@@ -3,14 +3,17 @@
 //! The scheduler knows nothing of pools: it keeps a vCPU to [`Entity::hard`], which is made anew here when a pool, or the affinity, has changed. All that
 //! is done with [`pools`] locked.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use abi::Errno;
 
+use super::entity::ANYWHERE;
 use super::{Entity, cpu_count};
 use crate::domain::Domain;
 use crate::domain::table;
+use crate::domain::vcpu::Vcpu;
 use crate::hw::percpu::MAX_CPUS;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -195,12 +198,15 @@ impl Pools {
         Ok(())
     }
 
-    /// Let a vCPU run where its affinity and its domain's pool say. The caller tells the scheduler.
+    /// Let a vCPU run where its affinity, or SCHEDOP_pin_override, and its domain's pool say. The caller tells the scheduler.
     pub fn apply(&self, entity: &Entity) {
         let id = entity.share.pool();
-        entity
-            .hard
-            .set(|cpu| entity.affinity.contains(cpu) && self.is_in(id, cpu));
+        let pinned = entity.pinned.load(SeqCst);
+        let may = |cpu| match pinned {
+            ANYWHERE => entity.affinity.contains(cpu),
+            _ => cpu == pinned,
+        };
+        entity.hard.set(|cpu| may(cpu) && self.is_in(id, cpu));
     }
 
     /// Move a domain to a pool. Where its vCPUs may and should run is forgotten.
@@ -219,6 +225,7 @@ impl Pools {
         }
         domain.share.set_pool(id);
         for vcpu in domain.vcpus() {
+            vcpu.entity.pinned.store(ANYWHERE, SeqCst);
             vcpu.entity.affinity.set(|_| true);
             vcpu.entity.soft.set(|_| true);
             self.apply(&vcpu.entity);
@@ -226,6 +233,27 @@ impl Pools {
         }
         Ok(())
     }
+}
+
+/// Let a vCPU run on one CPU only, whatever its affinity; `None`: end that.
+///
+/// # Errors
+/// `EINVAL`: there is no such CPU in its pool, or nothing to end. `EBUSY`: it is on one already.
+pub fn override_affinity(vcpu: &Arc<Vcpu>, cpu: Option<u32>) -> Result<(), Errno> {
+    let pools = pools();
+    let entity = &vcpu.entity;
+    let now = entity.pinned.load(SeqCst);
+    match cpu {
+        Some(cpu) if cpu >= cpu_count() as u32 => return Err(Errno::EINVAL),
+        Some(_) if now != ANYWHERE => return Err(Errno::EBUSY),
+        Some(cpu) if !pools.is_in(entity.share.pool(), cpu) => return Err(Errno::EINVAL),
+        None if now == ANYWHERE => return Err(Errno::EINVAL),
+        _ => {}
+    }
+    entity.pinned.store(cpu.unwrap_or(ANYWHERE), SeqCst);
+    pools.apply(entity);
+    super::affinity_changed(vcpu);
+    Ok(())
 }
 
 /// How many domains are in a pool.
@@ -240,6 +268,10 @@ pub fn changed(pools: &Pools, id: u32) {
         for vcpu in domain.vcpus() {
             let entity = &vcpu.entity;
             pools.apply(entity);
+            if entity.hard.first_below(cpus).is_none() {
+                entity.pinned.store(ANYWHERE, SeqCst);
+                pools.apply(entity);
+            }
             if entity.hard.first_below(cpus).is_none() {
                 log::warn!(
                     "{}v{}: may run on any CPU of its pool, as its own left",

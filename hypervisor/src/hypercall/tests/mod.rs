@@ -2,6 +2,7 @@
 
 mod compat;
 mod cpupool;
+mod dom0;
 mod domctl;
 mod event;
 mod fuzz;

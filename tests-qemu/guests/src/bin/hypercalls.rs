@@ -15,6 +15,7 @@ use abi::grant::*;
 use abi::hvm::*;
 use abi::hypercall::*;
 use abi::memory::*;
+use abi::platform::*;
 use abi::sched::*;
 use abi::vcpu::*;
 use abi::version::*;
@@ -64,6 +65,7 @@ fn main(_: StartInfo) -> ! {
     hvm(&mut report);
     grants(&mut report);
     others(&mut report);
+    platform(&mut report);
     report.finish()
 }
 
@@ -743,6 +745,61 @@ fn copies(report: &mut Report) {
     let mut nobody = good;
     nobody.source.domid = NOBODY;
     report.equal("grant-copy-nobody", copy(&mut nobody), (0, GNTST_BAD_DOMAIN));
+}
+
+/// What dom0 alone may do.
+fn platform(report: &mut Report) {
+    let mut request = PlatformOp {
+        cmd: XENPF_GET_CPUINFO,
+        interface_version: XENPF_INTERFACE_VERSION,
+        ..Default::default()
+    };
+    let platform = |request: &mut PlatformOp| {
+        call(
+            HYPERVISOR_PLATFORM_OP,
+            [ptr::from_mut(request) as u64, 0, 0, 0, 0],
+        )
+    };
+    report.equal("platform-cpu", platform(&mut request), 0);
+    let cpu: XenpfPcpuinfo = request.u.get();
+    report.equal("platform-cpu-online", cpu.flags, XEN_PCPU_FLAGS_ONLINE);
+    request.cmd = XENPF_SETTIME64;
+    request.u.set(&XenpfSettime64 {
+        mbz: 1,
+        ..Default::default()
+    });
+    report.equal("platform-time-reserved", platform(&mut request), EINVAL);
+    request.interface_version = 0;
+    report.equal(
+        "platform-version",
+        platform(&mut request),
+        error_code(Errno::EACCES),
+    );
+    let pin = |pcpu| {
+        op(
+            HYPERVISOR_SCHED_OP,
+            SCHEDOP_PIN_OVERRIDE,
+            &mut SchedPinOverride { pcpu },
+        )
+    };
+    report.equal("pin", pin(0), 0);
+    report.equal("pin-again", pin(0), error_code(Errno::EBUSY));
+    report.equal("pin-end", pin(-1), 0);
+    report.equal("pin-end-again", pin(-1), EINVAL);
+    let mut gfn = spare();
+    let list = MemoryReservation {
+        extent_start: GuestHandle::new(ptr::from_mut(&mut gfn) as u64),
+        nr_extents: 1,
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    let mut exchange = MemoryExchange {
+        in_: list,
+        out: list,
+        nr_exchanged: 0,
+    };
+    let answer = op(HYPERVISOR_MEMORY_OP, XENMEM_EXCHANGE, &mut exchange);
+    report.equal("exchange", answer, error_code(Errno::EOPNOTSUPP));
 }
 
 fn others(report: &mut Report) {
