@@ -211,6 +211,10 @@ fn run(
         .lines()
         .find_map(|line| line.split_once("floor         ")?.1.split_once(" TSC ticks"))
         .and_then(|(ticks, _)| ticks.parse().ok());
+    // What guests count beside ticks.
+    for (_, events) in output.lines().filter_map(|line| line.split_once("EVENTS ")) {
+        println!("{hypervisor}: {events}");
+    }
     Ok((ticks, floor))
 }
 
