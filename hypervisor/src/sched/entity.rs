@@ -1,9 +1,10 @@
 //! The scheduler's part of a vCPU.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::Share;
+use super::fair;
 use super::heap::UNQUEUED;
 use super::mask::CpuMask;
 
@@ -21,12 +22,17 @@ pub struct Entity {
     /// Where in its group's queue it waits, with which weight. Only the queue uses these.
     pub(super) waiting_slot: AtomicU32,
     pub(super) class: AtomicU32,
+    pub(super) urgent: AtomicBool,
     pub(super) waiting_weight: AtomicU32,
     /// Virtual time.
     pub(super) time: AtomicU64,
     /// Total time spent running, in nanoseconds.
     pub(super) ran: AtomicU64,
     pub(super) since: AtomicU64,
+    /// What it had run beyond its share, when that was, and what it had run by then. For who has queued it.
+    debt: AtomicI64,
+    settled: AtomicU64,
+    settled_ran: AtomicU64,
     /// Its domain's share.
     pub share: Arc<Share>,
     /// Where its domain's toolstack lets it run.
@@ -48,10 +54,14 @@ impl Entity {
             yielding: AtomicBool::new(false),
             waiting_slot: AtomicU32::new(UNQUEUED),
             class: AtomicU32::new(0),
+            urgent: AtomicBool::new(false),
             waiting_weight: AtomicU32::new(0),
             time: AtomicU64::new(0),
             ran: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            debt: AtomicI64::new(0),
+            settled: AtomicU64::new(0),
+            settled_ran: AtomicU64::new(0),
             share,
             affinity: CpuMask::all(),
             pinned: AtomicU32::new(ANYWHERE),
@@ -83,6 +93,17 @@ impl Entity {
     /// Does it wait in its group's queue? Certain under that queue's lock.
     pub(super) fn waits(&self) -> bool {
         self.waiting_slot.load(SeqCst) != UNQUEUED
+    }
+
+    /// Did it live within its share until `now`, when it does not run, of `cpus` CPUs that those with `load` want, itself included?
+    pub(super) fn within_share(&self, now: u64, cpus: u32, load: u64) -> bool {
+        let total = self.ran.load(Relaxed);
+        let ran = total.saturating_sub(self.settled_ran.swap(total, Relaxed));
+        let elapsed = now.saturating_sub(self.settled.swap(now, Relaxed));
+        let before = self.debt.load(Relaxed);
+        let debt = fair::debt(before, ran, elapsed, self.share.weight(), cpus, load);
+        self.debt.store(debt, Relaxed);
+        debt <= 0
     }
 
     /// CPU `id` runs it from `now` on. In this order: who reads that it is on CPU `id` finds there that it runs, whichever queue's lock is held.

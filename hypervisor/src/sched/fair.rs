@@ -5,6 +5,9 @@
 //! be is bounded, in terms of its own running time: by [`CREDIT`] for what sleeping saves up, by [`LAG`] for what running alone, or not
 //! at all, leaves over. The contract is credit2's; the method is that of fair queueing.
 //!
+//! Who lives within its share has a CPU soon after it woke, whatever its time: times say little where nobody had to wait, or of who came from elsewhere.
+//! [`debt`] is what it has run beyond.
+//!
 //! Times of different groups of CPUs have nothing to do with each other; nor have those of CPUs of a group if vCPUs are pinned to them. So each CPU has a
 //! floor: the virtual time that has been contended for there.
 
@@ -45,6 +48,18 @@ pub const fn moved(time: u64, from: u64, to: u64) -> u64 {
     }
 }
 
+/// What one has run beyond its share, in nanoseconds, that had run `debt` too much `elapsed` nanoseconds ago and ran for `ran` since. Its share is that of `weight` in
+/// `cpus` CPUs that those with `load` want, itself included.
+pub fn debt(debt: i64, ran: u64, elapsed: u64, weight: u32, cpus: u32, load: u64) -> i64 {
+    // A quarter of an hour at most, for the product to fit.
+    let elapsed = elapsed.min(1 << 40);
+    let wanted = u64::from(weight) * u64::from(cpus);
+    let share = elapsed.saturating_mul(wanted) / load.max(1);
+    debt.saturating_add_unsigned(ran)
+        .saturating_sub_unsigned(share.min(elapsed))
+        .clamp(-CREDIT.cast_signed(), LAG.cast_signed())
+}
+
 const fn between(least: u64, time: u64, most: u64) -> u64 {
     if time < least {
         least
@@ -74,6 +89,17 @@ mod tests {
     fn sleeping_clears_no_debt_of_a_slice() {
         let slice = virtual_time(10_000_000, 1);
         assert_eq!(woken(FLOOR + slice, FLOOR, 1), FLOOR + slice);
+    }
+
+    #[test]
+    fn who_lives_within_its_share_has_no_debt() {
+        let half = |debt, ran, elapsed| super::debt(debt, ran, elapsed, 256, 2, 1024);
+        assert_eq!(half(0, 3_000_000, 4_000_000), 1_000_000);
+        assert_eq!(half(1_000_000, 1_000_000, 4_000_000), 0);
+        assert_eq!(half(0, 0, u64::MAX), -CREDIT.cast_signed());
+        assert_eq!(half(0, u64::MAX, 0), LAG.cast_signed());
+        let alone = super::debt(0, 2_000_000, 3_000_000, 65535, 32, 65535);
+        assert_eq!(alone, -1_000_000, "nobody's share is more than a CPU");
     }
 
     #[test]

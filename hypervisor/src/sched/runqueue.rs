@@ -1,7 +1,8 @@
 //! What waits for one of a group of CPUs, in order of virtual time.
 //!
-//! Those that may run on the same CPUs of the group are in one heap, least time first. Nearly always that is one heap for all: others are there only while vCPUs
-//! are pinned, one for each set of CPUs that an administrator named. So who is next is found in O(1), and queued and taken in O(log n).
+//! Those that may run on the same CPUs of the group are in one heap, least time first; but those that are urgent, as they woke and live within their share, go
+//! before the others, in the order in which they came. Nearly always that is one class for all: others are there only while vCPUs
+//! are pinned, for each set of CPUs that an administrator named. So who is next is found in O(1), and queued and taken in O(log n).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -29,14 +30,26 @@ pub struct RunQueue<T> {
 #[derive(Debug)]
 struct Class<T> {
     cpus: CpuSet,
-    heap: Heap<T, Waiting>,
+    /// By the time when they came.
+    urgent: Heap<T, Waiting>,
+    /// By virtual time.
+    others: Heap<T, Waiting>,
 }
 
 impl<T: Task> Class<T> {
     const fn new(cpus: CpuSet) -> Self {
         Self {
             cpus,
-            heap: Heap::new(),
+            urgent: Heap::new(),
+            others: Heap::new(),
+        }
+    }
+
+    /// The heap that `item`, which waits, is in.
+    fn heap_of(&mut self, item: &T) -> &mut Heap<T, Waiting> {
+        match item.entity().urgent.load(Relaxed) {
+            true => &mut self.urgent,
+            false => &mut self.others,
         }
     }
 }
@@ -67,10 +80,21 @@ impl<T: Task> RunQueue<T> {
         let class = self.class_of(item);
         let weight = entity.share.weight();
         entity.class.store(class, Relaxed);
+        entity.urgent.store(false, Relaxed);
         entity.waiting_weight.store(weight, Relaxed);
         self.waiting += 1;
         self.weight += u64::from(weight);
-        self.classes[class as usize].heap.set(item, time);
+        self.classes[class as usize].others.set(item, time);
+    }
+
+    /// `item`, which waits, is urgent from `now` on: it goes before all that are not.
+    pub fn urge(&mut self, item: &T, now: u64) {
+        let entity = item.entity();
+        if let Some(class) = self.classes.get_mut(entity.class.load(Relaxed) as usize) {
+            class.heap_of(item).remove(item);
+            entity.urgent.store(true, Relaxed);
+            class.urgent.set(item, now);
+        }
     }
 
     /// The place of the class that `item` belongs to; one that is empty becomes it if there is none.
@@ -80,7 +104,9 @@ impl<T: Task> RunQueue<T> {
             return 0;
         }
         let cpus = hard.now();
-        let empty = |class: &Class<T>| class.heap.is_empty() && class.cpus != CpuSet::ALL;
+        let empty = |class: &Class<T>| {
+            class.urgent.is_empty() && class.others.is_empty() && class.cpus != CpuSet::ALL
+        };
         let found = self
             .classes
             .iter()
@@ -94,29 +120,28 @@ impl<T: Task> RunQueue<T> {
         place as u32
     }
 
-    /// Who would be next on `cpu`, of this group or another: its time, and itself.
-    pub fn first_for(&self, cpu: u32) -> Option<(u64, &T)> {
+    /// Who would be next on `cpu`, of this group or another.
+    pub fn first_for(&self, cpu: u32) -> Option<&T> {
         self.first_of(|cpus| cpus.contains(cpu))
     }
 
     /// Who would be next of those that may run on one of `cpus`, which are bits from CPU `first` on.
-    pub fn first_abroad(&self, first: u32, cpus: u32) -> Option<(u64, &T)> {
+    pub fn first_abroad(&self, first: u32, cpus: u32) -> Option<&T> {
         self.first_of(|allowed| allowed.window(first) & cpus != 0)
     }
 
-    fn first_of(&self, eligible: impl Fn(&CpuSet) -> bool) -> Option<(u64, &T)> {
-        self.classes
-            .iter()
-            .filter_map(|class| {
-                let (time, item) = class.heap.peek()?;
-                eligible(&class.cpus).then_some((time, item))
-            })
-            .min_by_key(|(time, _)| *time)
+    fn first_of(&self, eligible: impl Fn(&CpuSet) -> bool) -> Option<&T> {
+        let classes = || self.classes.iter().filter(|class| eligible(&class.cpus));
+        let urgent = classes().filter_map(|class| class.urgent.peek());
+        let others = classes().filter_map(|class| class.others.peek());
+        let first = urgent.min_by_key(|(came, _)| *came);
+        let first = first.or_else(|| others.min_by_key(|(time, _)| *time));
+        first.map(|(_, item)| item)
     }
 
     /// Take the next for `cpu`.
     pub fn pop(&mut self, cpu: u32) -> Option<T> {
-        let item = self.first_for(cpu)?.1.clone();
+        let item = self.first_for(cpu)?.clone();
         self.remove(&item);
         Some(item)
     }
@@ -125,7 +150,7 @@ impl<T: Task> RunQueue<T> {
     pub fn remove(&mut self, item: &T) {
         let entity = item.entity();
         if let Some(class) = self.classes.get_mut(entity.class.load(Relaxed) as usize) {
-            class.heap.remove(item);
+            class.heap_of(item).remove(item);
             self.waiting -= 1;
             self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
         }

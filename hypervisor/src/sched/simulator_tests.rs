@@ -326,3 +326,32 @@ proptest! {
         prop_assert!(waste <= 2 * IPI, "{waste}");
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Many that sleep run soon, on any number of CPUs, with any number that compute.
+    #[test]
+    fn all_sleepers_run_soon(cpus in 1u32..100, hogs in 0u32..300, sleepers in 1u32..100, weight in 64u16..1024, seed in 0u64..9) {
+        let mut random = Random::new(seed);
+        let mut simulator = Simulator::new(cpus, seed);
+        let hogs: Vec<u16> = (0..hogs).map(|_| random.within(128..512) as u16).collect();
+        hogs.iter().for_each(|&weight| { simulator.add(weight, None); });
+        // All together want at most half of their share, and no more than a tenth of the CPUs.
+        let sleepers = sleepers.min(cpus);
+        let total = hogs.iter().map(|&weight| f64::from(weight)).sum::<f64>() + f64::from(weight) * f64::from(sleepers);
+        let share = (f64::from(weight) * f64::from(cpus) / total).min(0.2);
+        let burst = 100_000;
+        let sleep = (burst as f64 / share * 2.0) as u64;
+        let sleepers: Vec<usize> = (0..sleepers)
+            .map(|_| simulator.add(weight, rhythm(burst..burst + 1000, sleep..2 * sleep)))
+            .collect();
+        simulator.run(SECOND);
+        simulator.restart();
+        simulator.run(2 * SECOND);
+        let longest = sleepers.iter().map(|&id| simulator.longest_wait(id)).max();
+        let bound = simulator.scheduler.rate_limit() + SLICE;
+        prop_assert!(longest <= Some(bound), "{longest:?}");
+        prop_assert!(simulator.longest_waste() <= 2 * IPI);
+    }
+}

@@ -101,7 +101,7 @@ impl<T: Task> Scheduler<T> {
                 .queue
                 .lock()
                 .first_abroad(other.first, idle)
-                .map(|(_, task)| task.entity().hard.window(other.first));
+                .map(|task| task.entity().hard.window(other.first));
             let takers = bits(mask.unwrap_or(0) & idle).map(|bit| other.first + bit);
             for id in takers {
                 if self.claim(other, id) {
@@ -126,7 +126,7 @@ impl<T: Task> Scheduler<T> {
             .filter_map(|id| {
                 let cpu = self.cpu(id)?;
                 let slice = virtual_time(SLICE, cpu.weight.load(SeqCst));
-                let (first, _) = queue.first_for(id)?;
+                let first = queue.first_for(id)?.entity().time.load(SeqCst);
                 Some((cpu.time_at(now)?.checked_sub(first.saturating_add(slice))?, id))
             })
             .max();
@@ -145,7 +145,7 @@ impl<T: Task> Scheduler<T> {
             }
             let moved = group.with(|queue| {
                 let members = self.members(other);
-                let task = queue.first_abroad(other.first, members)?.1.clone();
+                let task = queue.first_abroad(other.first, members)?.clone();
                 let entity = task.entity();
                 let target = entity.hard.window(other.first) & members;
                 if target == 0 || !self.lighter(other, group, entity.share.weight()) {

@@ -83,6 +83,17 @@ pub struct Scheduler<T> {
     idle_groups: AtomicU32,
 }
 
+/// Who is to make room for a task that waits.
+struct Victim {
+    /// The CPU.
+    id: u32,
+    /// Virtual time of what runs there.
+    time: u64,
+    /// How many CPUs there are for the task, and the weight of all that want one of the group's.
+    cpus: u32,
+    load: u64,
+}
+
 /// CPUs that share what waits.
 #[derive(Debug)]
 struct Group<T> {
@@ -311,7 +322,7 @@ impl<T: Task> Scheduler<T> {
             match queued {
                 None => {}
                 Some(false) => return,
-                Some(true) => return self.find_cpu(entity, home, now, machine),
+                Some(true) => return self.find_cpu(task, home, now, machine),
             }
         }
     }
@@ -324,27 +335,57 @@ impl<T: Task> Scheduler<T> {
         entity.cpu.store(id, SeqCst);
     }
 
-    /// A task waits in the queue of CPU `home`'s group: find a CPU that takes it.
-    fn find_cpu(&self, entity: &Entity, home: u32, now: u64, machine: &impl Machine<T>) {
+    /// `task` has begun to wait in the queue of CPU `home`'s group: find a CPU that takes it.
+    fn find_cpu(&self, task: &T, home: u32, now: u64, machine: &impl Machine<T>) {
+        let entity = task.entity();
         if let Some(id) = self.claim_for(entity, home) {
             return machine.kick(id);
         }
         let Some(group) = self.group(home) else { return };
-        let furthest = bits(self.members(group) & entity.hard.window(group.first))
-            .map(|bit| group.first + bit)
-            .filter_map(|id| Some((self.cpu(id)?.time_at(now)?, id)))
-            .max();
-        let Some((time, id)) = furthest else { return };
-        let Some(target) = self.cpu(id) else { return };
+        let Some(victim) = self.victim(group, entity, now) else {
+            return;
+        };
+        let Some(target) = self.cpu(victim.id) else { return };
+        let urgent = entity.within_share(now, victim.cpus, victim.load);
+        if urgent {
+            group.with(|queue| {
+                if entity.cpu() == home && entity.waits() {
+                    queue.urge(task, now);
+                    // It goes before those, and does not pay for it afterwards.
+                    entity.time.fetch_min(victim.time, SeqCst);
+                }
+            });
+        }
         let since = target.since.load(SeqCst);
-        if time <= entity.time.load(SeqCst) {
+        if !urgent && victim.time <= entity.time.load(SeqCst) {
             // Nobody is ahead of it: at the end of a slice.
-            self.end_slice_at(id, since + SLICE, machine);
+            self.end_slice_at(victim.id, since + SLICE, machine);
         } else if now < since + self.rate_limit() {
-            self.end_slice_at(id, since + self.rate_limit(), machine);
+            self.end_slice_at(victim.id, since + self.rate_limit(), machine);
         } else {
+            target.slice_end.store(since, SeqCst);
             self.preempt(target, machine);
         }
+    }
+
+    /// Who is to make room in `group` for a task that waits there, on a CPU where it may run: one that nobody has asked yet, one that is ahead of it, one that need
+    /// not be left alone for longer, if there are such; and of these who is furthest ahead.
+    fn victim(&self, group: &Group<T>, entity: &Entity, now: u64) -> Option<Victim> {
+        let (mut cpus, mut load) = (0, group.load.load(SeqCst));
+        let mut best = None;
+        let (own, rested) = (entity.time.load(SeqCst), now.saturating_sub(self.rate_limit()));
+        for bit in bits(self.members(group) & entity.hard.window(group.first)) {
+            let id = group.first + bit;
+            let cpu = self.cpu(id)?;
+            cpus += 1;
+            let Some(time) = cpu.time_at(now) else { continue };
+            load += u64::from(cpu.weight.load(SeqCst));
+            let since = cpu.since.load(SeqCst);
+            let asked = cpu.slice_end.load(SeqCst) < since.saturating_add(SLICE);
+            best = best.max(Some((!asked, time > own, since <= rested, time, id)));
+        }
+        let (.., time, id) = best?;
+        Some(Victim { id, time, cpus, load })
     }
 
     /// Have CPU `id` look at `then` whether what it runs should make room.
@@ -460,7 +501,9 @@ impl<T: Task> Scheduler<T> {
             task.enters(if ready { State::Waiting } else { State::Stopped }, now);
             let yielding = entity.yielding.swap(false, SeqCst);
             let mut time = entity.time.load(SeqCst);
-            let rival = queue.first_for(here).map(|(time, _)| time);
+            let rival = queue
+                .first_for(here)
+                .map(|first| first.entity().time.load(SeqCst));
             if let Some(rival) = rival {
                 time = fair::stopped(time, rival, entity.share.weight());
                 entity.time.store(time, SeqCst);
@@ -543,8 +586,10 @@ impl<T: Task> Scheduler<T> {
             cpu.budget_end.store(NEVER, SeqCst); // Once is enough.
             self.preempt(cpu, machine);
         } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
-            let first = group.queue.lock().first_for(here).map(|(time, _)| time);
-            if first.is_some_and(|first| first < time) {
+            let goes_first =
+                |first: &T| first.entity().urgent.load(Relaxed) || first.entity().time.load(SeqCst) < time;
+            let wanted = group.queue.lock().first_for(here).is_some_and(goes_first);
+            if wanted {
                 self.preempt(cpu, machine);
             }
             cpu.slice_end.store(now + SLICE, SeqCst);
