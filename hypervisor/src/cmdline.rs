@@ -7,6 +7,8 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use log::LevelFilter;
 
+use crate::sched::Granularity;
+
 /// Parity of a serial line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parity {
@@ -176,6 +178,8 @@ pub struct CommandLine<'a> {
     pub mwait_idle: bool,
     /// `reboot=`: how the machine is reset.
     pub reset: Reset,
+    /// `sched-gran=`: which CPUs do not run different domains at the same time.
+    pub granularity: Granularity,
     /// `noreboot`: after a panic, or when dom0 asks for a reboot, the machine stands still.
     pub noreboot: bool,
     /// `bench=floor`: log what a bare world switch costs here, before dom0 is built.
@@ -204,6 +208,7 @@ impl Default for CommandLine<'_> {
             crash_test_hang: false,
             mwait_idle: true,
             reset: Reset::Acpi,
+            granularity: Granularity::Cpu,
             noreboot: false,
             bench_floor: false,
             complaints: ArrayVec::new_const(),
@@ -271,6 +276,19 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "a NUMBER from 1 on",
         Action::Value(|line, value| {
             line.max_cpus = value.parse().ok().filter(|&count| count > 0)?;
+            Some(())
+        }),
+    ),
+    (
+        "sched-gran",
+        "cpu, core or socket",
+        Action::Value(|line, value| {
+            line.granularity = match value {
+                "cpu" => Granularity::Cpu,
+                "core" => Granularity::Core,
+                "socket" => Granularity::Socket,
+                _ => return None,
+            };
             Some(())
         }),
     ),
@@ -572,6 +590,8 @@ mod tests {
             (line.level, line.guest_levels.always, line.guest_levels.limited),
             (LevelFilter::Trace, LevelFilter::Error, LevelFilter::Trace)
         );
+        assert_eq!(parse("sched-gran=core").granularity, Granularity::Core);
+        assert_eq!(parse("sched-gran=thread").complaints.len(), 1);
         assert!(parse("bench=floor").bench_floor && !parse("bench=ceiling").bench_floor);
         assert!(line.noreboot && !parse("noreboot=off").noreboot);
     }

@@ -27,7 +27,10 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         .collect();
     kept.extend(own_registers().map(|page| page.frame()..page.frame().offset(1)));
     device::keep(kept);
-    sched::init(acpi::info().cpus.len().clamp(1, MAX_CPUS));
+    sched::init(
+        acpi::info().cpus.len().clamp(1, MAX_CPUS),
+        host.options.granularity,
+    );
     if let Err(missing) = machine::probe() {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
     }

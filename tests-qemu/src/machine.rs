@@ -126,6 +126,8 @@ pub struct Machine {
     pub cpus: u32,
     /// The serial port, 1 or 2, that our terminal is at; the other leads nowhere.
     pub serial: u32,
+    /// How many of them share a core.
+    pub threads: u32,
     /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
     pub icount: bool,
     /// Bochs: registers (MSRs) that its CPU lacks can be read and written, as stock kernels expect of every machine.
@@ -161,6 +163,7 @@ impl Machine {
             memory: 1024,
             cpus: 1,
             serial: 1,
+            threads: 1,
             icount: false,
             lenient_msrs: false,
             disks: Vec::new(),
@@ -199,7 +202,13 @@ impl Machine {
             "-accel", accel, "-machine", "q35", "-display", "none", "-net", "none", "-vga", "none",
         ])
         .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
-        .args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
+        .args(["-m", &self.memory.to_string(), "-smp"])
+        .arg(format!(
+            "{},cores={},threads={}",
+            self.cpus,
+            self.cpus / self.threads,
+            self.threads
+        ));
         for _ in 1..self.serial {
             qemu.args(["-serial", "null"]);
         }
@@ -293,7 +302,7 @@ impl Machine {
             &config,
             format!(
                 "display_library: rfb, options=\"timeout=0\"\n\
-                 cpu: model={cpu}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
+                 cpu: model={cpu}, count={count}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
                  clock: sync=none, time0=946684800\n\
                  megs: {memory}\n\
                  romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
@@ -306,7 +315,11 @@ impl Machine {
                  panic: action=fatal\n\
                  log: {log}\n",
                 cpu = self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu()),
-                cpus = self.cpus,
+                // Processors, cores of each, threads of each.
+                count = match self.threads {
+                    1 => format!("{}", self.cpus),
+                    threads => format!("1:{}:{threads}", self.cpus / threads),
+                },
                 lenient = u8::from(self.lenient_msrs),
                 memory = self.memory,
                 serial = self.serial,

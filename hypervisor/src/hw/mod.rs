@@ -16,6 +16,7 @@ mod rate_limit;
 pub mod smp;
 pub mod time;
 pub mod timer;
+pub mod topology;
 #[cfg(target_os = "none")]
 pub mod traps;
 #[cfg(target_os = "none")]

@@ -89,6 +89,11 @@ pub fn all() -> impl Iterator<Item = &'static PerCpu> {
     core::iter::once(this())
 }
 
+/// The number of CPU `id`'s local APIC; 0 if it has not been started.
+pub fn apic_id(id: u32) -> u32 {
+    get(id).map_or(0, PerCpu::apic_id)
+}
+
 /// Make `block` this CPU's own.
 #[cfg(target_os = "none")]
 pub fn install(block: &'static PerCpu) {

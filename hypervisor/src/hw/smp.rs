@@ -295,6 +295,7 @@ extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
         PROGRESS.store(REFUSED, SeqCst);
         power::park()
     }
+    sched::join_core();
     PROGRESS.store(READY, SeqCst);
     virt::run_cpu()
 }

@@ -7,7 +7,7 @@ use abi::{Errno, Union};
 use super::domctl::{SCHEDULER, copy_policy, info};
 use super::{Args, Caller, Outcome, Stop, hotplug};
 use crate::domain::table;
-use crate::hw::{console, time};
+use crate::hw::{self, console, percpu, time};
 use crate::mm::frames;
 use crate::sched;
 use crate::types::{DomId, PAGE_SHIFT};
@@ -100,9 +100,17 @@ fn read_console(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno>
 
 fn physinfo() -> SysctlPhysinfo {
     let cpus = sched::cpu_count() as u32;
+    // As many as share them with CPU 0.
+    let like_first = |part: fn(u32) -> u32| {
+        let first = part(percpu::apic_id(0));
+        (0..cpus)
+            .filter(|&cpu| part(percpu::apic_id(cpu)) == first)
+            .count() as u32
+    };
+    let threads = like_first(hw::topology::core).max(1);
     SysctlPhysinfo {
-        threads_per_core: 1,
-        cores_per_socket: cpus,
+        threads_per_core: threads,
+        cores_per_socket: like_first(hw::topology::socket) / threads,
         nr_cpus: sched::online_cpus().count() as u32,
         max_cpu_id: cpus.saturating_sub(1),
         nr_nodes: 1,
@@ -166,8 +174,8 @@ fn cpu_info(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
 fn place(cpu: u32) -> SysctlCputopo {
     match sched::pool::online(cpu) {
         true => SysctlCputopo {
-            core: cpu,
-            socket: 0,
+            core: hw::topology::core(percpu::apic_id(cpu)),
+            socket: hw::topology::socket(percpu::apic_id(cpu)),
             node: 0,
         },
         false => SysctlCputopo {

@@ -11,6 +11,9 @@ use super::mask::CpuMask;
 /// No CPU in particular.
 pub(super) const ANYWHERE: u32 = u32::MAX;
 
+/// A domain, for core scheduling: by where its share is.
+pub(super) type Owner = usize;
+
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
 pub struct Entity {
@@ -88,6 +91,11 @@ impl Entity {
             0
         };
         self.ran.load(SeqCst).saturating_add(current)
+    }
+
+    /// Its domain.
+    pub(super) fn owner(&self) -> Owner {
+        Arc::as_ptr(&self.share).addr()
     }
 
     /// Does it wait in its group's queue? Certain under that queue's lock.

@@ -23,7 +23,7 @@ pub use entity::Entity;
 pub use hotplug::{CpuChange, change_cpu, retire_if_told};
 pub use mask::CpuMask;
 pub use registers::{evict, load, unload_idle};
-pub use scheduler::SLICE;
+pub use scheduler::{Granularity, SLICE};
 pub use share::Share;
 
 use alloc::sync::Arc;
@@ -86,8 +86,11 @@ static SCHEDULER: Once<Scheduler<Arc<Vcpu>>> = Once::new();
 /// By number; those from [`cpu_count`] on do not run yet.
 static CPUS: Once<Vec<CpuSched>> = Once::new();
 
+/// What the CPU with an APIC id shares with others, when that matters: the number of its core, or of its socket.
+static CORE: Once<fn(u32) -> u32> = Once::new();
+
 /// Make the queues of `most` physical CPUs, of which the first takes part at once. Called once, before the first vCPU is made.
-pub fn init(most: usize) {
+pub fn init(most: usize, granularity: Granularity) {
     CPUS.call_once(|| {
         (0..most)
             .map(|_| CpuSched {
@@ -99,7 +102,20 @@ pub fn init(most: usize) {
             })
             .collect()
     });
-    SCHEDULER.call_once(|| Scheduler::new(most));
+    CORE.call_once(|| match granularity {
+        Granularity::Socket => hw::topology::socket,
+        _ => hw::topology::core,
+    });
+    SCHEDULER.call_once(|| Scheduler::new(most, granularity));
+    join_core();
+}
+
+/// Tell the scheduler what this CPU shares with others, before it takes part.
+pub fn join_core() {
+    if let (Some(scheduler), Some(core)) = (SCHEDULER.get(), CORE.get()) {
+        let cpu = hw::percpu::this();
+        scheduler.set_core(cpu.id(), core(cpu.apic_id()));
+    }
 }
 
 fn cpu(id: u32) -> Option<&'static CpuSched> {
@@ -288,15 +304,16 @@ pub fn report() {
         return;
     };
     let now = hw::time::now_ns();
-    for (id, cpu) in (0..scheduler.cpu_count()).filter_map(|id| Some((id, cpu(id)?))) {
-        let current = scheduler.current(id);
+    for (id, current) in (0..).zip(scheduler.currents()) {
+        let Some(cpu) = cpu(id) else { continue };
         let timers = cpu.timers.lock();
         let next = match timers.first() {
             NEVER => None,
             deadline => Some(deadline.cast_signed().wrapping_sub(now.cast_signed()) / 1000),
         };
         log::info!(
-            "CPU {id}: {} waiting in its group, {} deadlines{}, {}",
+            "CPU {id}, core {}: {} waiting in its group, {} deadlines{}, {}",
+            hw::topology::core(hw::percpu::apic_id(id)),
             scheduler.waiting(id),
             timers.len(),
             core::fmt::from_fn(|f| next.map_or(Ok(()), |us| write!(f, ", the next in {us} us"))),

@@ -2,15 +2,20 @@
 //!
 //! Those that may run on the same CPUs of the group are in one heap, least time first; but those that are urgent, as they woke and live within their share, go
 //! before the others, in the order in which they came. Nearly always that is one class for all: others are there only while vCPUs
-//! are pinned, for each set of CPUs that an administrator named. So who is next is found in O(1), and queued and taken in O(log n).
+//! are pinned, for each set of CPUs that an administrator named. So who is next is found in O(1), and queued and taken in O(log n). With core scheduling each domain has classes of its own, so
+//! that a CPU finds the next of one domain; what is found in O(1) then takes as long as there are domains that wait.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::entity::Owner;
 use super::heap::Heap;
 use super::mask::CpuSet;
 use super::scheduler::Task;
+
+/// The owner of a class that is for all domains.
+const ANY: Owner = 0;
 
 /// The use of a heap for those that wait to run.
 #[derive(Debug)]
@@ -19,17 +24,20 @@ pub struct Waiting;
 /// What waits for one of a group of CPUs.
 #[derive(Debug)]
 pub struct RunQueue<T> {
-    /// The first is for those that may run on all CPUs; it stays.
+    /// The first is for those that may run on all CPUs, and of any domain; it stays.
     classes: Vec<Class<T>>,
+    /// Domains do not share classes.
+    by_domain: bool,
     waiting: u32,
     /// Sum of the weights of what waits.
     weight: u64,
 }
 
-/// Those that may run on the same CPUs.
+/// Those that may run on the same CPUs, at the same time.
 #[derive(Debug)]
 struct Class<T> {
     cpus: CpuSet,
+    owner: Owner,
     /// By the time when they came.
     urgent: Heap<T, Waiting>,
     /// By virtual time.
@@ -37,9 +45,10 @@ struct Class<T> {
 }
 
 impl<T: Task> Class<T> {
-    const fn new(cpus: CpuSet) -> Self {
+    const fn new(cpus: CpuSet, owner: Owner) -> Self {
         Self {
             cpus,
+            owner,
             urgent: Heap::new(),
             others: Heap::new(),
         }
@@ -55,10 +64,11 @@ impl<T: Task> Class<T> {
 }
 
 impl<T: Task> RunQueue<T> {
-    /// An empty queue.
-    pub fn new() -> Self {
+    /// An empty queue, where the next of one domain can be found if `by_domain`.
+    pub fn new(by_domain: bool) -> Self {
         Self {
-            classes: vec![Class::new(CpuSet::ALL)],
+            classes: vec![Class::new(CpuSet::ALL, ANY)],
+            by_domain,
             waiting: 0,
             weight: 0,
         }
@@ -99,39 +109,42 @@ impl<T: Task> RunQueue<T> {
 
     /// The place of the class that `item` belongs to; one that is empty becomes it if there is none.
     fn class_of(&mut self, item: &T) -> u32 {
-        let hard = &item.entity().hard;
-        if hard.is_all() {
+        let entity = item.entity();
+        let owner = if self.by_domain { entity.owner() } else { ANY };
+        if entity.hard.is_all() && owner == ANY {
             return 0;
         }
-        let cpus = hard.now();
-        let empty = |class: &Class<T>| {
-            class.urgent.is_empty() && class.others.is_empty() && class.cpus != CpuSet::ALL
-        };
-        let found = self
-            .classes
-            .iter()
-            .position(|class| class.cpus == cpus)
-            .or_else(|| self.classes.iter().position(empty));
-        let place = found.unwrap_or(self.classes.len());
+        let cpus = entity.hard.now();
+        let same = |class: &Class<T>| class.cpus == cpus && class.owner == owner;
+        let empty = |class: &Class<T>| class.urgent.is_empty() && class.others.is_empty();
+        // The first stays what it is.
+        let mut others = self.classes.iter().skip(1);
+        let found = others.clone().position(same).or_else(|| others.position(empty));
+        let place = found.map_or(self.classes.len(), |place| place + 1);
         match self.classes.get_mut(place) {
-            Some(class) => class.cpus = cpus,
-            None => self.classes.push(Class::new(cpus)),
+            Some(class) => (class.cpus, class.owner) = (cpus, owner),
+            None => self.classes.push(Class::new(cpus, owner)),
         }
         place as u32
     }
 
-    /// Who would be next on `cpu`, of this group or another.
+    /// Who would be next on `cpu`, of this group or another, if its core were free.
     pub fn first_for(&self, cpu: u32) -> Option<&T> {
-        self.first_of(|cpus| cpus.contains(cpu))
+        self.first_of(|class| class.cpus.contains(cpu))
+    }
+
+    /// Who would be next on `cpu` of the domains that are `admitted`.
+    pub fn first_admitted(&self, cpu: u32, admitted: impl Fn(Owner) -> bool) -> Option<&T> {
+        self.first_of(|class| class.cpus.contains(cpu) && admitted(class.owner))
     }
 
     /// Who would be next of those that may run on one of `cpus`, which are bits from CPU `first` on.
     pub fn first_abroad(&self, first: u32, cpus: u32) -> Option<&T> {
-        self.first_of(|allowed| allowed.window(first) & cpus != 0)
+        self.first_of(|class| class.cpus.window(first) & cpus != 0)
     }
 
-    fn first_of(&self, eligible: impl Fn(&CpuSet) -> bool) -> Option<&T> {
-        let classes = || self.classes.iter().filter(|class| eligible(&class.cpus));
+    fn first_of(&self, eligible: impl Fn(&Class<T>) -> bool) -> Option<&T> {
+        let classes = || self.classes.iter().filter(|class| eligible(class));
         let urgent = classes().filter_map(|class| class.urgent.peek());
         let others = classes().filter_map(|class| class.others.peek());
         let first = urgent.min_by_key(|(came, _)| *came);
@@ -139,9 +152,9 @@ impl<T: Task> RunQueue<T> {
         first.map(|(_, item)| item)
     }
 
-    /// Take the next for `cpu`.
-    pub fn pop(&mut self, cpu: u32) -> Option<T> {
-        let item = self.first_for(cpu)?.clone();
+    /// Take the next for `cpu` of the domains that are `admitted`.
+    pub fn pop(&mut self, cpu: u32, admitted: impl Fn(Owner) -> bool) -> Option<T> {
+        let item = self.first_admitted(cpu, admitted)?.clone();
         self.remove(&item);
         Some(item)
     }

@@ -10,7 +10,7 @@ use core::cmp::Reverse;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use super::scheduler::{Machine, SLICE, Scheduler, State, Task};
+use super::scheduler::{Granularity, Machine, SLICE, Scheduler, State, Task};
 use super::{Entity, Share};
 use crate::domain::vcpu::NEVER;
 
@@ -178,6 +178,8 @@ pub struct Simulator {
     scheduler: Scheduler<Arc<Job>>,
     wishes: Wishes,
     cpus: Vec<Cpu>,
+    /// CPUs of a core.
+    threads: u32,
     lives: Vec<Life>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
@@ -186,18 +188,30 @@ pub struct Simulator {
     next_scan: u64,
     latencies: Vec<u64>,
     longest_waste: u64,
+    mixtures: u64,
     switches: u64,
 }
 
 impl Simulator {
     /// A machine with `cpus` CPUs that all idle.
     pub fn new(cpus: u32, seed: u64) -> Self {
-        let scheduler = Scheduler::new(cpus as usize);
+        Self::with(cpus, 1, Granularity::Cpu, seed)
+    }
+
+    /// A machine with `cores` cores of `threads` CPUs, whose cores run one domain at a time.
+    pub fn with_cores(cores: u32, threads: u32, seed: u64) -> Self {
+        Self::with(cores * threads, threads, Granularity::Core, seed)
+    }
+
+    fn with(cpus: u32, threads: u32, granularity: Granularity, seed: u64) -> Self {
+        let scheduler = Scheduler::new(cpus as usize, granularity);
+        (0..cpus).for_each(|id| scheduler.set_core(id, id / threads));
         (1..cpus).for_each(|id| scheduler.add_cpu(id));
         let mut simulator = Self {
             scheduler,
             wishes: Wishes::default(),
             cpus: (0..cpus).map(|_| Cpu::default()).collect(),
+            threads,
             lives: Vec::new(),
             events: BinaryHeap::new(),
             sequence: 0,
@@ -206,6 +220,7 @@ impl Simulator {
             next_scan: 0,
             latencies: Vec::new(),
             longest_waste: 0,
+            mixtures: 0,
             switches: 0,
         };
         (0..cpus).for_each(|id| simulator.dispatch(id));
@@ -317,6 +332,11 @@ impl Simulator {
         self.longest_waste
     }
 
+    /// How often a job began to run on a core that ran another domain's. Never forgotten.
+    pub fn mixtures(&self) -> u64 {
+        self.mixtures
+    }
+
     /// How often a job got a CPU.
     pub fn switches(&self) -> u64 {
         self.switches
@@ -398,6 +418,7 @@ impl Simulator {
         let runs = cpu.runs;
         if let Some(job) = cpu.running {
             self.switches += 1;
+            self.mixtures += u64::from(self.admitted_since(id, job).is_none());
             let life = &mut self.lives[job];
             if let Some(woken) = life.woken.take() {
                 self.latencies.push(self.now - woken);
@@ -407,6 +428,18 @@ impl Simulator {
         }
         self.grant();
         self.arm(id);
+    }
+
+    /// Since when the other CPUs of CPU `id`'s core run nothing, or jobs of the same domain. `None`: they do not.
+    fn admitted_since(&self, id: u32, job: usize) -> Option<u64> {
+        let share = |job: usize| Arc::as_ptr(&self.lives[job].job.entity.share);
+        let first = id - id % self.threads;
+        let others = (first..first + self.threads).filter(|&other| self.threads > 1 && other != id);
+        let mut others = others.map(|other| &self.cpus[other as usize]);
+        others.try_fold(0, |since, cpu| match cpu.running {
+            Some(other) if share(other) != share(job) => None,
+            _ => Some(since.max(cpu.since)),
+        })
     }
 
     /// What CPU `id` runs stops, for whatever reason.
@@ -469,7 +502,10 @@ impl Simulator {
             let longest = idle
                 .iter()
                 .filter(|(id, _)| life.job.entity.hard.contains(*id))
-                .map(|(_, idle)| self.now - since.max(*idle))
+                .filter_map(|(id, idle)| {
+                    let admitted = self.admitted_since(*id, life.job.id)?;
+                    Some(self.now - since.max(*idle).max(admitted))
+                })
                 .max();
             self.longest_waste = self.longest_waste.max(longest.unwrap_or(0));
         }
@@ -508,7 +544,7 @@ pub struct Decisions {
 impl Decisions {
     /// `cpus` CPUs, and `jobs` jobs that are all awake.
     pub fn new(cpus: u32, jobs: usize) -> Self {
-        let scheduler = Scheduler::new(cpus as usize);
+        let scheduler = Scheduler::new(cpus as usize, Granularity::Cpu);
         (1..cpus).for_each(|id| scheduler.add_cpu(id));
         let wishes = Wishes::default();
         let jobs: Vec<Arc<Job>> = (0..jobs)

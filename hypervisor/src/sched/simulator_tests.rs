@@ -355,3 +355,98 @@ proptest! {
         prop_assert!(simulator.longest_waste() <= 2 * IPI);
     }
 }
+
+/// Domains of `vcpus` vCPUs each that always compute, on cores that they do not share, with these weights. What each vCPU had of a CPU.
+fn on_cores(cores: u32, threads: u32, domains: &[(u16, usize)]) -> Vec<Vec<f64>> {
+    let mut simulator = Simulator::with_cores(cores, threads, 1);
+    let jobs: Vec<Vec<usize>> = domains
+        .iter()
+        .map(|&(weight, vcpus)| {
+            let share = Arc::new(Share::new());
+            share.set_weight(weight);
+            (0..vcpus)
+                .map(|_| simulator.add_to(share.clone(), None))
+                .collect()
+        })
+        .collect();
+    simulator.run(SECOND);
+    simulator.restart();
+    simulator.run(20 * SECOND);
+    assert_eq!(simulator.mixtures(), 0);
+    assert!(
+        simulator.longest_waste() <= 4 * IPI,
+        "{}",
+        simulator.longest_waste()
+    );
+    jobs.into_iter()
+        .map(|jobs| used(&simulator, jobs, 20 * SECOND))
+        .collect()
+}
+
+#[test]
+fn domains_take_turns_on_a_core() {
+    for (weights, shares) in [((256, 256), (0.5, 0.5)), ((256, 512), (1.0 / 3.0, 2.0 / 3.0))] {
+        let used = on_cores(1, 2, &[(weights.0, 2), (weights.1, 2)]);
+        for (used, share) in used.iter().zip([shares.0, shares.1]) {
+            assert!(
+                used.iter().all(|part| (part / share - 1.0).abs() < 0.05),
+                "{used:?}"
+            );
+        }
+    }
+}
+
+/// One of them leaves the core's other thread idle.
+#[test]
+fn a_thread_idles_beside_a_single_vcpu() {
+    let used = on_cores(1, 2, &[(256, 1), (256, 2)]).concat();
+    assert!(used.iter().all(|part| (part - 0.5).abs() < 0.05), "{used:?}");
+}
+
+#[test]
+fn a_domain_alone_has_all_threads() {
+    let used = on_cores(2, 2, &[(256, 4)]).concat();
+    assert!(used.iter().all(|part| *part > 0.999), "{used:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Domains that compute and sleep, pinned or not: never do two of them run on a core at once, all get their turn, and no CPU idles that could run one that
+    /// waits.
+    #[test]
+    fn cores_are_not_shared(
+        cores in 1u32..10, threads in 2u32..4,
+        domains in prop::collection::vec(
+            (64u16..1024, prop::collection::vec((10_000u64..20_000_000, 10_000u64..20_000_000, any::<bool>()), 1..5)), 1..10),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, 0u32..30, 1u32..30), 0..30),
+    ) {
+        let cpus = cores * threads;
+        let mut simulator = Simulator::with_cores(cores, threads, 5);
+        let mut jobs = Vec::new();
+        for (weight, shapes) in &domains {
+            let share = Arc::new(Share::new());
+            share.set_weight(*weight);
+            for &(burst, sleep, hog) in shapes {
+                let rhythm = rhythm(burst / 2..burst, sleep / 2..sleep);
+                jobs.push(simulator.add_to(share.clone(), if hog { None } else { rhythm }));
+            }
+        }
+        for (index, what, first, count) in &changes {
+            let id = jobs[index.index(jobs.len())];
+            match what {
+                0 => simulator.pin(id, |_| true),
+                1 => simulator.pin(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
+                2 => simulator.pin(id, |cpu| cpu == first % cpus),
+                _ => simulator.share(id).set_weight((count * 20) as u16),
+            }
+            simulator.run(10 * MS);
+        }
+        simulator.run(SECOND);
+        prop_assert_eq!(simulator.mixtures(), 0);
+        let longest = jobs.iter().map(|&id| simulator.longest_wait(id)).max();
+        let bound = jobs.len() as u64 * 64 * SLICE;
+        prop_assert!(longest < Some(bound), "{longest:?}");
+        prop_assert!(simulator.longest_waste() <= 4 * IPI, "{}", simulator.longest_waste());
+    }
+}

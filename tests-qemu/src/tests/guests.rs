@@ -37,6 +37,14 @@ pub fn tests() -> Vec<Test> {
         Vehicle::Vmx,
         move |bench, machine| lapic(bench, machine, Some("corei5_arrandale_m520")),
     ));
+    // A move takes QEMU's CPUs, which are threads, much longer.
+    for (vehicle, moves) in [(Vehicle::Svm, "moves=1600"), (Vehicle::Vmx, "")] {
+        tests.push(test("a vCPU that moves", vehicle, move |bench, mut machine| {
+            machine.cpus = 2;
+            machine.command_line += " dom0_max_vcpus=1";
+            run_with_defects(bench, machine, "moves", moves, &[])
+        }));
+    }
     for (vehicle, defects, arguments) in EXITS {
         tests.push(test("exits", vehicle, move |bench, machine| {
             run_with_defects(bench, machine, "exits", arguments, defects)

@@ -53,10 +53,9 @@ fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Sh
         .zip(whats)
         .map(|(name, what)| (name.as_str(), config(what)))
         .collect();
-    files.push((
-        "guests/hostile",
-        std::fs::read(outputs::output("guests/hostile")?)?,
-    ));
+    for path in ["guests/hostile", "guests/punctual"] {
+        files.push((path, std::fs::read(outputs::output(path)?)?));
+    }
     let archive = archive(&bench.scratch(), &files)?;
     Shim::start(bench, machine, archive)
 }

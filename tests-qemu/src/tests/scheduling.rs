@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::guests::verdict;
 use super::hostile::spinning;
 use super::shim::Shim;
 use super::{BOTH, test};
-use crate::Machine;
 use crate::runner::{Bench, Test};
+use crate::{Machine, Vehicle};
 
 /// Seconds that two domains compute, together, for one measurement at least: the list shows tenths.
 const MEASURED: f64 = 16.0;
@@ -18,6 +19,8 @@ pub fn tests() -> Vec<Test> {
             [
                 test("weights and caps", vehicle, shares),
                 test("vCPUs pinned", vehicle, pins),
+                test("core scheduling", vehicle, cores),
+                test("woken beside hostile domUs", vehicle, punctual),
             ]
         })
         .collect()
@@ -128,4 +131,77 @@ fn pins(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ensure!(said.contains(sentence), "{command}: {said}");
     }
     Ok(())
+}
+
+/// What debug key `r` says of each CPU: its core, and the domain that it runs.
+fn who_runs(report: &str) -> Vec<(u32, Option<u32>)> {
+    let cpus = report
+        .lines()
+        .filter_map(|line| line.split_once("CPU ")?.1.split_once(", core "));
+    cpus.filter_map(|(_, line)| {
+        let core = line.split_once(':')?.0.parse().ok()?;
+        let runs = line
+            .split_once("runs d")
+            .and_then(|(_, who)| who.split_once('v')?.0.parse().ok());
+        Some((core, runs))
+    })
+    .collect()
+}
+
+/// Two cores with two threads each, and more domains that compute than cores: no two of them ever run on a core at once.
+///
+/// Bochs's CPUID leaf 0BH tells how many bits number a socket's cores, where the manual has all bits below the socket's (SDM 2A): there are two sockets there.
+fn cores(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    const SAMPLES: u32 = 30;
+    let vehicle = machine.vehicle;
+    (machine.cpus, machine.threads) = (4, 2);
+    machine.command_line += " sched-gran=core dom0_max_vcpus=1";
+    let mut shim = spinning(bench, machine)?;
+    let info = shim.command("info")?;
+    ensure!(info.contains("threads_per_core       : 2"), "{info}");
+    if vehicle == Vehicle::Svm {
+        ensure!(info.contains("cores_per_socket       : 2"), "{info}");
+    }
+    for name in ["a", "b", "c"] {
+        let said = shim.command(&format!("create spin name='{name}'"))?;
+        ensure!(said.contains("created"), "{said}");
+    }
+    for sample in 1.. {
+        let report = shim.command("debug-keys r")?;
+        let cpus = who_runs(&report);
+        ensure!(cpus.len() == 4, "{report}");
+        for core in [0, 1] {
+            let mut domains: Vec<u32> = cpus
+                .iter()
+                .filter(|cpu| cpu.0 == core)
+                .filter_map(|cpu| cpu.1)
+                .collect();
+            domains.dedup();
+            ensure!(domains.len() <= 1, "domains share core {core}: {report}");
+        }
+        let list = shim.command("vcpu-list")?;
+        let times = ["a", "b", "c"].map(|name| computed(&list, name));
+        let all_ran = times
+            .iter()
+            .all(|time| time.as_ref().is_ok_and(|time| *time > 0.5));
+        if sample >= SAMPLES && all_ran {
+            break;
+        }
+        ensure!(sample < 20 * SAMPLES, "not all run: {list}");
+    }
+    Ok(())
+}
+
+/// One CPU, a domain that computes with interrupts off, and one that storms itself with interrupts: a third is woken within a slice. By the machine's time, which
+/// goes by instructions.
+fn punctual(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.icount = machine.vehicle == Vehicle::Svm;
+    let mut shim = spinning(bench, machine)?;
+    for config in ["spin name='a'", "spin name='b' extra='what=storm'"] {
+        let said = shim.command(&format!("create {config}"))?;
+        ensure!(said.contains("created"), "{said}");
+    }
+    shim.console
+        .type_line("create spin name='p' kernel='/guests/punctual'")?;
+    verdict(shim.console)
 }

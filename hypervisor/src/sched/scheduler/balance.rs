@@ -4,6 +4,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::{Entity, Group, Machine, SLICE, Scheduler, Task, virtual_time};
 use crate::sched::CpuMask;
+use crate::sched::entity::Owner;
+use crate::sched::runqueue::RunQueue;
 
 /// So long does a group where some wait leave the others alone that run, in nanoseconds.
 const LOOK: u64 = 1_000_000;
@@ -54,28 +56,29 @@ impl<T: Task> Scheduler<T> {
             .filter_map(|number| self.groups.get(number as usize))
     }
 
-    /// Claim an idle CPU of `group` that is in `masks`.
-    fn claim_one(&self, group: &Group<T>, masks: &[&CpuMask]) -> Option<u32> {
+    /// Claim an idle CPU of `group` that is in `masks`, for a task of `owner`.
+    fn claim_one(&self, group: &Group<T>, masks: &[&CpuMask], owner: Owner) -> Option<u32> {
         let idle = group.idle.load(SeqCst);
         let eligible = masks
             .iter()
             .fold(idle, |bits, mask| bits & mask.window(group.first));
         bits(eligible)
             .map(|bit| group.first + bit)
-            .find(|&id| self.claim(group, id))
+            .find(|&id| self.admits(id, owner) && self.claim(group, id))
     }
 
     /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last, if it can be; else nearby.
     pub(super) fn claim_for(&self, entity: &Entity, home: u32) -> Option<u32> {
         let group = self.group(home)?;
         let (hard, soft) = (&entity.hard, &entity.soft);
-        if hard.contains(home) && soft.contains(home) && self.claim(group, home) {
+        let owner = entity.owner();
+        if hard.contains(home) && soft.contains(home) && self.admits(home, owner) && self.claim(group, home) {
             return Some(home);
         }
         [&[hard, soft][..], &[hard][..]].into_iter().find_map(|masks| {
-            self.claim_one(group, masks).or_else(|| {
+            self.claim_one(group, masks, owner).or_else(|| {
                 self.idle_elsewhere(group)
-                    .find_map(|other| self.claim_one(other, masks))
+                    .find_map(|other| self.claim_one(other, masks, owner))
             })
         })
     }
@@ -83,38 +86,37 @@ impl<T: Task> Scheduler<T> {
     /// Somebody still waits in the group of CPU `here`, which has just taken its next: an idle CPU comes for it; else, now and then, the CPU makes room
     /// whose task is ahead by more than a slice, as its timer need not be set, and another group gets some.
     pub(super) fn spread(&self, group: &Group<T>, here: u32, now: u64, machine: &impl Machine<T>) {
-        let idle = group.idle.load(SeqCst);
-        if idle != 0 {
-            let queue = group.queue.lock();
-            let takers = bits(idle)
-                .map(|bit| group.first + bit)
-                .filter(|&id| queue.first_for(id).is_some());
-            for id in takers {
-                if self.claim(group, id) {
-                    return machine.kick(id);
-                }
-            }
-        }
-        for other in self.idle_elsewhere(group) {
-            let idle = other.idle.load(SeqCst);
-            let mask = group
-                .queue
-                .lock()
-                .first_abroad(other.first, idle)
-                .map(|task| task.entity().hard.window(other.first));
-            let takers = bits(mask.unwrap_or(0) & idle).map(|bit| other.first + bit);
-            for id in takers {
-                if self.claim(other, id) {
-                    return machine.kick(id);
-                }
-            }
-        }
-        if now < group.look.load(Relaxed) {
+        if self.offer(group, machine) || now < group.look.load(Relaxed) {
             return;
         }
         group.look.store(now + LOOK, Relaxed);
         self.displace(group, here, now, machine);
         self.give_away(group, now, machine);
+    }
+
+    /// An idle CPU comes for what waits in `group`. `false`: there is none that may.
+    pub(super) fn offer(&self, group: &Group<T>, machine: &impl Machine<T>) -> bool {
+        for other in core::iter::once(group).chain(self.idle_elsewhere(group)) {
+            let idle = other.idle.load(SeqCst);
+            if idle != 0 {
+                let queue = group.queue.lock();
+                let takers = bits(idle)
+                    .map(|bit| other.first + bit)
+                    .filter(|&id| self.would_take(&queue, id));
+                for id in takers {
+                    if self.claim(other, id) {
+                        machine.kick(id);
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Is there a task in `queue` that CPU `id` may begin to run?
+    pub(super) fn would_take(&self, queue: &RunQueue<T>, id: u32) -> bool {
+        queue.first_admitted(id, |owner| self.admits(id, owner)).is_some()
     }
 
     /// The CPU makes room whose task is furthest ahead of what waits for that CPU, if that is more than a slice.
@@ -126,13 +128,14 @@ impl<T: Task> Scheduler<T> {
             .filter_map(|id| {
                 let cpu = self.cpu(id)?;
                 let slice = virtual_time(SLICE, cpu.weight.load(SeqCst));
-                let first = queue.first_for(id)?.entity().time.load(SeqCst);
-                Some((cpu.time_at(now)?.checked_sub(first.saturating_add(slice))?, id))
+                let first = queue.first_for(id)?.entity();
+                let limit = first.time.load(SeqCst).saturating_add(slice);
+                Some((cpu.time_at(now)?.checked_sub(limit)?, id, first.owner()))
             })
             .max();
         drop(queue);
-        if let Some(cpu) = furthest.and_then(|(_, id)| self.cpu(id)) {
-            self.preempt(cpu, machine);
+        if let Some((_, id, owner)) = furthest {
+            self.make_room(id, owner, machine);
         }
     }
 

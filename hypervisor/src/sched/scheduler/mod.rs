@@ -11,6 +11,10 @@
 //! Pure: the time comes with each call, and what the machine is to do goes to a [`Machine`]; so a simulator can run it.
 
 mod balance;
+mod cores;
+mod waking;
+
+pub use cores::Granularity;
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -22,7 +26,7 @@ use super::runqueue::{RunQueue, Waiting};
 use super::share::Left;
 use crate::domain::vcpu::NEVER;
 use crate::sync::Mutex;
-use balance::bits;
+use cores::Cores;
 
 /// How long a vCPU runs before another that waits gets the CPU, in nanoseconds.
 pub const SLICE: u64 = 10_000_000;
@@ -79,19 +83,10 @@ pub struct Scheduler<T> {
     /// How many CPUs take part. Their numbers begin with 0.
     count: AtomicU32,
     rate_limit: AtomicU64,
+    /// `None`: CPUs may run different domains, whatever they share.
+    cores: Option<Cores>,
     /// Groups that may have idle CPUs: a hint, which saves looking at each.
     idle_groups: AtomicU32,
-}
-
-/// Who is to make room for a task that waits.
-struct Victim {
-    /// The CPU.
-    id: u32,
-    /// Virtual time of what runs there.
-    time: u64,
-    /// How many CPUs there are for the task, and the weight of all that want one of the group's.
-    cpus: u32,
-    load: u64,
 }
 
 /// CPUs that share what waits.
@@ -178,12 +173,13 @@ impl<T> Cpu<T> {
 
 impl<T: Task> Scheduler<T> {
     /// For `most` CPUs, of which the first takes part at once.
-    pub fn new(most: usize) -> Self {
+    pub fn new(most: usize, granularity: Granularity) -> Self {
+        let by_core = granularity != Granularity::Cpu;
         let most = most.max(1) as u32;
         // Groups that are about equal: shares hold the better, the more CPUs share a queue.
         let size = most.div_ceil(most.div_ceil(GROUP));
         let group = |number: u32| Group {
-            queue: Mutex::new(RunQueue::new()),
+            queue: Mutex::new(RunQueue::new(by_core)),
             number,
             first: number * size,
             waiting: AtomicU32::new(0),
@@ -199,6 +195,7 @@ impl<T: Task> Scheduler<T> {
             size,
             count: AtomicU32::new(1),
             rate_limit: AtomicU64::new(RATE_LIMIT),
+            cores: by_core.then(|| Cores::new(most)),
             idle_groups: AtomicU32::new(0),
         }
     }
@@ -272,137 +269,6 @@ impl<T: Task> Scheduler<T> {
         self.cpu(id).map_or(0, |cpu| cpu.floor.load(Relaxed))
     }
 
-    // ---- waking ----
-
-    /// `task` may run again: queue it, and see to a CPU for it.
-    pub fn wake(&self, task: &T, now: u64, machine: &impl Machine<T>) {
-        let entity = task.entity();
-        let home = entity.cpu();
-        if let Some(group) = self.group(home)
-            && group.has_waiting()
-            && let Some(other) = self.another(group)
-            && self.lighter(other, group, entity.share.weight())
-        {
-            group.with(|_| {
-                let target = entity.hard.window(other.first) & self.members(other);
-                if entity.cpu() == home && !entity.running() && !entity.waits() && target != 0 {
-                    self.rehome(entity, other.first + target.trailing_zeros());
-                }
-            });
-        }
-        self.queue(task, now, machine);
-    }
-
-    /// Put `task`, unless it runs or waits, into the queue of the CPU where it was, and see to a CPU for it.
-    fn queue(&self, task: &T, now: u64, machine: &impl Machine<T>) {
-        let entity = task.entity();
-        loop {
-            let home = entity.cpu();
-            let Some(group) = self.group(home) else { return };
-            let queued = group.with(|queue| {
-                if entity.cpu() != home {
-                    return None; // It was taken over in between.
-                }
-                if entity.running() || entity.waits() {
-                    return Some(false); // Whoever runs it looks at it again when it stops.
-                }
-                if !entity.hard.contains(home)
-                    && let Some(other) = entity.hard.first_below(self.cpu_count())
-                {
-                    self.rehome(entity, other);
-                    return None;
-                }
-                let time = entity.time.load(SeqCst);
-                let time = fair::woken(time, self.floor(home), entity.share.weight());
-                entity.time.store(time, SeqCst);
-                task.enters(State::Waiting, now);
-                queue.push(task, time);
-                Some(true)
-            });
-            match queued {
-                None => {}
-                Some(false) => return,
-                Some(true) => return self.find_cpu(task, home, now, machine),
-            }
-        }
-    }
-
-    /// Move what neither runs nor waits to CPU `id`. Under the lock of the queue where it was.
-    fn rehome(&self, entity: &Entity, id: u32) {
-        let time = entity.time.load(SeqCst);
-        let time = fair::moved(time, self.floor(entity.cpu()), self.floor(id));
-        entity.time.store(time, SeqCst);
-        entity.cpu.store(id, SeqCst);
-    }
-
-    /// `task` has begun to wait in the queue of CPU `home`'s group: find a CPU that takes it.
-    fn find_cpu(&self, task: &T, home: u32, now: u64, machine: &impl Machine<T>) {
-        let entity = task.entity();
-        if let Some(id) = self.claim_for(entity, home) {
-            return machine.kick(id);
-        }
-        let Some(group) = self.group(home) else { return };
-        let Some(victim) = self.victim(group, entity, now) else {
-            return;
-        };
-        let Some(target) = self.cpu(victim.id) else { return };
-        let urgent = entity.within_share(now, victim.cpus, victim.load);
-        if urgent {
-            group.with(|queue| {
-                if entity.cpu() == home && entity.waits() {
-                    queue.urge(task, now);
-                    // It goes before those, and does not pay for it afterwards.
-                    entity.time.fetch_min(victim.time, SeqCst);
-                }
-            });
-        }
-        let since = target.since.load(SeqCst);
-        if !urgent && victim.time <= entity.time.load(SeqCst) {
-            // Nobody is ahead of it: at the end of a slice.
-            self.end_slice_at(victim.id, since + SLICE, machine);
-        } else if now < since + self.rate_limit() {
-            self.end_slice_at(victim.id, since + self.rate_limit(), machine);
-        } else {
-            target.slice_end.store(since, SeqCst);
-            self.preempt(target, machine);
-        }
-    }
-
-    /// Who is to make room in `group` for a task that waits there, on a CPU where it may run: one that nobody has asked yet, one that is ahead of it, one that need
-    /// not be left alone for longer, if there are such; and of these who is furthest ahead.
-    fn victim(&self, group: &Group<T>, entity: &Entity, now: u64) -> Option<Victim> {
-        let (mut cpus, mut load) = (0, group.load.load(SeqCst));
-        let mut best = None;
-        let (own, rested) = (entity.time.load(SeqCst), now.saturating_sub(self.rate_limit()));
-        for bit in bits(self.members(group) & entity.hard.window(group.first)) {
-            let id = group.first + bit;
-            let cpu = self.cpu(id)?;
-            cpus += 1;
-            let Some(time) = cpu.time_at(now) else { continue };
-            load += u64::from(cpu.weight.load(SeqCst));
-            let since = cpu.since.load(SeqCst);
-            let asked = cpu.slice_end.load(SeqCst) < since.saturating_add(SLICE);
-            best = best.max(Some((!asked, time > own, since <= rested, time, id)));
-        }
-        let (.., time, id) = best?;
-        Some(Victim { id, time, cpus, load })
-    }
-
-    /// Have CPU `id` look at `then` whether what it runs should make room.
-    fn end_slice_at(&self, id: u32, then: u64, machine: &impl Machine<T>) {
-        if let Some(cpu) = self.cpu(id) {
-            cpu.slice_end.fetch_min(then, SeqCst);
-            machine.reconsider(id);
-        }
-    }
-
-    fn preempt(&self, cpu: &Cpu<T>, machine: &impl Machine<T>) {
-        let current = cpu.current.lock().clone();
-        if let Some(current) = current {
-            machine.preempt(&current);
-        }
-    }
-
     // ---- choosing ----
 
     /// The next task to run on CPU `here`; it counts as running from here on. `None`: nothing to do.
@@ -410,7 +276,7 @@ impl<T: Task> Scheduler<T> {
         let (cpu, home) = (self.cpu(here)?, self.group(here)?);
         self.claim(home, here);
         loop {
-            let task = self.take(home, here, now).or_else(|| {
+            let found = self.take(home, here, now).or_else(|| {
                 // From here on whoever wakes a task sees that there is room; so what is not seen here, comes here.
                 self.set_idle(home, here);
                 let (before, after) = self.groups.split_at(home.number as usize);
@@ -418,7 +284,11 @@ impl<T: Task> Scheduler<T> {
                     .iter()
                     .chain(before)
                     .find_map(|group| self.take(group, here, now))
-            })?;
+            });
+            let Some(task) = found else {
+                self.settle_core(home, here, None, machine);
+                return None;
+            };
             self.claim(home, here);
             let entity = task.entity();
             let budget_end = match entity.share.left(now) {
@@ -437,6 +307,7 @@ impl<T: Task> Scheduler<T> {
             cpu.slice_end.store(now + SLICE, SeqCst);
             cpu.budget_end.store(budget_end, SeqCst);
             *cpu.current.lock() = Some(task.clone());
+            self.settle_core(home, here, Some(&task), machine);
             if home.has_waiting() {
                 self.spread(home, here, now, machine);
             }
@@ -451,7 +322,10 @@ impl<T: Task> Scheduler<T> {
         }
         let cpu = self.cpu(here)?;
         group.with(|queue| {
-            while let Some(task) = queue.pop(here) {
+            let mut core = self.core(here);
+            while let Some(task) =
+                queue.pop(here, |owner| core.as_ref().is_none_or(|core| core.admits(owner)))
+            {
                 let entity = task.entity();
                 if !task.runnable() {
                     task.enters(State::Stopped, now);
@@ -465,6 +339,9 @@ impl<T: Task> Scheduler<T> {
                     entity.time.store(time, SeqCst);
                 }
                 cpu.raise_floor(time);
+                if let Some(core) = &mut core {
+                    core.enter(entity.owner());
+                }
                 entity.runs_on(here, now);
                 return Some(task);
             }
@@ -495,6 +372,7 @@ impl<T: Task> Scheduler<T> {
             return;
         };
         let entity = task.entity();
+        self.leave_core(here);
         let moves = group.with(|queue| {
             entity.running.store(false, SeqCst);
             let ready = task.runnable();
@@ -584,13 +462,15 @@ impl<T: Task> Scheduler<T> {
         let Some(time) = cpu.time_at(now) else { return };
         if now >= cpu.budget_end.load(SeqCst) {
             cpu.budget_end.store(NEVER, SeqCst); // Once is enough.
-            self.preempt(cpu, machine);
+            self.preempt(here, machine);
         } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
-            let goes_first =
-                |first: &T| first.entity().urgent.load(Relaxed) || first.entity().time.load(SeqCst) < time;
-            let wanted = group.queue.lock().first_for(here).is_some_and(goes_first);
-            if wanted {
-                self.preempt(cpu, machine);
+            let goes_first = |first: &Entity| first.urgent.load(Relaxed) || first.time.load(SeqCst) < time;
+            let queue = group.queue.lock();
+            let first = queue.first_for(here).map(Task::entity);
+            let owner = first.filter(|first| goes_first(first)).map(Entity::owner);
+            drop(queue);
+            if let Some(owner) = owner {
+                self.make_room(here, owner, machine);
             }
             cpu.slice_end.store(now + SLICE, SeqCst);
         }

@@ -14,6 +14,9 @@ use guests::{hypercall, wreck};
 
 guest_rt::main!(main);
 
+/// ICR: destination shorthand "self".
+const TO_SELF: u32 = 1 << 18;
+
 fn main(info: StartInfo) -> ! {
     cpu::init();
     let what = info
@@ -27,6 +30,9 @@ fn main(info: StartInfo) -> ! {
         "jump_nowhere" => wreck::jump_nowhere(),
         "no_page_tables" => wreck::no_page_tables(),
         "spin" => wreck::spin(),
+        "storm" => loop {
+            cpu::mmio_write(cpu::APIC_ICR, TO_SELF | 0x41);
+        },
         "halt" => wreck::halt(),
         "panic" => sched::shutdown(SHUTDOWN_CRASH),
         "reboot" => sched::shutdown(abi::sched::SHUTDOWN_REBOOT),
