@@ -32,7 +32,7 @@ pub fn tests() -> Vec<Test> {
         .chain([
             test("disk and reboot", Vehicle::Svm, reboot),
             test("disk taken under load", Vehicle::Svm, under_load),
-            // Half a GiB written and read in Bochs would take an hour.
+            // 1 GiB; nobody has waited for it in Bochs, which interprets.
             test("fio on a domU's disk", Vehicle::Svm, fio),
         ])
         .collect()
