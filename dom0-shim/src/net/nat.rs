@@ -24,8 +24,8 @@ const ECHO: u64 = 60 * SECOND;
 pub const SESSIONS_MAX: usize = 512;
 /// Ports outside, or echo identifiers, that are given to hosts: none that a service of our own has.
 const PORTS: core::ops::RangeInclusive<u16> = 1024..=49151;
-/// Ports that are tried before a packet is dropped.
-const TRIES: usize = 64;
+/// Ports that are tried before a packet is dropped: more than one host can have in a row.
+const TRIES: usize = SESSIONS_MAX + 1;
 
 const ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
@@ -209,23 +209,24 @@ impl Nat {
         Some(())
     }
 
-    /// A port outside that nobody has: the host's own if possible.
+    /// A port outside that nobody has: the host's own if possible. Only the search moves `next`, also when it fails: no host can hold it
+    /// where all ports are taken.
     fn free_port(&mut self, protocol: Protocol, wanted: u16) -> Option<u16> {
-        let is_free = |port: &u16| !self.outer.contains_key(&(protocol, *port));
-        let begin = self.next;
-        let following = (begin..=*PORTS.end()).chain(*PORTS.start()..begin);
-        let port = Some(wanted)
-            .filter(|port| PORTS.contains(port))
-            .into_iter()
-            .chain(following)
-            .take(TRIES)
-            .find(is_free)?;
-        self.next = if port < *PORTS.end() {
-            port + 1
-        } else {
-            *PORTS.start()
-        };
-        Some(port)
+        if PORTS.contains(&wanted) && !self.outer.contains_key(&(protocol, wanted)) {
+            return Some(wanted);
+        }
+        for _ in 0..TRIES {
+            let port = self.next;
+            self.next = if port < *PORTS.end() {
+                port + 1
+            } else {
+                *PORTS.start()
+            };
+            if !self.outer.contains_key(&(protocol, port)) {
+                return Some(port);
+            }
+        }
+        None
     }
 
     /// An error that somebody outside reports of a packet that we have sent.

@@ -125,7 +125,7 @@ fn a_connection_there_and_back() {
     // Another host with the same port gets another one.
     let mut packet = tcp(end(inside(8), 40_000), peer, SYN);
     assert_eq!(nat.outbound(OTHER, &mut packet, None, 2), Some(()));
-    assert_eq!(ends(&packet), (end(OUTER, 40_001), peer));
+    assert_eq!(ends(&packet), (end(OUTER, 1024), peer));
 }
 
 #[test]
@@ -241,6 +241,21 @@ fn a_host_takes_nothing_from_others() {
     assert_eq!(nat.hosts[&OTHER].len(), 1);
     let last = nat.hosts[&HOST].keys().map(|key| key.own.port).min();
     assert_eq!(last, Some(2 * SESSIONS_MAX as u16 + 1), "the oldest made room");
+}
+
+#[test]
+fn a_host_cannot_keep_the_free_ports_from_others() {
+    let mut nat = Nat::new(OUTER);
+    let begin = 2000;
+    for port in begin..begin + SESSIONS_MAX as u16 {
+        nat.outbound(HOST, &mut udp(end(inside(7), port), end(PEER, 9)), None, 0)
+            .unwrap();
+    }
+    assert_eq!(nat.next, *PORTS.start(), "not where the host wants it");
+    // Come there by chance, the search gets past them.
+    nat.next = begin;
+    let mut packet = udp(end(inside(8), 60_000), end(PEER, 9));
+    assert_eq!(nat.outbound(OTHER, &mut packet, None, 0), Some(()));
 }
 
 #[test]
