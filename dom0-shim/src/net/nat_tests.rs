@@ -50,7 +50,11 @@ fn pseudo_sum(packet: &[u8]) -> u16 {
 }
 
 fn sealed(mut packet: Vec<u8>, at: usize) -> Vec<u8> {
-    let value = !pseudo_sum(&packet);
+    // 0 would say that there is none (RFC 768); both are zero in ones' complement.
+    let value = match !pseudo_sum(&packet) {
+        0 => 0xffff,
+        value => value,
+    };
     packet[at..at + 2].copy_from_slice(&value.to_be_bytes());
     packet
 }
