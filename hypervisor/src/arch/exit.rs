@@ -69,6 +69,15 @@ pub enum EntryFailure {
     InvalidVmcb,
 }
 
+/// How the guest left. The hypercall stands apart: it is what a guest waits for most, and is told by a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// By VMCALL or VMMCALL.
+    Hypercall,
+    /// By an exit with this code of the back end's, which [`GuestCpu::exit`](super::GuestCpu::exit) makes an [`Exit`] of.
+    Exit(u64),
+}
+
 /// Why the guest left. RIP still points at the instruction for every kind that names one, unless noted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -140,6 +149,8 @@ pub enum Exit {
     TripleFault,
     /// INIT signal or SIPI reached a guest CPU; meaningless to a guest, ignored.
     HostInit,
+    /// It was the back end's own business, and is done.
+    Handled,
     /// A task switch through a gate or TSS; not emulated.
     TaskSwitch {
         /// The event that caused it, if it was one.

@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use super::apic_page::ApicPage;
 use super::regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
-use super::{ApicMode, Event, Exit, Flush, GuestCpu};
+use super::{ApicMode, Event, Exit, Flush, GuestCpu, Left};
 
 /// The third back end.
 pub struct Vcpu {
-    /// What [`GuestCpu::run`] returns, one after the other; then it halts for good.
+    /// How [`GuestCpu::run`] ends, one after the other; then it halts for good.
     pub exits: VecDeque<Exit>,
     /// What was injected.
     pub injected: Vec<Event>,
@@ -59,7 +59,16 @@ impl Default for Vcpu {
 }
 
 impl GuestCpu for Vcpu {
-    fn run(&mut self) -> Exit {
+    fn run(&mut self) -> Left {
+        match self.exits.front() {
+            Some(Exit::Hypercall) => {
+                self.exits.pop_front();
+                Left::Hypercall
+            }
+            _ => Left::Exit(0),
+        }
+    }
+    fn exit(&mut self, _code: u64) -> Exit {
         self.exits.pop_front().unwrap_or_else(|| {
             self.length = Some(1);
             self.write(SysReg::Rflags, 0);

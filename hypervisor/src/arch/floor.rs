@@ -11,7 +11,7 @@ use core::arch::x86_64::_rdtsc;
 
 use super::owned::Owned;
 use super::regs::SegmentAttr;
-use super::{Exit, GuestCpu, NestedFormat, OutOfMemory, Segment, SegmentReg, SysReg, VcpuConfig};
+use super::{Exit, GuestCpu, Left, NestedFormat, OutOfMemory, Segment, SegmentReg, SysReg, VcpuConfig};
 
 /// Round trips to measure, and before that, to warm up.
 const ROUND_TRIPS: u32 = 10_000;
@@ -75,10 +75,12 @@ pub fn measure<C: GuestCpu>(
 pub fn by_interface<C: GuestCpu>(cpu: &mut C, count: u32) -> Result<(), Exit> {
     for _ in 0..count {
         match cpu.run() {
-            Exit::Hypercall => cpu.skip(3),
-            // What the host gets meanwhile stays pending: interrupts are off, and each entry would end at once.
-            Exit::HostNmi => {}
-            other => return Err(other),
+            Left::Hypercall => cpu.skip(3),
+            Left::Exit(code) => match cpu.exit(code) {
+                // What the host gets meanwhile stays pending: interrupts are off, and each entry would end at once.
+                Exit::HostNmi => {}
+                other => return Err(other),
+            },
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The two back ends, AMD-V ([`svm`]) and VT-x ([`vmx`]), behind one interface that ends at the vCPU.
 //!
-//! A vCPU is a value that runs: [`GuestCpu::run`] enters the guest and returns an [`Exit`] to match on. Nothing here
+//! A vCPU is a value that runs: [`GuestCpu::run`] enters the guest, and an [`Exit`] is a value to match on. Nothing here
 //! knows of domains or hypercalls. The hot loop is generic over [`GuestCpu`] (static dispatch); everything else takes
 //! `&mut dyn GuestCpu`.
 
@@ -21,7 +21,7 @@ pub mod svm;
 pub mod try_msr;
 pub mod vmx;
 
-pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
+pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, Left, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
 
 use crate::types::Hpa;
@@ -163,6 +163,59 @@ pub struct Paging {
     pub rflags: u64,
 }
 
+/// How linear addresses translate, at supervisor level: CR3, and in one word all bits that steer a walk of the page tables besides it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// CR3.
+    pub cr3: u64,
+    /// Bits of CR0, CR4, EFER and RFLAGS, each in its own register's place, of which no two are the same.
+    pub mode: u64,
+}
+
+impl Translation {
+    /// CR0.WP and PG.
+    const CR0: u64 = 1 << 16 | 1 << 31;
+    /// CR4.PSE, PAE and LA57.
+    const CR4: u64 = 1 << 4 | 1 << 5 | 1 << 12;
+    /// CR4.SMAP.
+    const SMAP: u64 = 1 << 21;
+    /// EFER.LMA and NXE.
+    const EFER: u64 = 1 << 10 | 1 << 11;
+    /// RFLAGS.AC.
+    const AC: u64 = 1 << 18;
+
+    /// From the registers. RFLAGS are looked at for AC only, which suspends SMAP and means nothing else to a walk.
+    #[inline(always)]
+    pub fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64, rflags: impl FnOnce() -> u64) -> Translation {
+        let mode = cr0 & Self::CR0 | cr4 & (Self::CR4 | Self::SMAP) | efer & Self::EFER;
+        let suspended = if cr4 & Self::SMAP != 0 {
+            rflags() & Self::AC
+        } else {
+            0
+        };
+        Translation {
+            cr3,
+            mode: mode | suspended,
+        }
+    }
+
+    /// Without SMAP, which is about data: user code is fetched by user code.
+    #[inline(always)]
+    pub fn of_code(self) -> Translation {
+        Translation {
+            mode: self.mode & !(Self::SMAP | Self::AC),
+            ..self
+        }
+    }
+}
+
+impl From<Paging> for Translation {
+    #[inline(always)]
+    fn from(paging: Paging) -> Translation {
+        Translation::new(paging.cr0, paging.cr3, paging.cr4, paging.efer, || paging.rflags)
+    }
+}
+
 /// One guest CPU in the hardware's terms. All of it is touched only by the physical CPU that runs it, or by one that
 /// holds it while it is not running.
 ///
@@ -170,8 +223,10 @@ pub struct Paging {
 /// whose delivery was interrupted by the exit (IDT-vectoring information, EXITINTINFO) is kept by the back end and delivered at the next
 /// entry by itself, combined with a newly injected exception to #DF as the manuals say (SDM 3A table 6-5).
 pub trait GuestCpu: Send {
-    /// Enter the guest, return why it left.
-    fn run(&mut self) -> Exit;
+    /// Enter the guest, return how it left.
+    fn run(&mut self) -> Left;
+    /// Why the guest left by `code`, asked once after the [`GuestCpu::run`] that returned it: the back end does its own part of the exit here.
+    fn exit(&mut self, code: u64) -> Exit;
 
     /// General registers other than RSP. Valid between runs, `rax` included.
     fn gprs(&mut self) -> &mut Gprs;
@@ -184,6 +239,10 @@ pub trait GuestCpu: Send {
     fn instruction_len(&self) -> Option<u8>;
     /// Move RIP past an instruction of `len` bytes (truncated to the mode's width) and end the interrupt shadow.
     fn skip(&mut self, len: u8);
+    /// The same where the caller knows that the mode is [`CpuMode::Long`].
+    fn skip_in_long_mode(&mut self, len: u8) {
+        self.skip(len);
+    }
     /// Current privilege level.
     fn cpl(&self) -> u8;
     /// Operating mode.
@@ -199,7 +258,7 @@ pub trait GuestCpu: Send {
     /// Write a system register as the guest would see it. The caller has checked architectural validity; the back end adds what hardware
     /// wants on top (CR0.NE and CR4.VMXE on VMX, EFER.SVME on SVM, the CR0.PG/EFER.LMA/entry-control interplay).
     fn write(&mut self, reg: SysReg, value: u64);
-    /// What decides how linear addresses translate, in one call, as it is asked for by each hypercall that has an argument in memory.
+    /// What decides how linear addresses translate.
     fn paging(&self) -> Paging {
         Paging {
             cr0: self.read(SysReg::Cr0),
@@ -208,6 +267,10 @@ pub trait GuestCpu: Send {
             efer: self.read(SysReg::Efer),
             rflags: self.read(SysReg::Rflags),
         }
+    }
+    /// The same, as walks of page tables want it: asked for by each hypercall that has an argument in memory.
+    fn translation(&self) -> Translation {
+        self.paging().into()
     }
     /// Read a segment register with its hidden part.
     fn segment(&self, reg: SegmentReg) -> Segment;

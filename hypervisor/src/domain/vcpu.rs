@@ -11,7 +11,7 @@ use abi::sched::SHUTDOWN_WATCHDOG;
 
 use super::Domain;
 use super::areas::Areas;
-use super::wakeup::Wakeup;
+use super::wakeup::{Effects, Wakeup};
 pub use super::wakeup::{Hold, Request};
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
@@ -190,12 +190,6 @@ impl Vcpu {
 
     // ---- requests ----
 
-    /// See [`Wakeup::has_requests`].
-    #[inline]
-    pub fn has_requests(&self) -> bool {
-        self.wakeup.has_requests()
-    }
-
     /// See [`Wakeup::was_woken`].
     pub fn was_woken(&self) -> bool {
         self.wakeup.was_woken()
@@ -217,8 +211,17 @@ impl Vcpu {
     }
 
     /// Ask the vCPU to look at `what`, wherever it is: it is woken if it waits and made to exit if it runs elsewhere.
+    #[inline]
     pub fn request(self: &Arc<Self>, what: Request) {
         let effects = self.wakeup.request(what);
+        if effects.any() {
+            self.carry_out(effects);
+        }
+    }
+
+    /// Apart, as a vCPU that runs here needs none of it.
+    #[inline(never)]
+    fn carry_out(self: &Arc<Self>, effects: Effects) {
         if effects.wake {
             sched::wake(self);
         }
@@ -232,8 +235,9 @@ impl Vcpu {
 
     /// See [`Wakeup::enter`].
     #[inline]
-    pub fn enter(&self) {
-        self.wakeup.enter();
+    #[must_use]
+    pub fn enter(&self) -> bool {
+        self.wakeup.enter()
     }
 
     /// See [`Wakeup::exited`].
@@ -250,6 +254,7 @@ impl Vcpu {
     /// An event channel has something for this vCPU: `evtchn_upcall_pending` was just set.
     ///
     /// With a vector of its own the upcall is an edge interrupt of the local APIC; else the domain's callback vector is injected.
+    #[inline]
     pub fn raise_upcall(self: &Arc<Self>) {
         match self.upcall_vector.load(SeqCst) {
             0 => self.request(Request::CALLBACK),
@@ -378,13 +383,18 @@ impl Vcpu {
         // The hold first: whoever finds the port takes it back.
         self.hold(Hold::POLLING);
         self.polled.store(port.map_or(u32::MAX, |port| port.0), SeqCst);
-        sched::timers_changed(self);
+        if deadline != NEVER {
+            sched::timers_changed(self);
+        }
     }
 
     /// Stop waiting.
     pub fn end_poll(self: &Arc<Self>) {
         if self.polled.swap(0, SeqCst) != 0 {
-            self.timers.poll.store(NEVER, SeqCst);
+            if self.timers.poll.swap(NEVER, SeqCst) != NEVER {
+                // Else the next poll, which may have no end, would end then.
+                sched::timers_changed(self);
+            }
             self.release(Hold::POLLING);
         }
     }

@@ -1,14 +1,16 @@
 //! How a vCPU is told of news, wherever it is: in the guest, on its way there, about to wait, or waiting.
 //!
 //! A wake-up cannot be lost: who has news for a vCPU first sets the [`Request`] and then looks at the [`Hold`]; a vCPU that blocks first sets the
-//! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent). It is the same
-//! between a vCPU that enters the guest, and then looks, and who has news, and then looks whether it is there.
+//! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent).
+//!
+//! Whether it is in the guest is a bit beside the requests: a vCPU that enters takes the bit away and sees the requests in one access, so who
+//! makes one either is seen, or sees that the guest has to be left.
 //!
 //! `tests/models` runs this under every interleaving that the memory model allows.
 
 use bitflags::bitflags;
 
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering::Release, Ordering::SeqCst};
+use crate::sync::atomic::{AtomicU32, Ordering::Release, Ordering::SeqCst};
 use crate::sync::spin_loop;
 
 bitflags! {
@@ -63,11 +65,13 @@ impl Hold {
 
 /// Requests to a vCPU, reasons why it may not run, and whether it is in the guest.
 pub struct Wakeup {
+    /// Its requests, and [`OUTSIDE`].
     requests: AtomicU32,
     holds: AtomicU32,
-    /// It is in the guest, or about to look at its requests and go there: see [`Wakeup::enter`].
-    in_guest: AtomicBool,
 }
+
+/// Beside the requests: the vCPU is not in the guest, nor on its way there; see [`Wakeup::enter`].
+const OUTSIDE: u32 = 1 << 31;
 
 /// What is left to do for who made a request.
 #[must_use]
@@ -81,20 +85,21 @@ pub struct Effects {
     pub interrupt: bool,
 }
 
+impl Effects {
+    /// Is there anything to do?
+    #[inline]
+    pub fn any(self) -> bool {
+        self.wake | self.end_poll | self.interrupt
+    }
+}
+
 impl Wakeup {
     /// A vCPU without requests that may not run for the reason of `hold`.
     pub fn new(hold: Hold) -> Self {
         Self {
-            requests: AtomicU32::new(0),
+            requests: AtomicU32::new(OUTSIDE),
             holds: AtomicU32::new(hold.bits()),
-            in_guest: AtomicBool::new(false),
         }
-    }
-
-    /// Is there anything to look at before the guest is entered?
-    #[inline]
-    pub fn has_requests(&self) -> bool {
-        self.requests.load(SeqCst) != 0
     }
 
     /// Is there a request that ends waiting?
@@ -102,14 +107,14 @@ impl Wakeup {
         self.requests.load(SeqCst) & Request::WAKES.bits() != 0
     }
 
-    /// Take all requests.
+    /// Take all requests, on the way to the guest.
     pub fn take_requests(&self) -> Request {
-        Request::from_bits_retain(self.requests.swap(0, SeqCst))
+        Request::from_bits_truncate(self.requests.swap(0, SeqCst))
     }
 
     /// Take the requests that are in `which`; others stay.
     pub fn take(&self, which: Request) -> Request {
-        Request::from_bits_retain(self.requests.fetch_and(!which.bits(), SeqCst)) & which
+        Request::from_bits_truncate(self.requests.fetch_and(!which.bits(), SeqCst)) & which
     }
 
     /// Keep `what` for the next time that the vCPU looks at its requests; no reason to look now.
@@ -126,27 +131,30 @@ impl Wakeup {
             wake: waits && self.release(Hold::BLOCKED),
             end_poll: waits,
             // Whoever is not in the guest looks before it enters.
-            interrupt: self.in_guest.load(SeqCst),
+            interrupt: self.requests.load(SeqCst) & OUTSIDE == 0,
         }
     }
 
-    /// The CPU that runs it is about to look at its requests and then to enter the guest. From here on whoever makes a request sees to an exit.
+    /// The CPU that runs it is about to enter the guest. `true`: not before it has looked at the requests. From here on whoever makes another sees
+    /// to an exit.
     #[inline]
-    pub fn enter(&self) {
-        // A full barrier: the look at the requests comes after it.
-        self.in_guest.swap(true, SeqCst);
+    #[must_use]
+    pub fn enter(&self) -> bool {
+        // A single instruction, of which the flags are looked at: each entry comes this way.
+        self.requests.fetch_and(!OUTSIDE, SeqCst) & !OUTSIDE != 0
     }
 
     /// The guest has exited, or is not entered after all.
     #[inline]
     pub fn exited(&self) {
-        self.in_guest.store(false, Release);
+        self.requests.fetch_or(OUTSIDE, Release);
     }
 
     /// Wait until the vCPU uses no nested translation that was removed before [`Request::FLUSH`] was made: it has left the guest, or has taken the
     /// request. Never waits for a CPU that waits for us, as that is not in a guest.
     pub fn wait_for_flush(&self) {
-        while self.in_guest.load(SeqCst) && self.requests.load(SeqCst) & Request::FLUSH.bits() != 0 {
+        let flush = Request::FLUSH.bits();
+        while self.requests.load(SeqCst) & (OUTSIDE | flush) == flush {
             spin_loop();
         }
     }

@@ -1,10 +1,10 @@
 //! `console_io`: what a domain says goes to the console. dom0's bytes go there as they are; others' are collected into lines
 //! that say whose they are, as many as their rate allows.
 
+use abi::Errno;
 use abi::console_io::{CONSOLEIO_READ, CONSOLEIO_WRITE};
-use abi::{Errno, GuestHandle};
 
-use super::{Args, Caller, Outcome, Stop};
+use super::{Caller, Outcome};
 use crate::domain::Domain;
 use crate::hw::console;
 use crate::hw::time::now_ns;
@@ -97,10 +97,10 @@ pub fn debug_port(domain: &Domain, byte: u8) {
         .push(&[byte], now_ns(), |line| log_line(domain.id, line));
 }
 
-pub(super) fn console_io(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let (command, count, buffer) = (args[0] as u32, args[1] as u32, args[2]);
-    match command {
-        CONSOLEIO_WRITE => write(caller, args, count, buffer),
+pub(super) fn console_io(caller: &mut Caller<'_>, command: u64, count: u64, buffer: u64) -> Outcome {
+    let count = count as u32;
+    match command as u32 {
+        CONSOLEIO_WRITE => write(caller, count, buffer),
         CONSOLEIO_READ => {
             caller.require_privilege()?;
             read(caller, count, buffer)
@@ -110,7 +110,7 @@ pub(super) fn console_io(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     }
 }
 
-fn write(caller: &mut Caller<'_>, args: &mut Args, count: u32, buffer: u64) -> Outcome {
+fn write(caller: &mut Caller<'_>, count: u32, buffer: u64) -> Outcome {
     if count > i32::MAX as u32 {
         return Err(Errno::EINVAL.into());
     }
@@ -140,9 +140,8 @@ fn write(caller: &mut Caller<'_>, args: &mut Args, count: u32, buffer: u64) -> O
     if done == count {
         return Ok(0);
     }
-    args[1] = u64::from(count - done);
-    args[2] = GuestHandle::<u8>::new(buffer.wrapping_add(u64::from(done))).addr();
-    Err(Stop::Continue)
+    let rest = buffer.wrapping_add(u64::from(done));
+    Err(caller.again(&[CONSOLEIO_WRITE.into(), u64::from(count - done), rest]))
 }
 
 /// What was typed on the console since the last read. Returns how much.

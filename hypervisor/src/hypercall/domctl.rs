@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use abi::domctl::*;
 use abi::{Domid, Errno, Union};
 
-use super::{Args, Caller, Outcome, Stop, hvm_context};
+use super::{Caller, Outcome, Stop, hvm_context};
 use crate::arch::machine;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::domain::{Config, Domain, lifecycle, table};
@@ -34,8 +34,7 @@ pub(super) enum Answer {
     Changed,
 }
 
-pub(super) fn domctl(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let at = args[0];
+pub(super) fn domctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut argument: Domctl = caller.read(at)?;
     caller.require_privilege()?;
     if argument.interface_version != XEN_DOMCTL_INTERFACE_VERSION {

@@ -12,23 +12,22 @@ use abi::event_channel::{
     EvtchnReset, EvtchnSetPriority, EvtchnStatus,
 };
 
-use super::{Args, Caller, Outcome, Stop};
+use super::{Caller, Outcome};
 use crate::event::{self, Binding};
 use crate::types::{DomId, Gfn, Port, VcpuId};
 
-pub(super) fn event_channel_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    if args[0] as u32 == EVTCHNOP_SEND {
-        let port = port(caller, args[1])?;
+pub(super) fn event_channel_op(caller: &mut Caller<'_>, command: u64, at: u64, next: u64) -> Outcome {
+    if command as u32 == EVTCHNOP_SEND {
+        let port = port(caller, at)?;
         event::send(caller.domain, port)?;
         return Ok(0);
     }
-    less_frequent(caller, args)
+    less_frequent(caller, command, at, next)
 }
 
 #[inline(never)]
-fn less_frequent(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let at = args[1];
-    match args[0] as u32 {
+fn less_frequent(caller: &mut Caller<'_>, command: u64, at: u64, next: u64) -> Outcome {
+    match command as u32 {
         EVTCHNOP_UNMASK => event::unmask(caller.domain, port(caller, at)?)?,
         EVTCHNOP_CLOSE => event::close(caller.domain, port(caller, at)?)?,
         EVTCHNOP_ALLOC_UNBOUND => alloc_unbound(caller, at)?,
@@ -53,8 +52,8 @@ fn less_frequent(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
             event::bind_vcpu(caller.domain, Port(bind.port), VcpuId(bind.vcpu))?;
         }
         EVTCHNOP_STATUS => status(caller, at)?,
-        EVTCHNOP_RESET => return reset(caller, args, Port(1)),
-        EVTCHNOP_RESET_CONT => return reset(caller, args, Port((args[2] as u32).max(1))),
+        EVTCHNOP_RESET => return reset(caller, at, Port(1)),
+        EVTCHNOP_RESET_CONT => return reset(caller, at, Port((next as u32).max(1))),
         EVTCHNOP_INIT_CONTROL => {
             let mut init: EvtchnInitControl = caller.read(at)?;
             let (vcpu, gfn) = (VcpuId(init.vcpu), Gfn(init.control_gfn));
@@ -75,7 +74,7 @@ fn less_frequent(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
     Ok(0)
 }
 
-#[inline]
+#[inline(always)]
 fn port(caller: &mut Caller<'_>, at: u64) -> Result<Port, Errno> {
     Ok(Port(caller.read::<EvtchnPortArg>(at)?.port))
 }
@@ -119,8 +118,8 @@ fn status(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
 }
 
 /// Close the ports from `from` on. A call that goes on says where in an argument that the first does not have.
-fn reset(caller: &mut Caller<'_>, args: &mut Args, from: Port) -> Outcome {
-    let reset: EvtchnReset = caller.read(args[1])?;
+fn reset(caller: &mut Caller<'_>, at: u64, from: Port) -> Outcome {
+    let reset: EvtchnReset = caller.read(at)?;
     let domain = caller.target(reset.dom)?;
     if domain.id != caller.domain.id && !domain.is_paused() {
         return Err(Errno::EINVAL.into());
@@ -128,10 +127,6 @@ fn reset(caller: &mut Caller<'_>, args: &mut Args, from: Port) -> Outcome {
     // All ports are closed, then delivery is 2-level again.
     match event::close_some(&domain, from) {
         None => Ok(event::reset_delivery(&domain).map(|()| 0)?),
-        Some(next) => {
-            args[0] = u64::from(EVTCHNOP_RESET_CONT);
-            args[2] = u64::from(next.0);
-            Err(Stop::Continue)
-        }
+        Some(next) => Err(caller.again(&[EVTCHNOP_RESET_CONT.into(), at, next.0.into()])),
     }
 }

@@ -13,7 +13,7 @@ use abi::grant::{
 };
 use abi::{Compat, Domid, Errno, GuestHandle};
 
-use super::{Args, Caller, Outcome, Stop};
+use super::{Caller, Outcome};
 use crate::domain::{Domain, table};
 use crate::grant::copy::{CopyEnd, copy};
 use crate::grant::{self, Part, Status, Version, map};
@@ -22,23 +22,26 @@ use crate::types::{DomId, Gfn, Gpa};
 /// Operations done in a slice.
 const SLICE: u32 = 64;
 
-pub(super) fn grant_table_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    if args[2] as i32 <= -1 {
+pub(super) fn grant_table_op(caller: &mut Caller<'_>, command: u64, list: u64, count: u64) -> Outcome {
+    let count = count as u32;
+    if count as i32 <= -1 {
         return Err(Errno::EINVAL.into());
     }
-    match args[0] as u32 {
-        GNTTABOP_MAP_GRANT_REF => each::<GnttabMapGrantRef>(caller, args, map_one),
-        GNTTABOP_UNMAP_GRANT_REF => each::<GnttabUnmapGrantRef>(caller, args, unmap_one),
-        GNTTABOP_COPY => each::<GnttabCopy>(caller, args, copy_one),
-        GNTTABOP_SWAP_GRANT_REF => each::<GnttabSwapGrantRef>(caller, args, |caller, op| {
+    match command as u32 {
+        GNTTABOP_MAP_GRANT_REF => each::<GnttabMapGrantRef>(caller, command, list, count, map_one),
+        GNTTABOP_UNMAP_GRANT_REF => each::<GnttabUnmapGrantRef>(caller, command, list, count, unmap_one),
+        GNTTABOP_COPY => each::<GnttabCopy>(caller, command, list, count, copy_one),
+        GNTTABOP_SWAP_GRANT_REF => each::<GnttabSwapGrantRef>(caller, command, list, count, |caller, op| {
             op.status = status(caller.domain.grants.swap(op.ref_a, op.ref_b));
         }),
-        GNTTABOP_UNMAP_AND_REPLACE => each::<GnttabUnmapAndReplace>(caller, args, unmap_and_replace_one),
-        GNTTABOP_GET_STATUS_FRAMES => get_status_frames(caller, args),
-        GNTTABOP_SETUP_TABLE => setup_table(caller, args),
-        GNTTABOP_QUERY_SIZE => query_size(caller, args),
-        GNTTABOP_SET_VERSION => set_version(caller, args),
-        GNTTABOP_GET_VERSION => get_version(caller, args),
+        GNTTABOP_UNMAP_AND_REPLACE => {
+            each::<GnttabUnmapAndReplace>(caller, command, list, count, unmap_and_replace_one)
+        }
+        GNTTABOP_GET_STATUS_FRAMES => get_status_frames(caller, list, count),
+        GNTTABOP_SETUP_TABLE => setup_table(caller, list, count),
+        GNTTABOP_QUERY_SIZE => query_size(caller, list, count),
+        GNTTABOP_SET_VERSION => set_version(caller, list),
+        GNTTABOP_GET_VERSION => get_version(caller, list),
         _ => Err(Errno::ENOSYS.into()),
     }
 }
@@ -53,11 +56,12 @@ fn status<T>(result: Result<T, Status>) -> i16 {
 /// Do each operation of the list, writing back what became of it.
 fn each<T: Compat>(
     caller: &mut Caller<'_>,
-    args: &mut Args,
+    command: u64,
+    at: u64,
+    count: u32,
     mut operate: impl FnMut(&Caller<'_>, &mut T),
 ) -> Outcome {
-    let count = args[2] as u32;
-    let list = GuestHandle::<T>::new(args[1]);
+    let list = GuestHandle::<T>::new(at);
     for index in 0..count.min(SLICE) {
         let mut operation = caller.read_element(list, u64::from(index))?;
         operate(caller, &mut operation);
@@ -67,9 +71,8 @@ fn each<T: Compat>(
     if count <= SLICE {
         return Ok(0);
     }
-    args[1] = caller.element(list, u64::from(SLICE));
-    args[2] = u64::from(count - SLICE);
-    Err(Stop::Continue)
+    let rest = caller.element(list, u64::from(SLICE));
+    Err(caller.again(&[command, rest, u64::from(count - SLICE)]))
 }
 
 fn named(caller: &Caller<'_>, id: Domid) -> DomId {
@@ -134,18 +137,18 @@ fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
     }));
 }
 
-fn setup_table(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    if args[2] as u32 != 1 {
+fn setup_table(caller: &mut Caller<'_>, at: u64, count: u32) -> Outcome {
+    if count != 1 {
         return Err(Errno::EINVAL.into());
     }
-    let mut op: GnttabSetupTable = caller.read(args[1])?;
+    let mut op: GnttabSetupTable = caller.read(at)?;
     op.status = match caller.target(op.dom) {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
         Ok(domain) if domain.grants.grow_to(op.nr_frames).is_err() => GNTST_GENERAL_ERROR,
         Ok(domain) => list_frames(caller, &domain, Part::Shared, op.frame_list, op.nr_frames),
     };
-    caller.write(args[1], &op)?;
+    caller.write(at, &op)?;
     Ok(0)
 }
 
@@ -170,26 +173,26 @@ fn list_frames<T: Compat + PartialEq + From<u64>>(
     GNTST_OKAY
 }
 
-fn get_status_frames(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    if args[2] as u32 != 1 {
+fn get_status_frames(caller: &mut Caller<'_>, at: u64, count: u32) -> Outcome {
+    if count != 1 {
         return Err(Errno::EINVAL.into());
     }
-    let mut op: GnttabGetStatusFrames = caller.read(args[1])?;
+    let mut op: GnttabGetStatusFrames = caller.read(at)?;
     op.status = match caller.target(op.dom) {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
         Ok(domain) if op.nr_frames > domain.grants.status_frames() => GNTST_GENERAL_ERROR,
         Ok(domain) => list_frames(caller, &domain, Part::Status, op.frame_list, op.nr_frames),
     };
-    caller.write(args[1], &op)?;
+    caller.write(at, &op)?;
     Ok(0)
 }
 
-fn query_size(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    if args[2] as u32 != 1 {
+fn query_size(caller: &mut Caller<'_>, at: u64, count: u32) -> Outcome {
+    if count != 1 {
         return Err(Errno::EINVAL.into());
     }
-    let mut op: GnttabQuerySize = caller.read(args[1])?;
+    let mut op: GnttabQuerySize = caller.read(at)?;
     op.status = match caller.target(op.dom) {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
@@ -198,28 +201,28 @@ fn query_size(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
             GNTST_OKAY
         }
     };
-    caller.write(args[1], &op)?;
+    caller.write(at, &op)?;
     Ok(0)
 }
 
 /// The answer names the version in use, whatever became of the wish.
-fn set_version(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let mut op: GnttabSetVersion = caller.read(args[1])?;
+fn set_version(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let mut op: GnttabSetVersion = caller.read(at)?;
     let result = match op.version {
         1 => grant::set_version(caller.domain, Version::V1),
         2 => grant::set_version(caller.domain, Version::V2),
         _ => Err(Errno::EINVAL),
     };
     op.version = caller.domain.grants.version() as u32;
-    caller.write(args[1], &op)?;
+    caller.write(at, &op)?;
     result?;
     Ok(0)
 }
 
-fn get_version(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let mut op: GnttabGetVersion = caller.read(args[1])?;
+fn get_version(caller: &mut Caller<'_>, at: u64) -> Outcome {
+    let mut op: GnttabGetVersion = caller.read(at)?;
     let domain = caller.target(op.dom)?;
     op.version = domain.grants.version() as u32;
-    caller.write(args[1], &op)?;
+    caller.write(at, &op)?;
     Ok(0)
 }

@@ -16,15 +16,14 @@ use abi::sched::SHUTDOWN_MAX;
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::{Args, Caller, Outcome};
+use super::{Caller, Outcome};
 use crate::domain::Domain;
 use crate::domain::vcpu::Request;
 use crate::mm::p2m::Kind;
 use crate::types::{Gfn, VcpuId};
 
-pub(super) fn hvm_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let at = args[1];
-    match args[0] as u32 {
+pub(super) fn hvm_op(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome {
+    match command as u32 {
         HVMOP_SET_PARAM => set_param(caller, at)?,
         HVMOP_GET_PARAM => get_param(caller, at)?,
         HVMOP_SET_EVTCHN_UPCALL_VECTOR => set_upcall_vector(caller, at)?,

@@ -72,7 +72,7 @@ pub(super) fn set(caller: &mut Caller<'_>, domain: &Domain, request: &DomctlHvmc
 }
 
 fn memory<'a>(caller: &'a mut Caller<'_>) -> GuestVirt<'a> {
-    GuestVirt::new(&caller.domain.p2m, caller.walks, caller.cpu.paging())
+    GuestVirt::new(&caller.domain.p2m, caller.walks, caller.cpu.translation())
 }
 
 fn write_bytes(caller: &mut Caller<'_>, at: u64, bytes: &[u8]) -> Result<(), Errno> {

@@ -21,7 +21,7 @@ use abi::memory::{
 };
 use abi::{Domid, Errno, Ulong};
 
-use super::{Args, Caller, Outcome, Stop};
+use super::{Caller, Outcome, Stop};
 use crate::domain::Domain;
 use crate::grant::Part;
 use crate::mm::frames;
@@ -39,17 +39,16 @@ const DOM0_MAX_ORDER: u32 = 18;
 /// Most entries of a memory map (Xen's E820MAX for a guest).
 const MAX_MEMORY_MAP: u32 = 128;
 
-pub(super) fn memory_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let operation = (args[0] & MEMOP_CMD_MASK) as u32;
-    let done = args[0] >> MEMOP_EXTENT_SHIFT;
-    let at = args[1];
+pub(super) fn memory_op(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome {
+    let operation = (command & MEMOP_CMD_MASK) as u32;
+    let done = command >> MEMOP_EXTENT_SHIFT;
     match operation {
         XENMEM_INCREASE_RESERVATION | XENMEM_DECREASE_RESERVATION | XENMEM_POPULATE_PHYSMAP => {
-            reservation(caller, operation, done, args)
+            reservation(caller, operation, done, at)
         }
-        XENMEM_ADD_TO_PHYSMAP => add_to_physmap(caller, done, args),
-        XENMEM_ADD_TO_PHYSMAP_BATCH => add_to_physmap_batch(caller, done, args),
-        XENMEM_ACQUIRE_RESOURCE => acquire_resource(caller, done, args),
+        XENMEM_ADD_TO_PHYSMAP => add_to_physmap(caller, done, at),
+        XENMEM_ADD_TO_PHYSMAP_BATCH => add_to_physmap_batch(caller, done, at),
+        XENMEM_ACQUIRE_RESOURCE => acquire_resource(caller, done, at),
         _ if done != 0 => Err(Errno::EINVAL.into()),
         XENMEM_MAXIMUM_RAM_PAGE => Ok(frames::highest().0),
         XENMEM_CURRENT_RESERVATION => Ok(stat_target(caller, at)?.total_pages()),
@@ -69,9 +68,8 @@ pub(super) fn memory_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
 }
 
 /// The call, with `done` elements done.
-fn go_on(args: &mut Args, done: u64) -> Stop {
-    args[0] = args[0] & MEMOP_CMD_MASK | done << MEMOP_EXTENT_SHIFT;
-    Stop::Continue
+fn go_on(caller: &mut Caller<'_>, operation: u32, done: u64) -> Stop {
+    caller.again(&[u64::from(operation) | done << MEMOP_EXTENT_SHIFT])
 }
 
 fn stat_target(caller: &mut Caller<'_>, at: u64) -> Result<Arc<Domain>, Errno> {
@@ -82,8 +80,8 @@ fn stat_target(caller: &mut Caller<'_>, at: u64) -> Result<Arc<Domain>, Errno> {
 // ---- populate, decrease ----
 
 /// Returns how many extents are done; errors only end the list early.
-fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &mut Args) -> Outcome {
-    let Ok(request) = caller.read::<MemoryReservation>(args[1]) else {
+fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, at: u64) -> Outcome {
+    let Ok(request) = caller.read::<MemoryReservation>(at) else {
         return Ok(start);
     };
     if request.nr_extents > MAX_EXTENTS || start >= request.nr_extents {
@@ -103,7 +101,7 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, args: &mut A
     let mut budget = SLICE;
     for done in start..request.nr_extents {
         if budget == 0 {
-            return Err(go_on(args, done));
+            return Err(go_on(caller, operation, done));
         }
         let Ok(Ulong(gfn)) = caller.read_element(request.extent_start, done) else {
             return Ok(done);
@@ -234,9 +232,9 @@ fn check_space(caller: &Caller<'_>, domain: &Domain, space: u32) -> Result<(), E
     }
 }
 
-fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outcome {
+fn add_to_physmap(caller: &mut Caller<'_>, start: u64, at: u64) -> Outcome {
     let start = u16::try_from(start).map_err(|_| Errno::EDOM)?;
-    let request: AddToPhysmap = caller.read(args[1])?;
+    let request: AddToPhysmap = caller.read(at)?;
     if request.space == XENMAPSPACE_GMFN_FOREIGN {
         return Err(Errno::ENOSYS.into());
     }
@@ -266,7 +264,7 @@ fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outco
     let start = u64::from(start);
     for done in start..size {
         if done - start == SLICE {
-            return Err(go_on(args, done));
+            return Err(go_on(caller, XENMEM_ADD_TO_PHYSMAP, done));
         }
         add_one(
             caller,
@@ -280,9 +278,9 @@ fn add_to_physmap(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outco
     Ok(0)
 }
 
-fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outcome {
+fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, at: u64) -> Outcome {
     let start = u16::try_from(start).map_err(|_| Errno::EDOM)?;
-    let request: AddToPhysmapBatch = caller.read(args[1])?;
+    let request: AddToPhysmapBatch = caller.read(at)?;
     let space = u32::from(request.space);
     if space == XENMAPSPACE_GMFN_RANGE {
         return Err(Errno::EOPNOTSUPP.into());
@@ -298,7 +296,7 @@ fn add_to_physmap_batch(caller: &mut Caller<'_>, start: u64, args: &mut Args) ->
     let foreign = (space == XENMAPSPACE_GMFN_FOREIGN).then_some(request.foreign_domid);
     for done in start..request.size {
         if u64::from(done - start) == SLICE {
-            return Err(go_on(args, u64::from(done)));
+            return Err(go_on(caller, XENMEM_ADD_TO_PHYSMAP_BATCH, u64::from(done)));
         }
         let done = u64::from(done);
         let Ulong(index) = caller.read_element(request.idxs, done)?;
@@ -490,11 +488,11 @@ enum Resource {
 }
 
 /// Map frames that the hypervisor keeps for a domain: its grant table. The list names frames of the caller's to map them at.
-fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Outcome {
+fn acquire_resource(caller: &mut Caller<'_>, start: u64, at: u64) -> Outcome {
     if !caller.domain.is_privileged() {
         return Err(Errno::EACCES.into());
     }
-    let mut request: MemAcquireResource = caller.read(args[1])?;
+    let mut request: MemAcquireResource = caller.read(at)?;
     let end = request.frame.checked_add(u64::from(request.nr_frames));
     if request.pad != 0 || end.is_none_or(|end| end > u64::from(u32::MAX)) {
         return Err(Errno::EINVAL.into());
@@ -522,7 +520,7 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Out
             Resource::Grants(part) => domain.grants.max_frames(part),
             Resource::IoreqServer => ioreq_frames(&domain),
         };
-        caller.write(args[1], &request)?;
+        caller.write(at, &request)?;
         return Ok(0);
     }
     let count = u64::from(request.nr_frames);
@@ -536,7 +534,7 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, args: &mut Args) -> Out
     };
     for done in start..count {
         if done - start == SLICE {
-            return Err(go_on(args, done));
+            return Err(go_on(caller, XENMEM_ACQUIRE_RESOURCE, done));
         }
         let frame = u32::try_from(request.frame + done).map_err(|_| Errno::EINVAL)?;
         let frame = domain.grants.frame(part, frame)?;

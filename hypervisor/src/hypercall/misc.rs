@@ -1,4 +1,4 @@
-//! Calls that are no family: several calls in one, assists, and numbers that mean nothing.
+//! Calls that are no family: several calls in one, and assists.
 
 use abi::hypercall::{
     HYPERVISOR_MULTICALL, MulticallEntry, VMASST_CMD_DISABLE, VMASST_CMD_ENABLE,
@@ -6,57 +6,53 @@ use abi::hypercall::{
 };
 use abi::{Errno, GuestHandle};
 
-use super::{Args, Caller, Outcome, Stop};
+use super::{Caller, Outcome, Stop};
 
 /// Calls that one slice of a multicall makes.
 const SLICE: u32 = 32;
 
-pub(super) fn unknown(_caller: &mut Caller<'_>, _args: &mut Args) -> Outcome {
-    Err(Errno::ENOSYS.into())
-}
-
 /// Make the calls of a list one after the other; each has a result of its own.
-pub(super) fn multicall(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let list = GuestHandle::<MulticallEntry>::new(args[0]);
-    let count = args[1] as u32;
+pub(super) fn multicall(caller: &mut Caller<'_>, list: u64, count: u64) -> Outcome {
+    let list = GuestHandle::<MulticallEntry>::new(list);
+    let count = count as u32;
     for index in 0..count.min(SLICE) {
         let mut entry = caller.read_element(list, u64::from(index))?;
-        let [mut first @ .., sixth] = entry.args;
+        let [a, b, c, ..] = entry.args;
         let result = if entry.op == u64::from(HYPERVISOR_MULTICALL) {
             Err(Stop::Errno(Errno::ENOSYS))
         } else {
-            super::call_listed(caller, entry.op, &mut first)
+            super::call_listed(caller, entry.op, [a, b, c])
         };
         match result {
             Ok(value) => entry.result = value,
             Err(Stop::Errno(errno)) => entry.result = Errno::encode(Err(errno)),
             Err(Stop::Continue) => {
                 // The call goes on where it is when the multicall is made again from there.
-                let [a, b, c, d, e] = first;
-                entry.args = [a, b, c, d, e, sixth];
+                for (arg, next) in entry.args.iter_mut().zip(core::mem::take(&mut caller.next)) {
+                    *arg = next;
+                }
                 caller.write_element(list, u64::from(index), &entry)?;
-                return Err(from(caller, args, list, index));
+                return Err(from(caller, list, index, count));
             }
         }
         caller.write_element(list, u64::from(index), &entry)?;
     }
     if count > SLICE {
-        Err(from(caller, args, list, SLICE))
+        Err(from(caller, list, SLICE, count))
     } else {
         Ok(0)
     }
 }
 
 /// The multicall without its first `done` calls.
-fn from(caller: &Caller<'_>, args: &mut Args, list: GuestHandle<MulticallEntry>, done: u32) -> Stop {
-    args[0] = caller.element(list, u64::from(done));
-    args[1] = u64::from((args[1] as u32).saturating_sub(done));
-    Stop::Continue
+fn from(caller: &mut Caller<'_>, list: GuestHandle<MulticallEntry>, done: u32, count: u32) -> Stop {
+    let rest = caller.element(list, u64::from(done));
+    caller.again(&[rest, u64::from(count.saturating_sub(done))])
 }
 
 /// Turn an assist on or off. One means something to guests with nested paging; the others do not exist for them.
-pub(super) fn vm_assist(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let (command, kind) = (args[0] as u32, args[1] as u32);
+pub(super) fn vm_assist(caller: &mut Caller<'_>, command: u64, kind: u64) -> Outcome {
+    let (command, kind) = (command as u32, kind as u32);
     if kind != VMASST_TYPE_RUNSTATE_UPDATE_FLAG {
         return Err(Errno::EINVAL.into());
     }

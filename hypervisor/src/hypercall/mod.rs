@@ -44,8 +44,8 @@ use crate::mm::guest::{Fault, GuestVirt};
 use crate::types::{DomId, Gva};
 use crate::virt::Running;
 
-/// The arguments of a call, as the registers hold them. No call has a sixth, which would be in R9.
-pub type Args = [u64; 5];
+/// The arguments of a call: RDI, RSI and RDX. No call has more; the interface knows five.
+pub type Args = [u64; 3];
 
 /// Who makes a call.
 pub type Caller<'a> = Running<'a, dyn GuestCpu>;
@@ -55,7 +55,7 @@ pub type Caller<'a> = Running<'a, dyn GuestCpu>;
 pub enum Stop {
     /// It failed.
     Errno(Errno),
-    /// A slice is done and the arguments say how to go on: the guest is to execute the instruction again.
+    /// A slice is done: the guest is to execute the instruction again, with those first arguments that `Caller::next` has.
     Continue,
 }
 
@@ -74,8 +74,8 @@ impl From<Fault> for Stop {
 /// What handlers return.
 type Outcome = Result<u64, Stop>;
 
-/// A handler that stops with [`Stop::Continue`] leaves in the arguments those of the call that goes on.
-type Handler = fn(&mut Caller<'_>, &mut Args) -> Outcome;
+/// Arguments come in registers, of which a handler uses what it has arguments.
+type Handler = fn(&mut Caller<'_>, u64, u64, u64) -> Outcome;
 
 const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
 
@@ -85,42 +85,53 @@ const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
     expect(clippy::indexing_slicing, reason = "when this is compiled, not when it runs")
 )]
 static TABLE: [Handler; HANDLERS] = {
-    let mut table: [Handler; HANDLERS] = [misc::unknown; HANDLERS];
-    table[nr::HYPERVISOR_PLATFORM_OP as usize] = platform::platform_op;
-    table[nr::HYPERVISOR_MEMORY_OP as usize] = memory::memory_op;
-    table[nr::HYPERVISOR_MULTICALL as usize] = misc::multicall;
-    table[nr::HYPERVISOR_SET_TIMER_OP as usize] = vcpu::set_timer_op;
-    table[nr::HYPERVISOR_XEN_VERSION as usize] = version::xen_version;
+    let mut table: [Handler; HANDLERS] = [|_, _, _, _| unknown(); HANDLERS];
+    table[nr::HYPERVISOR_PLATFORM_OP as usize] = |caller, at, _, _| platform::platform_op(caller, at);
+    table[nr::HYPERVISOR_MEMORY_OP as usize] =
+        |caller, command, at, _| memory::memory_op(caller, command, at);
+    table[nr::HYPERVISOR_MULTICALL as usize] = |caller, list, count, _| misc::multicall(caller, list, count);
+    table[nr::HYPERVISOR_SET_TIMER_OP as usize] =
+        |caller, deadline, _, _| vcpu::set_timer_op(caller, deadline);
+    table[nr::HYPERVISOR_XEN_VERSION as usize] =
+        |caller, command, at, _| version::xen_version(caller, command, at);
     table[nr::HYPERVISOR_CONSOLE_IO as usize] = console_io::console_io;
     table[nr::HYPERVISOR_GRANT_TABLE_OP as usize] = grant::grant_table_op;
-    table[nr::HYPERVISOR_VM_ASSIST as usize] = misc::vm_assist;
+    table[nr::HYPERVISOR_VM_ASSIST as usize] =
+        |caller, command, kind, _| misc::vm_assist(caller, command, kind);
     table[nr::HYPERVISOR_VCPU_OP as usize] = vcpu::vcpu_op;
-    table[nr::HYPERVISOR_SCHED_OP as usize] = sched::sched_op;
+    table[nr::HYPERVISOR_SCHED_OP as usize] = |caller, command, at, _| sched::sched_op(caller, command, at);
     table[nr::HYPERVISOR_EVENT_CHANNEL_OP as usize] = event::event_channel_op;
-    table[nr::HYPERVISOR_PHYSDEV_OP as usize] = physdev::physdev_op;
-    table[nr::HYPERVISOR_HVM_OP as usize] = hvm::hvm_op;
-    table[nr::HYPERVISOR_SYSCTL as usize] = sysctl::sysctl;
-    table[nr::HYPERVISOR_DOMCTL as usize] = domctl::domctl;
+    table[nr::HYPERVISOR_PHYSDEV_OP as usize] =
+        |caller, command, at, _| physdev::physdev_op(caller, command, at);
+    table[nr::HYPERVISOR_HVM_OP as usize] = |caller, command, at, _| hvm::hvm_op(caller, command, at);
+    table[nr::HYPERVISOR_SYSCTL as usize] = |caller, at, _, _| sysctl::sysctl(caller, at);
+    table[nr::HYPERVISOR_DOMCTL as usize] = |caller, at, _, _| domctl::domctl(caller, at);
     table
 };
 
-/// Make call number `nr`, of which 32 bits count. If it is to go on, `args` are those to go on with.
+/// Make call number `nr`, of which 32 bits count.
 ///
 /// # Errors
 /// See [`Stop`].
 #[inline]
-pub fn call(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, Stop> {
+pub fn call(caller: &mut Caller<'_>, nr: u64, [first, second, third]: Args) -> Result<u64, Stop> {
     match TABLE.get(nr as u32 as usize) {
-        Some(handler) => handler(caller, args),
-        None => Err(Errno::ENOSYS.into()),
+        Some(handler) => handler(caller, first, second, third),
+        None => unknown(),
     }
+}
+
+/// Cold, so that the error is not made ready for every call.
+#[cold]
+fn unknown() -> Outcome {
+    Err(Errno::ENOSYS.into())
 }
 
 /// The same for a call made outside 64-bit mode, whose arguments have 32 bits, and point to what has the layouts of i386 guests.
 ///
 /// # Errors
 /// See [`Stop`].
-pub fn call_compat(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, Stop> {
+pub fn call_compat(caller: &mut Caller<'_>, nr: u64, args: Args) -> Result<u64, Stop> {
     caller.layout = Layout::I386;
     let result = call_listed(caller, nr, args);
     caller.layout = Layout::X86_64;
@@ -128,20 +139,25 @@ pub fn call_compat(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<
 }
 
 /// A call in the caller's layout: what is left to do for one that is in a list of calls.
-fn call_listed(caller: &mut Caller<'_>, nr: u64, args: &mut Args) -> Result<u64, Stop> {
+fn call_listed(caller: &mut Caller<'_>, nr: u64, [first, second, third]: Args) -> Result<u64, Stop> {
     if caller.layout == Layout::I386 && nr == u64::from(nr::HYPERVISOR_SET_TIMER_OP) {
         // The one argument of 64 bits comes in two.
-        let [low, high, ..] = args;
-        *low |= *high << 32;
+        return call(caller, nr, [first | second << 32, 0, 0]);
     }
-    call(caller, nr, args)
+    call(caller, nr, [first, second, third])
 }
 
 impl<'a> Caller<'a> {
+    /// Have the guest make the call again, with `args` as its first arguments and the others as they are.
+    fn again(&mut self, args: &[u64]) -> Stop {
+        self.next = args.iter().copied().take(self.next.capacity()).collect();
+        Stop::Continue
+    }
+
     /// The caller's memory, as it sees it.
     #[inline]
     fn memory(&mut self) -> GuestVirt<'_> {
-        GuestVirt::new(&self.domain.p2m, self.walks, self.cpu.paging())
+        GuestVirt::new(&self.domain.p2m, self.walks, self.cpu.translation())
     }
 
     /// Copy a value out of the caller's memory.

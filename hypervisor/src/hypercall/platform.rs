@@ -11,13 +11,12 @@ use abi::platform::{
 };
 use raw_cpuid::CpuId;
 
-use super::{Args, Caller, Outcome, hotplug};
+use super::{Caller, Outcome, hotplug};
 use crate::domain::{Domain, table};
 use crate::hw::time;
 use crate::sched;
 
-pub(super) fn platform_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let at = args[0];
+pub(super) fn platform_op(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut operation: PlatformOp = caller.read(at)?;
     if operation.interface_version != XENPF_INTERFACE_VERSION {
         return Err(Errno::EACCES.into());

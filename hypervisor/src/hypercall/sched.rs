@@ -9,7 +9,7 @@ use abi::{Errno, domid::DOMID_SELF};
 
 use core::sync::atomic::Ordering;
 
-use super::{Args, Caller, Outcome};
+use super::{Caller, Outcome};
 use crate::domain::vcpu::{Hold, NEVER};
 use crate::event;
 use crate::hw::time::now_ns;
@@ -18,8 +18,8 @@ use crate::types::{Port, VcpuId};
 /// Most ports that can be polled at once.
 const MAX_POLLED: u32 = 128;
 
-pub(super) fn sched_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    match args[0] as u32 {
+pub(super) fn sched_op(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome {
+    match command as u32 {
         SCHEDOP_YIELD => crate::sched::yield_now(caller.vcpu),
         SCHEDOP_BLOCK => {
             caller.vcpu.events.unmask_upcalls();
@@ -30,17 +30,17 @@ pub(super) fn sched_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
             }
         }
         SCHEDOP_SHUTDOWN => {
-            let SchedShutdown { reason } = caller.read(args[1])?;
+            let SchedShutdown { reason } = caller.read(at)?;
             // As in Xen, of which the reason is a byte.
             caller.domain.shutdown(reason & 0xff);
         }
         SCHEDOP_SHUTDOWN_CODE => {
-            let SchedShutdown { reason } = caller.read(args[1])?;
+            let SchedShutdown { reason } = caller.read(at)?;
             caller.domain.set_shutdown_code(reason & 0xff);
         }
-        SCHEDOP_POLL => poll(caller, args[1])?,
+        SCHEDOP_POLL => poll(caller, at)?,
         SCHEDOP_REMOTE_SHUTDOWN => {
-            let request: SchedRemoteShutdown = caller.read(args[1])?;
+            let request: SchedRemoteShutdown = caller.read(at)?;
             let domain = caller.any_domain(request.domain_id)?;
             if request.domain_id == DOMID_SELF || domain.id == caller.domain.id {
                 return Err(Errno::ESRCH.into());
@@ -48,10 +48,10 @@ pub(super) fn sched_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
             caller.require_privilege()?;
             domain.shutdown(request.reason & 0xff);
         }
-        SCHEDOP_WATCHDOG => return watchdog(caller, args[1]),
+        SCHEDOP_WATCHDOG => return watchdog(caller, at),
         SCHEDOP_PIN_OVERRIDE => {
             caller.require_privilege()?;
-            let SchedPinOverride { pcpu } = caller.read(args[1])?;
+            let SchedPinOverride { pcpu } = caller.read(at)?;
             crate::sched::pool::override_affinity(caller.vcpu, u32::try_from(pcpu).ok())?;
         }
         _ => return Err(Errno::ENOSYS.into()),
@@ -62,10 +62,16 @@ pub(super) fn sched_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
 /// Wait until one of the ports is pending, masked or not, or the time has come.
 fn poll(caller: &mut Caller<'_>, at: u64) -> Result<(), Errno> {
     let request: SchedPoll = caller.read(at)?;
-    if request.nr_ports > MAX_POLLED {
-        return Err(Errno::EINVAL);
+    match request.nr_ports {
+        1 => poll_for::<1>(caller, &request),
+        0..=MAX_POLLED => poll_for::<{ MAX_POLLED as usize }>(caller, &request),
+        _ => Err(Errno::EINVAL),
     }
-    let mut ports = [Port(0); MAX_POLLED as usize];
+}
+
+/// With room for `N` ports, at least as many as there are: one is what spin locks wait for, and room for many takes time to clear.
+fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Result<(), Errno> {
+    let mut ports = [Port(0); N];
     let ports = ports.get_mut(..request.nr_ports as usize).ok_or(Errno::EINVAL)?;
     for (index, port) in ports.iter_mut().enumerate() {
         *port = Port(caller.read_element(request.ports, index as u64)?);

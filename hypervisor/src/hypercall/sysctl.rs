@@ -5,7 +5,7 @@ use abi::sysctl::*;
 use abi::{Errno, Union};
 
 use super::domctl::{SCHEDULER, copy_policy, info};
-use super::{Args, Caller, Outcome, Stop, hotplug};
+use super::{Caller, Outcome, Stop, hotplug};
 use crate::domain::table;
 use crate::hw::{self, console, percpu, time};
 use crate::mm::frames;
@@ -13,8 +13,7 @@ use crate::sched;
 use crate::types::{DomId, PAGE_SHIFT};
 use crate::virt::cpuid::{self, Policy};
 
-pub(super) fn sysctl(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let at = args[0];
+pub(super) fn sysctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut argument: Sysctl = caller.read(at)?;
     caller.require_privilege()?;
     if argument.interface_version != XEN_SYSCTL_INTERFACE_VERSION {

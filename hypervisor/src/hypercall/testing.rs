@@ -1,6 +1,7 @@
 //! A domain, and a CPU of it that makes hypercalls, for tests.
 
 use abi::{Errno, Layout};
+use arrayvec::ArrayVec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Args, Caller, Stop, call, call_compat};
@@ -32,6 +33,8 @@ pub struct World {
     lapic: Lapic,
     policy: Policy,
     msrs: Msrs,
+    /// Arguments of a call that is to go on.
+    next: ArrayVec<u64, 3>,
 }
 
 pub fn config(privileged: bool) -> Config {
@@ -79,6 +82,7 @@ impl World {
             lapic,
             policy: Policy::new(&cpuid::host, 1, 7, 40),
             msrs: Msrs::new(),
+            next: ArrayVec::new(),
         };
         world.put(0, &[0u8; PAGES as usize * 4096]);
         world
@@ -105,8 +109,11 @@ impl World {
             policy: &self.policy,
             msrs: &mut self.msrs,
             layout: Layout::X86_64,
+            next: ArrayVec::new(),
         };
-        work(caller)
+        let result = work(caller);
+        self.next = core::mem::take(&mut caller.next);
+        result
     }
 
     /// Make a call until it is done, as a guest does.
@@ -114,10 +121,13 @@ impl World {
         let mut args = Args::default();
         args[..first.len()].copy_from_slice(first);
         for _ in 0..10_000 {
-            match self.caller(|caller| call(caller, nr.into(), &mut args)) {
+            match self.caller(|caller| call(caller, nr.into(), args)) {
                 Ok(value) => return Ok(value),
                 Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Continue) => {}
+                Err(Stop::Continue) => args
+                    .iter_mut()
+                    .zip(&self.next)
+                    .for_each(|(arg, next)| *arg = *next),
             }
         }
         panic!("hypercall {nr} does not end");
@@ -130,10 +140,13 @@ impl World {
             *arg = value.into();
         }
         for _ in 0..10_000 {
-            match self.caller(|caller| call_compat(caller, nr.into(), &mut args)) {
+            match self.caller(|caller| call_compat(caller, nr.into(), args)) {
                 Ok(value) => return Ok(value),
                 Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Continue) => args.iter_mut().for_each(|arg| *arg &= u64::from(u32::MAX)),
+                Err(Stop::Continue) => args
+                    .iter_mut()
+                    .zip(&self.next)
+                    .for_each(|(arg, next)| *arg = *next & u64::from(u32::MAX)),
             }
         }
         panic!("hypercall {nr} does not end");

@@ -14,7 +14,7 @@ use abi::{Errno, GuestHandle, Layout};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::{Args, Caller, Outcome};
+use super::{Caller, Outcome};
 use crate::arch::regs::SegmentAttr;
 use crate::arch::{Gprs, GuestCpu, Segment, SegmentReg, SysReg};
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
@@ -27,11 +27,10 @@ use crate::types::{Gfn, Gva, PAGE_SIZE, VcpuId};
 /// Shortest period of the periodic timer: 1 ms, as in Xen.
 const MIN_PERIOD_NS: u64 = 1_000_000;
 
-pub(super) fn vcpu_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let id = VcpuId(args[1] as u32);
+pub(super) fn vcpu_op(caller: &mut Caller<'_>, command: u64, id: u64, at: u64) -> Outcome {
+    let id = VcpuId(id as u32);
     let vcpu = caller.domain.vcpu(id).ok_or(Errno::ENOENT)?.clone();
-    let at = args[2];
-    match args[0] as u32 {
+    match command as u32 {
         VCPUOP_INITIALISE => initialise(caller, &vcpu, at)?,
         VCPUOP_UP => {
             if !vcpu.is_initialised() {
@@ -101,8 +100,10 @@ fn require_own(caller: &Caller<'_>, vcpu: &Arc<Vcpu>) -> Result<(), Errno> {
 }
 
 fn set(vcpu: &Arc<Vcpu>, timer: &core::sync::atomic::AtomicU64, deadline: u64) {
-    timer.store(deadline, SeqCst);
-    sched::timers_changed(vcpu);
+    // Kernels stop a timer that is not set.
+    if timer.swap(deadline, SeqCst) != deadline {
+        sched::timers_changed(vcpu);
+    }
 }
 
 fn initialise(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Errno> {
@@ -291,8 +292,8 @@ fn set_singleshot(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<
 }
 
 /// The older way to set the one-shot timer: the deadline is the argument, 0 stops it.
-pub(super) fn set_timer_op(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    let deadline = if args[0] == 0 { NEVER } else { args[0] };
+pub(super) fn set_timer_op(caller: &mut Caller<'_>, deadline: u64) -> Outcome {
+    let deadline = if deadline == 0 { NEVER } else { deadline };
     set(caller.vcpu, &caller.vcpu.timers.singleshot, deadline);
     Ok(0)
 }

@@ -13,7 +13,7 @@ use abi::version::{
     XENVER_PAGESIZE, XENVER_PLATFORM_PARAMETERS, XENVER_VERSION,
 };
 
-use super::{Args, Caller, Outcome};
+use super::{Caller, Outcome};
 use crate::mm::phys::DIRECT_MAP;
 use crate::sync::Once;
 use crate::types::PAGE_SIZE;
@@ -56,20 +56,20 @@ fn features(privileged: bool) -> u32 {
     }
 }
 
-pub(super) fn xen_version(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    match args[0] as u32 {
+pub(super) fn xen_version(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome {
+    match command as u32 {
         XENVER_VERSION => Ok(u64::from(VERSION)),
         XENVER_PAGESIZE => Ok(PAGE_SIZE),
-        _ => with_argument(caller, args),
+        _ => with_argument(caller, command, at),
     }
 }
 
 /// Apart, so that the cheapest call, which many use to give the hypervisor a chance to interrupt them, does not pay for buffers.
 #[inline(never)]
-fn with_argument(caller: &mut Caller<'_>, args: &mut Args) -> Outcome {
-    match args[0] as u32 {
-        XENVER_GET_FEATURES => get_features(caller, args[1]),
-        command => text(caller, command, args[1]),
+fn with_argument(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome {
+    match command as u32 {
+        XENVER_GET_FEATURES => get_features(caller, at),
+        command => text(caller, command, at),
     }
 }
 

@@ -29,7 +29,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::p2m::P2m;
 use super::walk::{self, Walk};
 use super::{frames, page_info, phys};
-use crate::arch::Paging;
+use crate::arch::Translation;
 use crate::types::{DomId, Gfn, Gpa, Gva, Hpa, Mfn, PAGE_SIZE};
 
 /// The guest named memory that it does not have, or may not access that way.
@@ -166,12 +166,13 @@ pub struct GuestVirt<'a> {
 impl<'a> GuestVirt<'a> {
     /// The memory behind `p2m` as a vCPU with these registers sees it. `walks` belongs to that vCPU.
     #[inline]
-    pub fn new(p2m: &'a P2m, walks: &'a mut WalkCache, paging: Paging) -> Self {
+    pub fn new(p2m: &'a P2m, walks: &'a mut WalkCache, translation: impl Into<Translation>) -> Self {
+        let Translation { cr3, mode } = translation.into();
         Self {
             p2m,
             walks,
-            cr3: paging.cr3,
-            mode: walk::mode_bits(&paging),
+            cr3,
+            mode,
         }
     }
 
@@ -490,11 +491,6 @@ impl GuestRange {
 /// Bytes from which on the string instruction is the faster copy.
 const LONG_COPY: usize = 128;
 
-/// A word at any address.
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
-struct Unaligned(u64);
-
 /// Copy `len` bytes, reading each once, whatever others do to them meanwhile.
 ///
 /// # Safety
@@ -514,12 +510,20 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
     for i in 0..words {
         // SAFETY: within the caller's ranges; any alignment will do.
         unsafe {
-            to.cast::<Unaligned>()
-                .add(i)
-                .write_volatile(from.cast::<Unaligned>().add(i).read_volatile())
-        };
+            core::arch::asm!("mov {word}, [{from} + 8 * {i}]", "mov [{to} + 8 * {i}], {word}", word = out(reg) _,
+                from = in(reg) from, to = in(reg) to, i = in(reg) i, options(nostack, preserves_flags));
+        }
     }
-    for i in words * 8..len {
+    let mut at = words * 8;
+    if len & 4 != 0 {
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("mov {word:e}, [{from} + {at}]", "mov [{to} + {at}], {word:e}", word = out(reg) _,
+                from = in(reg) from, to = in(reg) to, at = in(reg) at, options(nostack, preserves_flags));
+        }
+        at += 4;
+    }
+    for i in at..len {
         // SAFETY: within the caller's ranges.
         unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }

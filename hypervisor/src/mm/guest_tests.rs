@@ -1,7 +1,7 @@
 //! Guest memory by both kinds of address, in every paging mode, against tables that the tests build.
 
 use super::*;
-use crate::arch::NestedFormat;
+use crate::arch::{NestedFormat, Paging};
 use crate::mm::p2m::Kind as Backing;
 use crate::mm::page_info::Kind;
 

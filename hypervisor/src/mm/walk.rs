@@ -14,7 +14,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::guest::{Access, Fault, GuestFrame, ram};
 use super::p2m::P2m;
 use super::phys;
-use crate::arch::Paging;
 use crate::types::{Gpa, Gva, Hpa, Mfn};
 
 const CR0_WP: u64 = 1 << 16;
@@ -38,15 +37,6 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Most levels that a walk has.
 const MAX_LEVELS: usize = 5;
-
-/// All bits that steer a walk, besides CR3. No two of them have the same place.
-#[inline]
-pub(super) fn mode_bits(paging: &Paging) -> u64 {
-    (paging.cr0 & (CR0_WP | CR0_PG))
-        | (paging.cr4 & (CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMAP))
-        | (paging.efer & (EFER_LMA | EFER_NXE))
-        | (paging.rflags & RFLAGS_AC)
-}
 
 /// One entry that a walk read: where it is, and what it was (with the bits that the walk set).
 #[derive(Clone, Copy)]
@@ -88,7 +78,7 @@ impl Walk {
         self.frame
     }
 
-    /// Would a walk for this access, made now with these registers (`mode` from [`mode_bits`]) at `generation`, be this one?
+    /// Would a walk for this access, made now with these registers (of [`Translation`](crate::arch::Translation)) at `generation`, be this one?
     #[inline]
     pub(super) fn answers(&self, cr3: u64, mode: u64, gva: Gva, access: Access, generation: u64) -> bool {
         self.page == gva.0 >> 12

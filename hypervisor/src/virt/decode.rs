@@ -94,16 +94,15 @@ fn code<'a, C: GuestCpu + ?Sized>(
     walks: &'a mut WalkCache,
     cpu: &C,
 ) -> (Gva, GuestVirt<'a>) {
-    const CR4_SMAP: u64 = 1 << 21;
     let base = match cpu.mode() {
         CpuMode::Long => 0,
         _ => cpu.segment(SegmentReg::Cs).base,
     };
     let at = Gva(base.wrapping_add(cpu.rip()));
-    // SMAP is about data: user code is fetched by user code.
-    let mut paging = cpu.paging();
-    paging.cr4 &= !CR4_SMAP;
-    (at, GuestVirt::new(&domain.p2m, walks, paging))
+    (
+        at,
+        GuestVirt::new(&domain.p2m, walks, cpu.translation().of_code()),
+    )
 }
 
 #[cfg(test)]

@@ -29,27 +29,33 @@ pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestC
     let Some(len) = len else {
         return; // The guest changed its mapping under us: let it fetch again.
     };
-    let regs = cpu.gprs();
-    let nr = regs.rax;
-    let mut args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
     let from_kernel = cpu.in_long_mode_kernel() || (cpu.cpl() == 0 && cpu.mode() == CpuMode::Long);
     if !from_kernel {
         return other_hypercall(running, len);
     }
-    let result = hypercall::call(running, nr, &mut args);
+    let regs = cpu.gprs();
+    let (nr, args) = (regs.rax, [regs.rdi, regs.rsi, regs.rdx]);
+    let result = hypercall::call(running, nr, args);
     // SAFETY: the caller's.
     let cpu = unsafe { known::<C>(running.cpu) };
     cpu.gprs().rax = match result {
         Ok(value) => value,
         Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
-        // The guest executes the instruction again, with arguments that tell how far we are.
-        Err(Stop::Continue) => {
-            let regs = cpu.gprs();
-            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
-            return;
-        }
+        Err(Stop::Continue) => return go_on(cpu, &core::mem::take(&mut running.next)),
     };
-    cpu.skip(len);
+    cpu.skip_in_long_mode(len);
+}
+
+/// The guest is to execute the instruction again, with arguments that tell how far we are.
+#[cold]
+fn go_on(cpu: &mut impl GuestCpu, args: &[u64]) {
+    let regs = cpu.gprs();
+    for (register, arg) in [&mut regs.rdi, &mut regs.rsi, &mut regs.rdx]
+        .into_iter()
+        .zip(args)
+    {
+        *register = *arg;
+    }
 }
 
 /// A call that does not come from a 64-bit kernel: from a 32-bit or a 16-bit one, with its own registers and layouts, or from nobody who
@@ -64,19 +70,25 @@ fn other_hypercall(running: &mut Running<'_, dyn GuestCpu>, len: u8) {
     let low = |register: u64| u64::from(register as u32);
     let regs = running.cpu.gprs();
     let nr = low(regs.rax);
-    let mut args = [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi].map(low);
+    let args = [regs.rbx, regs.rcx, regs.rdx].map(low);
     let result = if allowed {
-        hypercall::call_compat(running, nr, &mut args)
+        hypercall::call_compat(running, nr, args)
     } else {
         Err(Stop::Errno(Errno::EPERM))
     };
+    let next = core::mem::take(&mut running.next);
     let regs = running.cpu.gprs();
     regs.rax = match result {
         Ok(value) if allowed => low(value),
         Ok(value) => value,
         Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
         Err(Stop::Continue) => {
-            [regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi] = args.map(low);
+            for (register, arg) in [&mut regs.rbx, &mut regs.rcx, &mut regs.rdx]
+                .into_iter()
+                .zip(next)
+            {
+                *register = low(arg);
+            }
             return;
         }
     };
@@ -114,7 +126,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         }
         Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),
         Exit::HostInterrupt(None) => hw::irq::take_pending(),
-        Exit::HostNmi | Exit::HostInit => {}
+        Exit::HostNmi | Exit::HostInit | Exit::Handled => {}
         // Taken by the loop itself before they get here.
         Exit::Hypercall | Exit::Exception { .. } => {}
         Exit::PreemptionTimer => {

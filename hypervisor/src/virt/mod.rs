@@ -19,8 +19,10 @@ pub mod time;
 
 use alloc::sync::Arc;
 
-use crate::arch::{self, Exit, GuestCpu};
 use abi::Layout;
+use arrayvec::ArrayVec;
+
+use crate::arch::{self, Exit, GuestCpu, Left};
 use abi::event_channel::VIRQ_CONSOLE;
 
 use crate::arch::machine::Vcpu as Cpu;
@@ -64,6 +66,8 @@ pub struct Running<'a, C: GuestCpu + ?Sized> {
     pub msrs: &'a mut Msrs,
     /// Layout of what the hypercall that it makes points to.
     pub layout: Layout,
+    /// First arguments of a hypercall that is to be made again: see [`hypercall::Stop::Continue`](crate::hypercall::Stop::Continue).
+    pub next: ArrayVec<u64, 3>,
 }
 
 impl Running<'_, dyn GuestCpu> {
@@ -135,6 +139,7 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
                         policy: &private.policy,
                         msrs: &mut private.msrs,
                         layout: Layout::X86_64,
+                        next: ArrayVec::new(),
                     })
                 }
             };
@@ -163,22 +168,32 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
     let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(ticks));
     loop {
-        vcpu.enter();
-        if vcpu.has_requests() | hw::irq::softirq_pending() && before_entry(&mut running) == Next::Leave {
+        if vcpu.enter() && before_entry(&mut running) == Next::Leave {
             vcpu.exited();
             return;
         }
         // SAFETY: the caller's; nobody puts another vCPU's registers there.
-        let exit = unsafe { known::<C>(running.cpu) }.run();
+        let left = unsafe { known::<C>(running.cpu) }.run();
         vcpu.exited();
-        if let Exit::Hypercall = exit {
-            // SAFETY: as above.
-            unsafe { exits::hypercall::<C>(&mut running) };
-        } else if let Exit::Exception { vector, error_code } = exit {
-            // SAFETY: as above.
-            exits::exception(vcpu, unsafe { known::<C>(running.cpu) }, vector, error_code);
-        } else {
-            exits::handle(&mut running, exit);
+        let code = match left {
+            Left::Hypercall => {
+                // SAFETY: as above.
+                unsafe { exits::hypercall::<C>(&mut running) };
+                continue;
+            }
+            Left::Exit(code) => code,
+        };
+        // SAFETY: as above.
+        let cpu = unsafe { known::<C>(running.cpu) };
+        match cpu.exit(code) {
+            Exit::Exception { vector, error_code } => exits::exception(vcpu, cpu, vector, error_code),
+            exit => {
+                exits::handle(&mut running, exit);
+                // Interrupts come by an exit, and so does what another CPU leaves, with its kick. Only an NMI in the hypervisor waits for the next one.
+                if hw::irq::softirq_pending() {
+                    softirqs();
+                }
+            }
         }
     }
 }
@@ -200,11 +215,8 @@ enum Next {
     Leave,
 }
 
-/// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
+/// The slow part before an entry: requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
-    if hw::irq::softirq_pending() {
-        softirqs();
-    }
     let vcpu = running.vcpu;
     let requests = vcpu.take_requests();
     if requests.contains(Request::FLUSH) {

@@ -64,8 +64,7 @@ fn who_enters_the_guest_is_told() {
         let vcpu = running();
         let sender = vcpu.clone();
         let sender = thread::spawn(move || sender.request(Request::NMI).interrupt);
-        vcpu.enter();
-        let seen = vcpu.has_requests();
+        let seen = vcpu.enter();
         let interrupted = sender.join().expect("no panic");
         assert!(
             seen || interrupted,
@@ -85,8 +84,7 @@ fn a_flush_ends_all_use_of_a_translation() {
             let (vcpu, mapped, frame) = (vcpu.clone(), mapped.clone(), frame.clone());
             thread::spawn(move || {
                 let mut cached = true;
-                vcpu.enter();
-                if vcpu.has_requests() && vcpu.take_requests().contains(Request::FLUSH) {
+                if vcpu.enter() && vcpu.take_requests().contains(Request::FLUSH) {
                     cached = false;
                 }
                 // The guest: the CPU walks the tables if the translation is not cached.

@@ -13,6 +13,7 @@ pub mod code {
     pub const VINTR: u64 = 0x64;
     pub const IRET: u64 = 0x74;
     pub const IOIO: u64 = 0x7b;
+    pub const SHUTDOWN: u64 = 0x7f;
     pub const VMMCALL: u64 = 0x81;
 }
 
@@ -61,7 +62,7 @@ fn decode_rare(raw: Raw) -> Exit {
         0x7d => Exit::TaskSwitch {
             cause: inject::decode(raw.int_info).map(|event| event.kind),
         },
-        0x7f => Exit::TripleFault,
+        code::SHUTDOWN => Exit::TripleFault,
         0x8d => Exit::Xsetbv,
         // VMEXIT_INVALID is -1; some CPUs and emulators write the low half only.
         u64::MAX | 0xffff_ffff => Exit::EntryFailed(EntryFailure::InvalidVmcb),

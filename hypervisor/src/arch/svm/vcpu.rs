@@ -29,7 +29,7 @@ use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
 use crate::arch::pending::{Combined, combine};
 use crate::arch::{
-    CpuMode, Event, EventKind, Exit, Flush, Gprs, GuestCpu, OutOfMemory, Segment, SegmentReg, SysReg,
+    CpuMode, Event, EventKind, Exit, Flush, Gprs, GuestCpu, Left, OutOfMemory, Segment, SegmentReg, SysReg,
     VcpuConfig,
 };
 use crate::types::Hpa;
@@ -233,20 +233,26 @@ impl Vcpu {
         }
     }
 
-    /// Exits that [`After`] lets concern the back end itself. `None`: enter again; the caller need not know.
     #[cold]
     #[inline(never)]
-    fn look_after(&mut self, raw: Raw) -> Option<Exit> {
+    fn restore_spec_ctrl(&mut self) {
         if let Some(cpu) = self.cpu.filter(|_| self.after.contains(After::SPEC_CTRL)) {
             self.after.remove(After::SPEC_CTRL);
             // SAFETY: this CPU's own data; its SPEC_CTRL is the value that the host started with.
             unsafe { Msr::new(msr::SPEC_CTRL).write(cpu.as_ref().spec_ctrl) };
         }
+    }
+
+    /// Exits that [`After`] lets concern the back end itself.
+    #[cold]
+    #[inline(never)]
+    fn look_after(&mut self, raw: Raw) -> Exit {
+        self.restore_spec_ctrl();
         match raw.code {
             code::VINTR => {
                 self.close_interrupt_window();
                 self.after.remove(After::WANT_INTERRUPT);
-                Some(Exit::InterruptWindow)
+                Exit::InterruptWindow
             }
             code::IRET => {
                 self.returning = Some(self.vmcb.save.rip);
@@ -256,7 +262,7 @@ impl Vcpu {
                 if self.after.contains(After::WANT_NMI) {
                     self.step_over_iret();
                 }
-                None
+                Exit::Handled
             }
             code::EXCEPTION_DB if self.after.contains(After::STEPPING) => {
                 let own = self.after.contains(After::OWN_TRAP);
@@ -265,13 +271,13 @@ impl Vcpu {
                 self.returning = None;
                 if own {
                     // The guest steps through its NMI handler itself: the trap is its own, too.
-                    return Some(decode(raw));
+                    return decode(raw);
                 }
                 self.vmcb.save.dr6 &= !DR6_BS;
                 self.touch(clean::DEBUG_REGS);
-                Some(Exit::NmiWindow)
+                Exit::NmiWindow
             }
-            _ => Some(decode(raw)),
+            _ => decode(raw),
         }
     }
 
@@ -350,37 +356,53 @@ impl Vcpu {
 
 impl GuestCpu for Vcpu {
     #[inline]
-    fn run(&mut self) -> Exit {
-        loop {
-            if !self.before.is_empty() && !self.prepare() {
-                return Exit::TripleFault;
+    fn run(&mut self) -> Left {
+        if !self.before.is_empty() && !self.prepare() {
+            return Left::Exit(code::SHUTDOWN);
+        }
+        debug_assert_eq!(
+            vmcb::check(&self.vmcb, self.host.caps.asids - 1, self.host.caps.address_bits),
+            Ok(())
+        );
+        self.vmcb.save.rax = self.gprs.rax;
+        // SAFETY: interrupts are off by the contract of `GuestCpu::run`, `load` has recorded this CPU's state page, and the VMCB
+        // confines the guest to its nested page tables.
+        unsafe { world_switch(self.vmcb.hpa(), &raw mut self.gprs, self.host_state) };
+        self.gprs.rax = self.vmcb.save.rax;
+        let control = &mut self.vmcb.control;
+        control.clean = if self.host.caps.clean_bits { clean::ALL } else { 0 };
+        match control.exit_code {
+            // VMMCALL is no part of a delivery.
+            code::VMMCALL => {
+                if !self.after.is_empty() {
+                    self.restore_spec_ctrl();
+                }
+                Left::Hypercall
             }
-            debug_assert_eq!(
-                vmcb::check(&self.vmcb, self.host.caps.asids - 1, self.host.caps.address_bits),
-                Ok(())
-            );
-            self.vmcb.save.rax = self.gprs.rax;
-            // SAFETY: interrupts are off by the contract of `GuestCpu::run`, `load` has recorded this CPU's state page, and the VMCB
-            // confines the guest to its nested page tables.
-            unsafe { world_switch(self.vmcb.hpa(), &raw mut self.gprs, self.host_state) };
-            self.gprs.rax = self.vmcb.save.rax;
-            let control = &mut self.vmcb.control;
-            control.clean = if self.host.caps.clean_bits { clean::ALL } else { 0 };
-            let raw = Raw {
-                code: control.exit_code,
-                info1: control.exit_info1,
-                info2: control.exit_info2,
-                int_info: control.exit_int_info,
-            };
-            if raw.int_info & event::VALID != 0 {
-                self.requeue(raw.int_info);
-            }
-            if self.after.is_empty() {
-                return decode(raw);
-            }
-            if let Some(exit) = self.look_after(raw) {
-                return exit;
-            }
+            code => Left::Exit(code),
+        }
+    }
+
+    #[inline]
+    fn exit(&mut self, code: u64) -> Exit {
+        if self.before.contains(Before::TRIPLE_FAULT) {
+            // It was not entered, and the VMCB tells of an earlier exit.
+            return Exit::TripleFault;
+        }
+        let control = &self.vmcb.control;
+        let raw = Raw {
+            code,
+            info1: control.exit_info1,
+            info2: control.exit_info2,
+            int_info: control.exit_int_info,
+        };
+        if raw.int_info & event::VALID != 0 {
+            self.requeue(raw.int_info);
+        }
+        if self.after.is_empty() {
+            decode(raw)
+        } else {
+            self.look_after(raw)
         }
     }
 

@@ -16,7 +16,8 @@ use super::vmcs::Current;
 use crate::arch::apic_page::{ApicPage, reg};
 use crate::arch::msr_policy::msr;
 use crate::arch::{
-    ApicMode, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Paging, Segment, SegmentReg, SysReg,
+    ApicMode, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Left, Paging, Segment, SegmentReg, SysReg,
+    Translation,
 };
 
 const CR0_PE: u64 = 1 << 0;
@@ -140,9 +141,21 @@ fn set_rflags(vmcs: Current, value: u64) {
     }
 }
 
+/// What the end of an instruction means besides RIP, mostly nothing. Two branches that are not taken are less than to combine the two fields.
+#[inline(always)]
+fn end_instruction(vmcs: Current) {
+    if vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0
+        || vmcs.get(field::GUEST_RFLAGS) & (rflags::TF | rflags::RF) != 0
+    {
+        finish_instruction(vmcs);
+    }
+}
+
 /// The rare part of skipping an instruction: it ended an interrupt shadow or a resume flag, and may complete a single step.
 #[cold]
-fn finish_instruction(vmcs: Current, blocking: u32, flags: u64) {
+fn finish_instruction(vmcs: Current) {
+    let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
+    let flags = vmcs.get(field::GUEST_RFLAGS);
     vmcs.set(
         field::GUEST_INTERRUPTIBILITY,
         blocking & !interruptibility::SHADOW,
@@ -220,8 +233,13 @@ impl Vcpu {
 
 impl GuestCpu for Vcpu {
     #[inline(always)]
-    fn run(&mut self) -> Exit {
+    fn run(&mut self) -> Left {
         self.enter()
+    }
+
+    #[inline(always)]
+    fn exit(&mut self, code: u64) -> Exit {
+        self.finish(code as u32)
     }
 
     #[inline(always)]
@@ -240,8 +258,8 @@ impl GuestCpu for Vcpu {
 
     #[inline(always)]
     fn instruction_len(&self) -> Option<u8> {
-        let len = self.current().get(field::EXIT_INSTRUCTION_LEN) as u8;
-        (1..=15).contains(&len).then_some(len)
+        // Defined for every exit that an instruction causes (SDM 3C 28.2.5).
+        Some(self.current().get(field::EXIT_INSTRUCTION_LEN) as u8)
     }
 
     #[inline(always)]
@@ -254,12 +272,14 @@ impl GuestCpu for Vcpu {
             new = truncate_rip(old, new, || mode(&vmcs));
         }
         vmcs.set(field::GUEST_RIP, new);
-        let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
-        let flags = vmcs.get(field::GUEST_RFLAGS);
-        // One branch for both.
-        if u64::from(blocking & interruptibility::SHADOW) | flags & (rflags::TF | rflags::RF) != 0 {
-            finish_instruction(vmcs, blocking, flags);
-        }
+        end_instruction(vmcs);
+    }
+
+    #[inline(always)]
+    fn skip_in_long_mode(&mut self, len: u8) {
+        let vmcs = self.current();
+        vmcs.add(field::GUEST_RIP, len.into());
+        end_instruction(vmcs);
     }
 
     #[inline(always)]
@@ -336,6 +356,19 @@ impl GuestCpu for Vcpu {
             cr4: guests_view(vmcs, field::GUEST_CR4, field::CR4_SHADOW, !CR4_GUESTS),
             efer: vmcs.get(field::GUEST_EFER),
             rflags: vmcs.get(field::GUEST_RFLAGS),
+        })
+    }
+
+    fn translation(&self) -> Translation {
+        // The bits that steer a walk are in the registers themselves as the guest wants them; those of `guests_view` that are not, are others.
+        self.with(|vmcs| {
+            Translation::new(
+                vmcs.get(field::GUEST_CR0),
+                vmcs.get(field::GUEST_CR3),
+                vmcs.get(field::GUEST_CR4),
+                vmcs.get(field::GUEST_EFER),
+                || vmcs.get(field::GUEST_RFLAGS),
+            )
         })
     }
 

@@ -27,7 +27,7 @@ use crate::arch::msr_policy::msr;
 use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
 use crate::arch::pending::{Combined, combine};
-use crate::arch::{EntryFailure, Event, EventKind, Exit, OutOfMemory, VcpuConfig};
+use crate::arch::{EntryFailure, Event, EventKind, Exit, Left, OutOfMemory, VcpuConfig};
 use crate::sync::Mutex;
 
 static VPIDS: Mutex<Vpids> = Mutex::new(Vpids::new());
@@ -219,9 +219,9 @@ impl Vcpu {
     }
 
     /// Straight code from the entry to the caller's `match`: whoever inlines it pays for a hypercall what [`super::bare_round_trips`] does,
-    /// and two branches.
+    /// and one branch.
     #[inline(always)]
-    pub(super) fn enter(&mut self) -> Exit {
+    pub(super) fn enter(&mut self) -> Left {
         let exit_reason = if self.work.is_empty() || self.only_an_event() {
             // SAFETY: `run` is called with interrupts off; loaded and launched (no work), so the VMCS is current and has this CPU's state and this
             // world; nested tables and bitmaps are the caller's of `new`.
@@ -230,9 +230,10 @@ impl Vcpu {
             self.work_and_enter()
         };
         if exit_reason == u32::from(reason::VMCALL) {
-            return Exit::Hypercall;
+            Left::Hypercall
+        } else {
+            Left::Exit(exit_reason.into())
         }
-        self.finish(exit_reason)
     }
 
     /// If the work that waits is to deliver an event, as mostly, do it. Apart from the rest, since interrupts come this way.
@@ -287,9 +288,9 @@ impl Vcpu {
         exit_reason
     }
 
-    /// Everything about an exit but the world switch. Inlined with `enter`, so that the exit is never put together in memory.
+    /// Everything about an exit but the world switch. Inlined, so that the exit is never put together in memory.
     #[inline(always)]
-    fn finish(&mut self, exit_reason: u32) -> Exit {
+    pub(super) fn finish(&mut self, exit_reason: u32) -> Exit {
         // SAFETY: loaded, and a guest was just entered or refused.
         let vmcs = unsafe { Current::new() };
         if exit_reason == VM_FAIL {

@@ -42,6 +42,16 @@ impl Current {
             asm!("vmwrite {}, {}", in(reg) encoding, in(reg) value.into(), options(nostack));
         }
     }
+
+    /// Add to a field: as [`Fields::get`] and [`Current::set`], and an instruction less.
+    #[inline(always)]
+    pub fn add(self, field: Field<u64>, value: u64) {
+        // SAFETY: as in `set`.
+        unsafe {
+            asm!("vmread {sum}, {field}", "add {sum}, {value}", "vmwrite {field}, {sum}", field = in(reg) field.encoding(),
+                value = in(reg) value, sum = out(reg) _, options(nostack));
+        }
+    }
 }
 
 impl Fields for Current {

@@ -9,7 +9,7 @@ use abi::vcpu::*;
 use abi::{Errno, GuestHandle};
 use core::sync::atomic::Ordering::SeqCst;
 
-use crate::domain::vcpu::{Hold, NEVER};
+use crate::domain::vcpu::{Hold, NEVER, Request};
 use crate::hypercall::testing::{ARG, BAD, LIST, World};
 use crate::types::VcpuId;
 
@@ -320,7 +320,7 @@ fn waiting() {
     let mut guest = World::new();
     let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu").clone();
     assert_eq!(guest.call(SCHED, &[SCHEDOP_YIELD.into(), 0]), Ok(0));
-    let _ = vcpu.take_requests();
+    let _ = vcpu.take(Request::LEAVE);
     assert_eq!(guest.call(SCHED, &[SCHEDOP_BLOCK.into(), 0]), Ok(0));
     assert!(vcpu.held_by(Hold::BLOCKED));
     let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
