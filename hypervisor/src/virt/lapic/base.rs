@@ -3,8 +3,8 @@
 use super::access_page;
 use super::registers::{Refused, changed};
 use super::timer::disarm;
-use crate::arch::GuestCpu;
 use crate::arch::apic_page::reg;
+use crate::arch::{GuestCpu, SysReg};
 use crate::virt::Running;
 
 /// This is the bootstrap processor.
@@ -77,6 +77,8 @@ pub fn write(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Result<(), 
         // It comes back as after a reset (11.4.3), and until then it has nothing.
         (_, Mode::Disabled) => {
             lapic.reset(page);
+            // The task priority is there, too, where the hardware keeps it apart from the page.
+            running.cpu.write(SysReg::Cr8, 0);
             running.vcpu.apic.clear();
             disarm(running);
         }

@@ -132,6 +132,22 @@ fn an_upcall_that_was_lost_comes_when_the_apic_is_enabled() {
 }
 
 #[test]
+fn what_is_taken_away_comes_back_as_after_a_reset() {
+    let mut world = World::enabled();
+    world.store(reg::TPR, 0x20);
+    let base = world.apic(|running| running.lapic.base_msr());
+    assert!(world.base(base & !ENABLED) && world.base(base));
+    assert_eq!(
+        (
+            world.load(reg::SVR),
+            world.load(reg::TPR),
+            world.cpu.read(SysReg::Cr8)
+        ),
+        (0xff, 0, 0)
+    );
+}
+
+#[test]
 fn init_leaves_nothing_but_the_base() {
     let mut world = World::x2apic();
     let vcpu = world.domain.vcpu(VcpuId(0)).expect("first").clone();
