@@ -136,7 +136,7 @@ impl Console {
             let few = std::str::from_utf8(few)?;
             self.send(few)?;
             // A message that comes in between breaks the echo in two; then time has to do.
-            let _ = self.expect(few, Duration::from_secs(2));
+            let _ = self.expect(few, Duration::from_secs(5));
         }
         self.send("\r")
     }

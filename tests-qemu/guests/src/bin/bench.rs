@@ -12,10 +12,11 @@
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use abi::domid::DOMID_SELF;
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_SEND, EvtchnBindIpi, VIRQ_TIMER};
+use abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_SEND, EVTCHNOP_UNMASK, EvtchnBindIpi, VIRQ_TIMER};
 use abi::grant::*;
 use abi::hvm::{HVM_PARAM_CALLBACK_IRQ, HVMOP_GET_PARAM, HvmParam};
 use abi::hypercall::*;
+use abi::memory::{MemoryReservation, XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP};
 use abi::sched::{SCHEDOP_POLL, SCHEDOP_YIELD, SchedPoll};
 use abi::version::{XENVER_GET_FEATURES, XENVER_VERSION};
 use abi::{Domid, GuestHandle};
@@ -119,9 +120,12 @@ fn grants(dom: Domid, report: &mut Report) {
         status: 1,
         ..Default::default()
     };
-    bench("grant copy, 4 KiB", || {
-        list(GNTTABOP_COPY, core::ptr::from_mut(&mut copy) as u64);
-    });
+    for (len, name) in [(64, "grant copy, 64 bytes"), (4096, "grant copy, 4 KiB")] {
+        copy.len = len;
+        bench(name, || {
+            list(GNTTABOP_COPY, core::ptr::from_mut(&mut copy) as u64);
+        });
+    }
     let mut map = GnttabMapGrantRef {
         host_addr: NOWHERE << 12,
         flags: GNTMAP_HOST_MAP,
@@ -135,7 +139,7 @@ fn grants(dom: Domid, report: &mut Report) {
         status: 1,
         ..Default::default()
     };
-    let (mut mapping, mut unmapping) = (u64::MAX, u64::MAX);
+    let (mut mapping, mut unmapping, mut both) = (u64::MAX, u64::MAX, u64::MAX);
     for _ in 0..TRIES {
         let start = cpu::tsc();
         list(GNTTABOP_MAP_GRANT_REF, core::ptr::from_mut(&mut map) as u64);
@@ -143,12 +147,15 @@ fn grants(dom: Domid, report: &mut Report) {
         unmap.handle = map.handle;
         let again = cpu::tsc();
         list(GNTTABOP_UNMAP_GRANT_REF, core::ptr::from_mut(&mut unmap) as u64);
-        unmapping = unmapping.min(cpu::tsc() - again);
+        let end = cpu::tsc();
+        unmapping = unmapping.min(end - again);
         mapping = mapping.min(mapped - start);
+        both = both.min(mapped - start + end - again);
     }
     let counter = least(|| ());
     println!("BENCH grant map: {}", mapping - counter);
     println!("BENCH grant unmap: {}", unmapping - counter);
+    println!("BENCH grant map and unmap: {}", both - 2 * counter);
     report.equal("grants", (copy.status, map.status, unmap.status), (0, 0, 0));
 }
 
@@ -157,6 +164,41 @@ fn bind_ipi(vcpu: u32, report: &mut Report) -> u32 {
     let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
     report.equal("bind-ipi", bound, 0);
     bind.port
+}
+
+/// Gives frames back and takes others, as a balloon does.
+fn balloon(report: &mut Report) {
+    const COUNT: usize = 16;
+    static FRAMES: Frames<COUNT> = Frames::new();
+    let frames: [u64; COUNT] = core::array::from_fn(|index| FRAMES.first() + index as u64);
+    let mut request = MemoryReservation {
+        extent_start: GuestHandle::new(frames.as_ptr() as u64),
+        nr_extents: COUNT as u64,
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    let mut done = 0;
+    bench("16 frames out and in", || {
+        for operation in [XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP] {
+            done += hypercall::op(HYPERVISOR_MEMORY_OP, operation, &mut request);
+        }
+    });
+    report.equal("extents", done, i64::from(TRIES) * 2 * COUNT as i64);
+}
+
+/// Writes that change a bit, and change it back the next time.
+fn control_registers() {
+    const CR0_AM: u64 = 1 << 18;
+    const CR4_TSD: u64 = 1 << 2;
+    let (mut cr0, mut cr4) = (cpu::read_cr0(), cpu::read_cr4());
+    bench("CR0 write", || {
+        cr0 ^= CR0_AM;
+        let _ = cpu::write_cr0(cr0);
+    });
+    bench("CR4 write", || {
+        cr4 ^= CR4_TSD;
+        let _ = cpu::write_cr4(cr4);
+    });
 }
 
 /// From the time that a timer was set for to the first instruction after HLT, the handler of the upcall before it.
@@ -278,8 +320,16 @@ fn main(info: StartInfo) -> ! {
     bench("hvm_op get_param", || {
         hypercall::op(HYPERVISOR_HVM_OP, HVMOP_GET_PARAM, &mut param);
     });
-    let far = time::now() + 1_000_000_000_000;
+    bench("event unmask", || {
+        hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_UNMASK, &mut port);
+    });
+    bench("alloc_unbound and close", || {
+        let _ = event_channel::alloc_unbound(DOMID_SELF, 0).and_then(event_channel::close);
+    });
+    balloon(&mut report);
+    let mut far = time::now() + 1_000_000_000_000;
     bench("set single-shot timer", || {
+        far += 1_000_000;
         let _ = time::set_timer(Some(far));
     });
     bench("stop single-shot timer", || {
@@ -303,6 +353,7 @@ fn main(info: StartInfo) -> ! {
     bench("WRMSR (EFER)", || {
         let _ = cpu::wrmsr(cpu::MSR_EFER, efer);
     });
+    control_registers();
     bench("unused port", || {
         cpu::in8(NOTHING);
     });
