@@ -206,7 +206,7 @@ impl Default for CommandLine<'_> {
             watchdog: None,
             watchdog_timeout: 5,
             crash_test_hang: false,
-            mwait_idle: true,
+            mwait_idle: false,
             reset: Reset::Acpi,
             granularity: Granularity::Cpu,
             noreboot: false,
@@ -641,7 +641,7 @@ mod tests {
         assert!(parse("reboot=no").noreboot);
         assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
         assert!(parse("crash_test=hang").crash_test_hang && !parse("crash_test=burn").crash_test_hang);
-        assert!(parse("").mwait_idle && !parse("no-mwait-idle").mwait_idle);
+        assert!(!parse("").mwait_idle && parse("mwait-idle").mwait_idle);
     }
 
     #[test]

@@ -168,7 +168,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
     let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(ticks));
     loop {
-        if vcpu.enter() && before_entry(&mut running) == Next::Leave {
+        if vcpu.enter() | hw::irq::softirq_pending() && before_entry(&mut running) == Next::Leave {
             vcpu.exited();
             return;
         }
@@ -187,13 +187,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
         let cpu = unsafe { known::<C>(running.cpu) };
         match cpu.exit(code) {
             Exit::Exception { vector, error_code } => exits::exception(vcpu, cpu, vector, error_code),
-            exit => {
-                exits::handle(&mut running, exit);
-                // Interrupts come by an exit, and so does what another CPU leaves, with its kick. Only an NMI in the hypervisor waits for the next one.
-                if hw::irq::softirq_pending() {
-                    softirqs();
-                }
-            }
+            exit => exits::handle(&mut running, exit),
         }
     }
 }
@@ -215,8 +209,11 @@ enum Next {
     Leave,
 }
 
-/// The slow part before an entry: requests to the vCPU, delivery of its interrupts.
+/// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
+    if hw::irq::softirq_pending() {
+        softirqs();
+    }
     let vcpu = running.vcpu;
     let requests = vcpu.take_requests();
     if requests.contains(Request::FLUSH) {
