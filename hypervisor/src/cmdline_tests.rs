@@ -1,0 +1,119 @@
+//! Options good and bad.
+
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn an_ordinary_line() {
+    let line =
+        parse("console=com2,vga com2=9600,7e2,0x3e8,5 loglvl=all guest_loglvl=error/all noreboot dom0=pvh");
+    assert!(line.complaints.is_empty(), "{:?}", line.complaints);
+    assert_eq!((line.console_com1, line.console_com2), (false, true));
+    let expected = SerialPort {
+        baud: Some(9600),
+        data_bits: 7,
+        parity: Parity::Even,
+        stop_bits: 2,
+        base: 0x3e8,
+        irq: 5,
+    };
+    assert_eq!(line.com2, expected);
+    assert_eq!(
+        (line.level, line.guest_levels.always, line.guest_levels.limited),
+        (LevelFilter::Trace, LevelFilter::Error, LevelFilter::Trace)
+    );
+    assert_eq!(parse("sched-gran=core").granularity, Granularity::Core);
+    assert_eq!(parse("sched-gran=thread").complaints.len(), 1);
+    assert!(parse("bench=floor").bench_floor && !parse("bench=ceiling").bench_floor);
+    assert!(line.noreboot && !parse("noreboot=off").noreboot);
+}
+
+#[test]
+fn sizes() {
+    let memory = |text| parse(text).dom0_mem;
+    assert_eq!(memory("dom0_mem=256M").size, Some(MemorySize::Bytes(256 << 20)));
+    assert_eq!(memory("dom0_mem=1024").size, Some(MemorySize::Bytes(1 << 20)));
+    let all = memory("dom0_mem=-1G,min:0x10M,max:8g");
+    assert_eq!(all.size.map(|size| size.of(4 << 30)), Some(3 << 30));
+    assert_eq!(
+        (all.min, all.max),
+        (
+            Some(MemorySize::Bytes(16 << 20)),
+            Some(MemorySize::Bytes(8 << 30))
+        )
+    );
+    assert_eq!(all.amount(2 << 30), 1 << 30);
+    assert_eq!(all.amount(1 << 30), 0x10 << 20, "at least");
+    assert_eq!(all.amount(64 << 30), 8 << 30, "at most");
+    assert_eq!(all.max_pages(64 << 30), 8 << 18);
+    assert_eq!(Dom0Memory::default().amount(64 << 30), 32 << 30);
+    assert_eq!(Dom0Memory::default().max_pages(64 << 30), u64::from(u32::MAX));
+    assert_eq!(memory("dom0_mem=99999999999999999T"), Dom0Memory::default());
+}
+
+#[test]
+fn watchdogs_and_resets() {
+    let watchdog = |text| parse(text).watchdog.filter(|&timeout| timeout > 0);
+    assert_eq!((watchdog(""), watchdog("watchdog_timeout=9")), (None, None));
+    assert_eq!((watchdog("watchdog"), watchdog("watchdog=1")), (Some(5), Some(5)));
+    assert_eq!((watchdog("watchdog=0"), watchdog("no-watchdog")), (None, None));
+    assert_eq!(watchdog("watchdog_timeout=9 watchdog"), Some(9));
+    assert_eq!(watchdog("watchdog watchdog_timeout=9"), Some(9));
+    assert_eq!(watchdog("watchdog watchdog_timeout=0"), None);
+    assert_eq!(parse("watchdog=often watchdog_timeout=x").complaints.len(), 2);
+    for (text, reset) in [
+        ("", Reset::Acpi),
+        ("reboot=pci", Reset::Pci),
+        ("reboot=P", Reset::Power),
+        ("reboot=kbd", Reset::Keyboard),
+        ("reboot=t", Reset::Triple),
+    ] {
+        assert_eq!(parse(text).reset, reset, "{text}");
+    }
+    assert!(parse("reboot=no").noreboot);
+    assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
+    assert!(parse("crash_test=hang").crash_test_hang && !parse("crash_test=burn").crash_test_hang);
+    assert!(!parse("").mwait_idle && parse("mwait-idle").mwait_idle);
+}
+
+#[test]
+fn processors() {
+    let vcpus = |text| parse(text).dom0_max_vcpus;
+    assert_eq!(vcpus("dom0_max_vcpus=4"), Some((4, 4)));
+    assert_eq!(vcpus("dom0_max_vcpus=2-8"), Some((2, 8)));
+    assert_eq!(vcpus("dom0_max_vcpus=-8"), Some((1, 8)));
+    assert_eq!(vcpus("dom0_max_vcpus=8-2"), None);
+    for (text, expected) in [
+        ("", 4),
+        ("dom0_max_vcpus=2", 2),
+        ("dom0_max_vcpus=6-8", 6),
+        ("dom0_max_vcpus=-3", 3),
+    ] {
+        assert_eq!(parse(text).dom0_vcpus(4), expected, "{text}");
+    }
+    assert_eq!(vcpus("dom0_max_vcpus=0"), None);
+    assert_eq!(parse("").max_cpus, u32::MAX);
+    assert_eq!(parse("maxcpus=2").max_cpus, 2);
+    assert_eq!(parse("maxcpus=0").complaints.len(), 1);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let line =
+        parse("nonsense com1=1152oo,8n1 sched=rtds no-noreboot loglvl dom0_mem=low:4M console=com3 -- more");
+    let texts: Vec<_> = line.complaints.iter().map(|c| format!("{c}")).collect();
+    assert_eq!(texts.len(), 6, "{texts:?}");
+    assert!(texts[0].contains("unknown option \"nonsense\""));
+    assert!(texts[1].contains("BAUD[,DPS"));
+    assert!(texts[2].contains("sched=rtds") && texts[2].contains("no effect"));
+    assert_eq!(line.com1, CommandLine::default().com1);
+}
+
+proptest! {
+    /// Whatever a boot loader hands over: no panic, and no more than one complaint a word.
+    #[test]
+    fn any_text(text in "[ -~é]{0,80}", name in 0..OPTIONS.len(), value in "[0-9a-z,:x/-]{0,12}") {
+        let text = format!("{text} {}={value}", OPTIONS[name].0);
+        prop_assert!(parse(&text).complaints.len() <= text.split_ascii_whitespace().count());
+    }
+}
