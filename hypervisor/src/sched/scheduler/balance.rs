@@ -114,6 +114,18 @@ impl<T: Task> Scheduler<T> {
         false
     }
 
+    /// Idle CPUs come for what waits in other groups than `home`, a CPU of which has just taken its next. It may have been claimed for one of theirs, and have
+    /// found another at home: nobody else would look.
+    pub(super) fn offer_elsewhere(&self, home: &Group<T>, machine: &impl Machine<T>) {
+        if self.idle_groups.load(SeqCst) == 0 {
+            return;
+        }
+        let others = self.groups.iter().filter(|group| group.number != home.number);
+        others.filter(|group| group.has_waiting()).for_each(|group| {
+            self.offer(group, machine);
+        });
+    }
+
     /// Is there a task in `queue` that CPU `id` may begin to run?
     pub(super) fn would_take(&self, queue: &RunQueue<T>, id: u32) -> bool {
         queue.first_admitted(id, |owner| self.admits(id, owner)).is_some()

@@ -311,6 +311,7 @@ impl<T: Task> Scheduler<T> {
             if home.has_waiting() {
                 self.spread(home, here, now, machine);
             }
+            self.offer_elsewhere(home, machine);
             return Some(task);
         }
     }
