@@ -15,13 +15,13 @@
 #![forbid(unsafe_code)]
 
 /// Declares ABI structures: C layout, no implicit padding, any bit pattern valid, zero by default.
-macro_rules! plain {
-    ($(
+macro_rules! structure {
+    (
         $(#[$meta:meta])*
         pub struct $name:ident {
             $( $(#[$fmeta:meta])* pub $field:ident: $ty:ty, )*
         }
-    )*) => { $(
+    ) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(
@@ -37,12 +37,29 @@ macro_rules! plain {
                 zerocopy::FromZeros::new_zeroed()
             }
         }
+    };
+}
+
+/// Structures that are the same for i386 guests.
+macro_rules! plain {
+    ($(
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $( $(#[$fmeta:meta])* pub $field:ident: $ty:ty, )*
+        }
+    )*) => { $(
+        structure! {
+            $(#[$meta])*
+            pub struct $name {
+                $( $(#[$fmeta])* pub $field: $ty, )*
+            }
+        }
 
         $crate::compat::same!($name);
     )* };
 }
 
-/// The same for structures that i386 guests lay out otherwise, under the second name. There, a field has the type after `as`, if it says so.
+/// Structures that i386 guests lay out otherwise, under the second name. There, a field has the type after `as`, if it says so.
 macro_rules! compat {
     ($(
         $(#[$meta:meta])*
@@ -50,19 +67,10 @@ macro_rules! compat {
             $( $(#[$fmeta:meta])* pub $field:ident: $ty:ty $(as $narrow:ty)?, )*
         }
     )*) => { $(
-        $(#[$meta])*
-        #[repr(C)]
-        #[derive(
-            Clone, Copy, Debug, PartialEq, Eq,
-            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
-        )]
-        pub struct $name {
-            $( $(#[$fmeta])* pub $field: $ty, )*
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                zerocopy::FromZeros::new_zeroed()
+        structure! {
+            $(#[$meta])*
+            pub struct $name {
+                $( $(#[$fmeta])* pub $field: $ty, )*
             }
         }
 

@@ -138,28 +138,16 @@ impl Bridge {
 mod tests {
     use super::*;
     use crate::net::packet::Checksum;
+    use crate::net::wire::ethernet;
     use smoltcp::wire::{
-        ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-        Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+        ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet,
+        Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
     };
     use smoltcp::{phy::ChecksumCapabilities, wire::Ipv4Address};
 
     const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
     const HOST: Ipv4Address = Ipv4Address::new(10, 88, 0, 77);
-
-    fn ethernet(from: Mac, to: Mac, ethertype: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
-        let repr = EthernetRepr {
-            src_addr: EthernetAddress(from.0),
-            dst_addr: EthernetAddress(to.0),
-            ethertype,
-        };
-        let mut bytes = vec![0; repr.buffer_len() + payload.len()];
-        let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-        repr.emit(&mut frame);
-        frame.payload_mut().copy_from_slice(payload);
-        bytes
-    }
 
     fn arp_request(from: Mac) -> Vec<u8> {
         let repr = ArpRepr::EthernetIpv4 {

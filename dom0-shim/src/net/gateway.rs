@@ -15,9 +15,9 @@ use smoltcp::wire::{
 
 use super::dhcp::{self, Server};
 use super::dns::{self, Answer};
-use super::outside::{Outside, ethernet};
+use super::outside::Outside;
 use super::packet::Mac;
-use super::wire::{Wire, instant, nanoseconds};
+use super::wire::{Wire, ethernet, instant, nanoseconds};
 
 /// Address of the gateway.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -106,7 +106,8 @@ impl Gateway {
             .as_mut()
             .and_then(|outside| outside.receive(frame, now));
         if let Some((host, packet)) = inward {
-            self.wire.send(ethernet(MAC, host, &packet));
+            self.wire
+                .send(ethernet(MAC, host, EthernetProtocol::Ipv4, &packet));
         }
     }
 

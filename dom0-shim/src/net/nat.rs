@@ -11,6 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use super::offload::{self, fold};
 use super::packet::Mac;
 
 const SECOND: u64 = 1_000_000_000;
@@ -351,7 +352,7 @@ fn put(bytes: &mut [u8], at: usize, new: u16, sums: &[usize]) -> Option<()> {
     bytes.get_mut(at..at + 2)?.copy_from_slice(&new.to_be_bytes());
     for &sum in sums {
         let was = u16_at(bytes, sum)?;
-        let total = u32::from(!was) + u32::from(!old) + u32::from(new);
+        let total = u64::from(!was) + u64::from(!old) + u64::from(new);
         let now = !fold(total);
         bytes.get_mut(sum..sum + 2)?.copy_from_slice(&now.to_be_bytes());
     }
@@ -364,21 +365,9 @@ fn put_address(bytes: &mut [u8], at: usize, new: Ipv4Addr, sums: &[usize]) -> Op
     put(bytes, at + 2, u16::from_be_bytes([c, d]), sums)
 }
 
-/// Adds the carries of a sum in ones' complement.
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
-
+/// The sum of a checksum: 0xffff, over bytes that have a right one among them.
 fn sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| match *pair {
-        [a, b] => u32::from(u16::from_be_bytes([a, b])),
-        [a] => u32::from(a) << 8,
-        _ => 0,
-    });
-    words.fold(0, |total, word| fold(u32::from(total) + word))
+    fold(offload::sum(bytes))
 }
 
 /// An IPv4 header with what the protocol's header needs behind it; of the packet that an error is about, there may be 8 bytes only.

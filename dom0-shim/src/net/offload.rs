@@ -120,7 +120,7 @@ fn ipv6(packet: &[u8]) -> Result<Network, Malformed> {
 }
 
 /// Adds 16-bit words, big-endian; an odd byte counts as if a zero followed.
-fn sum(bytes: &[u8]) -> u64 {
+pub(super) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
     let whole: u64 = words
         .iter()
@@ -132,7 +132,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// Folds a sum of words to the 16 bits of a checksum field, not yet complemented.
-fn fold(mut sum: u64) -> u16 {
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }

@@ -9,13 +9,12 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpCidr,
-    Ipv4Cidr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, Ipv4Cidr,
 };
 
 use super::nat::Nat;
 use super::packet::Mac;
-use super::wire::{Wire, instant, nanoseconds};
+use super::wire::{Wire, ethernet, instant, nanoseconds};
 
 const SECOND: u64 = 1_000_000_000;
 /// How long (ns) an answer to ARP counts, and how long one is waited for before it is asked again.
@@ -53,24 +52,6 @@ pub struct Outside {
     dhcp: SocketHandle,
     lease: Option<Lease>,
     neighbours: BTreeMap<Ipv4Addr, Neighbour>,
-}
-
-/// An Ethernet frame with an IPv4 packet.
-pub fn ethernet(from: Mac, to: Mac, packet: &[u8]) -> Vec<u8> {
-    frame(from, to, EthernetProtocol::Ipv4, packet)
-}
-
-fn frame(from: Mac, to: Mac, ethertype: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
-    let repr = EthernetRepr {
-        src_addr: EthernetAddress(from.0),
-        dst_addr: EthernetAddress(to.0),
-        ethertype,
-    };
-    let mut bytes = vec![0; repr.buffer_len() + payload.len()];
-    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-    repr.emit(&mut frame);
-    frame.payload_mut().copy_from_slice(payload);
-    bytes
 }
 
 impl Outside {
@@ -200,7 +181,8 @@ impl Outside {
         let age = now.saturating_sub(neighbour.since);
         match neighbour.mac {
             Some(mac) if age < NEIGHBOUR_AGE => {
-                self.wire.send(ethernet(self.mac, mac, &packet));
+                self.wire
+                    .send(ethernet(self.mac, mac, EthernetProtocol::Ipv4, &packet));
                 return;
             }
             Some(_) => neighbour.mac = None,
@@ -243,7 +225,7 @@ impl Outside {
         let mut bytes = vec![0; repr.buffer_len()];
         repr.emit(&mut ArpPacket::new_unchecked(&mut bytes));
         self.wire
-            .send(frame(self.mac, Mac::BROADCAST, EthernetProtocol::Arp, &bytes));
+            .send(ethernet(self.mac, Mac::BROADCAST, EthernetProtocol::Arp, &bytes));
     }
 
     /// An answer to what was asked: whatever else is said about addresses is not believed.
@@ -268,7 +250,8 @@ impl Outside {
         neighbour.mac = Some(mac);
         neighbour.since = now;
         for packet in core::mem::take(&mut neighbour.waiting) {
-            self.wire.send(ethernet(self.mac, mac, &packet));
+            self.wire
+                .send(ethernet(self.mac, mac, EthernetProtocol::Ipv4, &packet));
         }
     }
 }

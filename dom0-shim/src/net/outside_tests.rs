@@ -62,7 +62,7 @@ impl Networks {
 
     /// The host sends a datagram.
     fn send(&mut self, to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<Delivery> {
-        let frame = ethernet(HOST, gateway::MAC, &datagram(INSIDE, 5000, to, port, payload));
+        let frame = ipv4(HOST, gateway::MAC, &datagram(INSIDE, 5000, to, port, payload));
         let mut inside = self.inner.send(self.host, Packet::complete(frame), self.now);
         inside.extend(self.carry());
         inside
@@ -76,6 +76,10 @@ impl Networks {
             .map(|frame| frame[14..].to_vec())
             .collect()
     }
+}
+
+fn ipv4(from: Mac, to: Mac, packet: &[u8]) -> Vec<u8> {
+    ethernet(from, to, EthernetProtocol::Ipv4, packet)
 }
 
 fn datagram(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16, payload: &[u8]) -> Vec<u8> {
@@ -123,7 +127,7 @@ fn hosts_reach_out_and_are_answered() {
     let ((address, port), to) = ends(&sent[0]);
     assert_eq!(to, (FAR, 7));
     assert!(address.octets().starts_with(&[10, 88, 0]) && address != INSIDE);
-    let answer = ethernet(
+    let answer = ipv4(
         gateway::MAC,
         OUTER_END,
         &datagram(FAR, 7, address, port, b"and back"),
@@ -136,10 +140,10 @@ fn hosts_reach_out_and_are_answered() {
     assert_eq!(Mac::destination(&packet.bytes), Some(HOST));
     assert_eq!(ends(&packet.bytes[14..]), ((FAR, 7), (INSIDE, 5000)));
     // With nobody's session: it is for the outer end itself, which has no such port.
-    let stray = ethernet(gateway::MAC, OUTER_END, &datagram(FAR, 8, address, port, b"?"));
+    let stray = ipv4(gateway::MAC, OUTER_END, &datagram(FAR, 8, address, port, b"?"));
     assert!(networks.inner.receive_outside(stray, networks.now).is_empty());
     networks.inner.disconnect(networks.host, HOST, networks.now);
-    let late = ethernet(gateway::MAC, OUTER_END, &datagram(FAR, 7, address, port, b"late"));
+    let late = ipv4(gateway::MAC, OUTER_END, &datagram(FAR, 7, address, port, b"late"));
     assert!(networks.inner.receive_outside(late, networks.now).is_empty());
 }
 
@@ -183,7 +187,7 @@ fn a_neighbour_that_does_not_answer_holds_nobody_up() {
     };
     let mut bytes = vec![0; answer.buffer_len()];
     answer.emit(&mut ArpPacket::new_unchecked(&mut bytes));
-    let answer = frame(gateway::MAC, OUTER_END, EthernetProtocol::Arp, &bytes);
+    let answer = ethernet(gateway::MAC, OUTER_END, EthernetProtocol::Arp, &bytes);
     outside.receive(answer.clone(), 0);
     assert!(outside.neighbours.is_empty(), "nobody had asked");
     let far = |port| datagram(INSIDE, port, FAR, 7, b"");
@@ -225,7 +229,7 @@ fn what_should_not_be_routed_is_not() {
         assert!(networks.sent_packets().is_empty(), "{to}");
     }
     // Not from an address of the network.
-    let foreign = ethernet(
+    let foreign = ipv4(
         HOST,
         gateway::MAC,
         &datagram(FAR, 1, Ipv4Addr::new(8, 8, 8, 8), 2, b""),

@@ -6,13 +6,28 @@ use alloc::vec::Vec;
 
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
 
-use super::packet::ETHERNET_HEADER;
+use super::packet::{ETHERNET_HEADER, Mac};
 
 /// Largest IP packet.
 pub const MTU: u16 = 1500;
 /// Frames that may wait to be taken; what is more is lost, as on any wire.
 const OUTPUT_MAX: usize = 256;
+
+/// An Ethernet frame.
+pub fn ethernet(from: Mac, to: Mac, ethertype: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
+    let repr = EthernetRepr {
+        src_addr: EthernetAddress(from.0),
+        dst_addr: EthernetAddress(to.0),
+        ethertype,
+    };
+    let mut bytes = vec![0; repr.buffer_len() + payload.len()];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    repr.emit(&mut frame);
+    frame.payload_mut().copy_from_slice(payload);
+    bytes
+}
 
 /// System time (ns) as smoltcp has it.
 pub fn instant(now: u64) -> Instant {

@@ -37,6 +37,12 @@ fn image(work: &Path, options: &[&str]) -> PathBuf {
     image
 }
 
+/// An empty image, made with these options of `qemu-img create`; one with a backing file has no size of its own.
+fn create(options: &[&str], name: &str, size: &[&str]) {
+    let parts = [&["create", "-q", "-f", "qcow2"], options, &[name], size];
+    run("qemu-img", &parts.concat());
+}
+
 /// All kinds of images that are read and written.
 const KINDS: [&[&str]; 8] = [
     &[],
@@ -147,10 +153,7 @@ fn images_are_written() {
 fn a_full_disk_is_an_error_and_the_image_stays_whole() {
     let work = TempDir::new().unwrap();
     let file = work.path().join("empty.qcow2");
-    run(
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", file.to_str().unwrap(), "8M"],
-    );
+    create(&[], file.to_str().unwrap(), &["8M"]);
     let bytes: &'static [u8] = fs::read(&file).unwrap().leak();
     let disk = RamDisk::with_room(bytes, 1 << 20, &Budget::new(64 << 20)).unwrap();
     let image = now(Qcow2::open(disk, 1 << 20, Access::ReadWrite)).unwrap();
@@ -181,44 +184,15 @@ fn what_is_not_supported_is_refused() {
         result.map_or(String::new(), |error| error.to_string())
     };
     let base = name("base");
-    run("qemu-img", &["create", "-q", "-f", "qcow2", &base, "1M"]);
+    create(&[], &base, &["1M"]);
     let overlay = name("overlay");
-    run(
-        "qemu-img",
-        &[
-            "create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &overlay,
-        ],
-    );
+    create(&["-b", &base, "-F", "qcow2"], &overlay, &[]);
     assert!(error(&overlay, Access::ReadOnly).contains("backing file"));
     let extended = name("extended");
-    run(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "extended_l2=on,cluster_size=64k",
-            &extended,
-            "1M",
-        ],
-    );
+    create(&["-o", "extended_l2=on,cluster_size=64k"], &extended, &["1M"]);
     assert!(error(&extended, Access::ReadOnly).contains("features"));
     let small = name("small");
-    run(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "cluster_size=512",
-            &small,
-            "64M",
-        ],
-    );
+    create(&["-o", "cluster_size=512"], &small, &["64M"]);
     assert!(error(&small, Access::ReadWrite).contains("reference counts"));
     run("qemu-img", &["snapshot", "-c", "then", &base]);
     assert!(error(&base, Access::ReadWrite).contains("snapshots"));
@@ -302,7 +276,7 @@ proptest! {
         let work = TempDir::new().unwrap();
         let file = work.path().join("image.qcow2");
         let name = file.to_str().unwrap();
-        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", name, "1M"]);
+        create(&["-o", "cluster_size=4k"], name, &["1M"]);
         let bytes: &'static [u8] = fs::read(&file).unwrap().leak();
         let room = Header::parse(bytes).unwrap().grown(bytes.len() as u64);
         let disk = RamDisk::with_room(bytes, room, &Budget::new(16 << 20)).unwrap();

@@ -32,13 +32,12 @@ use crate::domain::{self, Domain};
 use crate::mm::guest::{Access, GuestFrame};
 use crate::mm::page_info::OutOfMemory;
 use crate::sync::Mutex;
-use crate::types::{DomId, Gfn};
+use crate::types::DomId;
 use entry::Granted;
 use map::Mappings;
-use table::Table;
 
 pub use entry::Purpose;
-pub use table::Part;
+pub use table::{Part, Table};
 pub use version::Version;
 
 /// A `GNTST_*` other than "okay".
@@ -51,7 +50,8 @@ const MAPPINGS_PER_FRAME: u32 = 256;
 /// Both halves of a domain's grants.
 pub struct GrantTable {
     max_version: Version,
-    table: Table,
+    /// What the domain grants.
+    pub table: Table,
     mappings: Mutex<Mappings>,
 }
 
@@ -101,52 +101,6 @@ impl GrantTable {
             table,
             mappings: Mutex::new(mappings),
         })
-    }
-
-    /// Frames that it has, and may have.
-    pub fn size(&self) -> (u32, u32) {
-        (self.table.len(), self.table.max_len(Part::Shared))
-    }
-
-    /// How many frames of status words there are.
-    pub fn status_frames(&self) -> u32 {
-        self.table.status_len()
-    }
-
-    /// How many frames of a part there may be.
-    pub fn max_frames(&self, part: Part) -> u32 {
-        self.table.max_len(part)
-    }
-
-    /// Make the table `count` frames large, at least.
-    ///
-    /// # Errors
-    /// `EINVAL`: larger than it may be. `ENOMEM`.
-    pub fn grow_to(&self, count: u32) -> Result<(), Errno> {
-        self.table.grow_to(count)
-    }
-
-    /// Frame number `index` of a part; the table grows to have it.
-    ///
-    /// # Errors
-    /// `EINVAL`: the table cannot have it. `ENOMEM`.
-    pub fn frame(&self, part: Part, index: u32) -> Result<GuestFrame, Errno> {
-        self.table.frame(part, index)
-    }
-
-    /// The domain has mapped frame `index` of a part at `gfn`. Returns where it was mapped before.
-    pub fn note_mapped(&self, part: Part, index: u32, gfn: Gfn) -> Option<Gfn> {
-        self.table.note_mapped(part, index, gfn)
-    }
-
-    /// Where the domain has mapped frame `index` of a part.
-    pub fn mapped_at(&self, part: Part, index: u32) -> Option<Gfn> {
-        self.table.mapped_at(part, index)
-    }
-
-    /// Form of the entries.
-    pub fn version(&self) -> Version {
-        self.table.version()
     }
 
     // ---- uses ----
@@ -206,14 +160,6 @@ impl GrantTable {
     fn unpin(&self, reference: u32, access: Access) {
         // An entry that is in use is there.
         let _ = self.table.with_entry(reference, |entry| entry.end(access));
-    }
-
-    /// Exchange two entries.
-    ///
-    /// # Errors
-    /// `GNTST_BAD_GNTREF`: no such entry. `GNTST_EAGAIN`: one is in use.
-    pub fn swap(&self, a: u32, b: u32) -> Result<(), Status> {
-        self.table.swap(a, b)
     }
 
     /// Write an entry that grants `frame` to `user`, on the domain's behalf (the toolstack's console and xenstore entries).

@@ -50,7 +50,7 @@ struct Frame {
 type Uses = Box<[Mutex<Use>]>;
 
 /// The granting half of a domain's grants.
-pub(super) struct Table {
+pub struct Table {
     owner: DomId,
     version: Current,
     /// Frames of entries there are, and who may make it more or change the version.
@@ -93,7 +93,7 @@ impl Table {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn new(owner: DomId, max_frames: u32) -> Result<Self, Errno> {
+    pub(super) fn new(owner: DomId, max_frames: u32) -> Result<Self, Errno> {
         Ok(Self {
             owner,
             version: Current::new(Version::V1),
@@ -111,9 +111,9 @@ impl Table {
 
     // ---- size ----
 
-    /// How many frames of entries there are.
-    pub fn len(&self) -> u32 {
-        *self.count.lock()
+    /// Frames of entries that there are, and that there may be.
+    pub fn size(&self) -> (u32, u32) {
+        (*self.count.lock(), self.max_len(Part::Shared))
     }
 
     /// How many frames of status words there are.
@@ -244,7 +244,11 @@ impl Table {
     /// # Errors
     /// `GNTST_BAD_GNTREF`: there is no such entry.
     #[inline]
-    pub fn with_entry<R>(&self, reference: u32, work: impl FnOnce(&mut Entry<'_>) -> R) -> Result<R, Status> {
+    pub(super) fn with_entry<R>(
+        &self,
+        reference: u32,
+        work: impl FnOnce(&mut Entry<'_>) -> R,
+    ) -> Result<R, Status> {
         let (mut uses, version) = self.version.lock(self.uses(reference)?);
         Ok(work(&mut self.entry(version, reference, &mut uses)?))
     }
@@ -287,7 +291,7 @@ impl Table {
     ///
     /// # Errors
     /// `EBUSY`: an entry behind the first 8 is in use. `ERANGE`: one of the first 8 has no equivalent. `ENOMEM`.
-    pub fn set_version(&self, version: Version) -> Result<(), Errno> {
+    pub(super) fn set_version(&self, version: Version) -> Result<(), Errno> {
         let count = self.count.lock();
         if self.version() == version {
             return Ok(());
@@ -314,7 +318,7 @@ impl Table {
     }
 
     /// Where the domain has mapped which frames of status words; they are there no more, as far as this table knows.
-    pub fn forget_status(&self) -> impl Iterator<Item = (Gfn, Mfn)> {
+    pub(super) fn forget_status(&self) -> impl Iterator<Item = (Gfn, Mfn)> {
         self.status.iter().filter_map(Once::get).filter_map(|frame| {
             let at = frame.mapped_at.swap(NOWHERE, SeqCst);
             (at != NOWHERE).then(|| (Gfn(at), frame.frame.mfn()))

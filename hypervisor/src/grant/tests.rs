@@ -98,11 +98,15 @@ impl Guests {
     }
 
     fn version(&self) -> Version {
-        self.domain(0).grants.version()
+        self.domain(0).grants.table.version()
     }
 
     fn table(&self) -> GuestFrame {
-        self.domain(0).grants.frame(Part::Shared, 0).expect("the first")
+        self.domain(0)
+            .grants
+            .table
+            .frame(Part::Shared, 0)
+            .expect("the first")
     }
 
     fn write(&self, reference: u32, entry: Written) {
@@ -134,7 +138,12 @@ impl Guests {
         let flags = match self.version() {
             Version::V1 => self.table().u16_at(u64::from(reference) * 8).load(SeqCst),
             Version::V2 => {
-                let status = self.domain(0).grants.frame(Part::Status, 0).expect("the first");
+                let status = self
+                    .domain(0)
+                    .grants
+                    .table
+                    .frame(Part::Status, 0)
+                    .expect("the first");
                 status.u16_at(u64::from(reference) * 2).load(SeqCst)
             }
         };
@@ -203,13 +212,13 @@ proptest! {
         let guests = Guests::new();
         // What transitive entries lead to.
         set_version(guests.domain(2), Version::V2).expect("version 2");
-        let table = guests.domain(2).grants.frame(Part::Shared, 0).expect("the first");
+        let table = guests.domain(2).grants.table.frame(Part::Shared, 0).expect("the first");
         let at = u64::from(FIRST) * 16;
         table.u32_at(at + 4).store(1000 | 100 << 16, SeqCst);
         table.u64_at(at + 8).store(5, SeqCst);
         let flags = u32::from(GTF_PERMIT_ACCESS | GTF_SUB_PAGE | GTF_READONLY);
         table.u32_at(at).store(flags | u32::from(guests.domain(0).id.0) << 16, SeqCst);
-        let status = guests.domain(2).grants.frame(Part::Status, 0).expect("the first");
+        let status = guests.domain(2).grants.table.frame(Part::Status, 0).expect("the first");
 
         let mut model = Model { v2: false, entries: BTreeMap::new(), mapped: Vec::new() };
         let mut place = 0x100_0000;
@@ -267,7 +276,7 @@ proptest! {
                 Op::Swap(a, b) => {
                     let used = a != b && (model.uses(a) | model.uses(b)) != 0;
                     let expected = if used { Err(Status(GNTST_EAGAIN)) } else { Ok(()) };
-                    prop_assert_eq!(guests.domain(0).grants.swap(a, b), expected);
+                    prop_assert_eq!(guests.domain(0).grants.table.swap(a, b), expected);
                     if !used {
                         let (first, second) = (model.entry(a), model.entry(b));
                         model.entries.insert(a, second);
@@ -348,7 +357,12 @@ fn what_was_granted_cannot_be_granted_on() {
     let place = Gpa(0x100_0000);
     let mapped = map(guests.domain(1), guests.domain(0).id, 9, place, GNTMAP_HOST_MAP).expect("granted");
     // The second domain offers what it has mapped to the third.
-    let table = guests.domain(1).grants.frame(Part::Shared, 0).expect("the first");
+    let table = guests
+        .domain(1)
+        .grants
+        .table
+        .frame(Part::Shared, 0)
+        .expect("the first");
     table.u32_at(9 * 8 + 4).store(0x1000, SeqCst);
     let header = u32::from(GTF_PERMIT_ACCESS) | u32::from(guests.domain(2).id.0) << 16;
     table.u32_at(9 * 8).store(header, SeqCst);
@@ -440,7 +454,14 @@ fn a_grant_that_has_ended_is_not_used() {
         let table = guests.table();
         let status = match version {
             Version::V1 => None,
-            Version::V2 => Some(guests.domain(0).grants.frame(Part::Status, 0).expect("the first")),
+            Version::V2 => Some(
+                guests
+                    .domain(0)
+                    .grants
+                    .table
+                    .frame(Part::Status, 0)
+                    .expect("the first"),
+            ),
         };
         // Ends the grant, as Linux does; returns when nobody uses it.
         let end = || match &status {
@@ -508,7 +529,7 @@ fn a_grant_of_a_dead_domains_page() {
         .expect("in the place of RAM");
     let header = u32::from(GTF_PERMIT_ACCESS) | u32::from(user.id.0) << 16;
     let offer = |domain: &Domain, frame| {
-        let table = domain.grants.frame(Part::Shared, 0).expect("the first");
+        let table = domain.grants.table.frame(Part::Shared, 0).expect("the first");
         table.u32_at(9 * 8 + 4).store(frame, SeqCst);
         table.u32_at(9 * 8).store(header, SeqCst);
         table

@@ -32,7 +32,7 @@ pub(super) fn grant_table_op(caller: &mut Caller<'_>, command: u64, list: u64, c
         GNTTABOP_UNMAP_GRANT_REF => each::<GnttabUnmapGrantRef>(caller, command, list, count, unmap_one),
         GNTTABOP_COPY => each::<GnttabCopy>(caller, command, list, count, copy_one),
         GNTTABOP_SWAP_GRANT_REF => each::<GnttabSwapGrantRef>(caller, command, list, count, |caller, op| {
-            op.status = status(caller.domain.grants.swap(op.ref_a, op.ref_b));
+            op.status = status(caller.domain.grants.table.swap(op.ref_a, op.ref_b));
         }),
         GNTTABOP_UNMAP_AND_REPLACE => {
             each::<GnttabUnmapAndReplace>(caller, command, list, count, unmap_and_replace_one)
@@ -145,7 +145,7 @@ fn setup_table(caller: &mut Caller<'_>, at: u64, count: u32) -> Outcome {
     op.status = match caller.target(op.dom) {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
-        Ok(domain) if domain.grants.grow_to(op.nr_frames).is_err() => GNTST_GENERAL_ERROR,
+        Ok(domain) if domain.grants.table.grow_to(op.nr_frames).is_err() => GNTST_GENERAL_ERROR,
         Ok(domain) => list_frames(caller, &domain, Part::Shared, op.frame_list, op.nr_frames),
     };
     caller.write(at, &op)?;
@@ -161,7 +161,11 @@ fn list_frames<T: Compat + PartialEq + From<u64>>(
     count: u32,
 ) -> i16 {
     for index in 0..count {
-        let gfn = domain.grants.mapped_at(part, index).map_or(u64::MAX, |gfn| gfn.0);
+        let gfn = domain
+            .grants
+            .table
+            .mapped_at(part, index)
+            .map_or(u64::MAX, |gfn| gfn.0);
         let gfn = T::from(gfn);
         if !caller.fits(gfn) {
             return GNTST_ADDRESS_TOO_BIG;
@@ -181,7 +185,7 @@ fn get_status_frames(caller: &mut Caller<'_>, at: u64, count: u32) -> Outcome {
     op.status = match caller.target(op.dom) {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
-        Ok(domain) if op.nr_frames > domain.grants.status_frames() => GNTST_GENERAL_ERROR,
+        Ok(domain) if op.nr_frames > domain.grants.table.status_len() => GNTST_GENERAL_ERROR,
         Ok(domain) => list_frames(caller, &domain, Part::Status, op.frame_list, op.nr_frames),
     };
     caller.write(at, &op)?;
@@ -197,7 +201,7 @@ fn query_size(caller: &mut Caller<'_>, at: u64, count: u32) -> Outcome {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
         Ok(domain) => {
-            (op.nr_frames, op.max_nr_frames) = domain.grants.size();
+            (op.nr_frames, op.max_nr_frames) = domain.grants.table.size();
             GNTST_OKAY
         }
     };
@@ -213,7 +217,7 @@ fn set_version(caller: &mut Caller<'_>, at: u64) -> Outcome {
         2 => grant::set_version(caller.domain, Version::V2),
         _ => Err(Errno::EINVAL),
     };
-    op.version = caller.domain.grants.version() as u32;
+    op.version = caller.domain.grants.table.version() as u32;
     caller.write(at, &op)?;
     result?;
     Ok(0)
@@ -222,7 +226,7 @@ fn set_version(caller: &mut Caller<'_>, at: u64) -> Outcome {
 fn get_version(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut op: GnttabGetVersion = caller.read(at)?;
     let domain = caller.target(op.dom)?;
-    op.version = domain.grants.version() as u32;
+    op.version = domain.grants.table.version() as u32;
     caller.write(at, &op)?;
     Ok(0)
 }

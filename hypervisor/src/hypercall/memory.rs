@@ -332,11 +332,11 @@ fn add_one(
                 Part::Status
             };
             let index = u32::try_from(index & !XENMAPIDX_GRANT_TABLE_STATUS).map_err(|_| Errno::EINVAL)?;
-            let frame = domain.grants.frame(part, index)?;
+            let frame = domain.grants.table.frame(part, index)?;
             let mfn = frame.mfn();
             domain.place(gfn, frame, Kind::RamRw)?;
             // A frame of the table is in one place at a time.
-            match domain.grants.note_mapped(part, index, gfn) {
+            match domain.grants.table.note_mapped(part, index, gfn) {
                 Some(old) if old != gfn => domain.unmap_frame(old, mfn),
                 _ => Ok(()),
             }
@@ -517,7 +517,7 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, at: u64) -> Outcome {
             return Err(Errno::EINVAL.into());
         }
         request.nr_frames = match resource {
-            Resource::Grants(part) => domain.grants.max_frames(part),
+            Resource::Grants(part) => domain.grants.table.max_len(part),
             Resource::IoreqServer => ioreq_frames(&domain),
         };
         caller.write(at, &request)?;
@@ -537,7 +537,7 @@ fn acquire_resource(caller: &mut Caller<'_>, start: u64, at: u64) -> Outcome {
             return Err(go_on(caller, XENMEM_ACQUIRE_RESOURCE, done));
         }
         let frame = u32::try_from(request.frame + done).map_err(|_| Errno::EINVAL)?;
-        let frame = domain.grants.frame(part, frame)?;
+        let frame = domain.grants.table.frame(part, frame)?;
         let Ulong(gfn) = caller.read_element(request.frame_list, done)?;
         let gfn = Gfn(gfn);
         caller.domain.place(gfn, frame, Kind::Foreign)?;

@@ -47,8 +47,8 @@ fn limits_of_a_new_domain() {
     let mut dom0 = World::privileged();
     let domain = create(&mut dom0, &wanted()).expect("all is well");
     assert_eq!(domain.events.limit(), 1024);
-    assert_eq!(domain.grants.size(), (1, 64));
-    assert_eq!(domain.grants.max_frames(Part::Status), 8);
+    assert_eq!(domain.grants.table.size(), (1, 64));
+    assert_eq!(domain.grants.table.max_len(Part::Status), 8);
     assert_eq!(set_version(&domain, Version::V2), Ok(()));
     destroy(&domain);
     let defaults = DomctlCreatedomain {
@@ -64,7 +64,7 @@ fn limits_of_a_new_domain() {
         1 << 17,
         "no more than there can be by any ABI"
     );
-    assert_eq!(domain.grants.size(), (1, 64));
+    assert_eq!(domain.grants.table.size(), (1, 64));
     assert_eq!(set_version(&domain, Version::V2), Err(Errno::ENOSYS));
     destroy(&domain);
     for bad in [

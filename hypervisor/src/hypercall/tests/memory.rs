@@ -261,7 +261,7 @@ fn shared_pages_take_the_place_of_ram() {
         ..place
     };
     assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
-    assert_eq!(guest.domain.grants.size(), (2, 4), "grows as needed");
+    assert_eq!(guest.domain.grants.table.size(), (2, 4), "grows as needed");
     for (space, idx, gpfn, error) in [
         (XENMAPSPACE_GRANT_TABLE, 4, 8, Errno::EINVAL),
         (
