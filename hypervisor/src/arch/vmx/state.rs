@@ -11,7 +11,7 @@ use super::controls::{EntryControls, Primary};
 use super::field::{self, Field, Fields, SegmentFields};
 use super::reset::{CD, CR0_OWNED, CR4_GUESTS, ET, MCE, NE, NW, VMXE};
 use super::segment;
-use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, rflags};
+use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, let_host_interrupts_in, rflags};
 use super::vmcs::Current;
 use crate::arch::apic_page::{ApicPage, reg};
 use crate::arch::msr_policy::msr;
@@ -145,13 +145,17 @@ fn set_rflags(vmcs: Current, value: u64) {
 #[inline(always)]
 fn end_instruction(vmcs: Current) {
     if vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0
-        || vmcs.get(field::GUEST_RFLAGS) & (rflags::TF | rflags::RF) != 0
+        || vmcs.get(field::GUEST_RFLAGS) & (rflags::TF | rflags::RF | rflags::IF) != rflags::IF
     {
         finish_instruction(vmcs);
     }
 }
 
 /// The rare part of skipping an instruction: it ended an interrupt shadow or a resume flag, and may complete a single step.
+///
+/// A guest whose interrupts are off is entered with the host's off, too, as Bochs sees it: it masks what is pending while it loads RFLAGS,
+/// before it counts the CPU as in a guest, where that exits. Until the guest changes IF only the preemption timer would end
+/// that, which does not count what its exits take. So the host lets in what waits for it.
 #[cold]
 fn finish_instruction(vmcs: Current) {
     let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
@@ -166,6 +170,9 @@ fn finish_instruction(vmcs: Current) {
             field::GUEST_PENDING_DEBUG,
             vmcs.get(field::GUEST_PENDING_DEBUG) | PENDING_STEP,
         );
+    }
+    if flags & rflags::IF == 0 {
+        let_host_interrupts_in();
     }
 }
 
