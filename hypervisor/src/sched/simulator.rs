@@ -46,7 +46,7 @@ impl Random {
 pub struct Rhythm {
     /// Computing.
     pub burst: Range<u64>,
-    /// Sleeping.
+    /// Sleeping; empty: it yields instead.
     pub sleep: Range<u64>,
 }
 
@@ -450,6 +450,10 @@ impl Simulator {
         life.left = life.left.saturating_sub(self.now - cpu.since);
         let job = life.job.clone();
         match &life.rhythm {
+            Some(rhythm) if life.left == 0 && rhythm.sleep.is_empty() => {
+                life.left = self.random.within(rhythm.burst.clone()).max(1);
+                self.scheduler.yields(&job, id);
+            }
             Some(rhythm) if life.left == 0 => {
                 let sleep = self.random.within(rhythm.sleep.clone());
                 job.asleep.store(true, Relaxed);

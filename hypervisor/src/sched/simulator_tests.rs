@@ -45,6 +45,23 @@ fn three_equal_ones_get_two_thirds_of_a_cpu_each() {
     assert!(simulator.longest_waste() <= 2 * IPI);
 }
 
+/// One that yields until another has done something for it, as a spinning lock does, is not to wait a slice for each time.
+#[test]
+fn who_yields_has_another_turn_before_a_slice_ends() {
+    let mut simulator = hogs(1, &[256; 2], 1);
+    let yields = simulator.add(256, rhythm(10_000..30_000, 0..0));
+    simulator.run(SECOND);
+    simulator.restart();
+    simulator.run(10 * SECOND);
+    assert!(
+        simulator.longest_wait(yields) <= 2 * MS,
+        "{}",
+        simulator.longest_wait(yields)
+    );
+    let hogs = used(&simulator, 0..2, 10 * SECOND);
+    assert!((hogs[1] / hogs[0] - 1.0).abs() < 0.02, "{hogs:?}");
+}
+
 #[test]
 fn alone_there_are_no_ticks() {
     let simulator = hogs(4, &[256; 4], 60);

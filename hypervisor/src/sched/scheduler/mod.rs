@@ -304,7 +304,6 @@ impl<T: Task> Scheduler<T> {
             cpu.since.store(now, SeqCst);
             cpu.weight.store(entity.share.weight(), SeqCst);
             cpu.time.store(entity.time.load(SeqCst), SeqCst);
-            cpu.slice_end.store(now + SLICE, SeqCst);
             cpu.budget_end.store(budget_end, SeqCst);
             *cpu.current.lock() = Some(task.clone());
             self.settle_core(home, here, Some(&task), machine);
@@ -344,6 +343,12 @@ impl<T: Task> Scheduler<T> {
                     core.enter(entity.owner());
                 }
                 entity.runs_on(here, now);
+                // Who is behind and waits has yielded: as on credit2 it is not to pay for that with a slice.
+                let yielded = queue
+                    .first_for(here)
+                    .is_some_and(|next| next.entity().time.load(SeqCst) < time);
+                let slice = if yielded { self.rate_limit() } else { SLICE };
+                cpu.slice_end.store(now + slice, SeqCst);
                 return Some(task);
             }
             None
