@@ -90,8 +90,11 @@ pub fn take(port: u32) -> bool {
 }
 
 /// Stops the vCPU until an event is pending. Spurious returns are possible.
+///
+/// The flag alone does not say whether one is: QEMU's TCG (10.0) may deliver an interrupt that was injected a second time, interrupts on or
+/// off, if it leaves its execution loop before the next exit; [`acknowledge`] then clears the flag of an event that came since.
 pub fn wait() {
-    if upcall_pending().load(Ordering::SeqCst) == 0 {
+    if upcall_pending().load(Ordering::SeqCst) == 0 && word(PENDING_SEL).load(Ordering::SeqCst) == 0 {
         // SAFETY: handlers save and restore all registers; STI's shadow makes an upcall that arrives between the
         // check and HLT end the HLT (SDM 2B, STI).
         unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
