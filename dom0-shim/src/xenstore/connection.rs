@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use super::server::Broken;
 use super::transaction::Transaction;
+use super::watches::Watch;
 use super::wire::Header;
 use super::{DOM0, DomId, Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message, quota};
 
@@ -14,6 +15,9 @@ use super::{DOM0, DomId, Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message, quota};
 const WATCH: usize = 128;
 /// What an open transaction costs while it is empty, roughly.
 const TRANSACTION: usize = 256;
+
+/// In place of a watch's serial number.
+const REPLY: u64 = 0;
 
 /// Header and payload.
 type Request = (Header, Vec<u8>);
@@ -28,12 +32,13 @@ pub struct Connection {
     watched: BTreeSet<(String, String)>,
     watched_size: usize,
     input: Vec<u8>,
-    output: VecDeque<Rc<[u8]>>,
+    /// Each message with the serial number of the watch that it is an event of; 0: it is a reply.
+    output: VecDeque<(u64, Rc<[u8]>)>,
     output_size: usize,
     /// Replies in `output`.
     outstanding: usize,
-    /// Events in `output`.
-    events: BTreeSet<Rc<[u8]>>,
+    /// Events in `output`. Their texts, which are much alike, are compared only where the watch is the same.
+    events: BTreeSet<(u64, Rc<[u8]>)>,
     next_transaction: u32,
 }
 
@@ -107,26 +112,29 @@ impl Connection {
     pub fn reply(&mut self, reply: Vec<u8>) {
         self.output_size += reply.len();
         self.outstanding += 1;
-        self.output.push_back(reply.into());
+        self.output.push_back((REPLY, reply.into()));
     }
 
-    /// Queues a watch event, unless the same one waits already, or it needs more than `room`.
-    pub fn notify(&mut self, payload: &[u8], room: usize) {
-        let event: Rc<[u8]> = message(Kind::WatchEvent, 0, 0, payload).into();
-        if event.len() <= room && !self.events.contains(&event) {
-            self.output_size += event.len();
-            self.events.insert(event.clone());
+    /// Queues an event of `watch` for a change at `path`, unless the same one waits already, or it needs more than `room`.
+    pub fn notify(&mut self, watch: &Watch, path: &str, room: usize) {
+        let message: Rc<[u8]> = message(Kind::WatchEvent, 0, 0, &watch.event(path)).into();
+        let size = message.len();
+        let event = (watch.serial, message);
+        if size <= room && self.events.insert(event.clone()) {
+            self.output_size += size;
             self.output.push_back(event);
         }
     }
 
     /// The next message for the client.
     pub fn take(&mut self) -> Option<Rc<[u8]>> {
-        let message = self.output.pop_front()?;
-        self.output_size -= message.len();
-        if !self.events.remove(&message) {
-            self.outstanding -= 1;
+        let next = self.output.pop_front()?;
+        match next.0 {
+            REPLY => self.outstanding -= 1,
+            _ => _ = self.events.remove(&next),
         }
+        let (_, message) = next;
+        self.output_size -= message.len();
         Some(message)
     }
 

@@ -67,5 +67,5 @@ pub mod quota {
     /// Requests answered at a turn; then the others have theirs.
     pub const TURN: usize = 8;
     /// Watch events that are as much work as a request.
-    pub const EVENTS: usize = 16;
+    pub const EVENTS: usize = 8;
 }

@@ -14,7 +14,7 @@ use super::domains::{Domain, Effect, RELEASE, SpecialEvents};
 use super::perms::{Need, allows, format_permissions, parse_permissions};
 use super::tree::Tree;
 use super::view::{Change, View};
-use super::watches::Watches;
+use super::watches::{Watch, Watches};
 use super::wire::{exactly, strings};
 use super::{DOM0, DomId, Error, Header, Kind, PAYLOAD_MAX, message, path, quota};
 
@@ -181,8 +181,8 @@ impl Server {
             (Some(kind), Ok(done)) => {
                 let reply = message(kind, header.request, header.transaction, &done.payload);
                 connection.reply(reply);
-                if let Some(event) = done.initial_event {
-                    connection.notify(&event, room);
+                if let Some((watch, path)) = done.initial_event {
+                    connection.notify(&watch, &path, room);
                 }
                 self.fire(&done.changes);
                 if let Some((special, domain)) = done.special {
@@ -410,7 +410,7 @@ impl Server {
         connection.watch(&path, token);
         // Every watch fires once when it is set.
         Ok(Done {
-            initial_event: Some(watch.event(&path)),
+            initial_event: Some((watch, path)),
             ..Done::ok()
         })
     }
@@ -437,7 +437,7 @@ impl Server {
                     lists.any(|list| allows(list, who, Need::Read))
                 };
                 if who.is_some_and(may_know) {
-                    self.notify(watch.connection, &watch.event(&change.path));
+                    self.notify(&watch, &change.path);
                 }
             }
         }
@@ -451,17 +451,17 @@ impl Server {
                 .get(&watch.connection)
                 .map(|connection| &connection.who);
             if who.is_some_and(|who| self.special.permissions(special, who, Need::Read).is_ok()) {
-                self.notify(watch.connection, &watch.event(&shown));
+                self.notify(&watch, &shown);
             }
         }
     }
 
-    fn notify(&mut self, id: ConnectionId, event: &[u8]) {
+    fn notify(&mut self, watch: &Watch, path: &str) {
         self.fired += 1;
-        let room = self.room(id);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.notify(event, room);
-            self.ready.insert(id);
+        let room = self.room(watch.connection);
+        if let Some(connection) = self.connections.get_mut(&watch.connection) {
+            connection.notify(watch, path, room);
+            self.ready.insert(watch.connection);
         }
     }
 }
@@ -470,7 +470,7 @@ impl Server {
 #[derive(Debug, Default)]
 pub(super) struct Done {
     pub payload: Vec<u8>,
-    pub initial_event: Option<Vec<u8>>,
+    pub initial_event: Option<(Watch, String)>,
     pub changes: Vec<Change>,
     /// A special event, and the domain that it is about.
     pub special: Option<(&'static str, DomId)>,

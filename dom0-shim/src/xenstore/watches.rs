@@ -20,8 +20,8 @@ pub struct Watch {
     pub prefix: usize,
     /// Levels below the path that count; all if it was not limited.
     pub depth: Option<u32>,
-    /// Later watches have greater numbers: events come in this order.
-    serial: u64,
+    /// Later watches have greater numbers, from 1 on: events come in this order.
+    pub serial: u64,
 }
 
 impl Watch {
