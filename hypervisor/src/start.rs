@@ -13,7 +13,7 @@ use crate::domain;
 use crate::domain::dom0::{self, Dom0};
 use crate::hw::percpu::MAX_CPUS;
 use crate::hw::{acpi, power, smp, watchdog};
-use crate::mm::{device, frames, phys};
+use crate::mm::{device, frames, phys, takeover};
 use crate::types::{Hpa, PAGE_SHIFT};
 use crate::{sched, virt};
 
@@ -76,6 +76,18 @@ fn stop(why: core::fmt::Arguments<'_>) -> ! {
     power::halt()
 }
 
+/// dom0 has its own copies: what whole pages the modules have is memory for domains.
+fn free_modules(modules: &[boot::Module]) {
+    for pages in modules.iter().map(takeover::whole_pages) {
+        let count = pages.end.0 - pages.start.0;
+        // SAFETY: RAM of the module alone, which nobody reads any more. (Where no zone spans it, it is not worth one.)
+        unsafe {
+            phys::zero(pages.start, count);
+            let _ = frames::add(pages.start, count);
+        }
+    }
+}
+
 fn build_dom0(host: &Machine) {
     let options = &host.options;
     let Some(kernel) = host.modules.first() else {
@@ -100,7 +112,10 @@ fn build_dom0(host: &Machine) {
             .min(domain::MAX_VCPUS),
     };
     match dom0.build() {
-        Ok(domain) => dom0::start(&domain),
+        Ok(domain) => {
+            free_modules(&host.modules);
+            dom0::start(&domain);
+        }
         Err(error) => stop(format_args!("dom0 cannot be built: {error}")),
     }
 }

@@ -43,19 +43,29 @@ struct Frames {
     total: u64,
 }
 
-static FRAMES: Mutex<Frames> = Mutex::new(Frames {
-    zones: ArrayVec::new_const(),
-    total: 0,
-});
+static FRAMES: Mutex<Frames> = Mutex::new(
+    Rank::Frames,
+    Frames {
+        zones: ArrayVec::new_const(),
+        total: 0,
+    },
+);
 
 impl Frames {
-    /// Add the zone of `runs`, all within reach of one set of books. The books are taken from the end of the largest run.
-    fn add_zone(&mut self, runs: &[Range<Mfn>]) {
+    /// Add the zone of `runs`, all within reach of one set of books, which spans what of `later` is near, too. The books are taken from the
+    /// end of the largest run.
+    fn add_zone(&mut self, runs: &[Range<Mfn>], later: &[Range<Mfn>]) {
         let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
             return;
         };
         let base = first.start.0 / ALIGN * ALIGN;
-        let span = (last.end.0 - base) as usize;
+        let near = |range: &&Range<Mfn>| range.start.0 / ALIGN == (last.end.0 - 1) / ALIGN;
+        let end = later
+            .iter()
+            .filter(near)
+            .map(|range| range.end.0)
+            .fold(last.end.0, u64::max);
+        let span = (end - base) as usize;
         let words = Buddy::words_for(span);
         let pages = (words as u64 * 8).div_ceil(PAGE_SIZE);
         let Some(largest) = runs.iter().map(length).max() else {
@@ -85,9 +95,7 @@ impl Frames {
     fn ready(&mut self) -> &mut Self {
         #[cfg(not(target_os = "none"))]
         if self.zones.is_empty() {
-            self.add_zone(core::slice::from_ref(
-                &(Mfn(1)..Mfn(phys::ARENA_SIZE / PAGE_SIZE)),
-            ));
+            self.add_zone(&[Mfn(1)..Mfn(phys::ARENA_SIZE / PAGE_SIZE)], &[]);
         }
         self
     }
@@ -103,15 +111,16 @@ fn length(run: &Range<Mfn>) -> u64 {
     run.end.0.saturating_sub(run.start.0)
 }
 
-/// Give the machine's free RAM to the allocator, as ascending runs of frames. Called once, at boot.
+/// Give the machine's free RAM to the allocator, as ascending runs of frames. What is to be given to [`add`] is in `later`. Called at boot, for
+/// each part of memory once.
 ///
 /// # Safety
 /// The runs are RAM, do not overlap, are reached through [`phys::ptr`], and nobody uses them.
-pub unsafe fn init(runs: &[Range<Mfn>]) {
+pub unsafe fn init(runs: &[Range<Mfn>], later: &[Range<Mfn>]) {
     let mut frames = FRAMES.lock();
     // Runs within the same aligned GiB cannot have separate books.
     for zone in runs.chunk_by(|a, b| b.start.0 / ALIGN <= a.end.0.saturating_sub(1) / ALIGN) {
-        frames.add_zone(zone);
+        frames.add_zone(zone, later);
     }
 }
 

@@ -129,6 +129,12 @@ pub fn free_frames(ram: &Runs, plan: &Plan, range: Range<u64>) -> ArrayVec<Range
         .collect()
 }
 
+/// The pages that `module` does not share.
+pub fn whole_pages(module: &Module) -> Range<Mfn> {
+    let end = Mfn((module.start + module.len) >> PAGE_SHIFT);
+    Mfn(module.start.div_ceil(PAGE_SIZE)).min(end)..end
+}
+
 #[cfg(target_os = "none")]
 pub use machine::take_over;
 
@@ -137,12 +143,15 @@ mod machine {
     // UNSAFETY: moves memory, replaces the page tables.
     #![expect(unsafe_code, reason = "moves memory, replaces the page tables")]
 
+    use arrayvec::ArrayVec;
     use boot::Handover;
     use boot::entry::layout;
     use boot::layout::IMAGE_BASE;
     use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 
-    use super::{PAGE_SHIFT, PAGE_SIZE, Plan, REACH, Runs, free_frames, plan, ram, remove};
+    use super::{
+        MAX_MODULES, PAGE_SHIFT, PAGE_SIZE, Plan, REACH, Runs, free_frames, plan, ram, remove, whole_pages,
+    };
     use crate::mm::paging::{self, Access, OutOfMemory, Tables};
     use crate::mm::{frames, phys};
     use crate::types::Hpa;
@@ -177,8 +186,11 @@ mod machine {
             remove(&mut still_free, &old);
         }
         let low = free_frames(&still_free, &plan, 0..REACH);
+        let old_image = Hpa(old.start).frame()..Hpa(old.end).frame();
+        let later: ArrayVec<_, { MAX_MODULES + 1 }> =
+            plan.modules.iter().map(whole_pages).chain([old_image]).collect();
         // SAFETY: RAM that holds nothing any more; the image where it still runs is not part of it.
-        unsafe { frames::init(&low) };
+        unsafe { frames::init(&low, &later) };
         let tables = build(map, &ram, plan.image.start)?;
         paging::enable_protections();
         let len = if moves {
@@ -197,7 +209,7 @@ mod machine {
         paging::adopt(tables);
         let high = free_frames(&ram, &plan, REACH..u64::MAX);
         // SAFETY: RAM above 4 GiB, which is mapped now and was nobody's.
-        unsafe { frames::init(&high) };
+        unsafe { frames::init(&high, &[]) };
         Ok((plan, ram))
     }
 
@@ -284,6 +296,8 @@ mod tests {
         assert_eq!(low[1], Mfn(0x100)..Mfn(0x2fe00));
         let high = free_frames(&ram, &plan, REACH..u64::MAX);
         assert_eq!(high.as_slice(), [Mfn(1 << 20)..Mfn(2 << 20)]);
+        assert_eq!(whole_pages(&plan.modules[0]), Mfn(0x2_ff7f)..Mfn(0x2_ffff));
+        assert!(whole_pages(&module(0x1234, 0x1000)).is_empty());
     }
 
     #[test]
