@@ -45,8 +45,8 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         power::set_no_reboot();
     }
     power::set_first_reset(options.reset);
-    if options.crash_test_hang {
-        debug_keys::set_hang();
+    if let Some(test) = options.crash_test {
+        debug_keys::set_crash_test(test);
     }
     greet(handover, &options);
     log_memory(&info.memory_regions);

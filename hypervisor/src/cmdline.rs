@@ -122,6 +122,15 @@ pub enum Reset {
     Triple,
 }
 
+/// Other crashes than a panic, for tests of what finds them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CrashTest {
+    /// A CPU stands still.
+    Hang,
+    /// Locks are taken in the wrong order.
+    LockOrder,
+}
+
 /// What to complain about, for the boot log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Complaint<'a> {
@@ -172,8 +181,8 @@ pub struct CommandLine<'a> {
     /// `watchdog` and `watchdog_timeout=`: seconds after which a CPU that stands still makes the machine panic.
     pub watchdog: Option<u32>,
     watchdog_timeout: u32,
-    /// `crash_test=hang`: debug key `C` hangs its CPU.
-    pub crash_test_hang: bool,
+    /// `crash_test=`: what debug key `C` does instead of a plain panic.
+    pub crash_test: Option<CrashTest>,
     /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
     pub mwait_idle: bool,
     /// `reboot=`: how the machine is reset.
@@ -205,7 +214,7 @@ impl Default for CommandLine<'_> {
             max_cpus: u32::MAX,
             watchdog: None,
             watchdog_timeout: 5,
-            crash_test_hang: false,
+            crash_test: None,
             mwait_idle: false,
             reset: Reset::Acpi,
             granularity: Granularity::Cpu,
@@ -314,10 +323,14 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "crash_test",
-        "hang",
+        "hang or lock-order",
         Action::Value(|line, value| {
-            line.crash_test_hang = value == "hang";
-            line.crash_test_hang.then_some(())
+            line.crash_test = match value {
+                "hang" => Some(CrashTest::Hang),
+                "lock-order" => Some(CrashTest::LockOrder),
+                _ => None,
+            };
+            line.crash_test.map(|_| ())
         }),
     ),
     (

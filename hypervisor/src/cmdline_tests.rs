@@ -72,7 +72,8 @@ fn watchdogs_and_resets() {
     }
     assert!(parse("reboot=no").noreboot);
     assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
-    assert!(parse("crash_test=hang").crash_test_hang && !parse("crash_test=burn").crash_test_hang);
+    assert_eq!(parse("crash_test=hang").crash_test, Some(CrashTest::Hang));
+    assert_eq!(parse("crash_test=burn").crash_test, None);
     assert!(!parse("").mwait_idle && parse("mwait-idle").mwait_idle);
 }
 

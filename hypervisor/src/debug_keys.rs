@@ -1,14 +1,14 @@
 //! Debug keys: what a person at the console, or `xl debug-keys`, asks the hypervisor to print.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
 use abi::sched::SHUTDOWN_REBOOT;
 
+use crate::cmdline::CrashTest;
 use crate::domain::table;
 use crate::domain::vcpu::Hold;
 use crate::hw::{percpu, power};
 use crate::mm::frames;
 use crate::sched;
+use crate::sync::{Mutex, Once, Rank};
 use crate::types::{DomId, PAGE_SHIFT};
 
 /// Keys, and what each prints.
@@ -40,19 +40,28 @@ fn help() {
     }
 }
 
-/// `crash_test=hang`: what [`crash`] does.
-static HANG: AtomicBool = AtomicBool::new(false);
+/// `crash_test=`: what [`crash`] does.
+static CRASH_TEST: Once<CrashTest> = Once::new();
 
-/// Have debug key `C` hang its CPU instead, for tests of the watchdog.
-pub fn set_hang() {
-    HANG.store(true, Relaxed);
+/// Have debug key `C` do something else than a plain panic.
+pub fn set_crash_test(test: CrashTest) {
+    CRASH_TEST.call_once(|| test);
 }
 
 fn crash() {
-    if HANG.load(Relaxed) {
-        hang();
+    match CRASH_TEST.get() {
+        Some(CrashTest::Hang) => hang(),
+        Some(CrashTest::LockOrder) => lock_out_of_order(),
+        None => {}
     }
     panic!("asked for by debug key 'C'");
+}
+
+/// What the check of [`Rank`] is for.
+fn lock_out_of_order() {
+    let (first, second) = (Mutex::new(Rank::Events, ()), Mutex::new(Rank::P2m, ()));
+    let _second = second.lock();
+    drop(first.lock());
 }
 
 #[inline(never)]

@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 use super::Domain;
 use super::vcpu::Vcpu;
 use crate::mm::guest::GuestRange;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::fence;
@@ -39,8 +39,8 @@ impl Areas {
             ..Default::default()
         };
         Self {
-            time: Mutex::new(None),
-            runstate: Mutex::new(Runstate { info, area: None }),
+            time: Mutex::new(Rank::Areas, None),
+            runstate: Mutex::new(Rank::RunState, Runstate { info, area: None }),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
 use crate::mm::page_info;
 use crate::sched::{self, Share};
-use crate::sync::{Mutex, Once};
+use crate::sync::{Mutex, Once, Rank};
 use crate::types::{Gfn, Port, VcpuId};
 use crate::virt::Described;
 use crate::virt::cpuid::{self, Policy};
@@ -69,25 +69,25 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             )?,
             io_bitmap: IoBitmap::new()?,
             io_apics: Once::new(),
-            apic_access: Mutex::default(),
+            apic_access: Mutex::new(Rank::Description, crate::virt::lapic::AccessPage::default()),
             lowest_priority: AtomicU32::new(0),
-            cpu_policy: Mutex::new(Arc::new(default_policy(&config))),
-            memory_map: Mutex::new(Vec::new()),
+            cpu_policy: Mutex::new(Rank::Description, Arc::new(default_policy(&config))),
+            memory_map: Mutex::new(Rank::Description, Vec::new()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],
-            handle: Mutex::new(config.handle),
+            handle: Mutex::new(Rank::Description, config.handle),
             share: Arc::new(Share::new()),
-            log_line: Mutex::new(Default::default()),
+            log_line: Mutex::new(Rank::Description, Default::default()),
             vcpus: Once::new(),
             max_pages: AtomicU64::new(0),
             assists: AtomicU32::new(0),
             life: AtomicU8::new(Life::Alive as u8),
-            teardown: Mutex::new(Teardown { stage: Stage::Stop }),
+            teardown: Mutex::new(Rank::Teardown, Teardown { stage: Stage::Stop }),
             shutdown: AtomicU32::new(NOT_SHUT_DOWN),
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             toolstack_pauses: AtomicU32::new(1),
-            pausing: Mutex::new(()),
+            pausing: Mutex::new(Rank::Pausing, ()),
             pollers: AtomicU32::new(0),
-            wall_clock: Mutex::new(()),
+            wall_clock: Mutex::new(Rank::Areas, ()),
         };
         domain.publish_wall_clock();
         domain.set_param(HVM_PARAM_TRIPLE_FAULT_REASON, u64::from(SHUTDOWN_REBOOT))?;

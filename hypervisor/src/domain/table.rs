@@ -11,7 +11,7 @@ use super::Domain;
 
 use crate::hw::percpu;
 use crate::slot::Slot;
-use crate::sync::{Mutex, Once};
+use crate::sync::{Mutex, Once, Rank};
 use crate::types::DomId;
 
 /// Most domains there can be at a time.
@@ -34,11 +34,14 @@ struct Numbers {
     count: usize,
 }
 
-static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers {
-    next: 1,
-    making: Vec::new(),
-    count: 0,
-});
+static NUMBERS: Mutex<Numbers> = Mutex::new(
+    Rank::Domids,
+    Numbers {
+        next: 1,
+        making: Vec::new(),
+        count: 0,
+    },
+);
 
 fn slot(id: u16) -> Option<&'static Slot<Domain>> {
     let chunk = SLOTS.get(usize::from(id) / CHUNK)?.get()?;

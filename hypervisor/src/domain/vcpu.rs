@@ -17,7 +17,7 @@ use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
 use crate::mm::guest::WalkCache;
 use crate::sched::{self, Entity, Share, Traces};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, Port, VcpuId};
 use crate::virt::cpuid::Policy;
 use crate::virt::lapic::{Lapic, SharedLapic, Trigger};
@@ -162,13 +162,16 @@ impl Vcpu {
             traces: Traces::new(),
             timers: VcpuTimers::new(),
             upcall_vector: AtomicU8::new(0),
-            private: Mutex::new(Private {
-                cpu,
-                lapic,
-                walks: WalkCache::new(),
-                policy,
-                msrs: Msrs::new(),
-            }),
+            private: Mutex::new(
+                Rank::Vcpu,
+                Private {
+                    cpu,
+                    lapic,
+                    walks: WalkCache::new(),
+                    policy,
+                    msrs: Msrs::new(),
+                },
+            ),
         }))
     }
 
@@ -180,7 +183,7 @@ impl Vcpu {
     /// Work on the private half of a vCPU that is paused and has stopped. (Never the caller's own, whose lock the run loop holds.) Its state is in memory while `work` runs.
     pub fn with_private<R>(&self, work: impl FnOnce(&mut Private) -> R) -> R {
         sched::evict(self);
-        work(&mut self.private.lock())
+        work(&mut self.private.lock_as(Rank::VcpuAtRest))
     }
 
     /// The private half, for the run loop.

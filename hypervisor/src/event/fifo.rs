@@ -21,7 +21,7 @@ use abi::event_channel::{
 use super::two_level::{Delivery, VcpuEvents};
 use crate::mm::guest::GuestFrame;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst};
-use crate::sync::{Mutex, MutexGuard, Once, RwLock};
+use crate::sync::{Mutex, MutexGuard, Once, Rank, RwLock};
 use crate::types::{PAGE_SIZE, Port, VcpuId};
 
 const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
@@ -128,7 +128,7 @@ impl Fifo {
     /// Off.
     pub fn new() -> Self {
         Self {
-            queues: RwLock::new(None),
+            queues: RwLock::new(Rank::Queues, None),
         }
     }
 
@@ -261,7 +261,7 @@ impl Queues {
     fn new(vcpus: usize) -> Self {
         let queues = || VcpuQueues {
             control: Once::new(),
-            tails: core::array::from_fn(|_| Mutex::new(Tail(Port(0)))),
+            tails: core::array::from_fn(|_| Mutex::new(Rank::Queue, Tail(Port(0)))),
         };
         Self {
             pages: [const { Once::new() }; PAGES as usize],

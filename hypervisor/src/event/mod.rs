@@ -37,7 +37,7 @@ pub use two_level::{VCPU_INFO_SIZE, VcpuEvents};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, table};
 use crate::mm::guest::{Access, GuestFrame};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::types::{DomId, Gfn, Port, VcpuId};
 use channel::Ports;
 use delivery::{Abi, deliver};
@@ -70,10 +70,13 @@ impl EventChannels {
     pub fn new(max_port: u32, max_vcpus: u32) -> Self {
         Self {
             ports: Ports::new(max_port.saturating_add(1).min(EVTCHN_FIFO_NR_CHANNELS)),
-            lock: Mutex::new(Hint {
-                lowest_free: Port(1),
-                bound: 0,
-            }),
+            lock: Mutex::new(
+                Rank::Events,
+                Hint {
+                    lowest_free: Port(1),
+                    bound: 0,
+                },
+            ),
             abi: AtomicU8::new(Abi::Long as u8),
             compat: AtomicBool::new(false),
             fifo: Fifo::new(),

@@ -3,8 +3,8 @@
 //! All of it is in pages that the guest writes too, so nothing read here is believed beyond "this bit is set".
 
 use crate::mm::guest::GuestFrame;
-use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use crate::sync::{Rank, RwLock};
 use crate::types::{Port, VcpuId};
 
 /// Bytes of a `vcpu_info`.
@@ -77,7 +77,7 @@ impl VcpuEvents {
     /// Nowhere yet: events are lost.
     pub fn new() -> Self {
         Self {
-            place: RwLock::new(Place::Nowhere),
+            place: RwLock::new(Rank::VcpuInfo, Place::Nowhere),
         }
     }
 

@@ -31,7 +31,7 @@ use abi::grant::{GNTST_BAD_DOMAIN, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR, GTF_PERM
 use crate::domain::{self, Domain};
 use crate::mm::guest::{Access, GuestFrame};
 use crate::mm::page_info::OutOfMemory;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::DomId;
 use entry::Granted;
 use map::Mappings;
@@ -99,7 +99,7 @@ impl GrantTable {
         Ok(Self {
             max_version,
             table,
-            mappings: Mutex::new(mappings),
+            mappings: Mutex::new(Rank::Mappings, mappings),
         })
     }
 

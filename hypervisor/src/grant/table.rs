@@ -17,7 +17,7 @@ use super::Status;
 use super::entry::{Entry, Use};
 use super::version::{Current, Version};
 use crate::mm::guest::GuestFrame;
-use crate::sync::{Mutex, Once};
+use crate::sync::{Mutex, Once, Rank};
 use crate::types::{DomId, Gfn, Mfn, PAGE_SIZE};
 
 /// Entries in a frame: version 1, version 2, and status words of version 2.
@@ -97,7 +97,7 @@ impl Table {
         Ok(Self {
             owner,
             version: Current::new(Version::V1),
-            count: Mutex::new(0),
+            count: Mutex::new(Rank::GrantTable, 0),
             shared: slots(max_frames)?,
             status: slots(max_frames.div_ceil(FRAMES_PER_STATUS))?,
             uses: slots(max_frames)?,
@@ -158,7 +158,7 @@ impl Table {
                 let mut uses = Vec::new();
                 uses.try_reserve_exact(ENTRIES_V1 as usize)
                     .map_err(|_| Errno::ENOMEM)?;
-                uses.resize_with(ENTRIES_V1 as usize, Mutex::default);
+                uses.resize_with(ENTRIES_V1 as usize, || Mutex::new(Rank::Grant, Use::default()));
                 Ok(uses.into())
             })?;
             fill(&self.shared, *count, || new_frame(self.owner))?;

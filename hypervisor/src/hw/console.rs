@@ -14,7 +14,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use super::rate_limit::RateLimit;
 use super::time;
 use crate::cmdline::{CommandLine, GuestLevels, Parity, SerialPort};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 
 /// Targets of messages that are printed only because of what a guest did: modules, and what guests print themselves.
 const GUEST_MODULES: [&str; 5] = [
@@ -44,15 +44,18 @@ struct Console {
     guests: RateLimit,
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console {
-    uarts: ArrayVec::new_const(),
-    ring: [0; RING],
-    written: 0,
-    cleared: 0,
-    input: ArrayVec::new_const(),
-    line_open: false,
-    guests: RateLimit::new(),
-});
+static CONSOLE: Mutex<Console> = Mutex::new(
+    Rank::Console,
+    Console {
+        uarts: ArrayVec::new_const(),
+        ring: [0; RING],
+        written: 0,
+        cleared: 0,
+        input: ArrayVec::new_const(),
+        line_open: false,
+        guests: RateLimit::new(),
+    },
+);
 
 /// Least severe level that is logged of the hypervisor's own messages, as `log::LevelFilter as u8`.
 static LEVEL: AtomicU8 = AtomicU8::new(LevelFilter::Info as u8);
@@ -290,4 +293,5 @@ pub fn clear_ring() {
 pub unsafe fn seize() {
     // SAFETY: the caller sees to it that nobody else is in there.
     unsafe { CONSOLE.force_unlock() };
+    crate::sync::panicked();
 }

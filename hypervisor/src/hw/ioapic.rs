@@ -10,7 +10,7 @@ use x86_64::instructions::port::Port;
 use super::irq::vector;
 use super::percpu;
 use crate::mm::paging;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::Hpa;
 
 const MASKED: u32 = 1 << 16;
@@ -126,7 +126,8 @@ fn mode(line: Line) -> u32 {
 /// More than any machine has.
 pub const MAX_IO_APICS: usize = 64;
 
-static IO_APICS: Mutex<ArrayVec<IoApic, MAX_IO_APICS>> = Mutex::new(ArrayVec::new_const());
+static IO_APICS: Mutex<ArrayVec<IoApic, MAX_IO_APICS>> =
+    Mutex::new(Rank::MachineIoApics, ArrayVec::new_const());
 
 /// Take over an I/O APIC: all its lines masked. Returns how many lines it has.
 pub fn add(base: Hpa, gsi_base: u32) -> u32 {

@@ -6,6 +6,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
+#[cfg(debug_assertions)]
+use crate::sync::Held;
+
 /// Most CPUs that a machine may have.
 pub const MAX_CPUS: usize = 512;
 
@@ -20,6 +23,8 @@ pub struct PerCpu {
     softirqs: AtomicU32,
     reading: AtomicU32,
     asleep: Asleep,
+    #[cfg(debug_assertions)]
+    held: Held,
 }
 
 /// A CPU waits by MWAIT for this word to change: alone in its line.
@@ -37,6 +42,8 @@ impl PerCpu {
             softirqs: AtomicU32::new(0),
             reading: AtomicU32::new(0),
             asleep: Asleep(AtomicBool::new(false)),
+            #[cfg(debug_assertions)]
+            held: Held::none(),
         }
     }
 
@@ -115,6 +122,26 @@ pub fn this() -> &'static PerCpu {
         core::arch::asm!("mov {}, gs:[0]", out(reg) block, options(nostack, preserves_flags, readonly, pure));
         &*block
     }
+}
+
+/// The locks that this CPU holds. `None`: it does not have its block yet.
+#[cfg(all(debug_assertions, target_os = "none"))]
+pub fn held() -> Option<&'static Held> {
+    // The first CPU's GS base is what the boot loader left, that of others 0.
+    let installed = get(0).is_some() && x86_64::registers::model_specific::GsBase::read().as_u64() != 0;
+    installed.then(|| &this().held)
+}
+
+/// The locks that this thread holds, in tests.
+#[cfg(all(debug_assertions, not(target_os = "none")))]
+pub fn held() -> Option<&'static Held> {
+    #[cfg(test)]
+    {
+        std::thread_local!(static HELD: &'static Held = std::boxed::Box::leak(std::boxed::Box::new(Held::none())));
+        HELD.try_with(|held| *held).ok()
+    }
+    #[cfg(not(test))]
+    None
 }
 
 /// Does this CPU have [`PerCpu::softirqs`]? One instruction less than by [`this`], for every entry to a guest.

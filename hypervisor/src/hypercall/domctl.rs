@@ -12,7 +12,7 @@ use crate::domain::{Config, Domain, lifecycle, table};
 use crate::grant;
 use crate::hw::time::now_ns;
 use crate::sched::{self, CpuMask};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, PAGE_SHIFT, VcpuId};
 
 /// The scheduler as toolstacks know it: credit2's contract of weight and cap.
@@ -41,7 +41,7 @@ pub(super) fn domctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
         return Err(Errno::EACCES.into());
     }
     // One at a time, as on Xen: a domain is not made and taken apart at once. Who comes second makes the call again.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(Rank::Domctl, ());
     let Some(_turn) = ONE_AT_A_TIME.try_lock() else {
         return Err(Stop::Continue);
     };

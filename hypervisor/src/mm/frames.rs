@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 
 use super::buddy::{Buddy, NotFree};
 use super::phys;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{Mfn, PAGE_SIZE};
 
 pub use super::buddy::MAX_ORDER;

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use linked_list_allocator::Heap as List;
 
 use super::{frames, phys};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{Hpa, PAGE_SIZE};
 
 /// From this size on, allocations are frames of their own.
@@ -24,7 +24,7 @@ const ARENAS: usize = 64;
 struct Heap(Mutex<[Option<List>; ARENAS]>);
 
 #[global_allocator]
-static HEAP: Heap = Heap(Mutex::new([const { None }; ARENAS]));
+static HEAP: Heap = Heap(Mutex::new(Rank::Heap, [const { None }; ARENAS]));
 
 fn order_of(size: usize) -> u32 {
     size.div_ceil(PAGE_SIZE as usize)

@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{frames, phys};
 use crate::arch::NestedFormat;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{Gfn, Hpa, Mfn};
 
 /// log2 of the small pages in the largest page, 1 GiB.
@@ -227,7 +227,7 @@ impl P2m {
             generation: AtomicU64::new(0),
             tables: AtomicU32::new(0),
             pool: AtomicU32::new(pool),
-            writer: Mutex::new(()),
+            writer: Mutex::new(Rank::P2m, ()),
         })
     }
 

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::phys::{DIRECT_MAP, entry};
 use super::{frames, phys};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{Hpa, Mfn, PAGE_SIZE};
 
 /// Where stacks are mapped.
@@ -161,7 +161,7 @@ fn table() -> Result<Mfn, OutOfMemory> {
 }
 
 /// The tables in use, and the next free place for a stack.
-static CURRENT: Mutex<Option<(Tables, u64)>> = Mutex::new(None);
+static CURRENT: Mutex<Option<(Tables, u64)>> = Mutex::new(Rank::Paging, None);
 
 /// Take these tables for [`map_mmio`] and [`new_stack`] from now on.
 pub fn adopt(tables: Tables) {

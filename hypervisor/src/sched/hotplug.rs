@@ -13,7 +13,7 @@ use super::pool::{self, POOL_0, pools};
 use super::{CpuSched, SCHEDULER, cpu, cpu_count, this_cpu};
 use crate::domain::vcpu::NEVER;
 use crate::hw::irq::SoftIrq;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, VcpuId};
 use crate::{event, hw};
 
@@ -27,7 +27,7 @@ pub enum CpuChange {
 }
 
 /// The CPU that is on its way offline, and the vCPU that has asked for it.
-static UNDER_WAY: Mutex<Option<(u32, Caller)>> = Mutex::new(None);
+static UNDER_WAY: Mutex<Option<(u32, Caller)>> = Mutex::new(Rank::Hotplug, None);
 
 /// A vCPU.
 type Caller = (DomId, VcpuId);

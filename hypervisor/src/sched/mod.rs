@@ -35,7 +35,7 @@ use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
-use crate::sync::{Mutex, Once};
+use crate::sync::{Mutex, Once, Rank};
 use heap::{Heap, Slot, UNQUEUED};
 use scheduler::{Machine, Scheduler, State, Task};
 
@@ -70,7 +70,7 @@ impl Traces {
     pub fn new() -> Self {
         Self {
             loaded_on: AtomicU32::new(registers::NOWHERE),
-            timer_cpu: Mutex::new(0),
+            timer_cpu: Mutex::new(Rank::TimerCpu, 0),
             timer_slot: AtomicU32::new(UNQUEUED),
         }
     }
@@ -94,8 +94,8 @@ pub fn init(most: usize, granularity: Granularity) {
     CPUS.call_once(|| {
         (0..most)
             .map(|_| CpuSched {
-                timers: Mutex::new(Heap::new()),
-                loaded: Mutex::new(None),
+                timers: Mutex::new(Rank::Timers, Heap::new()),
+                loaded: Mutex::new(Rank::Loaded, None),
                 armed: AtomicU64::new(NEVER),
                 beat: AtomicU64::new(NEVER),
                 retiring: AtomicBool::new(false),

@@ -15,7 +15,7 @@ use crate::domain::Domain;
 use crate::domain::table;
 use crate::domain::vcpu::Vcpu;
 use crate::hw::percpu::MAX_CPUS;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// The pool in which all CPUs and dom0 begin. It is always there.
 pub const POOL_0: u32 = 0;
@@ -27,10 +27,13 @@ const OFFLINE: u32 = u32::MAX - 1;
 const MAX_POOLS: usize = MAX_CPUS;
 
 static OF_CPU: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(POOL_0) }; MAX_CPUS];
-static POOLS: Mutex<Pools> = Mutex::new(Pools {
-    others: Vec::new(),
-    of_cpu: &OF_CPU,
-});
+static POOLS: Mutex<Pools> = Mutex::new(
+    Rank::Pools,
+    Pools {
+        others: Vec::new(),
+        of_cpu: &OF_CPU,
+    },
+);
 
 /// Is CPU `cpu` in pool `id`?
 #[inline]

@@ -10,6 +10,7 @@ use super::{SCHEDULER, cpu, this_cpu};
 use crate::domain::vcpu::Vcpu;
 use crate::hw;
 use crate::hw::irq::SoftIrq;
+use crate::sync::Rank;
 
 /// No CPU, in [`Entity::loaded_on`](super::Traces).
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -43,7 +44,7 @@ pub fn evict(vcpu: &Vcpu) {
 
 fn unload(loaded: &mut Option<Arc<Vcpu>>) {
     if let Some(vcpu) = loaded.take() {
-        vcpu.private().lock().cpu.as_dyn().unload();
+        vcpu.private().lock_as(Rank::VcpuAtRest).cpu.as_dyn().unload();
         vcpu.traces.loaded_on.store(NOWHERE, SeqCst);
     }
 }
@@ -68,7 +69,7 @@ pub fn load(vcpu: &Arc<Vcpu>) {
     }
     unload(&mut loaded);
     evict(vcpu);
-    vcpu.private().lock().cpu.as_dyn().load();
+    vcpu.private().lock_as(Rank::VcpuAtRest).cpu.as_dyn().load();
     vcpu.traces.loaded_on.store(here, SeqCst);
     *loaded = Some(vcpu.clone());
 }

@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::pool::POOL_0;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 
 /// Weight of a domain that was given none, as in Xen.
 pub const DEFAULT_WEIGHT: u16 = 256;
@@ -65,7 +65,7 @@ impl Share {
             pool: AtomicU32::new(POOL_0),
             weight: AtomicU32::new(DEFAULT_WEIGHT.into()),
             cap: AtomicU32::new(0),
-            budget: Mutex::new(Budget::default()),
+            budget: Mutex::new(Rank::Budget, Budget::default()),
         }
     }
 

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use super::lapic::{self, Trigger};
 use crate::domain::Domain;
 use crate::hw::ioapic::{self, Line, Place};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use crate::types::Gpa;
 
 /// Registers in memory.
@@ -186,7 +186,7 @@ impl IoApic {
     pub fn new(place: &Place) -> Self {
         Self {
             page: Gpa(place.base.0 & !0xfff),
-            registers: Mutex::new(Registers::new(place)),
+            registers: Mutex::new(Rank::IoApic, Registers::new(place)),
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::check;
 use version::{Current, Version};
 
 use crate::mm::guest::{Access, GuestFrame};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU16, Ordering::SeqCst};
+use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, Gfn};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,7 +144,7 @@ fn a_version_changes_while_nobody_is_at_an_entry() {
         }
         let grants = Arc::new(Grants {
             current: Current::new(Version::V1),
-            entries: [Mutex::new(0), Mutex::new(0)],
+            entries: [Mutex::new(Rank::Grant, 0), Mutex::new(Rank::Grant, 0)],
             form: UnsafeCell::new(()),
         });
         let user = {

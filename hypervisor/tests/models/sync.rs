@@ -39,10 +39,18 @@ pub use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 pub use loom::sync::{Arc, MutexGuard};
 pub use loom::thread::yield_now as spin_loop;
 
+/// Those of the locks that models use: their order is not checked here.
+pub enum Rank {
+    Queues,
+    Queue,
+    VcpuInfo,
+    Grant,
+}
+
 pub struct Mutex<T>(loom::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    pub fn new(value: T) -> Self {
+    pub fn new(_rank: Rank, value: T) -> Self {
         Self(loom::sync::Mutex::new(value))
     }
 
@@ -55,7 +63,7 @@ impl<T> Mutex<T> {
 pub struct RwLock<T>(std::sync::RwLock<T>);
 
 impl<T> RwLock<T> {
-    pub fn new(value: T) -> Self {
+    pub fn new(_rank: Rank, value: T) -> Self {
         Self(std::sync::RwLock::new(value))
     }
 

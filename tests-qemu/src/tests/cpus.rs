@@ -24,7 +24,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A dom0 with as many vCPUs works on all of them while one goes off and on `changes` times, and then powers off: the emulator ends.
-fn all(bench: &mut Bench, mut machine: Machine, cpus: u32, changes: u32) -> Result<()> {
+pub(super) fn all(bench: &mut Bench, mut machine: Machine, cpus: u32, changes: u32) -> Result<()> {
     machine.cpus = cpus;
     machine.command_line += " dom0_mem=128M";
     machine.modules = vec![guest("cpus", &format!("{cpus} {changes}"))?];

@@ -73,7 +73,7 @@ fn lapic(bench: &mut Bench, mut machine: Machine, cpu: Option<&str>) -> Result<(
     run(bench, machine, "lapic")
 }
 
-fn run(bench: &mut Bench, machine: Machine, name: &str) -> Result<()> {
+pub(super) fn run(bench: &mut Bench, machine: Machine, name: &str) -> Result<()> {
     run_with_defects(bench, machine, name, "", &[])
 }
 

@@ -122,7 +122,7 @@ fn spin(bench: &mut Bench, machine: Machine) -> Result<()> {
 }
 
 /// Made and destroyed again and again: all memory comes back.
-fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
+pub(super) fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = spinning(bench, machine)?;
     let free = shim.first_life("/etc/oxen/spin.cfg", "h")?;
     for life in 0..LIVES {

@@ -3,6 +3,7 @@
 //! * [`bad_input`]: what cannot work is refused with a sentence.
 //! * [`block`]: disks of domUs.
 //! * [`boot`]: every door on every back end that has it.
+//! * [`checked`]: a hypervisor with debug assertions, the order of its locks among them.
 //! * [`channels`]: channels of domUs, logs of consoles.
 //! * [`cpus`]: many CPUs, off and on; the machine's power.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
@@ -19,6 +20,7 @@ mod bad_input;
 mod block;
 mod boot;
 mod channels;
+mod checked;
 mod cpus;
 mod debian;
 mod guests;
@@ -51,6 +53,7 @@ pub fn all() -> Vec<Test> {
         scheduling::tests(),
         hostile::tests(),
         store::tests(),
+        checked::tests(),
         cpus::tests(),
         channels::tests(),
         guests::tests(),

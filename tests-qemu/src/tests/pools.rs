@@ -64,7 +64,7 @@ fn split(shim: &mut Shim<'_>) -> Result<()> {
     Ok(())
 }
 
-fn pools(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+pub(super) fn pools(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.cpus = 2;
     let mut shim = spinning(bench, machine)?;
     let row = |count: u32, domains: u32| {

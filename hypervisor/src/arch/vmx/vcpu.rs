@@ -28,9 +28,9 @@ use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
 use crate::arch::pending::{Combined, combine};
 use crate::arch::{EntryFailure, Event, EventKind, Exit, Left, OutOfMemory, VcpuConfig};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 
-static VPIDS: Mutex<Vpids> = Mutex::new(Vpids::new());
+static VPIDS: Mutex<Vpids> = Mutex::new(Rank::Vpids, Vpids::new());
 
 /// Registers that stay the guest's while the hypervisor runs.
 const SWITCHED: &[u32] = &[

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{Group, Machine, Scheduler, Task};
 use crate::sched::entity::Owner;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Which CPUs do not run different domains at the same time: `sched-gran=`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -72,7 +72,9 @@ impl Cores {
     /// For `most` CPUs.
     pub(super) fn new(most: u32) -> Self {
         Self {
-            cores: (0..most).map(|_| Mutex::default()).collect(),
+            cores: (0..most)
+                .map(|_| Mutex::new(Rank::Core, Core::default()))
+                .collect(),
             of_cpu: (0..most).map(|_| AtomicU32::new(NONE)).collect(),
         }
     }

@@ -25,7 +25,7 @@ use super::heap::Slot;
 use super::runqueue::{RunQueue, Waiting};
 use super::share::Left;
 use crate::domain::vcpu::NEVER;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 use cores::Cores;
 
 /// How long a vCPU runs before another that waits gets the CPU, in nanoseconds.
@@ -145,7 +145,7 @@ impl<T: Task> Group<T> {
 impl<T> Cpu<T> {
     const fn new() -> Self {
         Self {
-            current: Mutex::new(None),
+            current: Mutex::new(Rank::Current, None),
             time: AtomicU64::new(NEVER),
             since: AtomicU64::new(0),
             weight: AtomicU32::new(1),
@@ -179,7 +179,7 @@ impl<T: Task> Scheduler<T> {
         // Groups that are about equal: shares hold the better, the more CPUs share a queue.
         let size = most.div_ceil(most.div_ceil(GROUP));
         let group = |number: u32| Group {
-            queue: Mutex::new(RunQueue::new(by_core)),
+            queue: Mutex::new(Rank::RunQueue, RunQueue::new(by_core)),
             number,
             first: number * size,
             waiting: AtomicU32::new(0),
