@@ -1,8 +1,7 @@
 //! A domain: an address space, virtual CPUs, and what it shares with others.
 //!
 //! Domains are shared by reference count and found by number in [`table`]. [`lifecycle`] makes them, and takes them apart in slices. What
-//! is in this struct is either fixed at creation, an atomic, or behind a lock of its own; lock order: event locks (by domain
-//! number), FIFO queues (by vCPU and priority), grant locks (one at a time), p2m, then nothing.
+//! is in this struct is either fixed at creation, an atomic, or behind a lock of its own.
 #![forbid(unsafe_code)]
 
 pub mod areas;

@@ -2,9 +2,6 @@
 //!
 //! [`scheduler`] decides, and knows nothing of the machine; [`simulator`] runs it on CPUs that are not there. This module is between it and the machine: it brings the
 //! time and this CPU's number, and carries out what the scheduler wants. Every CPU has its own timers, too.
-//!
-//! Lock order: a vCPU's timer lock, then a CPU's timers; run queues are locked one at a time, with nothing inside but a vCPU's own record of where its
-//! time went.
 
 mod entity;
 mod fair;

@@ -1,11 +1,21 @@
 //! The order in which locks are taken.
 
-/// Which lock it is: who holds one takes only those that come later in this list.
-///
-/// Of the ranks for which [`Rank::nests`] is true several are taken at a time; in which order is said there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum Rank {
+macro_rules! ranks {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Which lock it is: who holds one takes only those that come later in this list, or try.
+        ///
+        /// Of those for which [`Rank::nests`] is true several are taken at a time.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Rank {
+            $($(#[$doc])* $name,)*
+        }
+
+        #[cfg(debug_assertions)]
+        const ALL: &[Rank] = &[$(Rank::$name,)*];
+    };
+}
+
+ranks! {
     /// A vCPU's registers: held by the CPU that runs it, in and out of the guest.
     Vcpu,
     /// One domctl at a time.
@@ -74,77 +84,80 @@ pub enum Rank {
     Console,
 }
 
-impl Rank {
-    /// May several of these be held? Always the one with the lesser number first: domain, queue, or grant of a table.
-    #[cfg(debug_assertions)]
-    const fn nests(self) -> bool {
-        matches!(self, Rank::Events | Rank::Grant | Rank::Queue)
-    }
-}
-
-#[cfg(debug_assertions)]
-static PANICKED: AtomicBool = AtomicBool::new(false);
-
 /// From here on locks are taken in any order: those that others hold do not come back.
 pub fn panicked() {
     #[cfg(debug_assertions)]
-    PANICKED.store(true, Relaxed);
-}
-
-/// The locks that a CPU holds.
-#[cfg(debug_assertions)]
-#[derive(Debug)]
-pub struct Held {
-    /// How many of each rank.
-    counts: [AtomicU8; RANKS],
+    check::panicked();
 }
 
 #[cfg(debug_assertions)]
-const RANKS: usize = Rank::Console as usize + 1;
+pub use check::Held;
 
 #[cfg(debug_assertions)]
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+mod check {
+    use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
-#[cfg(debug_assertions)]
-impl Held {
-    /// No lock.
-    pub const fn none() -> Self {
-        Self {
-            counts: [const { AtomicU8::new(0) }; RANKS],
+    use super::{ALL, Rank};
+
+    static PANICKED: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn panicked() {
+        PANICKED.store(true, Relaxed);
+    }
+
+    impl Rank {
+        /// May several of these be held? Always the one with the lesser number first: domain, queue, or grant of a table.
+        const fn nests(self) -> bool {
+            matches!(self, Rank::Events | Rank::Grant | Rank::Queue)
         }
     }
 
-    /// A lock is about to be taken.
-    ///
-    /// # Panics
-    /// One is held that is taken after it.
-    #[track_caller]
-    pub(super) fn check(&self, rank: Rank) {
-        if PANICKED.load(Relaxed) {
-            return;
-        }
-        let first = rank as usize + usize::from(rank.nests());
-        for (later, count) in self.counts.iter().enumerate().skip(first) {
-            assert!(
-                count.load(Relaxed) == 0,
-                "lock order: {rank:?} is taken while one of rank {later} is held"
-            );
-        }
+    /// The locks that a CPU holds.
+    #[derive(Debug)]
+    pub struct Held {
+        /// How many of each rank.
+        counts: [AtomicU8; ALL.len()],
     }
 
-    pub(super) fn add(&self, rank: Rank) {
-        self.counts[rank as usize].fetch_add(1, Relaxed);
-    }
+    impl Held {
+        /// No lock.
+        pub const fn none() -> Self {
+            Self {
+                counts: [const { AtomicU8::new(0) }; ALL.len()],
+            }
+        }
 
-    pub(super) fn remove(&self, rank: Rank) {
-        self.counts[rank as usize].fetch_sub(1, Relaxed);
+        /// A lock is about to be taken.
+        ///
+        /// # Panics
+        /// One is held that is taken after it.
+        #[track_caller]
+        pub(in crate::sync) fn check(&self, rank: Rank) {
+            if PANICKED.load(Relaxed) {
+                return;
+            }
+            let later = rank as usize + usize::from(rank.nests());
+            for (held, count) in ALL.iter().zip(&self.counts).skip(later) {
+                assert!(
+                    count.load(Relaxed) == 0,
+                    "lock order: {rank:?} is taken while {held:?} is held"
+                );
+            }
+        }
+
+        pub(in crate::sync) fn add(&self, rank: Rank) {
+            self.counts[rank as usize].fetch_add(1, Relaxed);
+        }
+
+        pub(in crate::sync) fn remove(&self, rank: Rank) {
+            self.counts[rank as usize].fetch_sub(1, Relaxed);
+        }
     }
 }
 
 #[cfg(all(test, debug_assertions))]
 mod tests {
-    use super::*;
-    use crate::sync::Mutex;
+    use crate::sync::{Mutex, Rank};
 
     #[test]
     fn in_order() {
@@ -155,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "lock order: Events is taken while")]
+    #[should_panic(expected = "lock order: Events is taken while P2m is held")]
     fn out_of_order() {
         let (outer, inner) = (Mutex::new(Rank::Events, ()), Mutex::new(Rank::P2m, ()));
         let _inner = inner.lock();
@@ -163,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "lock order: P2m is taken while")]
+    #[should_panic(expected = "lock order: P2m is taken while P2m is held")]
     fn two_of_a_rank_that_does_not_nest() {
         let (one, other) = (Mutex::new(Rank::P2m, ()), Mutex::new(Rank::P2m, ()));
         let _held = (one.lock(), other.lock());

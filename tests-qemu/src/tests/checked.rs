@@ -47,7 +47,7 @@ fn lock_order(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     shim.console.type_line("debug-keys C")?;
     for expected in [
         "Oxen panic on CPU 0",
-        "lock order: Events is taken while",
+        "lock order: Events is taken while P2m is held",
         "hypervisor::debug_keys::lock_out_of_order",
     ] {
         shim.console.expect(expected, PATIENCE)?;
