@@ -3,12 +3,11 @@
 #![expect(unsafe_code, reason = "hands a RAM range to the allocator")]
 
 use alloc::alloc::{GlobalAlloc, Layout};
-use core::num::NonZeroUsize;
 use core::ops::Range;
 use core::ptr::NonNull;
 
 use abi::start_info::XEN_HVM_MEMMAP_TYPE_RAM;
-use rlsf::Tlsf;
+use linked_list_allocator::Heap;
 use spin::{Mutex, Once};
 
 use crate::hypercall::memory::memory_map;
@@ -65,11 +64,12 @@ pub(crate) fn init(info: &StartInfo) {
     });
     let heap = largest_gap(info);
     assert!(heap.end > heap.start, "no free memory");
-    let block = core::ptr::slice_from_raw_parts_mut(heap.start as *mut u8, (heap.end - heap.start) as usize);
-    let block = NonNull::new(block).expect("the heap is above 1 MiB");
-    let mut heap = HEAP.0.lock();
     // SAFETY: the range is RAM, mapped by the entry code, and overlaps neither the image nor the loader's data.
-    heap.free = unsafe { heap.blocks.insert_free_block_ptr(block) }.map_or(0, NonZeroUsize::get);
+    unsafe {
+        HEAP.0
+            .lock()
+            .init(heap.start as *mut u8, (heap.end - heap.start) as usize)
+    }
 }
 
 /// The largest page-aligned range of RAM in [1 MiB, 4 GiB) that nothing uses yet.
@@ -118,50 +118,31 @@ pub fn hole(bytes: u64) -> u64 {
     start
 }
 
-/// The heap behind `alloc`: what a request costs does not grow with what others have allocated.
-struct Heap {
-    /// Blocks from 32 bytes to 2 GiB, in 16 sizes between powers of two.
-    blocks: Tlsf<'static, u32, u16, 27, 16>,
-    /// Bytes in blocks that are free.
-    free: usize,
-}
-
+/// The heap behind `alloc`.
 struct SharedHeap(Mutex<Heap>);
 
 #[global_allocator]
-static HEAP: SharedHeap = SharedHeap(Mutex::new(Heap {
-    blocks: Tlsf::new(),
-    free: 0,
-}));
+static HEAP: SharedHeap = SharedHeap(Mutex::new(Heap::empty()));
 
-/// What a block for `layout` takes, header and padding included.
-const fn footprint(layout: Layout) -> usize {
-    layout.size().next_multiple_of(rlsf::GRANULARITY) + rlsf::GRANULARITY
-}
-
-// SAFETY: `Tlsf` returns blocks that fit the layout and do not overlap; the mutex makes calls exclusive (and is
+// SAFETY: `Heap` returns blocks that fit the layout and do not overlap; the mutex makes calls exclusive (and is
 // never taken in interrupt context, see the crate's invariants).
 unsafe impl GlobalAlloc for SharedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut heap = self.0.lock();
-        let Some(block) = heap.blocks.allocate(layout) else {
-            return core::ptr::null_mut();
-        };
-        heap.free = heap.free.saturating_sub(footprint(layout));
-        block.as_ptr()
+        self.0
+            .lock()
+            .allocate_first_fit(layout)
+            .map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if let Some(block) = NonNull::new(block) {
-            let mut heap = self.0.lock();
             // SAFETY: the caller of `dealloc` passes a block of this allocator with its layout.
-            unsafe { heap.blocks.deallocate(block, layout.align()) }
-            heap.free += footprint(layout);
+            unsafe { self.0.lock().deallocate(block, layout) }
         }
     }
 }
 
 /// Free bytes of the heap.
 pub fn heap_free() -> usize {
-    HEAP.0.lock().free
+    HEAP.0.lock().free()
 }
