@@ -144,22 +144,24 @@ fn set_rflags(vmcs: Current, value: u64) {
 /// What the end of an instruction means besides RIP, mostly nothing. Two branches that are not taken are less than to combine the two fields.
 #[inline(always)]
 fn end_instruction(vmcs: Current) {
+    let flags = vmcs.get(field::GUEST_RFLAGS);
+    if flags & rflags::IF == 0 {
+        // Such a guest is entered with the host's interrupts off, too, as Bochs sees it: it masks what is pending while it loads RFLAGS, before it
+        // counts the CPU as in a guest, where that exits. Until the guest changes IF only the preemption timer would end that, which does
+        // not count what its exits take. So the host lets in what waits for it.
+        let_host_interrupts_in();
+    }
     if vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0
-        || vmcs.get(field::GUEST_RFLAGS) & (rflags::TF | rflags::RF | rflags::IF) != rflags::IF
+        || flags & (rflags::TF | rflags::RF) != 0
     {
-        finish_instruction(vmcs);
+        finish_instruction(vmcs, flags);
     }
 }
 
 /// The rare part of skipping an instruction: it ended an interrupt shadow or a resume flag, and may complete a single step.
-///
-/// A guest whose interrupts are off is entered with the host's off, too, as Bochs sees it: it masks what is pending while it loads RFLAGS,
-/// before it counts the CPU as in a guest, where that exits. Until the guest changes IF only the preemption timer would end
-/// that, which does not count what its exits take. So the host lets in what waits for it.
 #[cold]
-fn finish_instruction(vmcs: Current) {
+fn finish_instruction(vmcs: Current, flags: u64) {
     let blocking = vmcs.get(field::GUEST_INTERRUPTIBILITY);
-    let flags = vmcs.get(field::GUEST_RFLAGS);
     vmcs.set(
         field::GUEST_INTERRUPTIBILITY,
         blocking & !interruptibility::SHADOW,
@@ -170,9 +172,6 @@ fn finish_instruction(vmcs: Current) {
             field::GUEST_PENDING_DEBUG,
             vmcs.get(field::GUEST_PENDING_DEBUG) | PENDING_STEP,
         );
-    }
-    if flags & rflags::IF == 0 {
-        let_host_interrupts_in();
     }
 }
 

@@ -476,6 +476,7 @@ fn deliver(vmcs: Current, event: Event) {
 }
 
 /// Let interrupts of the host in that are pending.
+#[inline(always)]
 pub(super) fn let_host_interrupts_in() {
     // SAFETY: while a guest is run, interrupts are off only for them to exit; their handlers may run at any point, and leave work to the run loop.
     // STI takes effect after the next instruction.
