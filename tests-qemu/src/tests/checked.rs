@@ -22,6 +22,7 @@ fn on(vehicle: Vehicle) -> Vec<Test> {
         checked("lock order", vehicle, lock_order),
         checked("CPU pools", vehicle, pools::pools),
         checked("100 lives", vehicle, hostile::lives),
+        checked("lives on all CPUs at once", vehicle, hostile::lives_at_once),
         checked("CPUs: 4", vehicle, |bench, machine| {
             cpus::all(bench, machine, 4, 10)
         }),

@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
                 test("hostile domUs", vehicle, ends),
                 test("spinning domU", vehicle, spin),
                 test("100 lives", vehicle, lives),
+                test("lives on all CPUs at once", vehicle, lives_at_once),
                 test("bad domU configs", vehicle, configs),
                 test("domU at its limits", vehicle, limits),
             ]
@@ -131,6 +132,34 @@ pub(super) fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
         shim.command("destroy h")?;
     }
     shim.expect_free(free)
+}
+
+/// Domains that compute on all CPUs, some of them storming themselves with interrupts, come together and go together.
+pub(super) fn lives_at_once(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    const ROUNDS: u32 = 12;
+    const TOGETHER: u32 = 6;
+    machine.cpus = 4;
+    let mut shim = spinning(bench, machine)?;
+    let mut free = None;
+    for round in 0..ROUNDS {
+        for number in 0..TOGETHER {
+            let what = if number % 2 == 0 { "spin" } else { "storm" };
+            let said = shim.command(&format!("create spin name='h{number}' extra='what={what}'"))?;
+            ensure!(said.contains("created"), "round {round}: {said}");
+        }
+        for number in 0..TOGETHER {
+            shim.command(&format!("destroy h{number}"))?;
+        }
+        for number in 0..TOGETHER {
+            shim.wait_for(&format!("h{number}"), false)?;
+        }
+        // What the first of them leave for later ones is not missing.
+        match free {
+            None => free = Some(shim.free_frames()?),
+            Some(free) => shim.expect_free(free)?,
+        }
+    }
+    Ok(())
 }
 
 /// Configs that are wrong: each is refused with a sentence that says what and where.
