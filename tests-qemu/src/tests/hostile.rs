@@ -136,7 +136,7 @@ pub(super) fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
 
 /// Domains that compute on all CPUs, some of them storming themselves with interrupts, come together and go together.
 pub(super) fn lives_at_once(bench: &mut Bench, mut machine: Machine) -> Result<()> {
-    const ROUNDS: u32 = 12;
+    const ROUNDS: u32 = 6;
     const TOGETHER: u32 = 6;
     machine.cpus = 4;
     let mut shim = spinning(bench, machine)?;
