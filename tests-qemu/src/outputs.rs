@@ -15,7 +15,7 @@ pub fn output(name: &str) -> anyhow::Result<PathBuf> {
     let path = root().join("out").join(name);
     anyhow::ensure!(
         path.exists(),
-        "{} is missing: run scripts/build first",
+        "{} is missing: run scripts/build --checked first",
         path.display()
     );
     Ok(path.canonicalize()?)
