@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::guests::verdict;
 use super::shim::Shim;
-use super::{BOTH, PATIENCE, guest, test, test_by};
+use super::{BOTH, guest, test, test_by};
 use crate::runner::{Bench, Test};
 use crate::{Door, Machine, Module, Vehicle, outputs};
 
@@ -29,9 +29,8 @@ pub fn tests() -> Vec<Test> {
 
 /// The debug key that makes Oxen panic: what helps to find out why is on the serial line.
 fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
-    shim.console.type_line("debug-keys C")?;
-    for expected in [
+    let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
+    shim.crash(&[
         "Oxen panic on CPU 0",
         "asked for by debug key 'C'",
         "rip ",
@@ -39,10 +38,7 @@ fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
         "running: d0v0",
         "hypervisor::debug_keys::crash",
         "hypervisor::virt::run_cpu",
-    ] {
-        shim.console.expect(expected, PATIENCE)?;
-    }
-    Ok(())
+    ])
 }
 
 /// The console is at com2: Oxen's log and the shim's prompt, and what is typed comes in by that port's interrupt.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::shim::Shim;
-use super::{BOTH, PATIENCE, cpus, guests, hostile, pools, test};
+use super::{BOTH, cpus, guests, hostile, pools, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
 
@@ -44,14 +44,10 @@ fn checked(
 /// The check itself: a wrong order ends in a panic that says so.
 fn lock_order(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.command_line += " crash_test=lock-order";
-    let shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
-    shim.console.type_line("debug-keys C")?;
-    for expected in [
+    let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
+    shim.crash(&[
         "Oxen panic on CPU 0",
         "lock order: Events is taken while P2m is held",
         "hypervisor::debug_keys::lock_out_of_order",
-    ] {
-        shim.console.expect(expected, PATIENCE)?;
-    }
-    Ok(())
+    ])
 }

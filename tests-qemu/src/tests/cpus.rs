@@ -75,8 +75,7 @@ fn watchdog(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         let mut shim = Shim::start(bench, machine.clone(), outputs::output("boot-archive.cpio")?)?;
         // The pool of dom0 has the other CPU.
         shim.command(&format!("cpupool-cpu-remove Pool-0 {}", 1 - cpu))?;
-        shim.console.type_line("debug-keys C")?;
-        for expected in [
+        shim.crash(&[
             &format!("CPU {cpu} hangs"),
             &format!("Oxen panic on CPU {cpu}"),
             &format!("Watchdog timer detects that CPU{cpu} is stuck!"),
@@ -84,9 +83,7 @@ fn watchdog(bench: &mut Bench, mut machine: Machine) -> Result<()> {
             "running: d0v0",
             "hypervisor::debug_keys::hang",
             "hypervisor::virt::run_cpu",
-        ] {
-            shim.console.expect(expected, PATIENCE)?;
-        }
+        ])?;
         ensure!(
             shim.console.output().contains("watchdog      by NMI, 2 s"),
             "the watchdog is not in the log"

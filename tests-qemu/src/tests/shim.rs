@@ -54,6 +54,18 @@ impl<'a> Shim<'a> {
             .with_context(|| command.to_owned())
     }
 
+    /// Has debug key `C` crash Oxen, and waits for each of `expected` in turn.
+    ///
+    /// # Errors
+    /// One of them is not printed.
+    pub fn crash(&mut self, expected: &[&str]) -> Result<()> {
+        self.console.type_line("debug-keys C")?;
+        for text in expected {
+            self.console.expect(text, PATIENCE)?;
+        }
+        Ok(())
+    }
+
     /// Leaves a domain's console.
     ///
     /// # Errors
