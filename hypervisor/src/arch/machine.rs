@@ -46,6 +46,18 @@ pub fn enable() -> Result<(), EnableError> {
     }
 }
 
+/// Let interrupts of the host in that are pending: their handlers have run on return, and interrupts are off again.
+#[inline(always)]
+pub fn take_host_interrupts() {
+    #[cfg(target_os = "none")]
+    {
+        x86_64::instructions::interrupts::enable();
+        // STI takes effect after the next instruction.
+        x86_64::instructions::nop();
+        x86_64::instructions::interrupts::disable();
+    }
+}
+
 /// Format of the machine's nested page tables.
 pub fn nested_format() -> NestedFormat {
     match MACHINE.get() {

@@ -29,6 +29,7 @@ use crate::sync::{Mutex, Once, Rank};
 use crate::types::{Gfn, Port, VcpuId};
 use crate::virt::Described;
 use crate::virt::cpuid::{self, Policy};
+use crate::virt::lapic::AccessPage;
 
 /// How far destruction has come.
 pub struct Teardown {
@@ -69,7 +70,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             )?,
             io_bitmap: IoBitmap::new()?,
             io_apics: Once::new(),
-            apic_access: Mutex::new(Rank::Description, crate::virt::lapic::AccessPage::default()),
+            apic_access: Mutex::new(Rank::Description, AccessPage::default()),
             lowest_priority: AtomicU32::new(0),
             cpu_policy: Mutex::new(Rank::Description, Arc::new(default_policy(&config))),
             memory_map: Mutex::new(Rank::Description, Vec::new()),

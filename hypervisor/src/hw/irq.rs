@@ -112,17 +112,6 @@ pub fn take_softirqs() -> SoftIrq {
     SoftIrq::from_bits_retain(percpu::this().softirqs().swap(0, SeqCst))
 }
 
-/// Let interrupts that are pending in, for a moment.
-pub fn take_pending() {
-    #[cfg(target_os = "none")]
-    {
-        x86_64::instructions::interrupts::enable();
-        // STI takes effect after the next instruction.
-        x86_64::instructions::nop();
-        x86_64::instructions::interrupts::disable();
-    }
-}
-
 /// Nothing to do: sleep until there is, or may be. Returns with interrupts off.
 pub fn wait() {
     #[cfg(target_os = "none")]

@@ -6,7 +6,7 @@ use abi::Errno;
 use abi::sched::SHUTDOWN_REBOOT;
 
 use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports};
-use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg};
+use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg, machine};
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::hw;
 use crate::hypercall::{self, Stop};
@@ -125,12 +125,12 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
             running.vcpu.request(Request::NMI);
         }
         Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),
-        Exit::HostInterrupt(None) => hw::irq::take_pending(),
+        Exit::HostInterrupt(None) => machine::take_host_interrupts(),
         Exit::HostNmi | Exit::HostInit | Exit::Handled => {}
         // Taken by the loop itself before they get here.
         Exit::Hypercall | Exit::Exception { .. } => {}
         Exit::PreemptionTimer => {
-            hw::irq::take_pending();
+            machine::take_host_interrupts();
             running.vcpu.request(Request::LEAVE);
         }
         Exit::TripleFault => triple_fault(running),

@@ -5,8 +5,6 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use x86_64::instructions::{interrupts, nop};
-
 use crate::arch::Gprs;
 use crate::types::Hpa;
 
@@ -85,13 +83,4 @@ pub unsafe fn world_switch(vmcb: Hpa, gprs: *mut Gprs, host_state: Hpa) {
             lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
         );
     }
-}
-
-/// Take the host interrupts that are pending, after [`Exit::HostInterrupt(None)`](crate::arch::Exit::HostInterrupt): their handlers
-/// have run on return, and interrupts are off again.
-pub fn take_host_interrupts() {
-    interrupts::enable();
-    // STI holds interrupts off for one more instruction.
-    nop();
-    interrupts::disable();
 }

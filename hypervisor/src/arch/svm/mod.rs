@@ -25,5 +25,4 @@ pub mod vcpu;
 pub mod vmcb;
 
 pub use cpu::{Caps, enable, probe};
-pub use entry::take_host_interrupts;
 pub use vcpu::Vcpu;

@@ -11,13 +11,13 @@ use super::controls::{EntryControls, Primary};
 use super::field::{self, Field, Fields, SegmentFields};
 use super::reset::{CD, CR0_OWNED, CR4_GUESTS, ET, MCE, NE, NW, VMXE};
 use super::segment;
-use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, let_host_interrupts_in, rflags};
+use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, rflags};
 use super::vmcs::Current;
 use crate::arch::apic_page::{ApicPage, reg};
 use crate::arch::msr_policy::msr;
 use crate::arch::{
     ApicMode, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Left, Paging, Segment, SegmentReg, SysReg,
-    Translation,
+    Translation, machine,
 };
 
 const CR0_PE: u64 = 1 << 0;
@@ -149,7 +149,7 @@ fn end_instruction(vmcs: Current) {
         // Such a guest is entered with the host's interrupts off, too, as Bochs sees it: it masks what is pending while it loads RFLAGS, before it
         // counts the CPU as in a guest, where that exits. Until the guest changes IF only the preemption timer would end that, which does
         // not count what its exits take. So the host lets in what waits for it.
-        let_host_interrupts_in();
+        machine::take_host_interrupts();
     }
     if vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0
         || flags & (rflags::TF | rflags::RF) != 0

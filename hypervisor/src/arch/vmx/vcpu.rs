@@ -475,14 +475,6 @@ fn deliver(vmcs: Current, event: Event) {
     vmcs.set(field::ENTRY_INTERRUPTION, event::encode(event, protected));
 }
 
-/// Let interrupts of the host in that are pending.
-#[inline(always)]
-pub(super) fn let_host_interrupts_in() {
-    // SAFETY: while a guest is run, interrupts are off only for them to exit; their handlers may run at any point, and leave work to the run loop.
-    // STI takes effect after the next instruction.
-    unsafe { asm!("sti", "nop", "cli") };
-}
-
 /// An NMI that exited was taken, but no handler ran: run the host's. Its IRET ends the blocking of NMIs that the exit began.
 fn deliver_host_nmi() {
     // SAFETY: vector 2 is the hypervisor's NMI handler, which may run at any point.
