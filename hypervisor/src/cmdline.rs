@@ -7,6 +7,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use log::LevelFilter;
 
+use crate::hw::input::Switch;
 use crate::sched::Granularity;
 
 /// Parity of a serial line.
@@ -168,6 +169,8 @@ pub struct CommandLine<'a> {
     pub console_com1: bool,
     /// The same for COM2.
     pub console_com2: bool,
+    /// `conswitch=`: how the reader of the console goes from dom0 to the hypervisor.
+    pub switch: Switch,
     /// `loglvl=`: what is printed of the hypervisor's messages.
     pub level: LevelFilter,
     /// `guest_loglvl=`: what is printed of the messages that guests cause.
@@ -183,6 +186,8 @@ pub struct CommandLine<'a> {
     watchdog_timeout: u32,
     /// `crash_test=`: what debug key `C` does instead of a plain panic.
     pub crash_test: Option<CrashTest>,
+    /// `apicv`: the hardware sees to guests' local APICs, where it can.
+    pub apicv: bool,
     /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
     pub mwait_idle: bool,
     /// `reboot=`: how the machine is reset.
@@ -204,6 +209,7 @@ impl Default for CommandLine<'_> {
             com2: SerialPort::at(0x2f8, 3),
             console_com1: true,
             console_com2: false,
+            switch: Switch::DEFAULT,
             level: LevelFilter::Info,
             guest_levels: GuestLevels {
                 always: LevelFilter::Off,
@@ -215,6 +221,7 @@ impl Default for CommandLine<'_> {
             watchdog: None,
             watchdog_timeout: 5,
             crash_test: None,
+            apicv: true,
             mwait_idle: false,
             reset: Reset::Acpi,
             granularity: Granularity::Cpu,
@@ -259,6 +266,14 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "com2",
         "BAUD[,DPS[,IO_BASE[,IRQ]]]",
         Action::Value(|line, value| serial(&mut line.com2, value)),
+    ),
+    (
+        "conswitch",
+        "a LETTER, with an x behind it or not",
+        Action::Value(|line, value| {
+            line.switch = Switch::parse(value)?;
+            Some(())
+        }),
     ),
     (
         "loglvl",
@@ -332,6 +347,11 @@ const OPTIONS: &[(&str, &str, Action)] = &[
             };
             line.crash_test.map(|_| ())
         }),
+    ),
+    (
+        "apicv",
+        "a boolean",
+        Action::Flag(|line, value| line.apicv = value),
     ),
     (
         "mwait-idle",

@@ -2,19 +2,26 @@
 
 use abi::sched::SHUTDOWN_REBOOT;
 
+use crate::arch::GuestCpu;
+use crate::arch::apic_page::reg;
 use crate::cmdline::CrashTest;
 use crate::domain::table;
-use crate::domain::vcpu::Hold;
+use crate::domain::vcpu::{Hold, Vcpu};
+use crate::hw::console;
+use crate::hw::input::Key;
+use crate::hw::irq::{self, SoftIrq};
 use crate::hw::{percpu, power};
 use crate::mm::frames;
 use crate::sched;
 use crate::sync::{Mutex, Once, Rank};
 use crate::types::{DomId, PAGE_SHIFT};
+use crate::virt::Described;
 
 /// Keys, and what each prints.
-const KEYS: [(u8, &str, fn()); 6] = [
+const KEYS: [(u8, &str, fn()); 7] = [
     (b'C', "crash: what a panic prints", crash),
     (b'R', "reboot the machine", reboot),
+    (b'd', "registers of all vCPUs", registers),
     (b'h', "this help", help),
     (b'm', "memory", memory),
     (b'q', "domains and their vCPUs", domains),
@@ -24,6 +31,19 @@ const KEYS: [(u8, &str, fn()); 6] = [
         sched::report,
     ),
 ];
+
+/// Act on what was typed for the hypervisor.
+pub fn typed() {
+    while let Some(key) = console::take_key() {
+        match key {
+            Key::Debug(key) => handle(key),
+            Key::Switched { here, letter } => {
+                let to = if here { "Oxen" } else { "dom0" };
+                log::info!("serial input to {to} (type CTRL-{letter} three times to switch)");
+            }
+        }
+    }
+}
 
 /// Act on a key; one that is not known prints the help.
 pub fn handle(key: u8) {
@@ -111,12 +131,45 @@ fn domains() {
                 () => "ready",
             };
             log::info!(
-                "  v{}: {state} on CPU {}, ran {} ms",
+                "  v{}: {state} on CPU {}, ran {} ms, {}upcall pending, asked for: {:?}",
                 vcpu.id.0,
                 vcpu.entity.cpu(),
-                vcpu.entity.run_time() / 1_000_000
+                vcpu.entity.run_time() / 1_000_000,
+                if vcpu.events.upcall_pending() { "" } else { "no " },
+                vcpu.requests(),
             );
         }
         next = domain.id.0.checked_add(1).map(DomId);
     }
+}
+
+fn registers() {
+    let mut next = Some(DomId::DOM0);
+    while let Some(domain) = next.take().and_then(table::next_from) {
+        for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.is_initialised()) {
+            vcpu.pause();
+            if vcpu.entity.running() && vcpu.entity.cpu() == percpu::id() {
+                // Its run loop is below us.
+                irq::raise(SoftIrq::REGISTERS);
+            } else {
+                vcpu.wait_until_stopped();
+                vcpu.with_private(|private| log_registers(vcpu, private.cpu.as_dyn()));
+            }
+            vcpu.unpause();
+        }
+        next = domain.id.0.checked_add(1).map(DomId);
+    }
+}
+
+/// Log the registers of a vCPU that has stopped, or that runs here.
+pub fn log_registers(vcpu: &Vcpu, cpu: &mut dyn GuestCpu) {
+    let page = cpu.apic_page();
+    let highest = |bitmap| page.highest(bitmap).unwrap_or(0);
+    let (requested, in_service) = (highest(reg::IRR), highest(reg::ISR));
+    log::info!(
+        "{}v{}: {}, IRR {requested:#x}, ISR {in_service:#x}",
+        vcpu.domid,
+        vcpu.id.0,
+        Described(cpu)
+    );
 }

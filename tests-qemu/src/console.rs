@@ -156,6 +156,25 @@ impl Console {
         Ok(())
     }
 
+    /// Switch the line to the hypervisor and have it say what its CPUs and vCPUs do, for whoever looks why a test failed. A machine that has
+    /// stopped, or whose hypervisor does not answer, adds nothing to the log.
+    pub fn ask_the_hypervisor(&mut self) {
+        const ANSWER: Duration = Duration::from_secs(10);
+        for (keys, answer) in [
+            ("\x01\x01\x01", "serial input to"),
+            ("q", "  v0: "),
+            ("r", "CPU 0, "),
+            ("d", "ISR "),
+        ] {
+            let asked = self.skip().and_then(|()| self.send(keys));
+            if asked.and_then(|()| self.expect(answer, ANSWER)).is_err() {
+                return;
+            }
+            // The rest of the answer.
+            let _ = self.expect("\0", Duration::from_secs(2));
+        }
+    }
+
     /// Wait until the machine has stopped by itself.
     ///
     /// # Errors

@@ -148,6 +148,9 @@ fn run_one(test: &Test, instead: Option<&Instead>) -> Result<bool> {
     let word = if verdict.is_ok() { "pass" } else { "FAIL" };
     let mut report = format!("{word}  {} {:4} s", test.line(), started.elapsed().as_secs());
     if let Err(error) = &verdict {
+        if let Some(console) = &mut bench.machine {
+            console.ask_the_hypervisor();
+        }
         bench.stop();
         let emulator = std::fs::read_to_string(bench.scratch.path().join("emulator.log")).unwrap_or_default();
         let log = log_path(test)?;

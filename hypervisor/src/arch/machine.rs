@@ -20,15 +20,15 @@ pub fn is_amd() -> bool {
     vendor.ecx == u32::from_le_bytes(*b"cAMD") || vendor.ecx == u32::from_le_bytes(*b"uine")
 }
 
-/// Find out what this machine can.
+/// Find out what this machine can. With `apicv` its hardware sees to guests' local APICs, if it can.
 ///
 /// # Errors
 /// A sentence that names the capability which is missing.
-pub fn probe() -> Result<(), Unsupported> {
+pub fn probe(apicv: bool) -> Result<(), Unsupported> {
     let machine = if is_amd() {
         Machine::Svm(svm::probe()?)
     } else {
-        Machine::Vmx(vmx::probe()?)
+        Machine::Vmx(vmx::probe(apicv)?)
     };
     MACHINE.call_once(|| machine);
     Ok(())

@@ -198,6 +198,11 @@ impl Vcpu {
         self.wakeup.was_woken()
     }
 
+    /// See [`Wakeup::requests`].
+    pub fn requests(&self) -> Request {
+        self.wakeup.requests()
+    }
+
     /// See [`Wakeup::take_requests`].
     pub fn take_requests(&self) -> Request {
         self.wakeup.take_requests()

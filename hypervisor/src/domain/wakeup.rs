@@ -107,6 +107,11 @@ impl Wakeup {
         self.requests.load(SeqCst) & Request::WAKES.bits() != 0
     }
 
+    /// The requests that wait.
+    pub fn requests(&self) -> Request {
+        Request::from_bits_truncate(self.requests.load(SeqCst))
+    }
+
     /// Take all requests, on the way to the guest.
     pub fn take_requests(&self) -> Request {
         Request::from_bits_truncate(self.requests.swap(0, SeqCst))

@@ -1,7 +1,7 @@
 //! The serial console: Oxen's log, and dom0's terminal.
 //!
 //! Log lines also go to a ring in memory ([`ring`]). Messages that guests cause, which are those of [`GUEST_MODULES`], have a threshold of
-//! their own. Input waits in a queue for dom0.
+//! their own. Input waits in a queue for dom0, or is debug keys, whichever its reader has switched it to ([`Input`]).
 // UNSAFETY: the UART's ports.
 #![expect(unsafe_code, reason = "the UART's ports")]
 
@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use super::input::{Input, Key, Switch};
 use super::rate_limit::RateLimit;
 use super::time;
 use crate::cmdline::{CommandLine, GuestLevels, Parity, SerialPort};
@@ -26,11 +27,7 @@ const GUEST_MODULES: [&str; 5] = [
 ];
 /// Bytes of the log that are kept.
 pub const RING: usize = 32 << 10;
-/// Bytes of input that wait for dom0; more is dropped.
-const INPUT: usize = 1024;
-
 type Uart = uart_16550::Uart16550<uart_16550::backend::PioBackend>;
-type Input = ArrayVec<u8, INPUT>;
 
 struct Console {
     uarts: ArrayVec<Uart, 2>,
@@ -51,7 +48,7 @@ static CONSOLE: Mutex<Console> = Mutex::new(
         ring: [0; RING],
         written: 0,
         cleared: 0,
-        input: ArrayVec::new_const(),
+        input: Input::new(Switch::DEFAULT),
         line_open: false,
         guests: RateLimit::new(),
     },
@@ -75,15 +72,10 @@ fn put(uart: &mut Uart, input: &mut Input, byte: u8) {
             return;
         }
         if let Ok(typed) = uart.try_receive_byte() {
-            queue(input, typed);
+            input.typed(typed);
         }
         core::hint::spin_loop();
     }
-}
-
-/// Nobody reads: what does not fit is lost, as on any serial line.
-fn queue(input: &mut Input, byte: u8) {
-    let _ = input.try_push(byte);
 }
 
 impl Console {
@@ -179,6 +171,7 @@ impl Log for Logger {
 pub fn init(options: &CommandLine<'_>) -> usize {
     set_levels(options.level, options.guest_levels);
     let mut console = CONSOLE.lock();
+    console.input = Input::new(options.switch);
     let ports = [
         (options.console_com1, options.com1),
         (options.console_com2, options.com2),
@@ -241,30 +234,28 @@ pub fn write_bytes(bytes: &[u8]) {
     CONSOLE.lock().send(bytes);
 }
 
-/// Input that waits, oldest first. Returns how many bytes there were.
+/// dom0's input that waits, oldest first. Returns how many bytes there were.
 pub fn read_bytes(to: &mut [u8]) -> usize {
-    let input = &mut CONSOLE.lock().input;
-    let len = input.len().min(to.len());
-    for (slot, byte) in to.iter_mut().zip(input.drain(..len)) {
-        *slot = byte;
-    }
-    len
+    CONSOLE.lock().input.read(to)
 }
 
 /// Fetch what the UART has received. Returns whether there is input for dom0.
 pub fn receive() -> bool {
     let mut console = CONSOLE.lock();
-    {
-        let console = &mut *console;
-        for uart in &mut console.uarts {
-            // At most as much as there is room for in one go: a UART that broke reads as ones for ever.
-            for _ in 0..INPUT {
-                let Ok(byte) = uart.try_receive_byte() else { break };
-                queue(&mut console.input, byte);
-            }
+    let Console { uarts, input, .. } = &mut *console;
+    for uart in uarts {
+        // At most as much as there is room for in one go: a UART that broke reads as ones for ever.
+        for _ in 0..super::input::ROOM {
+            let Ok(byte) = uart.try_receive_byte() else { break };
+            input.typed(byte);
         }
     }
-    !console.input.is_empty()
+    input.for_dom0()
+}
+
+/// The next thing typed that is the hypervisor's own.
+pub fn take_key() -> Option<Key> {
+    CONSOLE.lock().input.take_key()
 }
 
 /// Copy the log's ring from byte `from` (counted from the start of time) into `to`. Returns how many bytes, and where to go on.

@@ -5,6 +5,7 @@ pub mod apic;
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod idle;
+pub mod input;
 pub mod ioapic;
 pub mod irq;
 #[cfg(target_os = "none")]

@@ -32,7 +32,7 @@ use crate::event;
 use crate::hw::irq::SoftIrq;
 use crate::mm::guest::WalkCache;
 use crate::types::{DomId, VcpuId};
-use crate::{hw, sched};
+use crate::{debug_keys, hw, sched};
 
 use cpuid::Policy;
 use lapic::Lapic;
@@ -96,8 +96,8 @@ pub fn run_cpu() -> ! {
     }
 }
 
-/// Work that interrupt handlers left for this CPU.
-fn softirqs() {
+/// Work that interrupt handlers left for this CPU; returns what it was.
+fn softirqs() -> SoftIrq {
     let work = hw::irq::take_softirqs();
     if work.contains(SoftIrq::TIMER) {
         sched::on_timer();
@@ -105,11 +105,13 @@ fn softirqs() {
     if work.contains(SoftIrq::EVICT) {
         sched::unload_idle();
     }
-    if work.contains(SoftIrq::CONSOLE)
-        && hw::console::receive()
-        && let Some(dom0) = table::get(DomId::DOM0)
-    {
-        event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
+    if work.contains(SoftIrq::CONSOLE) {
+        if hw::console::receive()
+            && let Some(dom0) = table::get(DomId::DOM0)
+        {
+            event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);
+        }
+        debug_keys::typed();
     }
     if work.contains(SoftIrq::LINES)
         && let Some(dom0) = table::get(DomId::DOM0)
@@ -119,6 +121,7 @@ fn softirqs() {
     if work.contains(SoftIrq::NMI) {
         log::warn!("CPU {}: non-maskable interrupt", hw::percpu::id());
     }
+    work
 }
 
 fn run_vcpu(vcpu: &Arc<Vcpu>) {
@@ -211,8 +214,10 @@ enum Next {
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
-    if hw::irq::softirq_pending() {
-        softirqs();
+    while hw::irq::softirq_pending() {
+        if softirqs().contains(SoftIrq::REGISTERS) {
+            debug_keys::log_registers(running.vcpu, running.cpu);
+        }
     }
     let vcpu = running.vcpu;
     let requests = vcpu.take_requests();

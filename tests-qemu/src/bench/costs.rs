@@ -184,6 +184,7 @@ fn run(
     let mut bench = Bench::new(None)?;
     let mut machine = hypervisor.machine(vehicle, &bench.scratch(), &files)?;
     machine.icount = vehicle == Vehicle::Svm;
+    machine.use_apicv();
     if hypervisor == Hypervisor::Oxen {
         machine.command_line += " bench=floor";
     }

@@ -1,10 +1,10 @@
 //! Every door, on every back end that has it, down to a dom0 that has its command line and its ramdisk.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
 use super::shim::Shim;
-use super::{BOTH, guest, test, test_by};
+use super::{BOTH, PATIENCE, guest, test, test_by};
 use crate::runner::{Bench, Test};
 use crate::{Door, Machine, Module, Vehicle, outputs};
 
@@ -24,6 +24,7 @@ pub fn tests() -> Vec<Test> {
     .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
     .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
     .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
+    .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
     .collect()
 }
 
@@ -39,6 +40,39 @@ fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
         "hypervisor::debug_keys::crash",
         "hypervisor::virt::run_cpu",
     ])
+}
+
+/// The serial line goes to the hypervisor and back; its keys say what runs, and leave it running.
+fn debug_keys(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    const SWITCH: &str = "\x02\x02\x02";
+    machine.cpus = 2;
+    machine.command_line += " conswitch=b";
+    let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
+    for _ in 0..2 {
+        shim.console.send(SWITCH)?;
+        shim.console.expect(
+            "serial input to Oxen (type CTRL-b three times to switch)",
+            PATIENCE,
+        )?;
+        for (key, answers) in [
+            ("h", &["key 'C'", "key 'd'", "key 'r'"][..]),
+            ("m", &["memory: "]),
+            ("q", &["d0: ", "  v0: ", "  v1: "]),
+            ("r", &["CPU 0, ", "CPU 1, "]),
+            ("d", &["d0v0: ", " rflags ", "ISR "]),
+            ("d", &["d0v0: ", " rflags ", "ISR "]),
+        ] {
+            shim.console.send(key)?;
+            for answer in answers {
+                shim.console.expect(answer, PATIENCE).context(key)?;
+            }
+        }
+        shim.console.send(SWITCH)?;
+        shim.console.expect("serial input to dom0", PATIENCE)?;
+        let list = shim.command("list")?;
+        ensure!(list.contains("Domain-0"), "{list}");
+    }
+    Ok(())
 }
 
 /// The console is at com2: Oxen's log and the shim's prompt, and what is typed comes in by that port's interrupt.

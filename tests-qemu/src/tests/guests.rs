@@ -68,9 +68,14 @@ const EXITS: [(Vehicle, &[&str], &str); 3] = [
 
 /// The local APIC, on the vehicle's own model of a CPU or on `cpu`.
 fn lapic(bench: &mut Bench, mut machine: Machine, cpu: Option<&str>) -> Result<()> {
+    // Bochs delivers a virtual interrupt to a guest that has its own off: see `Machine::use_apicv`.
+    let defects: &[&str] = match (machine.vehicle, cpu) {
+        (Vehicle::Vmx, None) => &["xapic-if-off", "xapic-again-if-off", "x2apic-if-off"],
+        _ => &[],
+    };
     machine.cpu = cpu.map(Into::into);
     machine.command_line += " dom0_max_vcpus=2";
-    run(bench, machine, "lapic")
+    run_with_defects(bench, machine, "lapic", "", defects)
 }
 
 pub(super) fn run(bench: &mut Bench, machine: Machine, name: &str) -> Result<()> {
@@ -84,6 +89,7 @@ fn run_with_defects(
     arguments: &str,
     defects: &[&str],
 ) -> Result<()> {
+    machine.use_apicv();
     machine.command_line += " dom0_mem=128M";
     machine.modules = vec![guest(name, arguments)?];
     verdict_with_defects(bench.start(&machine)?, defects)

@@ -5,7 +5,7 @@
 use x86_64::registers::control::{Cr0, Cr4};
 use x86_64::registers::model_specific::Msr;
 
-use super::caps::{Caps, Raw, feature_control};
+use super::caps::{Caps, Raw, VIRTUAL_APIC, feature_control};
 use super::controls::{Primary, Secondary};
 use super::vmcs::vmxon;
 use super::{Page, msr_bitmap};
@@ -41,14 +41,16 @@ fn read(number: u32) -> u64 {
     unsafe { Msr::new(number).read() }
 }
 
-fn raw() -> Raw {
+fn raw(apicv: bool) -> Raw {
     let basic = read(msr::BASIC);
     // A.1: bit 55, the TRUE registers exist.
     let either = |plain, exact| read(if basic & (1 << 55) != 0 { exact } else { plain });
     let primary = either(msr::PRIMARY, msr::TRUE_PRIMARY);
     let allows = |capability: u64, bit: u32| (capability >> 32) as u32 & bit != 0;
     let secondary = if allows(primary, Primary::SECONDARY.bits()) {
-        read(msr::SECONDARY)
+        let allowed = read(msr::SECONDARY);
+        let unwanted = if apicv { 0 } else { VIRTUAL_APIC.bits() };
+        allowed & !(u64::from(unwanted) << 32)
     } else {
         0
     };
@@ -71,11 +73,11 @@ fn raw() -> Raw {
     }
 }
 
-/// Can this CPU run guests by VT-x, and with what.
+/// Can this CPU run guests by VT-x, and with what; `apicv`: with virtual local APICs, if it has them.
 ///
 /// # Errors
 /// A sentence naming what is missing.
-pub fn probe() -> Result<Caps, Unsupported> {
+pub fn probe(apicv: bool) -> Result<Caps, Unsupported> {
     if raw_cpuid::cpuid!(1).ecx & 1 << 5 == 0 {
         return Err(Unsupported("the CPU has no VT-x (VMX)"));
     }
@@ -85,7 +87,7 @@ pub fn probe() -> Result<Caps, Unsupported> {
             "VT-x is switched off and locked by the firmware: enable it in its setup",
         ));
     }
-    raw().caps()
+    raw(apicv).caps()
 }
 
 /// The SPEC_CTRL that the hypervisor runs with on this CPU; 0 where the register does not exist.
@@ -129,7 +131,7 @@ pub fn apic_access_page() -> Option<Hpa> {
 /// # Errors
 /// No memory, or the CPU refuses.
 pub fn enable(caps: &Caps) -> Result<(), EnableError> {
-    if probe().as_ref() != Ok(caps) {
+    if probe(caps.virtual_apic).as_ref() != Ok(caps) {
         return Err(EnableError::Refused(
             "this CPU's VT-x differs from the boot CPU's",
         ));

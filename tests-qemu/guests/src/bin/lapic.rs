@@ -140,6 +140,7 @@ impl Apic {
         self.priorities(report);
         self.destinations(report);
         self.timer(report);
+        self.interrupts_off(report);
     }
 
     fn check<T: PartialEq + core::fmt::Debug>(self, report: &mut Report, name: &str, found: T, expected: T) {
@@ -311,6 +312,32 @@ impl Apic {
             (true, 0),
         );
         entry(MASKED);
+    }
+
+    /// What waits for RFLAGS.IF stays so while the machine is interrupted, by this CPU's timer for one.
+    fn interrupts_off(self, report: &mut Report) {
+        const MS: u64 = 1_000_000;
+        const BY_1: u32 = 0xb;
+        self.set(cpu::APIC_DIVIDE, BY_1);
+        self.set(cpu::APIC_TIMER, MASKED | u32::from(TIMER));
+        // In units of 10 ns.
+        self.set(cpu::APIC_INITIAL, (5 * MS / 10) as u32);
+        let (before, end) = (interrupts::count(SELF), time::now() + 20 * MS);
+        cpu::write_cr8(15);
+        self.send(TO_SELF | u32::from(SELF), 0);
+        interrupts::enabled(|| ());
+        // By hardware, this needs no exit: it waits in the guest.
+        cpu::write_cr8(0);
+        // Without PAUSE, by which it might exit.
+        while time::now() < end {}
+        let meanwhile = interrupts::count(SELF) - before;
+        interrupts::enabled(|| ());
+        self.check(
+            report,
+            "if-off",
+            (meanwhile, interrupts::count(SELF) - before),
+            (0, 1),
+        );
     }
 
     fn only_in_memory(self, report: &mut Report) {
