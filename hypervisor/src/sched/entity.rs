@@ -22,6 +22,8 @@ pub struct Entity {
     pub(super) running: AtomicBool,
     /// It has asked to let others go first.
     pub(super) yielding: AtomicBool,
+    /// It has left its CPU as it spun there.
+    pub(super) spun: AtomicBool,
     /// Where in its group's queue it waits, with which weight. Only the queue uses these.
     pub(super) waiting_slot: AtomicU32,
     pub(super) class: AtomicU32,
@@ -55,6 +57,7 @@ impl Entity {
             cpu: AtomicU32::new(0),
             running: AtomicBool::new(false),
             yielding: AtomicBool::new(false),
+            spun: AtomicBool::new(false),
             waiting_slot: AtomicU32::new(UNQUEUED),
             class: AtomicU32::new(0),
             urgent: AtomicBool::new(false),

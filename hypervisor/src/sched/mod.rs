@@ -29,6 +29,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
 
+use crate::domain::Domain;
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
@@ -265,6 +266,17 @@ pub fn yield_now(vcpu: &Arc<Vcpu>) {
     if SCHEDULER
         .get()
         .is_some_and(|scheduler| scheduler.yields(vcpu, hw::percpu::id()))
+    {
+        vcpu.request(Request::LEAVE);
+    }
+}
+
+/// As [`yield_now`], for one that spins until another vCPU of `domain`, its own, has run.
+pub fn yield_to_sibling(vcpu: &Arc<Vcpu>, domain: &Domain) {
+    let (here, now) = (hw::percpu::id(), hw::time::now_ns());
+    if SCHEDULER
+        .get()
+        .is_some_and(|scheduler| scheduler.yields_to(vcpu, here, now, domain.vcpus().iter()))
     {
         vcpu.request(Request::LEAVE);
     }

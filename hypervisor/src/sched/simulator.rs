@@ -46,7 +46,7 @@ impl Random {
 pub struct Rhythm {
     /// Computing.
     pub burst: Range<u64>,
-    /// Sleeping; empty: it yields instead.
+    /// Sleeping; empty: it yields instead, to another of its domain if it has any.
     pub sleep: Range<u64>,
 }
 
@@ -452,7 +452,10 @@ impl Simulator {
         match &life.rhythm {
             Some(rhythm) if life.left == 0 && rhythm.sleep.is_empty() => {
                 life.left = self.random.within(rhythm.burst.clone()).max(1);
-                self.scheduler.yields(&job, id);
+                let share = &job.entity.share;
+                let siblings = self.lives.iter().map(|life| &life.job);
+                let siblings = siblings.filter(|other| Arc::ptr_eq(&other.entity.share, share));
+                self.scheduler.yields_to(&job, id, self.now, siblings);
             }
             Some(rhythm) if life.left == 0 => {
                 let sleep = self.random.within(rhythm.sleep.clone());

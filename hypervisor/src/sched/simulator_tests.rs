@@ -62,6 +62,28 @@ fn who_yields_has_another_turn_before_a_slice_ends() {
     assert!((hogs[1] / hogs[0] - 1.0).abs() < 0.02, "{hogs:?}");
 }
 
+/// Of a domain with one that spins and one that it spins for, the second has what the domain is due, which is no more than without.
+#[test]
+fn who_spins_leaves_its_place_to_who_it_spins_for() {
+    // On two CPUs some spin while it runs. By plain yields it has an eighth of all.
+    for (cpus, least) in [(1, 0.45), (2, 0.35)] {
+        let mut simulator = hogs(cpus, &[256; 4], 1);
+        let share = Arc::new(Share::new());
+        let holder = simulator.add_to(share.clone(), None);
+        let spinners = [0; 3].map(|_| simulator.add_to(share.clone(), rhythm(10_000..30_000, 0..0)));
+        simulator.run(SECOND);
+        simulator.restart();
+        simulator.run(10 * SECOND);
+        let used = |job| used(&simulator, [job], 10 * SECOND)[0] / f64::from(cpus);
+        let spun: f64 = spinners.map(used).iter().sum();
+        assert!(used(holder) > least, "{} {spun}", used(holder));
+        assert!(used(holder) + spun < 0.52, "{} {spun}", used(holder));
+        for hog in 0..4 {
+            assert!((used(hog) - 0.125).abs() < 0.005, "{}", used(hog));
+        }
+    }
+}
+
 #[test]
 fn alone_there_are_no_ticks() {
     let simulator = hogs(4, &[256; 4], 60);

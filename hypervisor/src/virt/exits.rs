@@ -104,7 +104,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::Io(access) => complete(running, |running| ports::access(running, access)),
         Exit::NestedFault(fault) => mmio::nested_fault(running, fault),
         Exit::Halt => complete(running, halt),
-        Exit::Pause => sched::yield_now(running.vcpu),
+        Exit::Pause => sched::yield_to_sibling(running.vcpu, running.domain),
         Exit::CrWrite { cr, value } => {
             complete(running, |running| msr::write_control_register(running, cr, value))
         }

@@ -342,6 +342,7 @@ impl<T: Task> Scheduler<T> {
                 if let Some(core) = &mut core {
                     core.enter(entity.owner());
                 }
+                entity.spun.store(false, Relaxed);
                 entity.runs_on(here, now);
                 // Who is behind and waits has yielded: as on credit2 it is not to pay for that with a slice.
                 let yielded = queue
@@ -414,6 +415,47 @@ impl<T: Task> Scheduler<T> {
             task.entity().yielding.store(true, SeqCst);
         }
         others
+    }
+
+    /// As [`Scheduler::yields`], for one that spins until another task of its domain has run: of `siblings`, which are those tasks, one that waits for this CPU
+    /// takes its place in the order, and it takes that one's. So the domain has what it would have had, and spends it on who can use it.
+    pub fn yields_to<'a>(&self, task: &T, here: u32, now: u64, siblings: impl Iterator<Item = &'a T>) -> bool
+    where
+        T: 'a,
+    {
+        let (Some(cpu), Some(group)) = (self.cpu(here), self.group(here)) else {
+            return false;
+        };
+        if !self.yields(task, here) {
+            return false;
+        }
+        let waits_here = |entity: &Entity| {
+            entity.waits()
+                && entity.cpu() / self.size == group.number
+                && entity.hard.contains(here)
+                && !entity.urgent.load(Relaxed)
+        };
+        // Who waits because it has spun is the last that one would spin for.
+        let heir = siblings
+            .filter(|sibling| waits_here(sibling.entity()))
+            .min_by_key(|sibling| {
+                let entity = sibling.entity();
+                (entity.spun.load(Relaxed), entity.time.load(SeqCst))
+            });
+        if let (Some(heir), Some(own)) = (heir, cpu.time_at(now)) {
+            group.with(|queue| {
+                let theirs = heir.entity().time.load(SeqCst);
+                if waits_here(heir.entity()) && theirs > own {
+                    queue.remove(heir);
+                    heir.entity().time.store(own, SeqCst);
+                    queue.push(heir, own);
+                    task.entity().time.fetch_add(theirs - own, SeqCst);
+                    cpu.time.fetch_add(theirs - own, SeqCst);
+                }
+            });
+        }
+        task.entity().spun.store(true, Relaxed);
+        true
     }
 
     /// [`Entity::hard`] has changed: `task` leaves where it may not be any more.
