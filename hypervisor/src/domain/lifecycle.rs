@@ -86,6 +86,8 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             shutdown: AtomicU32::new(NOT_SHUT_DOWN),
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             toolstack_pauses: AtomicU32::new(1),
+            paused_since: AtomicU64::new(0),
+            paused_for: AtomicU64::new(0),
             pausing: Mutex::new(Rank::Pausing, ()),
             pollers: AtomicU32::new(0),
             wall_clock: Mutex::new(Rank::Areas, ()),

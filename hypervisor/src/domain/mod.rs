@@ -25,7 +25,7 @@ use abi::{Errno, Layout};
 use crate::arch::{CpuMode, GuestCpu, NestedFormat};
 use crate::event::EventChannels;
 use crate::grant::{self, GrantTable};
-use crate::hw::time::wall_clock_base;
+use crate::hw::time::{clock, tsc, wall_clock_base};
 use crate::hypercall::console_io::LogLine;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
@@ -132,6 +132,10 @@ pub struct Domain {
     /// SCHEDOP_shutdown_code.
     shutdown_code: AtomicU32,
     toolstack_pauses: AtomicU32,
+    /// The machine's TSC when the first of these had stopped all vCPUs; 0: they have not begun to run yet.
+    paused_since: AtomicU64,
+    /// How long it has been paused in all, in nanoseconds: see [`Vcpu::system_time`].
+    paused_for: AtomicU64,
     /// Held by who pauses all vCPUs for longer than a call, or unpauses them: none is unpaused before it was paused.
     pausing: Mutex<()>,
     pollers: AtomicU32,
@@ -252,7 +256,7 @@ impl Domain {
             Layout::X86_64 => (3072, 3076, 3080, 3084),
             Layout::I386 => (2304, 2308, 2312, 2340),
         };
-        let base = wall_clock_base();
+        let base = wall_clock_base().wrapping_add(self.paused_for.load(Ordering::SeqCst));
         let (seconds, nanoseconds) = (base / 1_000_000_000, base % 1_000_000_000);
         let put = |at, value| self.shared_info.u32_at(at).store(value, Ordering::SeqCst);
         // The version is odd while the rest is being written.
@@ -287,27 +291,51 @@ impl Domain {
         self.toolstack_pauses.load(Ordering::SeqCst) != 0
     }
 
-    /// Pause all vCPUs; pauses add up. Returns when none of them runs.
+    /// Pause all vCPUs, for which time stands still; pauses add up. Returns when none of them runs.
     pub fn pause(&self) {
-        {
+        let first = {
             let _turn = self.pausing.lock();
-            self.toolstack_pauses.fetch_add(1, Ordering::SeqCst);
             self.vcpus().iter().for_each(Vcpu::pause);
-        }
+            self.toolstack_pauses.fetch_add(1, Ordering::SeqCst) == 0
+        };
         self.vcpus().iter().for_each(|vcpu| vcpu.wait_until_stopped());
+        if first {
+            self.paused_since.store(tsc(), Ordering::SeqCst);
+        }
     }
 
-    /// Undo one [`Domain::pause`].
+    /// Undo one [`Domain::pause`]. Domctls come one at a time: what was paused has stopped.
     ///
     /// # Errors
     /// `EINVAL`: it is not paused.
     pub fn unpause(&self) -> Result<(), Errno> {
         let _turn = self.pausing.lock();
-        self.toolstack_pauses
+        let pauses = self
+            .toolstack_pauses
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1))
             .map_err(|_| Errno::EINVAL)?;
+        if pauses == 1 {
+            self.skip_time();
+        }
         self.vcpus().iter().for_each(Vcpu::unpause);
         Ok(())
+    }
+
+    /// The time for which it was paused has not passed for it; but it had passed for others, so the wall clock that it is told is right again.
+    fn skip_time(&self) {
+        let (since, until) = (self.paused_since.swap(0, Ordering::SeqCst), tsc());
+        if since == 0 {
+            return;
+        }
+        let paused = clock()
+            .nanoseconds(until)
+            .saturating_sub(clock().nanoseconds(since));
+        self.paused_for.fetch_add(paused, Ordering::SeqCst);
+        self.publish_wall_clock();
+        for vcpu in self.vcpus() {
+            vcpu.skip_time(until.wrapping_sub(since), paused);
+            self.publish_time(vcpu);
+        }
     }
 
     /// Do something while none of its vCPUs runs. It is not the caller's own domain.

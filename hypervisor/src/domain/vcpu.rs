@@ -15,6 +15,7 @@ use super::wakeup::{Effects, Wakeup};
 pub use super::wakeup::{Hold, Request};
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
+use crate::hw::time::now_ns;
 use crate::mm::guest::WalkCache;
 use crate::sched::{self, Entity, Share, Traces};
 use crate::sync::{Mutex, Rank};
@@ -51,6 +52,8 @@ pub struct Vcpu {
     pub apic: SharedLapic,
     /// Added to the machine's TSC to give the guest's.
     pub tsc_offset: AtomicU64,
+    /// How long its domain has been paused, in nanoseconds: by so much its system time is behind the machine's.
+    behind: AtomicU64,
     /// Where events for this vCPU are signalled.
     pub events: VcpuEvents,
     /// Memory that it shares with the guest.
@@ -119,6 +122,16 @@ impl VcpuTimers {
         .fold(NEVER, u64::min)
     }
 
+    /// What the guest waits for comes `by` nanoseconds later. (What it is allowed of CPUs goes by the machine's time.)
+    fn put_off(&self, by: u64) {
+        let own = [&self.singleshot, &self.periodic, &self.lapic, &self.poll];
+        for deadline in own.into_iter().chain(&self.watchdogs) {
+            let _ = deadline.fetch_update(SeqCst, SeqCst, |then| {
+                (then != NEVER).then(|| then.saturating_add(by))
+            });
+        }
+    }
+
     /// Is a watchdog's time over at `now`? It is gone then.
     fn take_watchdog(&self, now: u64) -> bool {
         self.watchdogs.iter().any(|dog| {
@@ -155,6 +168,7 @@ impl Vcpu {
             polled: AtomicU32::new(0),
             apic,
             tsc_offset: AtomicU64::new(tsc_offset),
+            behind: AtomicU64::new(0),
             events: VcpuEvents::new(),
             areas: Areas::new(),
             initialised: AtomicBool::new(false),
@@ -189,6 +203,37 @@ impl Vcpu {
     /// The private half, for the run loop.
     pub(crate) fn private(&self) -> &Mutex<Private> {
         &self.private
+    }
+
+    // ---- its time ----
+
+    /// System time as the guest has it, in nanoseconds, when it is `now` for the machine.
+    pub fn system_time_at(&self, now: u64) -> u64 {
+        now.wrapping_sub(self.behind.load(SeqCst))
+    }
+
+    /// System time as the guest has it, in nanoseconds.
+    pub fn system_time(&self) -> u64 {
+        self.system_time_at(now_ns())
+    }
+
+    /// When it is `time` for the guest, in the machine's system time; [`NEVER`] stays that.
+    pub fn machine_time(&self, time: u64) -> u64 {
+        time.saturating_add(self.behind.load(SeqCst))
+    }
+
+    /// It was stopped, with its whole domain, for so many `ticks` of the machine's TSC, which are `paused` nanoseconds: for the guest no time has passed. It
+    /// still is stopped; the caller publishes its clock.
+    pub(super) fn skip_time(self: &Arc<Self>, ticks: u64, paused: u64) {
+        self.behind.fetch_add(paused, SeqCst);
+        self.timers.put_off(paused);
+        self.with_private(|private| {
+            let offset = self.tsc_offset.load(SeqCst).wrapping_sub(ticks);
+            self.tsc_offset.store(offset, SeqCst);
+            private.cpu.as_dyn().set_tsc_offset(offset);
+            private.lapic.put_off_timer(paused);
+        });
+        sched::timers_changed(self);
     }
 
     // ---- requests ----
@@ -373,7 +418,9 @@ impl Vcpu {
             self.unpark();
         }
         self.request(Request::TIMER);
-        if self.timers.take_watchdog(now)
+        // One that is paused sees to it afterwards, when it has been put off.
+        if !self.paused()
+            && self.timers.take_watchdog(now)
             && let Some(domain) = self.domain()
         {
             log::warn!("{}: its watchdog was not put off in time", domain.id);

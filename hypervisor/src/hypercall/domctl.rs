@@ -102,7 +102,7 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         }
         XEN_DOMCTL_GETTSCINFO => {
             let clock = crate::hw::time::clock();
-            let elapsed_nsec = crate::hw::time::now_ns();
+            let elapsed_nsec = domain.vcpu(VcpuId(0)).map_or(0, |vcpu| vcpu.system_time());
             u.set(&DomctlTscInfo {
                 tsc_mode: TSC_MODE_NEVER_EMULATE,
                 gtsc_khz: clock.khz(),

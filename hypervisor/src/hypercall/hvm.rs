@@ -40,7 +40,7 @@ pub(super) fn hvm_op(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome 
         HVMOP_GET_TIME => caller.write(
             at,
             &HvmGetTime {
-                now: crate::hw::time::now_ns(),
+                now: caller.vcpu.system_time(),
             },
         )?,
         HVMOP_GET_MEM_TYPE => get_mem_type(caller, at)?,

@@ -78,10 +78,9 @@ fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Res
         caller.domain.events.get(*port)?;
     }
     let single = if let [port] = ports { Some(*port) } else { None };
-    let deadline = if request.timeout == 0 {
-        NEVER
-    } else {
-        request.timeout
+    let deadline = match request.timeout {
+        0 => NEVER,
+        timeout => caller.vcpu.machine_time(timeout),
     };
     caller.domain.note_poller();
     caller.vcpu.settle_callback();

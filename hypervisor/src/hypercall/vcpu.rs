@@ -43,7 +43,7 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, command: u64, id: u64, at: u64) -
             caller.domain.vcpu_went_down();
         }
         VCPUOP_IS_UP => return Ok(u64::from(!vcpu.held_by(Hold::DOWN))),
-        VCPUOP_GET_RUNSTATE_INFO => caller.write(at, &vcpu.areas.runstate(now_ns()))?,
+        VCPUOP_GET_RUNSTATE_INFO => caller.write(at, &vcpu.areas.runstate(vcpu.system_time()))?,
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let area: VcpuRegisterRunstateMemoryArea = caller.read(at)?;
             // The layout is that of the domain's shared memory, whatever the mode of this call.
@@ -53,7 +53,7 @@ pub(super) fn vcpu_op(caller: &mut Caller<'_>, command: u64, id: u64, at: u64) -
                 Layout::I386 => pin::<CompatVcpuRunstateInfo>(caller, area.addr.cast())?,
             };
             vcpu.areas
-                .register_runstate(range.map(|range| (range, layout)), now_ns());
+                .register_runstate(range.map(|range| (range, layout)), vcpu.system_time());
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
             let area: VcpuRegisterTimeMemoryArea = caller.read(at)?;
@@ -284,16 +284,20 @@ fn set_periodic(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<()
 fn set_singleshot(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Errno> {
     require_own(caller, vcpu)?;
     let request: VcpuSetSingleshotTimer = caller.read(at)?;
-    if request.flags & VCPU_SSHOTTMR_FUTURE != 0 && request.timeout_abs_ns < now_ns() {
+    if request.flags & VCPU_SSHOTTMR_FUTURE != 0 && request.timeout_abs_ns < vcpu.system_time() {
         return Err(Errno::ETIME);
     }
-    set(vcpu, &vcpu.timers.singleshot, request.timeout_abs_ns);
+    let deadline = vcpu.machine_time(request.timeout_abs_ns);
+    set(vcpu, &vcpu.timers.singleshot, deadline);
     Ok(())
 }
 
 /// The older way to set the one-shot timer: the deadline is the argument, 0 stops it.
 pub(super) fn set_timer_op(caller: &mut Caller<'_>, deadline: u64) -> Outcome {
-    let deadline = if deadline == 0 { NEVER } else { deadline };
+    let deadline = match deadline {
+        0 => NEVER,
+        deadline => caller.vcpu.machine_time(deadline),
+    };
     set(caller.vcpu, &caller.vcpu.timers.singleshot, deadline);
     Ok(0)
 }

@@ -180,7 +180,7 @@ impl Task for Arc<Vcpu> {
             State::Stopped if self.held_by(Hold::BLOCKED | Hold::POLLING) => RUNSTATE_BLOCKED,
             State::Stopped => RUNSTATE_OFFLINE,
         };
-        self.areas.change_state(state, now);
+        self.areas.change_state(state, self.system_time_at(now));
     }
 }
 

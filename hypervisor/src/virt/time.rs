@@ -2,7 +2,8 @@
 //!
 //! System time is nanoseconds since Oxen started, a fixed linear function of the machine's TSC. The guest gets that very function (its offset
 //! included) in `vcpu_time_info`, written once for each place where that is registered: both sides compute the same numbers for ever, without drift or
-//! steps, and no entry has to update anything.
+//! steps, and no entry has to update anything. While its domain is paused all of a guest's clocks stand still, as on KVM: it sees no gap in which its watchdogs
+//! would have barked. They are behind the machine's from then on, and what the guest is told is written anew.
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -19,7 +20,7 @@ pub fn time_info(vcpu: &Vcpu) -> VcpuTimeInfo {
     let clock = hw::time::clock();
     VcpuTimeInfo {
         tsc_timestamp: clock.tsc_base.wrapping_add(vcpu.tsc_offset.load(SeqCst)),
-        system_time: 0,
+        system_time: vcpu.system_time_at(0),
         tsc_to_system_mul: clock.mul,
         tsc_shift: clock.shift,
         flags: abi::shared_info::XEN_PVCLOCK_TSC_STABLE_BIT,

@@ -1,6 +1,7 @@
 //! The stock Debian kernel as domU, used over its console like a person would.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -106,6 +107,7 @@ fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
 
     shim.detach()?;
     shim.wait_for("debian", true)?;
+    pause(&mut shim)?;
     to_shell(&mut shim, "debian")?;
 
     shim.console.type_line("reboot")?;
@@ -116,6 +118,55 @@ fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.console.type_line("console debian")?;
     log_in(shim.console)?;
     power_off(&mut shim, "debian")
+}
+
+/// How long ago `debian` was started, in seconds, by dom0's clock.
+fn age(shim: &mut Shim<'_>) -> Result<u64> {
+    let said = shim.command("uptime debian")?;
+    let row = said.lines().find(|line| line.starts_with("debian "));
+    let time = row.and_then(|row| row.split_whitespace().last());
+    time.and_then(|time| {
+        time.split(':')
+            .try_fold(0, |sum, part| Some(sum * 60 + part.parse::<u64>().ok()?))
+    })
+    .with_context(|| format!("uptime debian: {said}"))
+}
+
+/// While the domU is paused its clock stands still, and it does not see that dom0's went on.
+fn pause(shim: &mut Shim<'_>) -> Result<()> {
+    const PAUSE: u64 = 10;
+    /// What the domU's clock may go on more while nothing is paused: both count whole seconds.
+    const SLACK: u64 = 2;
+    let uptime = |shim: &mut Shim<'_>| -> Result<u64> {
+        to_shell(shim, "debian")?;
+        let said = shell(shim.console, "sleep 1; echo up $(cut -d. -f1 /proc/uptime) s")?;
+        let number = said
+            .lines()
+            .find_map(|line| line.strip_prefix("up ")?.strip_suffix(" s"));
+        let number = number.and_then(|number| number.parse().ok());
+        shim.detach()?;
+        number.with_context(|| format!("/proc/uptime: {said}"))
+    };
+    let before = age(shim)?;
+    let own = uptime(shim)?;
+    shim.command("pause debian")?;
+    let paused = age(shim)?;
+    while age(shim)? < paused + PAUSE {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    shim.command("unpause debian")?;
+    let (own, all) = (uptime(shim)? - own, age(shim)? - before);
+    ensure!(
+        own + PAUSE <= all + SLACK,
+        "{own} s by its own clock of {all} s, of which it was paused for {PAUSE} s"
+    );
+    to_shell(shim, "debian")?;
+    let complaints = shell(
+        shim.console,
+        "dmesg | grep -ciE 'soft lockup|detected stalls|unstable|backwards'",
+    )?;
+    ensure!(complaints.contains("\n0\n"), "dmesg: {complaints}");
+    shim.detach()
 }
 
 /// Two at once; one is destroyed, the other lives.

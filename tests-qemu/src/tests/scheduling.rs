@@ -70,15 +70,16 @@ fn shares(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     ensure!(table.contains("Cpupool Pool-0: ratelimit=1000us"), "{table}");
     settles(&mut shim, "weights 256 and 512", 1.0 / 3.0)?;
 
+    // Without it, a would have two thirds.
     shim.command("sched-credit2 -d b -w 256")?;
-    shim.command("sched-credit2 -d a -c 25")?;
+    shim.command("sched-credit2 -d a -w 512 -c 50")?;
     let row = shim.command("sched-credit2 -d a")?;
     let fields = |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
     ensure!(
-        row.lines().any(|line| fields(line) == ["a", "1", "256", "25"]),
+        row.lines().any(|line| fields(line) == ["a", "1", "512", "50"]),
         "sched-credit2 -d a: {row}"
     );
-    settles(&mut shim, "a cap of 25", 0.25)?;
+    settles(&mut shim, "a cap of 50", 0.5)?;
 
     for (command, sentence) in [
         ("sched-credit2 -w 5", "Must specify a domain."),

@@ -5,11 +5,13 @@ use abi::event_channel::*;
 use abi::hvm::*;
 use abi::hypercall::*;
 use abi::sched::*;
+use abi::shared_info::VcpuTimeInfo;
 use abi::vcpu::*;
 use abi::{Errno, GuestHandle};
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::domain::vcpu::{Hold, NEVER, Request};
+use crate::hw::time::{TEST_TSC, tsc};
 use crate::hypercall::testing::{ARG, BAD, LIST, World};
 use crate::types::VcpuId;
 
@@ -229,6 +231,68 @@ fn timers() {
     }
 }
 
+/// The machine's clock on the host ticks once a nanosecond.
+#[test]
+fn time_stands_still_while_paused() {
+    const PAUSED: u64 = 1 << 33;
+    let mut guest = World::new();
+    let domain = guest.domain.clone();
+    let vcpu = domain.vcpu(VcpuId(0)).expect("vcpu").clone();
+    let pass = |time| drop(TEST_TSC.fetch_add(time, SeqCst));
+    let tsc = || tsc().wrapping_add(vcpu.tsc_offset.load(SeqCst));
+    // What the guest computes from its clock (xen public xen.h, vcpu_time_info), and from that the time of day.
+    let clock = |guest: &World| {
+        let info: VcpuTimeInfo = guest.get(0x6000 + 32);
+        assert_eq!((info.tsc_to_system_mul, info.tsc_shift), (1 << 31, 1));
+        let now = tsc()
+            .wrapping_sub(info.tsc_timestamp)
+            .wrapping_add(info.system_time);
+        assert_eq!(now, vcpu.system_time());
+        let word = |at| u64::from(domain.shared_info.u32_at(at).load(SeqCst));
+        (now, word(3076) * 1_000_000_000 + word(3080) + now)
+    };
+    pass(1 << 20);
+    guest.put(
+        ARG,
+        &VcpuRegisterVcpuInfo {
+            mfn: 6,
+            ..Default::default()
+        },
+    );
+    assert_eq!(
+        guest.call(VCPU, &[VCPUOP_REGISTER_VCPU_INFO.into(), 0, ARG]),
+        Ok(0)
+    );
+    assert_eq!(guest.call(HYPERVISOR_SET_TIMER_OP, &[1 << 40]), Ok(0));
+    vcpu.timers.watchdogs[1].store(1 << 41, SeqCst);
+    domain.unpause().expect("it was created paused");
+    assert_eq!(domain.unpause(), Err(Errno::EINVAL));
+    let (system, of_day) = clock(&guest);
+    for _ in 0..2 {
+        let ticks = tsc();
+        domain.pause();
+        pass(PAUSED / 4);
+        domain.pause();
+        pass(PAUSED / 4);
+        assert_eq!(domain.unpause(), Ok(()));
+        assert_eq!(domain.unpause(), Ok(()));
+        assert_eq!(tsc(), ticks);
+    }
+    let (later, of_that_day) = clock(&guest);
+    assert_eq!((later, of_that_day), (system, of_day + PAUSED));
+    let timers = &vcpu.timers;
+    assert_eq!(timers.singleshot.load(SeqCst), (1 << 40) + PAUSED);
+    assert_eq!(timers.watchdogs[1].load(SeqCst), (1 << 41) + PAUSED);
+    assert_eq!(
+        (timers.lapic.load(SeqCst), timers.poll.load(SeqCst)),
+        (NEVER, NEVER)
+    );
+    pass(1000);
+    assert_eq!(clock(&guest), (system + 1000, of_day + PAUSED + 1000));
+    assert_eq!(guest.call(HYPERVISOR_SET_TIMER_OP, &[77]), Ok(0));
+    assert_eq!(timers.singleshot.load(SeqCst), 77 + PAUSED);
+}
+
 #[test]
 fn up_and_down() {
     let mut guest = World::new();
@@ -429,6 +493,9 @@ fn watchdogs() {
     let first = vcpu.timers.next();
     assert_eq!(set(&mut guest, 1, 100), Ok(0));
     assert!(vcpu.timers.next() > first, "put off");
+    vcpu.deadline_passed(vcpu.timers.next());
+    assert_eq!(guest.domain.shutdown_reason(), None, "it is paused");
+    guest.domain.unpause().expect("it was created paused");
     vcpu.deadline_passed(vcpu.timers.next() - 1);
     assert_eq!(guest.domain.shutdown_reason(), None);
     assert_eq!(set(&mut guest, 2, 0), Ok(0));

@@ -112,6 +112,11 @@ impl Lapic {
         lapic
     }
 
+    /// It was stopped for so many nanoseconds, of which its timer takes no notice.
+    pub fn put_off_timer(&mut self, by: u64) {
+        self.timer.put_off(by);
+    }
+
     /// Registers as after INIT or a reset (SDM 3A, 11.4.7.1): all but IA32_APIC_BASE.
     pub(super) fn reset(&mut self, page: &ApicPage) {
         (self.enabled, self.errors, self.timer) = (false, 0, Timer::default());

@@ -45,6 +45,11 @@ impl Timer {
         u64::from(self.initial) * BUS_CYCLE * self.divider()
     }
 
+    /// It was stopped for so many nanoseconds.
+    pub(super) fn put_off(&mut self, by: u64) {
+        self.start = self.start.wrapping_add(by);
+    }
+
     /// Counts down to 0, then stays there (one-shot) or begins again.
     pub(super) fn current_count(&self, now: u64) -> u32 {
         let period = self.period();
