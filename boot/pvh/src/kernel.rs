@@ -262,6 +262,11 @@ impl Found {
 }
 
 impl Kernel<'_> {
+    /// The ELF file, unpacked.
+    pub fn elf(&self) -> &[u8] {
+        &self.elf
+    }
+
     /// The bytes that the file has for `segment`, which must be of this kernel.
     pub fn bytes(&self, segment: &Segment) -> &[u8] {
         self.elf.get(segment.file.clone()).unwrap_or_default()

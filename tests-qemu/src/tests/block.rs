@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::guests::verdict;
-use super::shim::{Shim, archive};
+use super::shim::{Shim, archive, boot_archive_with};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
@@ -43,17 +43,8 @@ pub fn tests() -> Vec<Test> {
 fn fio(bench: &mut Bench, machine: Machine) -> Result<()> {
     // Each round writes the file in random order and reads it: 1 GiB in all.
     let (disk, file, rounds) = ("96M", "64m", 8);
-    let scratch = bench.scratch();
-    let tree = scratch.join("archive");
-    std::fs::create_dir(&tree)?;
-    let unpacked = Command::new("cpio")
-        .args(["--quiet", "--extract", "--make-directories"])
-        .current_dir(&tree)
-        .stdin(File::open(outputs::output("boot-archive.cpio")?)?)
-        .status()?;
-    ensure!(unpacked.success(), "cpio: {unpacked}");
     let tools = std::fs::read(outputs::output("test-tools.img")?)?;
-    let archive = archive(&scratch, &[("tools.img", tools)])?;
+    let archive = boot_archive_with(&bench.scratch(), &[("tools.img", tools)])?;
     let shim = Shim::start(bench, machine, archive)?;
     shim.console.type_line(&format!(
         "create -c /etc/oxen/debian.cfg disk=[\"ram:{disk},xvda,w\",\"/tools.img,raw,xvdb,r\"]"

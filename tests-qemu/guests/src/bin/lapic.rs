@@ -323,11 +323,11 @@ impl Apic {
         // In units of 10 ns.
         self.set(cpu::APIC_INITIAL, (5 * MS / 10) as u32);
         let (before, end) = (interrupts::count(SELF), time::now() + 20 * MS);
-        cpu::write_cr8(15);
+        cpu::set_cr8(15);
         self.send(TO_SELF | u32::from(SELF), 0);
         interrupts::enabled(|| ());
         // By hardware, this needs no exit: it waits in the guest.
-        cpu::write_cr8(0);
+        cpu::set_cr8(0);
         // Without PAUSE, by which it might exit.
         while time::now() < end {}
         let meanwhile = interrupts::count(SELF) - before;
