@@ -179,6 +179,8 @@ pub struct CommandLine<'a> {
     pub dom0_mem: Dom0Memory,
     /// `dom0_max_vcpus=`: at least, at most.
     pub dom0_max_vcpus: Option<(u32, u32)>,
+    /// `dom0_vcpus_pin`: each of dom0's vCPUs stays on the CPU of its number.
+    pub dom0_vcpus_pin: bool,
     /// `maxcpus=`: how many CPUs are used.
     pub max_cpus: u32,
     /// `watchdog` and `watchdog_timeout=`: seconds after which a CPU that stands still makes the machine panic.
@@ -217,6 +219,7 @@ impl Default for CommandLine<'_> {
             },
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: None,
+            dom0_vcpus_pin: false,
             max_cpus: u32::MAX,
             watchdog: None,
             watchdog_timeout: 5,
@@ -294,6 +297,11 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "dom0_max_vcpus",
         "NUMBER or MIN-MAX",
         Action::Value(dom0_max_vcpus),
+    ),
+    (
+        "dom0_vcpus_pin",
+        "a boolean",
+        Action::Flag(|line, value| line.dom0_vcpus_pin = value),
     ),
     (
         "maxcpus",

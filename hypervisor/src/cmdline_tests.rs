@@ -74,6 +74,7 @@ fn watchdogs_and_resets() {
     assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
     assert_eq!(parse("crash_test=hang").crash_test, Some(CrashTest::Hang));
     assert_eq!(parse("crash_test=burn").crash_test, None);
+    assert!(!parse("").dom0_vcpus_pin && parse("dom0_vcpus_pin").dom0_vcpus_pin);
     assert!(parse("").apicv && !parse("apicv=0").apicv && !parse("no-apicv").apicv);
     assert!(!parse("").mwait_idle && parse("mwait-idle").mwait_idle);
 }

@@ -114,6 +114,9 @@ fn build_dom0(host: &Machine) {
     match dom0.build() {
         Ok(domain) => {
             free_modules(&host.modules);
+            if options.dom0_vcpus_pin {
+                sched::pool::pin_each(&domain);
+            }
             dom0::start(&domain);
         }
         Err(error) => stop(format_args!("dom0 cannot be built: {error}")),

@@ -13,7 +13,7 @@ use guest_rt::hypercall::{domctl, sysctl};
 use guest_rt::println;
 
 use super::Host;
-use super::shell::{all_domains, find, name_of};
+use super::shell::{all_domains, find_any, name_of};
 
 fn failed(what: &str) -> impl Fn(Errno) -> String {
     move |error| format!("{what}: {error}")
@@ -162,7 +162,7 @@ pub fn sched_credit2(host: &Host, words: &[&str]) -> Result<(), String> {
         return sysctl::set_rate_limit(scheduler, limit)
             .map_err(|error| format!("a rate limit of {limit} us: {error}; it is 0, or 100 to 500000"));
     }
-    let only = options.domain.map(|which| find(host, which)).transpose()?;
+    let only = options.domain.map(|which| find_any(host, which)).transpose()?;
     let of = |domain| domctl::scheduling(domain, scheduler).map_err(failed("scheduler_op"));
     if let Some(domain) = only
         && (options.weight.is_some() || options.cap.is_some())

@@ -134,16 +134,16 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::Pause, [which]) => answer(domctl::pause(find(host, which)?)),
         (Command::Unpause, [which]) => answer(domctl::unpause(find(host, which)?)),
         (Command::Domid, [which]) => {
-            println!("{}", find(host, which)?);
+            println!("{}", find_any(host, which)?);
             Ok(())
         }
         (Command::Domname, [which]) => domain_name(host, which),
         (Command::VcpuList, which) => {
-            let only = which.first().map(|which| find(host, which)).transpose()?;
+            let only = which.first().map(|which| find_any(host, which)).transpose()?;
             scheduling::vcpu_list(host, only)
         }
         (Command::VcpuPin, [which, vcpu, hard, soft @ ..]) => {
-            scheduling::vcpu_pin(find(host, which)?, vcpu, hard, soft.first().copied())
+            scheduling::vcpu_pin(find_any(host, which)?, vcpu, hard, soft.first().copied())
         }
         (Command::VcpuSet, words) => resize::vcpu_set(host, words),
         (Command::MemSet, [which, size]) => resize::mem_set(host, find(host, which)?, size),
@@ -209,6 +209,14 @@ pub(super) fn find(host: &Host, which: &str) -> Result<Domid, String> {
     }
 }
 
+/// As [`find`], for what can be asked and done of this domain, too.
+pub(super) fn find_any(host: &Host, which: &str) -> Result<Domid, String> {
+    match which {
+        "0" | DOM0_NAME => Ok(0),
+        which => find(host, which),
+    }
+}
+
 fn find_all(host: &Host, which: &[&str]) -> Result<Vec<Domid>, String> {
     which.iter().map(|which| find(host, which)).collect()
 }
@@ -246,7 +254,7 @@ pub(super) fn name_of(host: &Host, domain: Domid) -> String {
 }
 
 fn list(host: &Host, which: Option<&str>) -> Result<(), String> {
-    let only = which.map(|which| find(host, which)).transpose()?;
+    let only = which.map(|which| find_any(host, which)).transpose()?;
     println!("{LIST_HEAD}");
     for info in all_domains()?
         .iter()
@@ -383,10 +391,10 @@ fn block_list(host: &Host, domains: &[&str]) -> Result<(), String> {
 }
 
 fn show_uptime(host: &Host, which: Option<&str>) -> Result<(), String> {
-    let only = which.map(|which| find(host, which)).transpose()?;
+    let only = which.map(|which| find_any(host, which)).transpose()?;
     let now = time::now();
     println!("{:<33} {:>4} Uptime", "Name", "ID");
-    if only.is_none() {
+    if only.is_none_or(|only| only == 0) {
         println!("{DOM0_NAME:<33} {:>4} {}", 0, uptime(now / 1_000_000_000));
     }
     for (domain, name) in host.domains.list() {

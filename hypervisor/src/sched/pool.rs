@@ -238,6 +238,16 @@ impl Pools {
     }
 }
 
+/// Let each vCPU of a domain run on the CPU of its number only (`dom0_vcpus_pin`); where there are more of them than CPUs, it goes round.
+pub fn pin_each(domain: &Domain) {
+    let (pools, cpus) = (pools(), cpu_count() as u32);
+    for vcpu in domain.vcpus() {
+        vcpu.entity.affinity.set(|cpu| cpu == vcpu.id.0 % cpus);
+        pools.apply(&vcpu.entity);
+        super::affinity_changed(vcpu);
+    }
+}
+
 /// Let a vCPU run on one CPU only, whatever its affinity; `None`: end that.
 ///
 /// # Errors

@@ -45,6 +45,13 @@ pub fn tests() -> Vec<Test> {
             run_with_defects(bench, machine, "moves", moves, &[])
         }));
     }
+    // How long, by which port of the PM timer. Bochs lets idle time pass more slowly.
+    for (vehicle, arguments) in [(Vehicle::Svm, "3600 1544"), (Vehicle::Vmx, "300 45064")] {
+        tests.push(test("an hour of seconds", vehicle, move |bench, mut machine| {
+            machine.icount = vehicle == Vehicle::Svm;
+            run_with_defects(bench, machine, "hour", arguments, &[])
+        }));
+    }
     for (vehicle, defects, arguments) in EXITS {
         tests.push(test("exits", vehicle, move |bench, machine| {
             run_with_defects(bench, machine, "exits", arguments, defects)

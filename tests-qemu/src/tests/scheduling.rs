@@ -99,10 +99,22 @@ fn shares(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// A vCPU goes where it is told, and the list says so.
+/// A vCPU goes where it is told, and the list says so; dom0's have been where they are since the start.
 fn pins(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.cpus = 2;
+    machine.command_line += " dom0_vcpus_pin";
     let mut shim = spinning(bench, machine)?;
+    let list = shim.command("vcpu-list Domain-0")?;
+    for cpu in 0..2 {
+        let pinned = list
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut pinned = pinned.filter(|row| row.get(2) == Some(&&*cpu.to_string()));
+        ensure!(
+            pinned.any(|row| row.ends_with(&[&cpu.to_string(), "/", "all"])),
+            "{list}"
+        );
+    }
     shim.command("create spin name='a' cpus='1'")?;
     let row = |shim: &mut Shim| -> Result<String> {
         let list = shim.command("vcpu-list a")?;

@@ -1,0 +1,102 @@
+//! A dom0 that waits for long, second by second: Xen's clock beside the machine's, and a periodic timer's ticks beside both.
+#![no_std]
+#![no_main]
+// UNSAFETY: a hypercall.
+#![expect(unsafe_code, reason = "a hypercall")]
+
+extern crate alloc;
+
+use alloc::format;
+
+use abi::event_channel::VIRQ_TIMER;
+use abi::hypercall::HYPERVISOR_VCPU_OP;
+use abi::vcpu::{VCPUOP_SET_PERIODIC_TIMER, VcpuSetPeriodicTimer};
+use guest_rt::hypercall::event_channel;
+use guest_rt::start_info::StartInfo;
+use guest_rt::{event, time};
+use guests::report::Report;
+use guests::{cpu, interrupts};
+
+guest_rt::main!(main);
+
+const SECOND: u64 = 1_000_000_000;
+/// Frequency of the power-management timer, and the bits that it has at least (ACPI 6.5, 4.8.3.3).
+const PM_HZ: u64 = 3_579_545;
+const PM_BITS: u32 = 0x00ff_ffff;
+/// How far the clocks may be apart, of a million: what the TSC's calibration at the start leaves.
+const APART: u64 = 20;
+/// How late a tick may be seen, in nanoseconds.
+const LATE: u64 = 10_000_000;
+
+/// The machine's power-management timer, read often enough that it does not come round in between.
+struct PmTimer {
+    port: u16,
+    last: u32,
+    ticks: u64,
+}
+
+impl PmTimer {
+    fn new(port: u16) -> Self {
+        let last = cpu::in32(port);
+        Self { port, last, ticks: 0 }
+    }
+
+    /// Nanoseconds since it was made.
+    fn elapsed(&mut self) -> u64 {
+        let now = cpu::in32(self.port);
+        self.ticks += u64::from(now.wrapping_sub(self.last) & PM_BITS);
+        self.last = now;
+        (u128::from(self.ticks) * u128::from(SECOND) / u128::from(PM_HZ)) as u64
+    }
+}
+
+/// Command line: the number of seconds, and the PM timer's port.
+fn main(info: StartInfo) -> ! {
+    cpu::init();
+    let mut report = Report::default();
+    let mut numbers = info.command_line().split_whitespace().map(str::parse);
+    let (Some(Ok(seconds)), Some(Ok(port))) = (numbers.next(), numbers.next()) else {
+        panic!("which timer, and for how long?");
+    };
+    let virq = event_channel::bind_virq(VIRQ_TIMER);
+    report.check("bind-timer", virq.is_ok(), format!("{virq:?}"));
+    let argument = VcpuSetPeriodicTimer { period_ns: SECOND };
+    let mut pm = PmTimer::new(port as u16);
+    let begin = time::now();
+    // SAFETY: the hypervisor reads `argument`, which holds no address.
+    let set = unsafe {
+        guest_rt::hypercall::raw(
+            HYPERVISOR_VCPU_OP,
+            [
+                VCPUOP_SET_PERIODIC_TIMER.into(),
+                0,
+                &raw const argument as u64,
+                0,
+                0,
+            ],
+        )
+    };
+    report.check("periodic", set.is_ok(), format!("{set:?}"));
+    let (mut ticks, mut latest) = (0u64, 0);
+    while ticks < seconds && set.is_ok() {
+        interrupts::halt();
+        event::take_pending(|found| ticks += u64::from(Ok(found) == virq));
+        latest = latest.max((time::now() - begin).abs_diff(ticks * SECOND));
+        pm.elapsed();
+    }
+    let (clock, machine) = (time::now() - begin, pm.elapsed());
+    let apart = clock.abs_diff(machine) * 1_000_000 / machine;
+    guest_rt::println!("{clock} ns by the clock, {machine} ns by the machine, ticks within {latest} ns");
+    report.check(
+        "drift",
+        apart < APART,
+        format!("{clock} ns are {machine} ns for the machine"),
+    );
+    // One that is lost makes all that follow a second late.
+    report.check(
+        "ticks",
+        latest < LATE,
+        format!("{latest} ns from where one belongs"),
+    );
+    report.finish()
+}
