@@ -138,6 +138,7 @@ pub struct Domain {
     paused_for: AtomicU64,
     /// Held by who pauses all vCPUs for longer than a call, or unpauses them: none is unpaused before it was paused.
     pausing: Mutex<()>,
+    /// How many vCPUs wait in SCHEDOP_poll.
     pollers: AtomicU32,
     /// Held by who writes the wall clock.
     wall_clock: Mutex<()>,
@@ -238,9 +239,14 @@ impl Domain {
         self.pollers.load(Ordering::SeqCst) != 0
     }
 
-    /// A vCPU has begun to poll. Never taken back: a domain that polls once is one that polls, and the check costs a sender little.
-    pub fn note_poller(&self) {
-        self.pollers.store(1, Ordering::SeqCst);
+    /// A vCPU is about to poll. It then looks whether its ports are pending: who makes one pending first sees it here, or is seen there.
+    pub fn poll_begins(&self) {
+        self.pollers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A vCPU polls no more.
+    pub(super) fn poll_ended(&self) {
+        self.pollers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// The layout of what it shares with the hypervisor.

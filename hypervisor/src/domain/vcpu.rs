@@ -431,7 +431,7 @@ impl Vcpu {
 
     // ---- SCHEDOP_poll ----
 
-    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`. The caller then looks whether one is pending already and, if so,
+    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`. The caller has said so to the domain ([`Domain::poll_begins`]), and then looks whether one is pending already and, if so,
     /// calls [`Vcpu::end_poll`].
     pub fn begin_poll(self: &Arc<Self>, port: Option<Port>, deadline: u64) {
         self.timers.poll.store(deadline, SeqCst);
@@ -446,6 +446,9 @@ impl Vcpu {
     /// Stop waiting.
     pub fn end_poll(self: &Arc<Self>) {
         if self.polled.swap(0, SeqCst) != 0 {
+            if let Some(domain) = self.domain() {
+                domain.poll_ended();
+            }
             if self.timers.poll.swap(NEVER, SeqCst) != NEVER {
                 // Else the next poll, which may have no end, would end then.
                 sched::timers_changed(self);

@@ -82,7 +82,7 @@ fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Res
         0 => NEVER,
         timeout => caller.vcpu.machine_time(timeout),
     };
-    caller.domain.note_poller();
+    caller.domain.poll_begins();
     caller.vcpu.settle_callback();
     caller.vcpu.begin_poll(single, deadline);
     if event::any_pending(caller.domain, ports) || has_interrupt(caller) {

@@ -398,8 +398,9 @@ fn waiting() {
         pad: 0,
         timeout: 0,
     };
+    assert!(!guest.domain.has_pollers());
     assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
-    assert!(vcpu.held_by(Hold::POLLING));
+    assert!(vcpu.held_by(Hold::POLLING) && guest.domain.has_pollers());
     // Masked as it is, it ends the poll.
     guest
         .domain
@@ -413,6 +414,7 @@ fn waiting() {
     assert!(!vcpu.held_by(Hold::POLLING));
     assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
     assert!(!vcpu.held_by(Hold::POLLING), "pending already");
+    assert!(!guest.domain.has_pollers());
     poll.nr_ports = 129;
     assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Err(Errno::EINVAL));
     poll.nr_ports = 1;
