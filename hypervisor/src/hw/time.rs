@@ -139,29 +139,18 @@ mod machine {
     /// CPUID leaf 0x15 is not asked: emulators claim frequencies there that they do not have.
     pub fn init() {
         let start = tsc();
-        let hz = measure() * (1000 / WINDOW_MS);
+        let hz = frequency();
         CLOCK.call_once(|| Clock::new(hz, start));
         set_wall_clock_base(rtc() * NS_PER_S);
     }
 
-    const WINDOW_MS: u64 = 10;
-
-    /// Ticks in a window: never too few, too many if we are held up. So the least of some, until two agree to 100 parts in a million.
-    fn measure() -> u64 {
-        let window = || match acpi::info().pm_timer.filter(|&port| runs(port)) {
-            Some(port) => ticks_in_pm_window(port),
-            None => ticks_in_pit_window(),
+    /// Ticks of the TSC in a second.
+    fn frequency() -> u64 {
+        let ticks = match acpi::info().pm_timer.filter(|&port| runs(port)) {
+            Some(port) => by_pm_timer(port),
+            None => by_pit(),
         };
-        let mut least = window();
-        for _ in 0..2 {
-            let next = window();
-            let agree = next.abs_diff(least) <= least / 10_000;
-            least = least.min(next);
-            if agree {
-                break;
-            }
-        }
-        least.max(1)
+        ticks.max(1)
     }
 
     /// The power management timer (ACPI 6.5, 4.8.3.3); 24 bits are always there.
@@ -175,18 +164,58 @@ mod machine {
         (0..100_000).any(|_| pm_timer(port) != first)
     }
 
-    /// TSC ticks in [`WINDOW_MS`] of the power management timer.
-    fn ticks_in_pm_window(port: u16) -> u64 {
+    /// Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
+    fn by_pm_timer(port: u16) -> u64 {
         const PM_HZ: u64 = 3_579_545;
-        let (start, tsc_start) = (pm_timer(port), tsc());
+        const WINDOW: u64 = PM_HZ / 20;
+        let (start, tsc_start) = pm_tick(port);
         loop {
-            let (now, tsc_now) = (pm_timer(port), tsc());
+            let (now, tsc_now) = pm_tick(port);
             let elapsed = u64::from(now.wrapping_sub(start) & 0xff_ffff);
-            if elapsed >= PM_HZ * WINDOW_MS / 1000 {
-                let ticks = u128::from(tsc_now - tsc_start) * u128::from(PM_HZ * WINDOW_MS);
-                return (ticks / u128::from(elapsed * 1000)) as u64;
+            if elapsed >= WINDOW {
+                let ticks = u128::from(tsc_now - tsc_start) * u128::from(PM_HZ);
+                return (ticks / u128::from(elapsed)) as u64;
             }
         }
+    }
+
+    /// The power management timer just after it ticked, and the TSC when it did: the one that is known best of some.
+    fn pm_tick(port: u16) -> (u32, u64) {
+        const TICKS: u32 = 8;
+        let mut best = (0, 0);
+        let mut shortest = u64::MAX;
+        let (mut last, mut before) = (pm_timer(port), tsc());
+        for _ in 0..TICKS {
+            loop {
+                let (now, after) = (pm_timer(port), tsc());
+                let ticked = now != last;
+                if ticked && after - before < shortest {
+                    shortest = after - before;
+                    best = (now, before + shortest / 2);
+                }
+                (last, before) = (now, after);
+                if ticked {
+                    break;
+                }
+            }
+        }
+        best
+    }
+
+    const WINDOW_MS: u64 = 10;
+
+    /// Ticks in a window: never too few, too many if we are held up. So the least of some, until two agree to 100 parts in a million.
+    fn by_pit() -> u64 {
+        let mut least = ticks_in_pit_window();
+        for _ in 0..2 {
+            let next = ticks_in_pit_window();
+            let agree = next.abs_diff(least) <= least / 10_000;
+            least = least.min(next);
+            if agree {
+                break;
+            }
+        }
+        least * (1000 / WINDOW_MS)
     }
 
     /// TSC ticks while PIT channel 2 counts down [`WINDOW_MS`] (8254 data sheet, mode 0): for machines without the timer above.

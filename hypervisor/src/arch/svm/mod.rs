@@ -9,7 +9,8 @@
 //! | [`msrpm`] | the MSR permission map                                                 | no            |
 //! | [`cpu`]   | [`probe`] and [`enable`]: what the machine and each CPU have           | yes           |
 //! | [`entry`] | the world switch                                                       | yes           |
-//! | [`vcpu`]  | [`Vcpu`], the [`GuestCpu`](crate::arch::GuestCpu) of this back end     | yes           |
+//! | [`vcpu`]  | [`Vcpu`]: what is to do before an entry and after an exit              | yes           |
+//! | `state`   | the [`GuestCpu`](crate::arch::GuestCpu) that it is                     | yes           |
 //!
 //! Works with nested paging alone, as QEMU's TCG offers it; uses next-RIP saving, flush by ASID, VMCB clean bits, the
 //! pause filter and virtualized SPEC_CTRL where they exist.
@@ -21,6 +22,7 @@ pub mod exit;
 pub mod inject;
 pub mod msrpm;
 mod setup;
+mod state;
 pub mod vcpu;
 pub mod vmcb;
 

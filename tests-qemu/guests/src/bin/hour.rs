@@ -24,7 +24,7 @@ const SECOND: u64 = 1_000_000_000;
 const PM_HZ: u64 = 3_579_545;
 const PM_BITS: u32 = 0x00ff_ffff;
 /// How far the clocks may be apart, of a million: what the TSC's calibration at the start leaves.
-const APART: u64 = 20;
+const APART: u64 = 10;
 /// How late a tick may be seen, in nanoseconds.
 const LATE: u64 = 10_000_000;
 
