@@ -221,6 +221,8 @@ fn memory() {
 #[test]
 fn netif() {
     use abi::io::netif::*;
+    layout!(NetifCtrlRequest, 16, { id: 0, type_: 2, data: 4 });
+    layout!(NetifCtrlResponse, 12, { id: 0, type_: 2, status: 4, data: 8 });
     layout!(NetifExtraInfo, 8, { type_: 0, flags: 1, u: 2 });
     layout!(NetifRxRequest, 8, { id: 0, gref: 4 });
     layout!(NetifRxResponse, 8, { id: 0, offset: 2, flags: 4, status: 6 });

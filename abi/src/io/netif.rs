@@ -38,6 +38,40 @@ pub const XEN_NETIF_GSO_TYPE_NONE: u8 = 0;
 pub const XEN_NETIF_GSO_TYPE_TCPV4: u8 = 1;
 /// Segmentation: TCP over IPv6.
 pub const XEN_NETIF_GSO_TYPE_TCPV6: u8 = 2;
+/// Hash over the addresses of IPv4.
+pub const XEN_NETIF_CTRL_HASH_TYPE_IPV4: u32 = 1 << 0;
+/// Hash over addresses and ports of TCP over IPv4.
+pub const XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP: u32 = 1 << 1;
+/// Hash over the addresses of IPv6.
+pub const XEN_NETIF_CTRL_HASH_TYPE_IPV6: u32 = 1 << 2;
+/// Hash over addresses and ports of TCP over IPv6.
+pub const XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP: u32 = 1 << 3;
+/// Hash algorithm: there are no hashes.
+pub const XEN_NETIF_CTRL_HASH_ALGORITHM_NONE: u32 = 0;
+/// Hash algorithm: Toeplitz.
+pub const XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ: u32 = 1;
+/// Control: which hash types are there.
+pub const XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS: u16 = 1;
+/// Control: which hash types to calculate (`data[0]`).
+pub const XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS: u16 = 2;
+/// Control: the key, in a granted page (`data[0]`), and its bytes (`data[1]`).
+pub const XEN_NETIF_CTRL_TYPE_SET_HASH_KEY: u16 = 3;
+/// Control: most entries of the mapping from hashes to queues.
+pub const XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE: u16 = 4;
+/// Control: a new mapping of so many entries (`data[0]`), all 0.
+pub const XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE: u16 = 5;
+/// Control: part of the mapping, u32 each, in a granted page (`data[0]`): so many entries (`data[1]`) from one on (`data[2]`).
+pub const XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING: u16 = 6;
+/// Control: the hash algorithm (`data[0]`).
+pub const XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM: u16 = 7;
+/// Control: done.
+pub const XEN_NETIF_CTRL_STATUS_SUCCESS: u32 = 0;
+/// Control: there is no such request, or not now.
+pub const XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED: u32 = 1;
+/// Control: a value is not possible.
+pub const XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER: u32 = 2;
+/// Control: more than the back end has room for.
+pub const XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW: u32 = 3;
 /// Dropped.
 pub const NETIF_RSP_DROPPED: i16 = -2;
 /// Failed.
@@ -70,6 +104,26 @@ plain! {
         /// GSO: size u16, type u8, pad u8, features u16. Multicast: the address. Hash: type u8,
         /// algorithm u8, value u8 x 4.
         pub u: [u8; 6],
+    }
+    /// Request on the control ring.
+    pub struct NetifCtrlRequest {
+        /// Echoed in the response.
+        pub id: u16,
+        /// `XEN_NETIF_CTRL_TYPE_*`.
+        pub type_: u16,
+        /// By type.
+        pub data: [u32; 3],
+    }
+    /// Outcome of a request on the control ring.
+    pub struct NetifCtrlResponse {
+        /// As in the request.
+        pub id: u16,
+        /// As in the request.
+        pub type_: u16,
+        /// `XEN_NETIF_CTRL_STATUS_*`.
+        pub status: u32,
+        /// By type, if it is a success.
+        pub data: u32,
     }
     /// Outcome of a fragment.
     pub struct NetifTxResponse {
