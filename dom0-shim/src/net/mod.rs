@@ -8,6 +8,7 @@
 //! * [`outside`]: its outer end; [`nat`] translates between the two.
 //! * [`bridge`]: a switch with its gateway.
 //! * [`netback`]: the rings of a device.
+//! * [`toeplitz`]: the hash that spreads packets over queues.
 //!
 //! Every byte of a packet was chosen by a domain.
 
@@ -22,4 +23,5 @@ pub mod offload;
 pub mod outside;
 pub mod packet;
 pub mod switch;
+pub mod toeplitz;
 mod wire;

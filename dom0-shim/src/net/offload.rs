@@ -49,8 +49,8 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Finds the headers of a TCP or UDP packet that is not a fragment.
-fn layout(frame: &[u8]) -> Result<Layout, Malformed> {
+/// Where the header of the Internet Protocol begins, behind VLAN tags.
+pub(super) fn network(frame: &[u8]) -> Result<(Family, usize), Malformed> {
     let mut at = ETHERNET_HEADER;
     let mut kind = u16_at(frame, at - 2)?;
     for _ in 0..2 {
@@ -59,11 +59,20 @@ fn layout(frame: &[u8]) -> Result<Layout, Malformed> {
             kind = u16_at(frame, at - 2)?;
         }
     }
+    match kind {
+        ETHERTYPE_IPV4 => Ok((Family::V4, at)),
+        ETHERTYPE_IPV6 => Ok((Family::V6, at)),
+        _ => Err(Malformed),
+    }
+}
+
+/// Finds the headers of a TCP or UDP packet that is not a fragment.
+fn layout(frame: &[u8]) -> Result<Layout, Malformed> {
+    let (family, at) = network(frame)?;
     let packet = frame.get(at..).ok_or(Malformed)?;
-    let (family, header, protocol, length) = match kind {
-        ETHERTYPE_IPV4 => ipv4(packet)?,
-        ETHERTYPE_IPV6 => ipv6(packet)?,
-        _ => return Err(Malformed),
+    let (header, protocol, length) = match family {
+        Family::V4 => ipv4(packet)?,
+        Family::V6 => ipv6(packet)?,
     };
     let least = match protocol {
         TCP => 20,
@@ -87,8 +96,14 @@ pub fn family(frame: &[u8]) -> Option<Family> {
     layout(frame).ok().map(|at| at.family)
 }
 
-/// Family, length of the headers before the transport's, its protocol, and the length of the whole.
-type Network = (Family, usize, u8, usize);
+/// Where the TCP header of a packet begins that has one and is not a fragment.
+pub(super) fn tcp(frame: &[u8]) -> Option<usize> {
+    let at = layout(frame).ok()?;
+    (at.protocol == TCP).then_some(at.transport)
+}
+
+/// Length of the headers before the transport's, its protocol, and the length of the whole.
+type Network = (usize, u8, usize);
 
 fn ipv4(packet: &[u8]) -> Result<Network, Malformed> {
     let header: &[u8; 20] = packet.first_chunk().ok_or(Malformed)?;
@@ -97,7 +112,7 @@ fn ipv4(packet: &[u8]) -> Result<Network, Malformed> {
     if header[0] >> 4 != 4 || length < 20 || fragment != 0 {
         return Err(Malformed);
     }
-    Ok((Family::V4, length, header[9], usize::from(u16_at(packet, 2)?)))
+    Ok((length, header[9], usize::from(u16_at(packet, 2)?)))
 }
 
 fn ipv6(packet: &[u8]) -> Result<Network, Malformed> {
@@ -116,7 +131,7 @@ fn ipv6(packet: &[u8]) -> Result<Network, Malformed> {
         protocol = next;
         at += (usize::from(units) + 1) * 8;
     }
-    Ok((Family::V6, at, protocol, length))
+    Ok((at, protocol, length))
 }
 
 /// Adds 16-bit words, big-endian; an odd byte counts as if a zero followed.

@@ -9,6 +9,7 @@ use core::cell::{Cell, RefCell};
 
 use abi::Domid;
 use dom0_shim::net::bucket::Bucket;
+use dom0_shim::net::netback::hash::Hashing;
 use dom0_shim::net::netback::rx::{Features, Queued};
 use dom0_shim::net::netback::tx::Membership;
 use dom0_shim::net::packet::{Mac, Packet};
@@ -17,7 +18,7 @@ use dom0_shim::xlcfg::vif::Vif;
 use guest_rt::time;
 
 use super::queue::{self, Queue};
-use super::{Segment, id};
+use super::{Segment, control, id};
 use crate::guest::Host;
 use crate::guest::backend::{self, Driver, Front, Links, Nodes};
 
@@ -39,6 +40,8 @@ pub struct Device {
     bucket: RefCell<Option<Bucket>>,
     /// Each belongs to its task.
     queues: RefCell<Vec<Weak<Queue>>>,
+    /// What the front end says about who of them gets what.
+    hashing: RefCell<Hashing>,
     /// Multicast is for those groups only that the front end has entered.
     filter: Cell<bool>,
     groups: RefCell<BTreeSet<Mac>>,
@@ -96,15 +99,22 @@ impl Device {
         self.segment.forward(self.port, packets);
     }
 
+    /// Lets the front end say to which queues packets go.
+    pub fn configure<T>(&self, change: impl FnOnce(&mut Hashing) -> T) -> T {
+        change(&mut self.hashing.borrow_mut())
+    }
+
     /// Takes a packet for the front end.
     pub fn receive(&self, packet: Rc<Packet>) {
         if self.filter.get() && self.is_unwanted(&packet) {
             return;
         }
         let queues = self.queues.borrow();
-        let chosen = (flow(&packet.bytes) as usize).checked_rem(queues.len());
+        let steered = self.hashing.borrow().steer(&packet.bytes);
+        let (number, hash) = steered.unwrap_or_else(|| (flow(&packet.bytes), None));
+        let chosen = (number as usize).checked_rem(queues.len());
         let queue = chosen.and_then(|chosen| queues.get(chosen)?.upgrade());
-        let taken = queue.is_some_and(|queue| queue.receive(packet) == Queued::Waiting);
+        let taken = queue.is_some_and(|queue| queue.receive(packet, hash) == Queued::Waiting);
         self.count(0, u64::from(!taken));
     }
 
@@ -150,6 +160,7 @@ pub fn attach(host: &Rc<Host>, domain: Domid, name: &str, vif: &Vif) -> Result<(
         port,
         bucket: RefCell::new(vif.rate.map(|rate| Bucket::new(rate, time::now()))),
         queues: RefCell::default(),
+        hashing: RefCell::new(Hashing::new(0)),
         filter: Cell::default(),
         groups: RefCell::default(),
         losses: Cell::default(),
@@ -230,6 +241,7 @@ impl Driver for Netback {
             ("feature-rx-flip", String::from("0")),
             ("feature-multicast-control", yes()),
             ("feature-split-event-channels", yes()),
+            ("feature-ctrl-ring", yes()),
             ("multi-queue-max-queues", format!("{QUEUES_MAX}")),
         ]
     }
@@ -252,13 +264,19 @@ impl Driver for Netback {
                 .collect::<Result<_, _>>()?,
             count => return Err(format!("multi-queue-num-queues: {count} queues are not possible")),
         };
+        let control = control::connect(host, front)?;
         self.device.filter.set(front.flag("request-multicast-control")?);
         self.device.groups.borrow_mut().clear();
+        *self.device.hashing.borrow_mut() = Hashing::new(queues.len() as u32);
         *self.device.queues.borrow_mut() = queues.iter().map(|(queue, _)| Rc::downgrade(queue)).collect();
         let mut links = Links::default();
         for (queue, channel) in queues {
             let (own, device) = (host.clone(), self.device.clone());
             links.spawn(host, channel, |channel| queue::run(own, device, queue, channel));
+        }
+        if let Some((ring, channel)) = control {
+            let (own, device) = (host.clone(), self.device.clone());
+            links.spawn(host, channel, |channel| control::run(own, device, ring, channel));
         }
         Ok(links)
     }

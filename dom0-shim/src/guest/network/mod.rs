@@ -3,8 +3,10 @@
 //! * [`commands`]: what is done with them at the prompt.
 //! * [`device`]: a device, between its rings and its bridge.
 //! * [`queue`]: its rings.
+//! * [`control`]: one more, by which its front end says what goes to which of them.
 
 pub mod commands;
+mod control;
 mod device;
 mod queue;
 

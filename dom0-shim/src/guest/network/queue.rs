@@ -12,6 +12,7 @@ use dom0_shim::backend::Events;
 use dom0_shim::executor::{Signal, either};
 use dom0_shim::net::netback::Broken;
 use dom0_shim::net::netback::grants::{Grants, Source, Target};
+use dom0_shim::net::netback::hash::Hash;
 use dom0_shim::net::netback::rx::{Features, Queued, Rx};
 use dom0_shim::net::netback::tx::{Batch, Tx};
 use dom0_shim::net::packet::Packet;
@@ -27,7 +28,7 @@ use crate::guest::backend::{Channel, Front, SharedPages};
 const POLL: u64 = 30_000_000;
 
 /// Pages that a domain has granted.
-struct GrantedBy(Domid);
+pub struct GrantedBy(pub Domid);
 
 impl GrantedBy {
     fn page(&self, reference: GrantRef, offset: u16) -> Granted {
@@ -98,10 +99,10 @@ struct Turn {
 }
 
 impl Queue {
-    /// Takes a packet for the front end.
-    pub fn receive(&self, packet: Rc<Packet>) -> Queued {
+    /// Takes a packet for the front end, with the hash that it is to be told.
+    pub fn receive(&self, packet: Rc<Packet>, hash: Option<Hash>) -> Queued {
         self.wake.notify();
-        self.rx.borrow_mut().queue(packet)
+        self.rx.borrow_mut().queue(packet, hash)
     }
 
     /// Something in each direction.

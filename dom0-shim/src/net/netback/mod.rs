@@ -4,11 +4,14 @@
 //! * [`grants`]: pages that the front end has granted.
 //! * [`tx`]: packets from the front end.
 //! * [`rx`]: packets to the front end.
+//! * [`hash`]: to which of its queues they go, if it has a say; [`control`]: how it says so.
 //!
 //! As Linux's netback does, a packet that is wrong in itself is answered with an error, and a ring that no correct
 //! front end could have written is not looked at again ([`Broken`]).
 
+pub mod control;
 pub mod grants;
+pub mod hash;
 pub mod rx;
 pub mod tx;
 
@@ -22,6 +25,15 @@ impl From<ring::Broken> for Broken {
     fn from(_: ring::Broken) -> Self {
         Self("an impossible number of requests")
     }
+}
+
+/// What a turn of a ring brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The front end wants an event.
+    pub notify: bool,
+    /// There is more to do right now.
+    pub more: bool,
 }
 
 #[cfg(test)]

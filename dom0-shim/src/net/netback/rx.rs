@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 
 use abi::io::netif::*;
 
-use super::Broken;
 use super::grants::{Grants, Target};
+use super::hash::Hash;
+use super::{Broken, Outcome};
 use crate::backend::ring::{BackRing, Shared};
 use crate::net::offload;
 use crate::net::packet::{Checksum, Family, Packet};
@@ -59,15 +60,6 @@ impl Features {
     }
 }
 
-/// What an attempt to fill the ring brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// The front end wants an event.
-    pub notify: bool,
-    /// There is more to do right now.
-    pub more: bool,
-}
-
 /// A packet waits, or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
@@ -81,13 +73,35 @@ pub enum Queued {
 pub struct Rx<M> {
     ring: BackRing<M>,
     features: Features,
-    waiting: VecDeque<Rc<Packet>>,
+    waiting: VecDeque<Parcel>,
     bytes: usize,
+}
+
+/// A packet, and what else the front end is told of it.
+struct Parcel {
+    packet: Rc<Packet>,
+    hash: Option<Hash>,
+}
+
+impl Parcel {
+    /// The parts of the packet, each of which takes a slot. There is at least one: no packet is empty.
+    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.packet.bytes.chunks(PAGE)
+    }
+
+    /// Slots of extra information behind the first part.
+    fn extras(&self) -> usize {
+        usize::from(self.packet.segments.is_some()) + usize::from(self.hash.is_some())
+    }
+
+    fn slots(&self) -> usize {
+        self.chunks().count() + self.extras()
+    }
 }
 
 /// A packet while its slots are being filled.
 struct Filled {
-    packet: Rc<Packet>,
+    parcel: Parcel,
     requests: Vec<NetifRxRequest>,
 }
 
@@ -105,17 +119,17 @@ impl<M: Shared> Rx<M> {
         })
     }
 
-    /// Queues a packet, in the form that the front end takes.
-    pub fn queue(&mut self, packet: Rc<Packet>) -> Queued {
+    /// Queues a packet, in the form that the front end takes, with the hash that it is to be told.
+    pub fn queue(&mut self, packet: Rc<Packet>, hash: Option<Hash>) -> Queued {
         if self.features.takes(&packet) {
-            return self.append(packet);
+            return self.append(packet, hash);
         }
         let Ok(parts) = offload::complete(&packet) else {
             return Queued::Lost;
         };
         let lost = parts
             .into_iter()
-            .filter(|part| self.append(Rc::new(part.clone())) == Queued::Lost)
+            .filter(|part| self.append(Rc::new(part.clone()), hash) == Queued::Lost)
             .count();
         if lost == 0 { Queued::Waiting } else { Queued::Lost }
     }
@@ -125,14 +139,14 @@ impl<M: Shared> Rx<M> {
         !self.waiting.is_empty()
     }
 
-    fn append(&mut self, packet: Rc<Packet>) -> Queued {
+    fn append(&mut self, packet: Rc<Packet>, hash: Option<Hash>) -> Queued {
         let length = packet.bytes.len();
         let fits = self.features.scatter_gather || length <= PAGE;
         if !fits || self.bytes + length > WAITING_MAX || self.waiting.len() >= WAITING_PACKETS_MAX {
             return Queued::Lost;
         }
         self.bytes += length;
-        self.waiting.push_back(packet);
+        self.waiting.push_back(Parcel { packet, hash });
         Queued::Waiting
     }
 
@@ -143,16 +157,16 @@ impl<M: Shared> Rx<M> {
     pub fn put(&mut self, grants: &impl Grants) -> Result<Outcome, Broken> {
         let mut filled = Vec::new();
         while filled.len() < BATCH {
-            let Some(packet) = self.waiting.front() else { break };
-            let wanted = slots(packet);
+            let Some(parcel) = self.waiting.front() else { break };
+            let wanted = parcel.slots();
             if (self.ring.waiting()? as usize) < wanted && !self.ring.ask_for_event_at(wanted as u32)? {
                 break;
             }
             let requests = (0..wanted as u32).map(|index| self.ring.peek(index)).collect();
             self.ring.skip(wanted as u32);
-            if let Some(packet) = self.waiting.pop_front() {
-                self.bytes -= packet.bytes.len();
-                filled.push(Filled { packet, requests });
+            if let Some(parcel) = self.waiting.pop_front() {
+                self.bytes -= parcel.packet.bytes.len();
+                filled.push(Filled { parcel, requests });
             }
         }
         let more = filled.len() == BATCH;
@@ -167,14 +181,13 @@ impl<M: Shared> Rx<M> {
         })
     }
 
-    /// Answers the slots of a packet. The extra information takes the place of the second one's answer.
+    /// Answers the slots of a packet. Extra information takes the place of the answers behind the first.
     fn respond(&mut self, filled: &Filled, done: &mut impl Iterator<Item = bool>) {
-        let packet = &filled.packet;
-        let gso = packet.segments.is_some();
+        let parcel = &filled.parcel;
         let mut requests = filled.requests.iter();
-        let mut parts = chunks(packet).enumerate().peekable();
+        let mut parts = parcel.chunks().enumerate().peekable();
         while let Some((index, part)) = parts.next() {
-            let mut flags = match packet.checksum {
+            let mut flags = match parcel.packet.checksum {
                 Checksum::Validated if index == 0 => NETRXF_DATA_VALIDATED,
                 Checksum::Blank if index == 0 => NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED,
                 _ => 0,
@@ -182,7 +195,7 @@ impl<M: Shared> Rx<M> {
             if parts.peek().is_some() {
                 flags |= NETRXF_MORE_DATA;
             }
-            if index == 0 && gso {
+            if index == 0 && parcel.extras() > 0 {
                 flags |= NETRXF_EXTRA_INFO;
             }
             let status = match done.next() {
@@ -196,50 +209,63 @@ impl<M: Shared> Rx<M> {
                 status,
             };
             self.ring.answer(&response);
-            if index == 0 && gso {
-                requests.next();
-                self.ring.answer(&extra(packet));
+            if index == 0 {
+                for info in [segments(parcel), hash(parcel)].iter().flatten() {
+                    requests.next();
+                    self.ring.answer(info);
+                }
             }
         }
     }
 }
 
-/// The parts of a packet, each of which takes a slot. There is at least one: no packet is empty.
-fn chunks(packet: &Packet) -> impl Iterator<Item = &[u8]> {
-    packet.bytes.chunks(PAGE)
-}
-
-fn slots(packet: &Packet) -> usize {
-    chunks(packet).count() + usize::from(packet.segments.is_some())
-}
-
-fn extra(packet: &Packet) -> NetifExtraInfo {
-    let (size, kind) = match packet.segments {
-        Some(segments) => match segments.family {
-            Family::V4 => (segments.size, XEN_NETIF_GSO_TYPE_TCPV4),
-            Family::V6 => (segments.size, XEN_NETIF_GSO_TYPE_TCPV6),
-        },
-        None => (0, XEN_NETIF_GSO_TYPE_NONE),
+/// Extra information: the packet is to be cut.
+fn segments(parcel: &Parcel) -> Option<NetifExtraInfo> {
+    let segments = parcel.packet.segments?;
+    let kind = match segments.family {
+        Family::V4 => XEN_NETIF_GSO_TYPE_TCPV4,
+        Family::V6 => XEN_NETIF_GSO_TYPE_TCPV6,
     };
-    let [low, high] = size.to_le_bytes();
-    NetifExtraInfo {
+    let [low, high] = segments.size.to_le_bytes();
+    Some(NetifExtraInfo {
         type_: XEN_NETIF_EXTRA_TYPE_GSO,
-        flags: 0,
+        flags: match parcel.hash {
+            Some(_) => XEN_NETIF_EXTRA_FLAG_MORE,
+            None => 0,
+        },
         u: [low, high, kind, 0, 0, 0],
-    }
+    })
+}
+
+/// Extra information, the last: the packet's hash.
+fn hash(parcel: &Parcel) -> Option<NetifExtraInfo> {
+    let Hash { kind, value } = parcel.hash?;
+    let [a, b, c, d] = value.to_le_bytes();
+    Some(NetifExtraInfo {
+        type_: XEN_NETIF_EXTRA_TYPE_HASH,
+        flags: 0,
+        // A type is told by the number of its bit.
+        u: [
+            kind.trailing_zeros() as u8,
+            XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ as u8,
+            a,
+            b,
+            c,
+            d,
+        ],
+    })
 }
 
 /// Copies packets into the front end's pages; whether each part got there.
 fn deliver(grants: &impl Grants, filled: &[Filled]) -> Vec<bool> {
     let mut targets = Vec::new();
-    for Filled { packet, requests } in filled {
-        let gso = packet.segments.is_some();
-        // The buffer of the slot that the extra information takes stays empty.
+    for Filled { parcel, requests } in filled {
+        // The buffers of the slots that extra information takes stay empty.
         let buffers = requests
             .iter()
-            .enumerate()
-            .filter(|(index, _)| !(gso && *index == 1));
-        targets.extend(chunks(packet).zip(buffers).map(|(from, (_, request))| Target {
+            .take(1)
+            .chain(requests.iter().skip(1 + parcel.extras()));
+        targets.extend(parcel.chunks().zip(buffers).map(|(from, request)| Target {
             gref: request.gref,
             offset: 0,
             from,

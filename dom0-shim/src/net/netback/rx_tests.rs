@@ -12,6 +12,11 @@ const ALL: Features = Features {
     blank_v6: true,
 };
 
+const HASH: Hash = Hash {
+    kind: XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP,
+    value: 0x0102_0304,
+};
+
 fn rx(front: &Front, features: Features) -> Rx<Page> {
     Rx::attach(front.page.clone(), features).unwrap()
 }
@@ -46,13 +51,16 @@ fn tcp(payload: usize) -> Vec<u8> {
     fake::tcp(&bytes)
 }
 
-/// Puts responses together again: packets with flags of the first slot and the extra information.
-fn collect(front: &mut Front, pages: &Pages) -> Vec<(Vec<u8>, u16, Option<NetifExtraInfo>)> {
+/// Puts responses together again: packets with flags of the first slot and all extra information.
+fn collect(front: &mut Front, pages: &Pages) -> Vec<(Vec<u8>, u16, Vec<NetifExtraInfo>)> {
     let mut packets = Vec::new();
     while let Some(mut response) = front.response::<NetifRxResponse>() {
-        let (mut bytes, first, mut info) = (Vec::new(), response.flags, None);
-        if first & NETRXF_EXTRA_INFO != 0 {
-            info = front.response();
+        let (mut bytes, first, mut extras) = (Vec::new(), response.flags, Vec::new());
+        let mut more = first & NETRXF_EXTRA_INFO != 0;
+        while more {
+            let info: NetifExtraInfo = front.response().unwrap();
+            more = info.flags & XEN_NETIF_EXTRA_FLAG_MORE != 0;
+            extras.push(info);
         }
         loop {
             let size = usize::try_from(response.status).unwrap();
@@ -62,7 +70,7 @@ fn collect(front: &mut Front, pages: &Pages) -> Vec<(Vec<u8>, u16, Option<NetifE
             }
             response = front.response().unwrap();
         }
-        packets.push((bytes, first, info));
+        packets.push((bytes, first, extras));
     }
     packets
 }
@@ -80,7 +88,7 @@ fn packets_arrive_whole() {
         packet(vec![8; 5000], Checksum::Validated, None),
     ];
     sent.iter()
-        .for_each(|packet| assert_eq!(rx.queue(packet.clone()), Queued::Waiting));
+        .for_each(|packet| assert_eq!(rx.queue(packet.clone(), None), Queued::Waiting));
     assert_eq!(rx.put(&pages), Ok(Outcome::default()), "no buffers yet");
     front.want_event();
     post(&mut front, &pages, 1, 5);
@@ -91,17 +99,17 @@ fn packets_arrive_whole() {
         2,
         "the third wants four slots, of which there are three"
     );
-    assert_eq!(some[0], (vec![7; 60], 0, None));
+    assert_eq!(some[0], (vec![7; 60], 0, vec![]));
     assert_eq!(
         some[1],
-        (tcp(100), NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED, None)
+        (tcp(100), NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED, vec![])
     );
     post(&mut front, &pages, 6, 20);
     rx.put(&pages).unwrap();
     let rest = collect(&mut front, &pages);
     let blank = NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED | NETRXF_EXTRA_INFO;
     assert!(rest[0].0 == large && rest[0].1 == blank | NETRXF_MORE_DATA);
-    let info = rest[0].2.unwrap();
+    let info = rest[0].2[0];
     assert_eq!((info.type_, info.flags, info.u), (1, 0, [0xa8, 0x05, 1, 0, 0, 0]));
     assert!(rest[1].0 == tcp(200) && rest[1].1 == blank);
     assert_eq!(rest[2].1, NETRXF_DATA_VALIDATED | NETRXF_MORE_DATA);
@@ -114,17 +122,20 @@ fn a_front_end_gets_what_it_takes() {
     post(&mut front, &pages, 1, 30);
     let mut rx = rx(&front, Features::default());
     assert_eq!(
-        rx.queue(packet(tcp(3000), Checksum::Blank, Some(1000))),
+        rx.queue(packet(tcp(3000), Checksum::Blank, Some(1000)), None),
         Queued::Waiting
     );
-    assert_eq!(rx.queue(packet(tcp(10), Checksum::Blank, None)), Queued::Waiting);
     assert_eq!(
-        rx.queue(packet(vec![1; 4097], Checksum::Present, None)),
+        rx.queue(packet(tcp(10), Checksum::Blank, None), None),
+        Queued::Waiting
+    );
+    assert_eq!(
+        rx.queue(packet(vec![1; 4097], Checksum::Present, None), None),
         Queued::Lost,
         "too long for one slot"
     );
     assert_eq!(
-        rx.queue(packet(vec![1; 60], Checksum::Blank, None)),
+        rx.queue(packet(vec![1; 60], Checksum::Blank, None), None),
         Queued::Lost,
         "no checksum can be there"
     );
@@ -138,11 +149,39 @@ fn a_front_end_gets_what_it_takes() {
 }
 
 #[test]
+fn hashes_go_with_packets() {
+    let (mut front, pages) = (Front::new(SLOT), Pages::default());
+    let mut rx = rx(&front, ALL);
+    rx.queue(packet(vec![7; 60], Checksum::Present, None), Some(HASH));
+    rx.queue(packet(tcp(10_000), Checksum::Blank, Some(1448)), Some(HASH));
+    post(&mut front, &pages, 1, 2 + 5 - 1);
+    rx.put(&pages).unwrap();
+    let hash = NetifExtraInfo {
+        type_: 4,
+        flags: 0,
+        u: [3, 1, 4, 3, 2, 1],
+    };
+    assert_eq!(
+        collect(&mut front, &pages),
+        [(vec![7; 60], NETRXF_EXTRA_INFO, vec![hash])]
+    );
+    post(&mut front, &pages, 7, 1);
+    rx.put(&pages).unwrap();
+    let got = collect(&mut front, &pages);
+    let segments = NetifExtraInfo {
+        type_: 1,
+        flags: XEN_NETIF_EXTRA_FLAG_MORE,
+        u: [0xa8, 0x05, 1, 0, 0, 0],
+    };
+    assert!(got[0].0 == tcp(10_000) && got[0].2 == [segments, hash]);
+}
+
+#[test]
 fn what_waits_is_bounded() {
     let front = Front::new(SLOT);
     let mut rx = rx(&front, ALL);
-    let taken =
-        (0..100).filter(|_| rx.queue(packet(vec![1; 60_000], Checksum::Present, None)) == Queued::Waiting);
+    let taken = (0..100)
+        .filter(|_| rx.queue(packet(vec![1; 60_000], Checksum::Present, None), None) == Queued::Waiting);
     assert_eq!(taken.count(), WAITING_MAX / 60_000);
 }
 
@@ -150,7 +189,7 @@ fn what_waits_is_bounded() {
 fn bad_buffers_are_answered_with_errors_and_bad_rings_end() {
     let (mut front, pages) = (Front::new(SLOT), Pages::default());
     let mut rx = rx(&front, ALL);
-    rx.queue(packet(vec![1; 60], Checksum::Present, None));
+    rx.queue(packet(vec![1; 60], Checksum::Present, None), None);
     front.request(&NetifRxRequest {
         id: 3,
         pad: 0,
@@ -159,7 +198,7 @@ fn bad_buffers_are_answered_with_errors_and_bad_rings_end() {
     rx.put(&pages).unwrap();
     let responses = front.responses::<NetifRxResponse>();
     assert_eq!((responses[0].id, responses[0].status), (3, NETIF_RSP_ERROR));
-    rx.queue(packet(vec![1; 60], Checksum::Present, None));
+    rx.queue(packet(vec![1; 60], Checksum::Present, None), None);
     front.page.store(0, 258);
     assert!(rx.put(&pages).is_err());
 }
@@ -167,15 +206,15 @@ fn bad_buffers_are_answered_with_errors_and_bad_rings_end() {
 proptest! {
     #[test]
     fn every_slot_is_answered_in_its_place(
-        sizes in prop::collection::vec((1usize..20_000, any::<bool>()), 1..40), posts in prop::collection::vec(0u16..40, 1..20)
+        sizes in prop::collection::vec((1usize..20_000, any::<bool>(), any::<bool>()), 1..40), posts in prop::collection::vec(0u16..40, 1..20)
     ) {
         let (mut front, pages) = (Front::new(SLOT), Pages::default());
         let mut rx = rx(&front, ALL);
         let mut wanted = Vec::new();
-        for (size, gso) in sizes {
+        for (size, gso, hashed) in sizes {
             let packet = packet(tcp(size), Checksum::Blank, gso.then_some(1000));
-            if rx.queue(packet.clone()) == Queued::Waiting {
-                wanted.push(packet);
+            if rx.queue(packet.clone(), hashed.then_some(HASH)) == Queued::Waiting {
+                wanted.push((packet, hashed));
             }
         }
         let (mut next, mut got) = (1, Vec::new());
@@ -185,9 +224,9 @@ proptest! {
             rx.put(&pages).unwrap();
             got.extend(collect(&mut front, &pages));
         }
-        for ((bytes, _, info), packet) in got.iter().zip(&wanted) {
+        for ((bytes, _, extras), (packet, hashed)) in got.iter().zip(&wanted) {
             prop_assert!(*bytes == packet.bytes);
-            prop_assert_eq!(info.is_some(), packet.segments.is_some());
+            prop_assert_eq!(extras.len(), usize::from(packet.segments.is_some()) + usize::from(*hashed));
         }
         prop_assert_eq!(rx.waiting.len() + got.len(), wanted.len());
     }
