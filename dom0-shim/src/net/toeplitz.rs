@@ -5,13 +5,13 @@ pub const KEY: usize = 40;
 
 /// The hash of up to 36 bytes: the sum, without carries, of the 32 bits of the key that begin where a bit of the input is
 /// set.
-pub fn hash(key: &[u8; KEY], input: &[u8]) -> u32 {
+pub fn hash<'a>(key: &[u8; KEY], input: impl IntoIterator<Item = &'a u8>) -> u32 {
     let windows = key.windows(5).map(|bytes| {
         bytes
             .iter()
             .fold(0, |window: u64, &byte| window << 8 | u64::from(byte))
     });
-    input.iter().zip(windows).fold(0, |hash, (&byte, window)| {
+    input.into_iter().zip(windows).fold(0, |hash, (&byte, window)| {
         (0..8)
             .filter(|bit| byte & (0x80 >> bit) != 0)
             .fold(hash, |hash, bit| hash ^ (window >> (8 - bit)) as u32)

@@ -169,18 +169,15 @@ impl Hashing {
                 XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP,
             ),
         };
-        let mut input = frame.get(addresses)?.to_vec();
-        let ports = (self.types & tcp != 0).then(|| offload::tcp(frame)).flatten();
-        let kind = match ports {
-            Some(ports) => {
-                input.extend_from_slice(frame.get(ports..ports + 4)?);
-                tcp
-            }
-            None => self.types & plain,
-        };
+        let addresses = frame.get(addresses)?;
+        let ports = (self.types & tcp != 0)
+            .then(|| offload::tcp(frame))
+            .flatten()
+            .and_then(|at| frame.get(at..at + 4));
+        let kind = if ports.is_some() { tcp } else { self.types & plain };
         (kind != 0).then(|| Hash {
             kind,
-            value: toeplitz::hash(&self.key, &input),
+            value: toeplitz::hash(&self.key, addresses.iter().chain(ports.unwrap_or_default())),
         })
     }
 }
