@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
 use abi::domid::DOMID_SELF;
 use abi::grant::GrantRef;
@@ -23,6 +24,12 @@ pub const TX_SLOT: usize = size_of::<NetifTxRequest>();
 pub const RX_SLOT: usize = size_of::<NetifRxRequest>();
 /// Slots of either ring.
 pub const SLOTS: u32 = 256;
+/// Bytes of a slot of the control ring.
+const CONTROL_SLOT: usize = size_of::<NetifCtrlRequest>();
+/// Slots of the control ring.
+pub const CONTROL_SLOTS: u32 = 128;
+/// Queues that a front end with a control ring has.
+pub const QUEUES: usize = 2;
 /// Buffers to receive into.
 pub const BUFFERS: u32 = 32;
 
@@ -34,6 +41,12 @@ pub const RX_RING: GrantRef = 9;
 pub const PACKET: GrantRef = 10;
 /// The same, to be read only.
 pub const READ_ONLY: GrantRef = 11;
+/// Grants of the second queue's rings.
+const SECOND_TX_RING: GrantRef = 12;
+/// As above.
+const SECOND_RX_RING: GrantRef = 13;
+/// Grant of the control ring.
+pub const CONTROL_RING: GrantRef = 14;
 /// The first of the buffers' grants.
 pub const FIRST_BUFFER: GrantRef = 16;
 /// Nothing is granted by it.
@@ -42,24 +55,57 @@ pub const NOTHING: GrantRef = 15;
 const HEADER: usize = 64;
 const DOM0: u16 = 0;
 
-static RINGS: Frames<2> = Frames::new();
+/// TX and RX of each queue, then control.
+static RINGS: Frames<5> = Frames::new();
+/// Where the control ring is.
+const CONTROL: usize = 4 * SIZE;
 static PAGE: Frames<1> = Frames::new();
 static BUFFER: Frames<{ BUFFERS as usize }> = Frames::new();
 
-/// The front end of device 0.
+/// Nodes that only a front end with a control ring has.
+const WITH_CONTROL: [&str; 3] = ["multi-queue-num-queues", "ctrl-ring-ref", "event-channel-ctrl"];
+
+/// The front end of device 0. Mostly it has one queue only, and can be used as if it were that.
 pub struct Netfront {
     store: Xenstore,
-    /// Where the back end's state is.
+    /// The back end's directory.
     back: String,
+    /// Its queues.
+    pub queues: [Queue; QUEUES],
+    control: Control,
+}
+
+impl Deref for Netfront {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.queues[0]
+    }
+}
+
+impl DerefMut for Netfront {
+    fn deref_mut(&mut self) -> &mut Queue {
+        &mut self.queues[0]
+    }
+}
+
+/// A pair of rings.
+pub struct Queue {
     rings: Shared,
+    /// Where the first of them is.
+    start: usize,
     port: u32,
     /// Requests published, and responses seen.
     tx: (u32, u32),
     rx: (u32, u32),
 }
 
-fn ring(which: usize, offset: usize) -> usize {
-    which * SIZE + offset
+/// The control ring.
+struct Control {
+    rings: Shared,
+    port: u32,
+    /// Requests published, and responses seen.
+    indices: (u32, u32),
 }
 
 impl Netfront {
@@ -69,51 +115,62 @@ impl Netfront {
     /// There is no device 0.
     pub fn new() -> Netfront {
         let grants = Grants::default();
-        let shared = Shared::of(&RINGS);
-        grants.grant(TX_RING, shared.frame(0));
-        grants.grant(RX_RING, shared.frame(SIZE));
+        let rings = Shared::of(&RINGS);
+        let references = [TX_RING, RX_RING, SECOND_TX_RING, SECOND_RX_RING, CONTROL_RING];
+        for (index, gref) in references.into_iter().enumerate() {
+            grants.grant(gref, rings.frame(index * SIZE));
+        }
         grants.grant(PACKET, PAGE.first());
         grants.grant_read_only(READ_ONLY, PAGE.first());
         (0..BUFFERS).for_each(|index| grants.grant(FIRST_BUFFER + index, BUFFER.first() + u64::from(index)));
         let store = Xenstore::default();
-        let back = store.read("device/vif/0/backend").expect("a network device") + "/state";
+        let back = store.read("device/vif/0/backend").expect("a network device");
         Netfront {
             store,
             back,
-            rings: shared,
-            port: 0,
-            tx: (0, 0),
-            rx: (0, 0),
+            queues: [0, 2].map(|first| Queue {
+                rings,
+                start: first * SIZE,
+                port: 0,
+                tx: (0, 0),
+                rx: (0, 0),
+            }),
+            control: Control {
+                rings,
+                port: 0,
+                indices: (0, 0),
+            },
         }
     }
 
-    /// Closes, if need be, and offers the device with these rings. Whether the back end connects.
-    pub fn connect_with(&mut self, tx: GrantRef, rx: GrantRef, port: Option<u32>) -> bool {
-        let state = |state: u32| format!("{state}");
-        self.store
-            .write("device/vif/0/state", &state(XENBUS_STATE_CLOSED));
+    /// Closes, if need be, and begins again with empty rings. Whether the back end does, too.
+    fn begin(&mut self) -> bool {
+        let set = |store: &Xenstore, state: u32| store.write("device/vif/0/state", &format!("{state}"));
+        set(&self.store, XENBUS_STATE_CLOSED);
         self.wait_for(XENBUS_STATE_CLOSED);
-        if self.port != 0 {
-            let _ = event_channel::close(self.port);
+        self.rings.write(0, &[0; CONTROL + SIZE]);
+        for queue in &mut self.queues {
+            renew(&mut queue.port);
+            (queue.tx, queue.rx) = ((0, 0), (0, 0));
         }
-        self.rings.write(0, &[0; 2 * SIZE]);
-        (self.tx, self.rx) = ((0, 0), (0, 0));
-        self.store
-            .write("device/vif/0/state", &state(XENBUS_STATE_INITIALISING));
-        if !self.wait_for(XENBUS_STATE_INIT_WAIT) {
-            return false;
+        renew(&mut self.control.port);
+        self.control.indices = (0, 0);
+        for node in WITH_CONTROL {
+            self.store.remove(&format!("device/vif/0/{node}"));
         }
-        self.port = event_channel::alloc_unbound(DOMID_SELF, DOM0).unwrap_or(0);
-        let port = port.unwrap_or(self.port);
-        for (node, value) in [
-            ("tx-ring-ref", tx),
-            ("rx-ring-ref", rx),
-            ("event-channel", port),
+        set(&self.store, XENBUS_STATE_INITIALISING);
+        self.wait_for(XENBUS_STATE_INIT_WAIT)
+    }
+
+    /// Offers the device with these nodes. Whether the back end connects.
+    fn offer(&self, nodes: &[(&str, u32)]) -> bool {
+        let common = [
             ("request-rx-copy", 1),
             ("feature-rx-notify", 1),
             ("feature-sg", 1),
             ("state", XENBUS_STATE_CONNECTED),
-        ] {
+        ];
+        for (node, value) in nodes.iter().chain(&common) {
             self.store
                 .write(&format!("device/vif/0/{node}"), &format!("{value}"));
         }
@@ -127,9 +184,46 @@ impl Netfront {
         }
     }
 
+    /// Closes, if need be, and offers the device with these rings. Whether the back end connects.
+    pub fn connect_with(&mut self, tx: GrantRef, rx: GrantRef, port: Option<u32>) -> bool {
+        self.begin()
+            && self.offer(&[
+                ("tx-ring-ref", tx),
+                ("rx-ring-ref", rx),
+                ("event-channel", port.unwrap_or(self.port)),
+            ])
+    }
+
+    /// As above, with good rings.
+    pub fn connect(&mut self) -> bool {
+        self.connect_with(TX_RING, RX_RING, None)
+    }
+
+    /// As above, with both queues and this control ring.
+    pub fn connect_with_control(&mut self, control: GrantRef, port: Option<u32>) -> bool {
+        let [queues, ring, channel] = WITH_CONTROL;
+        self.begin()
+            && self.offer(&[
+                (queues, QUEUES as u32),
+                ("queue-0/tx-ring-ref", TX_RING),
+                ("queue-0/rx-ring-ref", RX_RING),
+                ("queue-0/event-channel", self.queues[0].port),
+                ("queue-1/tx-ring-ref", SECOND_TX_RING),
+                ("queue-1/rx-ring-ref", SECOND_RX_RING),
+                ("queue-1/event-channel", self.queues[1].port),
+                (ring, control),
+                (channel, port.unwrap_or(self.control.port)),
+            ])
+    }
+
+    /// A number that the back end has published.
+    pub fn back_end(&self, node: &str) -> Option<u32> {
+        self.store.read(&format!("{}/{node}", self.back))?.parse().ok()
+    }
+
     /// The back end's state.
     fn state(&self) -> Option<u32> {
-        self.store.read(&self.back)?.parse().ok()
+        self.back_end("state")
     }
 
     /// Waits until the back end is in a state, with a limit. Whether it is.
@@ -141,28 +235,82 @@ impl Netfront {
         })
     }
 
-    /// As above, with good rings.
-    pub fn connect(&mut self) -> bool {
-        self.connect_with(TX_RING, RX_RING, None)
+    /// Makes a request on the control ring; status and data of the answer.
+    pub fn ask(&mut self, type_: u16, data: [u32; 3]) -> Option<(u32, u32)> {
+        self.put_control(type_, data);
+        self.publish_control(None);
+        self.control_answer()
+    }
+
+    /// Writes a slot of the control ring.
+    pub fn put_control(&mut self, type_: u16, data: [u32; 3]) {
+        let Control { rings, indices, .. } = &mut self.control;
+        let request = NetifCtrlRequest {
+            id: indices.0 as u16,
+            type_,
+            data,
+        };
+        rings.write(control_slot(indices.0), request.as_bytes());
+        indices.0 += 1;
+    }
+
+    /// Lets the back end see what was put, with an index of its own choice if `Some`.
+    pub fn publish_control(&mut self, producer: Option<u32>) {
+        let Control { rings, port, indices } = &self.control;
+        rings.store(CONTROL, producer.unwrap_or(indices.0));
+        let _ = event_channel::send(*port);
+    }
+
+    /// The next answer on the control ring, for a while, if it is that to the next request: status and data.
+    pub fn control_answer(&mut self) -> Option<(u32, u32)> {
+        let Control { rings, indices, .. } = &mut self.control;
+        wait(|| rings.load(CONTROL + 8) != indices.1)?;
+        let response: NetifCtrlResponse = read(*rings, control_slot(indices.1))?;
+        let id = indices.1 as u16;
+        indices.1 += 1;
+        (response.id == id).then_some((response.status, response.data))
+    }
+
+    /// The next packet on any queue, for a while: the queue, the bytes, and extra information.
+    pub fn received_by_any(&mut self) -> Option<(usize, Vec<u8>, Option<NetifExtraInfo>)> {
+        wait(|| self.queues.iter().any(Queue::has_received))?;
+        let which = self.queues.iter().position(Queue::has_received)?;
+        let (_, bytes, info) = self.queues[which].received()?;
+        Some((which, bytes, info))
+    }
+
+    /// Puts a packet into the page that is sent from.
+    pub fn fill(&self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .enumerate()
+            .for_each(|(index, &byte)| PAGE.set_byte(index, byte));
+    }
+}
+
+impl Queue {
+    /// Where something is in the TX (0) or RX (1) ring.
+    fn ring(&self, which: usize, offset: usize) -> usize {
+        self.start + which * SIZE + offset
     }
 
     /// Writes a slot of the TX ring.
     pub fn put(&mut self, slot: &(impl IntoBytes + Immutable + ?Sized)) {
-        let at = ring(0, HEADER + (self.tx.0 % SLOTS) as usize * TX_SLOT);
+        let at = self.ring(0, HEADER + (self.tx.0 % SLOTS) as usize * TX_SLOT);
         self.rings.write(at, slot.as_bytes());
         self.tx.0 += 1;
     }
 
     /// Lets the back end see what was put, with an index of its own choice if `Some`.
     pub fn publish(&mut self, producer: Option<u32>) {
-        self.rings.store(ring(0, 0), producer.unwrap_or(self.tx.0));
+        self.rings.store(self.ring(0, 0), producer.unwrap_or(self.tx.0));
         let _ = event_channel::send(self.port);
     }
 
     /// The next response on the TX ring, for a while.
     pub fn answer(&mut self) -> Option<NetifTxResponse> {
-        let at = ring(0, HEADER + (self.tx.1 % SLOTS) as usize * TX_SLOT);
-        wait(|| self.rings.load(ring(0, 8)) != self.tx.1)?;
+        let at = self.ring(0, HEADER + (self.tx.1 % SLOTS) as usize * TX_SLOT);
+        wait(|| self.rings.load(self.ring(0, 8)) != self.tx.1)?;
         self.tx.1 += 1;
         read(self.rings, at)
     }
@@ -180,20 +328,34 @@ impl Netfront {
                 pad: 0,
                 gref,
             };
-            let at = ring(1, HEADER + (self.rx.0 % SLOTS) as usize * RX_SLOT);
+            let at = self.ring(1, HEADER + (self.rx.0 % SLOTS) as usize * RX_SLOT);
             self.rings.write(at, request.as_bytes());
             self.rx.0 += 1;
         }
-        self.rings.store(ring(1, 0), self.rx.0);
+        self.rings.store(self.ring(1, 0), self.rx.0);
         let _ = event_channel::send(self.port);
     }
 
-    /// The next response on the RX ring, for a while, and the bytes received.
-    pub fn received(&mut self) -> Option<(NetifRxResponse, Vec<u8>)> {
-        let at = ring(1, HEADER + (self.rx.1 % SLOTS) as usize * RX_SLOT);
-        wait(|| self.rings.load(ring(1, 8)) != self.rx.1)?;
+    /// Whether there is a response on the RX ring.
+    fn has_received(&self) -> bool {
+        self.rings.load(self.ring(1, 8)) != self.rx.1
+    }
+
+    /// The next slot of the RX ring that the back end has written.
+    fn take_slot<T: FromBytes + IntoBytes>(&mut self) -> Option<T> {
+        let at = self.ring(1, HEADER + (self.rx.1 % SLOTS) as usize * RX_SLOT);
         self.rx.1 += 1;
-        let response: NetifRxResponse = read(self.rings, at)?;
+        read(self.rings, at)
+    }
+
+    /// The next response on the RX ring, for a while, the bytes received, and extra information.
+    pub fn received(&mut self) -> Option<(NetifRxResponse, Vec<u8>, Option<NetifExtraInfo>)> {
+        wait(|| self.has_received())?;
+        let response: NetifRxResponse = self.take_slot()?;
+        let info = match response.flags & NETRXF_EXTRA_INFO {
+            0 => None,
+            _ => Some(self.take_slot()?),
+        };
         let index = u32::from(response.id)
             .checked_sub(FIRST_BUFFER)
             .filter(|&index| index < BUFFERS);
@@ -202,40 +364,30 @@ impl Netfront {
             response.status.max(0) as usize,
         );
         let bytes = (start..start + count).map(|at| BUFFER.byte(at));
-        Some((response, bytes.collect()))
+        Some((response, bytes.collect(), info))
     }
 
     /// The buffer of the next response on the RX ring and the size of the packet in it, if there is one.
     pub fn take_received(&mut self) -> Option<(GrantRef, u16)> {
-        let at = ring(1, HEADER + (self.rx.1 % SLOTS) as usize * RX_SLOT);
-        if self.rings.load(ring(1, 8)) == self.rx.1 {
+        if !self.has_received() {
             return None;
         }
-        self.rx.1 += 1;
-        let response: NetifRxResponse = read(self.rings, at)?;
+        let response: NetifRxResponse = self.take_slot()?;
         Some((response.id.into(), response.status.try_into().ok()?))
     }
 
     /// Takes all responses on the TX ring as seen.
     pub fn take_answers(&mut self) {
-        self.tx.1 = self.rings.load(ring(0, 8));
+        self.tx.1 = self.rings.load(self.ring(0, 8));
     }
 
     /// Blocks until there is a response on the RX ring.
     pub fn sleep(&self) {
-        self.rings.store(ring(1, 12), self.rx.1 + 1);
-        while self.rings.load(ring(1, 8)) == self.rx.1 {
+        self.rings.store(self.ring(1, 12), self.rx.1 + 1);
+        while !self.has_received() {
             event::wait();
             event::take_pending(|_| ());
         }
-    }
-
-    /// Puts a packet into the page that is sent from.
-    pub fn fill(&self, bytes: &[u8]) {
-        bytes
-            .iter()
-            .enumerate()
-            .for_each(|(index, &byte)| PAGE.set_byte(index, byte));
     }
 }
 
@@ -243,6 +395,18 @@ impl Default for Netfront {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Another port in place of one that there may be.
+fn renew(port: &mut u32) {
+    if *port != 0 {
+        let _ = event_channel::close(*port);
+    }
+    *port = event_channel::alloc_unbound(DOMID_SELF, DOM0).unwrap_or(0);
+}
+
+fn control_slot(index: u32) -> usize {
+    CONTROL + HEADER + (index % CONTROL_SLOTS) as usize * CONTROL_SLOT
 }
 
 /// Waits for something, with a limit.

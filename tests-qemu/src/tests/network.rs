@@ -28,7 +28,8 @@ pub fn tests() -> Vec<Test> {
         .collect()
 }
 
-/// A front end that does everything wrong, beside which the shim goes on; nothing of it stays.
+/// A front end that does everything wrong, beside which the shim goes on; nothing of it stays. By its control ring, it
+/// says by which queue packets are to come.
 fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     let config = "name = 'n'\ntype = 'pvh'\nkernel = '/guests/netfront'\nmemory = 32\nvif = ['mac=00:16:3e:01:02:03']\n";
     let files = [

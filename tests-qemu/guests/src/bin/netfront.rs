@@ -1,5 +1,5 @@
 //! A network front end that does everything wrong: the back end answers with errors or ends the ring, and serves the
-//! next connection as if nothing had been.
+//! next connection as if nothing had been. What it asks for by its control ring, it gets where that is right.
 #![no_std]
 #![no_main]
 
@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use abi::io::netif::*;
 use guest_rt::start_info::StartInfo;
 use guests::netfront::{
-    BUFFERS, FIRST_BUFFER, NOTHING, Netfront, PACKET, READ_ONLY, RX_RING, SLOTS, TX_RING, TX_SLOT,
+    BUFFERS, CONTROL_RING, CONTROL_SLOTS, FIRST_BUFFER, NOTHING, Netfront, PACKET, QUEUES, READ_ONLY,
+    RX_RING, SLOTS, TX_RING, TX_SLOT,
 };
 use guests::random::Random;
 use guests::report::Report;
@@ -32,12 +33,18 @@ fn main(_: StartInfo) -> ! {
     broken_tx(&mut front, &mut report);
     buffers(&mut front, &mut report);
     random(&mut front, &mut report);
+    control(&mut front, &mut report);
     works(&mut front, &mut report, "works-after-all");
     report.finish()
 }
 
 /// A question by ARP for the gateway, from `mac`.
 fn question(mac: [u8; 6]) -> Vec<u8> {
+    question_of(mac, [10, 88, 0, 200])
+}
+
+/// As above, from a host with another address.
+fn question_of(mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
     let arp = [0, 1, 8, 0, 6, 4, 0, 1];
     let mut frame = [
         &[0xff; 6],
@@ -45,7 +52,7 @@ fn question(mac: [u8; 6]) -> Vec<u8> {
         &[8, 6],
         &arp,
         &mac,
-        &[10, 88, 0, 200],
+        &address,
         &[0; 6],
         &GATEWAY,
     ]
@@ -100,7 +107,7 @@ fn asks(front: &mut Netfront) -> bool {
     let sent = front
         .answer()
         .is_some_and(|answer| (answer.id, answer.status) == (7, NETIF_RSP_OKAY));
-    let Some((response, frame)) = front.received() else {
+    let Some((response, frame, _)) = front.received() else {
         return false;
     };
     sent && response.flags == 0 && frame.get(..6) == Some(&MAC) && frame.get(28..32) == Some(&GATEWAY)
@@ -213,7 +220,7 @@ fn buffers(front: &mut Netfront, report: &mut Report) {
         front.post([gref].into_iter());
         front.put(&request(PACKET, 0, 60, 0, 1));
         front.publish(None);
-        let status = front.received().map(|(response, _)| response.status);
+        let status = front.received().map(|(response, ..)| response.status);
         report.equal(name, (connected, status), (true, Some(NETIF_RSP_ERROR)));
     }
 }
@@ -253,4 +260,187 @@ fn random(front: &mut Netfront, report: &mut Report) {
         front.answer();
     }
     report.equal("random", connected, ROUNDS);
+}
+
+/// A front end with two queues and a control ring.
+fn control(front: &mut Netfront, report: &mut Report) {
+    for (name, ring, port) in [
+        ("control-ring-not-granted", NOTHING, None),
+        ("control-no-such-port", CONTROL_RING, Some(1000)),
+    ] {
+        let connected = front.connect_with_control(ring, port);
+        report.check(name, !connected, "the back end connects");
+    }
+    report.equal("control-offered", front.back_end("feature-ctrl-ring"), Some(1));
+    let connected = front.connect_with_control(CONTROL_RING, None);
+    report.check("control-connects", connected, "refused");
+    requests(front, report);
+    hashes(front, report);
+    for _ in 0..CONTROL_SLOTS {
+        front.put_control(XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE, [0; 3]);
+    }
+    front.publish_control(None);
+    let answered = (0..CONTROL_SLOTS)
+        .filter(|_| front.control_answer().is_some())
+        .count();
+    report.equal("control-ring-full", answered, CONTROL_SLOTS as usize);
+    front.publish_control(Some(0x8000_0000));
+    report.equal("control-index-far-ahead", front.control_answer(), None);
+    report.check(
+        "control-broken-alone",
+        arrival(front, &question(MAC)).is_some(),
+        "the other rings are not served",
+    );
+}
+
+const SUCCESS: u32 = XEN_NETIF_CTRL_STATUS_SUCCESS;
+const NOT_SUPPORTED: u32 = XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED;
+const INVALID: u32 = XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER;
+const OVERFLOW: u32 = XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW;
+/// All hash types.
+const TYPES: u32 = XEN_NETIF_CTRL_HASH_TYPE_IPV4
+    | XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP
+    | XEN_NETIF_CTRL_HASH_TYPE_IPV6
+    | XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP;
+
+/// Every request, good and bad; afterwards, packets are hashed by [`key`], and hashes of even numbers are queue 1's.
+fn requests(front: &mut Netfront, report: &mut Report) {
+    let [get_types, set_types] = [
+        XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS,
+        XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS,
+    ];
+    let [get_size, set_size] = [
+        XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE,
+        XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE,
+    ];
+    let [set_key, set_mapping, set_algorithm] = [
+        XEN_NETIF_CTRL_TYPE_SET_HASH_KEY,
+        XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING,
+        XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM,
+    ];
+    front.fill(&key());
+    let settings = [
+        ("control-type-0", 0, [0; 3], (NOT_SUPPORTED, 0)),
+        ("control-type-unknown", 99, [0; 3], (NOT_SUPPORTED, 0)),
+        ("types-before-algorithm", get_types, [0; 3], (NOT_SUPPORTED, 0)),
+        ("set-types-before-algorithm", set_types, [1, 0, 0], (INVALID, 0)),
+        ("algorithm-unknown", set_algorithm, [9, 0, 0], (INVALID, 0)),
+        ("algorithm", set_algorithm, [1, 0, 0], (SUCCESS, 0)),
+        ("types", get_types, [0; 3], (SUCCESS, TYPES)),
+        ("types-unknown", set_types, [1 << 4, 0, 0], (INVALID, 0)),
+        ("set-types", set_types, [TYPES, 0, 0], (SUCCESS, 0)),
+        ("key-not-granted", set_key, [NOTHING, 40, 0], (INVALID, 0)),
+        ("key-beyond-the-table", set_key, [u32::MAX, 40, 0], (INVALID, 0)),
+        ("key-too-long", set_key, [READ_ONLY, 41, 0], (OVERFLOW, 0)),
+        (
+            "key-far-too-long",
+            set_key,
+            [READ_ONLY, u32::MAX, 0],
+            (OVERFLOW, 0),
+        ),
+        ("key", set_key, [READ_ONLY, 40, 0], (SUCCESS, 0)),
+        ("mapping-sizes", get_size, [0; 3], (SUCCESS, 128)),
+        ("mapping-too-large", set_size, [129, 0, 0], (INVALID, 0)),
+        ("mapping-size", set_size, [2, 0, 0], (SUCCESS, 0)),
+    ];
+    let mappings = [
+        ("mapping-not-granted", 1, [NOTHING, 2, 0], INVALID),
+        ("mapping-out-of-range", 1, [READ_ONLY, 2, 1], INVALID),
+        ("mapping-far-out-of-range", 1, [READ_ONLY, 1, u32::MAX], INVALID),
+        ("mapping-too-long", 1, [READ_ONLY, u32::MAX, 2], OVERFLOW),
+        ("mapping", 1, [READ_ONLY, 2, 0], SUCCESS),
+        ("mapping-no-such-queue", QUEUES as u8, [READ_ONLY, 1, 0], INVALID),
+    ];
+    for (name, type_, data, expected) in settings {
+        report.equal(name, front.ask(type_, data), Some(expected));
+    }
+    for (name, first, data, status) in mappings {
+        front.fill(&[first, 0, 0, 0, 0, 0, 0, 0]);
+        report.equal(name, front.ask(set_mapping, data), Some((status, 0)));
+    }
+}
+
+/// A key without much order in it.
+fn key() -> [u8; 40] {
+    core::array::from_fn(|index| (index as u8).wrapping_mul(0x9d) ^ 0x6d)
+}
+
+/// The Toeplitz hash, bit by bit.
+fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
+    let bit = |bytes: &[u8], at: usize| u32::from(bytes[at / 8] >> (7 - at % 8) & 1);
+    (0..input.len() * 8)
+        .filter(|&at| bit(input, at) == 1)
+        .map(|at| (at..at + 32).fold(0, |word, at| word << 1 | bit(key, at)))
+        .fold(0, |hash, word| hash ^ word)
+}
+
+/// Answers of the gateway arrive where their hashes say, and with them.
+fn hashes(front: &mut Netfront, report: &mut Report) {
+    let even_to_second = |hash: u32| [1, 0][(hash % 2) as usize];
+    let even_to_first = |hash: u32| (hash % 2) as usize;
+    let used = answers(front, report, "mapped", even_to_second);
+    report.equal("both-queues-are-used", used, [true; QUEUES]);
+    let set_size = XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE;
+    report.equal("no-mapping", front.ask(set_size, [0; 3]), Some((SUCCESS, 0)));
+    answers(front, report, "by-hash", even_to_first);
+    let set_algorithm = XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM;
+    report.equal("no-hash", front.ask(set_algorithm, [0; 3]), Some((SUCCESS, 0)));
+    let arrived = arrival(front, &ping([10, 88, 0, 200]));
+    report.equal("without-hash", arrived.map(|(_, info)| info), Some(None));
+}
+
+/// Asks the gateway from several addresses, by ARP, which has no hash, and by ping. Which queues the pings' answers came
+/// by.
+fn answers(front: &mut Netfront, report: &mut Report, name: &str, queue: fn(u32) -> usize) -> [bool; QUEUES] {
+    let mut used = [false; QUEUES];
+    for host in 200..208 {
+        let address = [10, 88, 0, host];
+        let arrived = arrival(front, &question_of(MAC, address));
+        report.equal(name, arrived, Some((queue(0), None)));
+        let arrived = arrival(front, &ping(address));
+        let hash = toeplitz(&key(), [GATEWAY, address].as_flattened());
+        let [a, b, c, d] = hash.to_le_bytes();
+        let info = NetifExtraInfo {
+            type_: XEN_NETIF_EXTRA_TYPE_HASH,
+            flags: 0,
+            u: [0, XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ as u8, a, b, c, d],
+        };
+        report.equal(name, arrived, Some((queue(hash), Some(info))));
+        used[queue(hash)] = true;
+    }
+    used
+}
+
+/// Sends a frame, to which there is one answer: the queue that it arrives by, and extra information.
+fn arrival(front: &mut Netfront, frame: &[u8]) -> Option<(usize, Option<NetifExtraInfo>)> {
+    // One of the two takes the hash.
+    for queue in &mut front.queues {
+        queue.post(FIRST_BUFFER..FIRST_BUFFER + 2);
+    }
+    front.fill(frame);
+    front.put(&request(PACKET, 0, frame.len() as u16, 0, 3));
+    front.publish(None);
+    front.answer()?;
+    let (queue, answer, info) = front.received_by_any()?;
+    (answer.get(..6) == Some(&MAC)).then_some((queue, info))
+}
+
+/// A ping of the gateway from an address.
+fn ping(address: [u8; 4]) -> Vec<u8> {
+    const GATEWAY_MAC: [u8; 6] = [2, 0, 0x0a, 0x58, 0, 1];
+    let mut ip = [&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0], &address[..], &GATEWAY].concat();
+    fill_checksum(&mut ip, 10);
+    let mut icmp = [8, 0, 0, 0, 0, 1, 0, 1];
+    fill_checksum(&mut icmp, 2);
+    let mut frame = [&GATEWAY_MAC, &MAC, &[8, 0][..], &ip, &icmp].concat();
+    frame.resize(60, 0);
+    frame
+}
+
+/// Fills the Internet checksum in where it belongs.
+fn fill_checksum(bytes: &mut [u8], at: usize) {
+    let words = bytes.as_chunks().0.iter();
+    let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+    let folded = (sum >> 16) + (sum & 0xffff);
+    bytes[at..at + 2].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
