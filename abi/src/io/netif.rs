@@ -60,7 +60,8 @@ pub const XEN_NETIF_CTRL_TYPE_SET_HASH_KEY: u16 = 3;
 pub const XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE: u16 = 4;
 /// Control: a new mapping of so many entries (`data[0]`), all 0.
 pub const XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE: u16 = 5;
-/// Control: part of the mapping, u32 each, in a granted page (`data[0]`): so many entries (`data[1]`) from one on (`data[2]`).
+/// Control: part of the mapping, u32 each, in a granted page (`data[0]`): so many entries (`data[1]`) from one on
+/// (`data[2]`).
 pub const XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING: u16 = 6;
 /// Control: the hash algorithm (`data[0]`).
 pub const XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM: u16 = 7;

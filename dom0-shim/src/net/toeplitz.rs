@@ -3,8 +3,8 @@
 /// Bytes of a key: as many as the longest input reaches, addresses and ports of IPv6.
 pub const KEY: usize = 40;
 
-/// The hash of up to 36 bytes: the sum, without carries, of the 32 bits of the key that begin where a bit of the input is
-/// set.
+/// The hash of up to 36 bytes: each bit of them that is set adds, without carries, the 32 bits of the key that begin at
+/// its place.
 pub fn hash<'a>(key: &[u8; KEY], input: impl IntoIterator<Item = &'a u8>) -> u32 {
     let windows = key.windows(5).map(|bytes| {
         bytes

@@ -140,8 +140,7 @@ impl Hashing {
         Ok(())
     }
 
-    /// The number of the queue that a frame goes to, modulo queues, and its hash. `None`: the front end has no say in it.
-    ///
+    /// A frame's queue, modulo their number, and its hash; `None` if the front end has not chosen.
     /// What has no hash goes where hash 0 does, as with Linux.
     pub fn steer(&self, frame: &[u8]) -> Option<(u32, Option<Hash>)> {
         if !self.enabled || self.types == 0 {

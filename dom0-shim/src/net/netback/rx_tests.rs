@@ -206,7 +206,8 @@ fn bad_buffers_are_answered_with_errors_and_bad_rings_end() {
 proptest! {
     #[test]
     fn every_slot_is_answered_in_its_place(
-        sizes in prop::collection::vec((1usize..20_000, any::<bool>(), any::<bool>()), 1..40), posts in prop::collection::vec(0u16..40, 1..20)
+        sizes in prop::collection::vec((1usize..20_000, any::<bool>(), any::<bool>()), 1..40),
+        posts in prop::collection::vec(0u16..40, 1..20)
     ) {
         let (mut front, pages) = (Front::new(SLOT), Pages::default());
         let mut rx = rx(&front, ALL);
