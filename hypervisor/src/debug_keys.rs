@@ -92,6 +92,12 @@ fn hang() -> ! {
     }
 }
 
+/// A slow line does not make a CPU that hangs.
+fn made_progress() {
+    #[cfg(target_os = "none")]
+    crate::hw::watchdog::beat();
+}
+
 fn reboot() {
     power::machine_down(SHUTDOWN_REBOOT);
 }
@@ -123,6 +129,7 @@ fn domains() {
             }
         );
         for vcpu in domain.vcpus() {
+            made_progress();
             let state = match () {
                 () if vcpu.entity.running() => "running",
                 () if vcpu.held_by(Hold::DOWN) => "down",
@@ -143,26 +150,29 @@ fn domains() {
     }
 }
 
+/// Each CPU logs those that it has: who waited here for another CPU might be waited for there.
 fn registers() {
     let mut next = Some(DomId::DOM0);
     while let Some(domain) = next.take().and_then(table::next_from) {
         for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.is_initialised()) {
-            vcpu.pause();
-            if vcpu.entity.running() && vcpu.entity.cpu() == percpu::id() {
-                // Its run loop is below us.
-                irq::raise(SoftIrq::REGISTERS);
-            } else {
-                vcpu.wait_until_stopped();
-                vcpu.with_private(|private| log_registers(vcpu, private.cpu.as_dyn()));
+            match sched::look_at(vcpu, |private| log_registers(vcpu, private.cpu.as_dyn())) {
+                Ok(()) => {}
+                Err(id) if id == percpu::id() => irq::raise(SoftIrq::REGISTERS),
+                Err(id) => irq::raise_on(id, SoftIrq::REGISTERS),
             }
-            vcpu.unpause();
         }
         next = domain.id.0.checked_add(1).map(DomId);
     }
 }
 
+/// Log the registers of the vCPU that was left on this CPU, which runs none.
+pub fn log_registers_left() {
+    sched::look_at_loaded(|vcpu, private| log_registers(vcpu, private.cpu.as_dyn()));
+}
+
 /// Log the registers of a vCPU that has stopped, or that runs here.
 pub fn log_registers(vcpu: &Vcpu, cpu: &mut dyn GuestCpu) {
+    made_progress();
     let page = cpu.apic_page();
     let highest = |bitmap| page.highest(bitmap).unwrap_or(0);
     let (requested, in_service) = (highest(reg::IRR), highest(reg::ISR));

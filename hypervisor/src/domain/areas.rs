@@ -3,7 +3,6 @@
 //! The guest names it by virtual address, once; the frames behind that are held from then on, so that nothing is walked when
 //! it is written (at every change of state).
 
-use abi::shared_info::VcpuTimeInfo;
 use abi::vcpu::{CompatVcpuRunstateInfo, RUNSTATE_OFFLINE, VcpuRunstateInfo, XEN_RUNSTATE_UPDATE};
 use abi::{Layout, Narrow};
 use zerocopy::IntoBytes;
@@ -21,8 +20,8 @@ const TIME_INFO: u64 = 32;
 
 /// A vCPU's areas.
 pub struct Areas {
-    /// The second clock, which user space reads.
-    time: Mutex<Option<GuestRange>>,
+    /// The second clock, which user space reads, and its version.
+    time: Mutex<Option<(GuestRange, u32)>>,
     runstate: Mutex<Runstate>,
 }
 
@@ -46,7 +45,7 @@ impl Areas {
 
     /// Keep a second clock in `area`, or none. The caller then calls [`Domain::publish_time`].
     pub fn register_time(&self, area: Option<GuestRange>) {
-        *self.time.lock() = area;
+        *self.time.lock() = area.map(|area| (area, 0));
     }
 
     /// Keep `area`, in that layout, informed of the vCPU's state, or nobody.
@@ -148,19 +147,16 @@ impl Domain {
             frame.copy_in(at + TIME_INFO + 4, body);
             version.store(writing.wrapping_add(1), SeqCst);
         });
-        if let Some(area) = &*vcpu.areas.time.lock() {
-            publish_second(area, &info);
+        if let Some((area, version)) = &mut *vcpu.areas.time.lock() {
+            area.write(0, &version.wrapping_add(1).to_le_bytes());
+            fence(SeqCst);
+            area.write(4, info.as_bytes().get(4..).unwrap_or_default());
+            fence(SeqCst);
+            // Another than before, for whoever was stopped while it read.
+            *version = version.wrapping_add(2);
+            area.write(0, &version.to_le_bytes());
         }
     }
-}
-
-/// The second clock: its version begins anew, which is as good, as all that counts is that it is odd meanwhile and changes.
-fn publish_second(area: &GuestRange, info: &VcpuTimeInfo) {
-    area.write(0, &1u32.to_le_bytes());
-    fence(SeqCst);
-    area.write(4, info.as_bytes().get(4..).unwrap_or_default());
-    fence(SeqCst);
-    area.write(0, &2u32.to_le_bytes());
 }
 
 #[cfg(test)]

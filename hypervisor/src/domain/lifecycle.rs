@@ -138,6 +138,10 @@ impl Domain {
             vcpus.push(vcpu);
         }
         let vcpus: Box<[Arc<Vcpu>]> = vcpus.into();
+        // They have not missed anything.
+        self.paused_since.store(0, Ordering::SeqCst);
+        self.paused_for.store(0, Ordering::SeqCst);
+        self.publish_wall_clock();
         let _turn = self.pausing.lock();
         let made = self.vcpus.call_once(|| vcpus);
         for _ in 0..self.toolstack_pauses.load(Ordering::SeqCst) {

@@ -31,7 +31,7 @@ use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
 use crate::mm::page_info;
-use crate::sched::Share;
+use crate::sched::{self, Share};
 use crate::sync::{Mutex, Once};
 use crate::types::{DomId, VcpuId};
 use crate::virt::cpuid::Policy;
@@ -315,14 +315,13 @@ impl Domain {
     /// # Errors
     /// `EINVAL`: it is not paused.
     pub fn unpause(&self) -> Result<(), Errno> {
-        let _turn = self.pausing.lock();
-        let pauses = self
-            .toolstack_pauses
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1))
-            .map_err(|_| Errno::EINVAL)?;
-        if pauses == 1 {
+        if self.toolstack_pauses.load(Ordering::SeqCst) == 1 && !self.is_dying() {
             self.skip_time();
         }
+        let _turn = self.pausing.lock();
+        self.toolstack_pauses
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1))
+            .map_err(|_| Errno::EINVAL)?;
         self.vcpus().iter().for_each(Vcpu::unpause);
         Ok(())
     }
@@ -330,8 +329,10 @@ impl Domain {
     /// The time for which it was paused has not passed for it; but it had passed for others, so the wall clock that it is told is right again.
     fn skip_time(&self) {
         let (since, until) = (self.paused_since.swap(0, Ordering::SeqCst), tsc());
+        // Those that have passed were left alone.
+        let timers_go_on = || self.vcpus().iter().for_each(sched::timers_changed);
         if since == 0 {
-            return;
+            return timers_go_on();
         }
         let paused = clock()
             .nanoseconds(until)
@@ -341,6 +342,15 @@ impl Domain {
         for vcpu in self.vcpus() {
             vcpu.skip_time(until.wrapping_sub(since), paused);
             self.publish_time(vcpu);
+        }
+        timers_go_on();
+    }
+
+    /// The machine's TSC as far as it is the domain's: it stands still while that is paused.
+    pub fn machine_tsc(&self) -> u64 {
+        match self.paused_since.load(Ordering::SeqCst) {
+            0 => tsc(),
+            since => since,
         }
     }
 

@@ -233,7 +233,6 @@ impl Vcpu {
             private.cpu.as_dyn().set_tsc_offset(offset);
             private.lapic.put_off_timer(paused);
         });
-        sched::timers_changed(self);
     }
 
     // ---- requests ----
@@ -417,12 +416,13 @@ impl Vcpu {
         if self.timers.budget.load(SeqCst) <= now {
             self.unpark();
         }
+        let Some(domain) = self.domain() else { return NEVER };
+        // What is paused has put it off by when it goes on, and queues its timers again.
+        if domain.is_paused() {
+            return self.timers.budget.load(SeqCst);
+        }
         self.request(Request::TIMER);
-        // One that is paused sees to it afterwards, when it has been put off.
-        if !self.paused()
-            && self.timers.take_watchdog(now)
-            && let Some(domain) = self.domain()
-        {
+        if self.timers.take_watchdog(now) {
             log::warn!("{}: its watchdog was not put off in time", domain.id);
             domain.shutdown(SHUTDOWN_WATCHDOG);
         }

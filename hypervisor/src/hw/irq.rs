@@ -49,7 +49,7 @@ bitflags! {
         const EVICT = 1 << 3;
         /// Lines of dom0 have interrupted.
         const LINES = 1 << 4;
-        /// The registers of the vCPU that runs here are to be logged.
+        /// The registers of the vCPU that runs here, or was left here, are to be logged.
         const REGISTERS = 1 << 5;
     }
 }

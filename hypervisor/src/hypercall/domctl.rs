@@ -102,7 +102,10 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         }
         XEN_DOMCTL_GETTSCINFO => {
             let clock = crate::hw::time::clock();
-            let elapsed_nsec = domain.vcpu(VcpuId(0)).map_or(0, |vcpu| vcpu.system_time());
+            let now = clock.nanoseconds(domain.machine_tsc());
+            let elapsed_nsec = domain
+                .vcpu(VcpuId(0))
+                .map_or(now, |vcpu| vcpu.system_time_at(now));
             u.set(&DomctlTscInfo {
                 tsc_mode: TSC_MODE_NEVER_EMULATE,
                 gtsc_khz: clock.khz(),

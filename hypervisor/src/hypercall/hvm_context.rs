@@ -336,7 +336,8 @@ fn save_cpu(vcpu: &Vcpu) -> HvmHwCpu {
             *base = segment.base;
         });
         let offset = vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst);
-        record.tsc = crate::hw::time::tsc().wrapping_add(offset);
+        let tsc = vcpu.domain().map_or(0, |domain| domain.machine_tsc());
+        record.tsc = tsc.wrapping_add(offset);
         record
     })
 }

@@ -19,7 +19,7 @@ pub mod simulator;
 pub use entity::Entity;
 pub use hotplug::{CpuChange, change_cpu, retire_if_told};
 pub use mask::CpuMask;
-pub use registers::{evict, load, unload_idle};
+pub use registers::{evict, load, look_at, look_at_loaded, unload_idle};
 pub use scheduler::{Granularity, SLICE};
 pub use share::Share;
 

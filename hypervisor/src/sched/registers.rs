@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::{SCHEDULER, cpu, this_cpu};
-use crate::domain::vcpu::Vcpu;
+use crate::domain::vcpu::{Private, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
 use crate::sync::Rank;
@@ -56,6 +56,33 @@ pub fn unload_idle() {
     };
     if !scheduler.runs_any(hw::percpu::id()) {
         unload(&mut cpu.loaded.lock());
+    }
+}
+
+/// Look at the private half of a vCPU that nobody runs and whose registers no CPU has. Waits for nobody.
+///
+/// # Errors
+/// Somebody does, or has: probably that CPU.
+pub fn look_at(vcpu: &Vcpu, look: impl FnOnce(&mut Private)) -> Result<(), u32> {
+    let private = vcpu.private().try_lock();
+    match (private, vcpu.traces.loaded_on.load(SeqCst)) {
+        // Nobody loads it while we have its lock.
+        (Some(mut private), NOWHERE) => {
+            look(&mut private);
+            Ok(())
+        }
+        (_, NOWHERE) => Err(vcpu.entity.cpu()),
+        (_, id) => Err(id),
+    }
+}
+
+/// Look at the private half of the vCPU that has left its registers on this CPU, which runs nothing; at none, if there is none.
+pub fn look_at_loaded(look: impl FnOnce(&Vcpu, &mut Private)) {
+    let Some(cpu) = this_cpu() else { return };
+    if let Some(vcpu) = &*cpu.loaded.lock()
+        && let Some(mut private) = vcpu.private().try_lock()
+    {
+        look(vcpu, &mut private);
     }
 }
 

@@ -85,7 +85,9 @@ impl Running<'_, dyn GuestCpu> {
 /// Run guests on this CPU for ever. Interrupts are off, except while idle and where an exit says that the host has one.
 pub fn run_cpu() -> ! {
     loop {
-        softirqs();
+        if softirqs().contains(SoftIrq::REGISTERS) {
+            debug_keys::log_registers_left();
+        }
         match sched::pick() {
             Some(vcpu) => run_vcpu(&vcpu),
             None => {
@@ -126,6 +128,10 @@ fn softirqs() -> SoftIrq {
 
 fn run_vcpu(vcpu: &Arc<Vcpu>) {
     if let Some(domain) = vcpu.domain() {
+        // Who made it stop may have looked just before it counted as running: one of the two sees the other.
+        if !vcpu.runnable() {
+            return sched::put(vcpu);
+        }
         sched::load(vcpu);
         let mut private = vcpu.private().lock();
         let private = &mut *private;

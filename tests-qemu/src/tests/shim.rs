@@ -167,6 +167,9 @@ pub fn unpacked_archive() -> Result<PathBuf> {
         return Ok(archive.clone());
     }
     let place = outputs::root().canonicalize()?.join("target/unpacked-archive");
+    if place.exists() {
+        std::fs::remove_dir_all(&place)?;
+    }
     boot_archive_with(&place, &[])?;
     let packed = std::fs::read(place.join("archive").join(KERNEL))?;
     let kernel = pvh::kernel::open(&packed, LIMIT).map_err(|error| anyhow!("{KERNEL}: {error}"))?;

@@ -283,6 +283,12 @@ fn time_stands_still_while_paused() {
     let (later, of_that_day) = clock(&guest);
     assert_eq!((later, of_that_day), (system, of_day + PAUSED));
     let timers = &vcpu.timers;
+    domain.pause();
+    assert_eq!(vcpu.deadline_passed(u64::MAX - 1), NEVER);
+    let asked = vcpu.requests().contains(Request::TIMER);
+    assert!(!asked, "it is not told of what it has time for yet");
+    assert_eq!(domain.unpause(), Ok(()));
+    assert_eq!(domain.shutdown_reason(), None);
     assert_eq!(timers.singleshot.load(SeqCst), (1 << 40) + PAUSED);
     assert_eq!(timers.watchdogs[1].load(SeqCst), (1 << 41) + PAUSED);
     assert_eq!(
