@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::guests::verdict;
-use super::shim::{Shim, archive, boot_archive_with};
-use super::{BOTH, PATIENCE, test};
+use super::shim::{Shim, archive};
+use super::{BOTH, PATIENCE, test, tools};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
 
@@ -43,16 +43,13 @@ pub fn tests() -> Vec<Test> {
 fn fio(bench: &mut Bench, machine: Machine) -> Result<()> {
     // Each round writes the file in random order and reads it: 1 GiB in all.
     let (disk, file, rounds) = ("96M", "64m", 8);
-    let tools = std::fs::read(outputs::output("test-tools.img")?)?;
-    let archive = boot_archive_with(&bench.scratch(), &[("tools.img", tools)])?;
-    let shim = Shim::start(bench, machine, archive)?;
+    let shim = tools::prompt(bench, machine)?;
     shim.console.type_line(&format!(
-        "create -c /etc/oxen/debian.cfg disk=[\"ram:{disk},xvda,w\",\"/tools.img,raw,xvdb,r\"]"
+        "create -c /etc/oxen/debian.cfg disk=[\"ram:{disk},xvda,w\",{}]",
+        tools::DISK
     ))?;
-    const TOOLS: &str = "mkdir -p /tools; mount -o ro /dev/xvdb /tools; \
-         t() { tool=$1; shift; /tools/lib/ld-linux-x86-64.so.2 --library-path /tools/lib /tools/bin/$tool \"$@\"; }";
     log_in(shim.console)?;
-    shell(shim.console, TOOLS)?;
+    tools::mount(shim.console)?;
     let made = shell(
         shim.console,
         "t mke2fs -q -F -t ext4 /dev/xvda && mount /dev/xvda /mnt && echo mounted",
@@ -73,7 +70,7 @@ fn fio(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.console.expect("has been started", PATIENCE)?;
     shim.console.type_line("console debian")?;
     log_in(shim.console)?;
-    shell(shim.console, TOOLS)?;
+    tools::mount(shim.console)?;
     let after = shell(shim.console, &format!("mount -o ro /dev/xvda /mnt; {SUM}"))?;
     ensure!(after.contains("\nit is clean\n"), "{after}");
     ensure!(sum_in(&before)? == sum_in(&after)?, "{before}{after}");

@@ -13,6 +13,7 @@
 //! * [`network`]: networks of domUs.
 //! * [`store`]: xenstore with clients good and bad, and its tools.
 //! * [`shim`]: dom0-shim's prompt, for the others.
+//! * [`tools`]: Debian's programs in domUs, for the others.
 //!
 //! What is expected of Oxen's output is in the file of the test that expects it.
 
@@ -32,6 +33,7 @@ mod resize;
 mod scheduling;
 pub mod shim;
 pub mod store;
+mod tools;
 
 use std::process::Command;
 use std::time::Duration;

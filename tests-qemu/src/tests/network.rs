@@ -1,4 +1,4 @@
-//! Networks between stock Debian domUs, and of one with dom0-shim's gateway.
+//! Networks of domUs: with dom0-shim's gateway, with each other, and with the outside.
 
 use std::process::Command;
 
@@ -6,12 +6,18 @@ use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::shim::{Shim, archive};
-use super::{BOTH, PATIENCE, test};
+use super::{BOTH, PATIENCE, test, tools};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
 
 /// The gateway's address.
 const GATEWAY: &str = "10.88.0.1";
+
+/// What iperf3 moves each way (KiB), and in Bochs, which interprets.
+const MUCH: u64 = 4 << 10;
+const LITTLE: u64 = 256;
+/// Its ways: both directions, over several connections and in datagrams.
+const WAYS: &[&str] = &["-P 3", "-P 3 -R", "-u -b 50M", "-u -b 50M -R"];
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
@@ -19,12 +25,12 @@ pub fn tests() -> Vec<Test> {
         .flat_map(|vehicle| {
             [
                 test("domU: lease, ping, hot plug", vehicle, gateway),
-                test("domU to domU: ping, TCP", vehicle, between),
+                test("domU to domU: ping, TCP, iperf3", vehicle, between),
                 test("hostile network front end", vehicle, hostile),
             ]
         })
         // Bochs has no virtio devices.
-        .chain([test("domU to outside: lease, TCP, NAT", Vehicle::Svm, uplink)])
+        .chain([test("domU to outside: NAT, TCP, iperf3", Vehicle::Svm, uplink)])
         .collect()
 }
 
@@ -74,8 +80,8 @@ fn ping(shim: &mut Shim, host: &str) -> Result<()> {
     Ok(())
 }
 
-/// A domU fetches a file in QEMU's network through the gateway's translation; then on the bridge of the machine's network device, with an
-/// address of that network.
+/// A domU fetches a file in QEMU's network and runs iperf3 through the gateway's translation; then on the bridge of the machine's network
+/// device, with an address of that network.
 fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     let file = bench.scratch().join("file");
     let contents: Vec<u8> = (0..500_000u32).flat_map(u32::to_le_bytes).collect();
@@ -86,13 +92,17 @@ fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         "user,guestfwd=tcp:10.0.2.100:80-cmd:cat {}",
         file.display()
     ));
-    let mut shim = prompt(bench, machine)?;
-    shim.console.type_line("create -c debian")?;
+    let server = tools::Server::start()?;
+    let mut shim = tools::prompt(bench, machine)?;
+    shim.console
+        .type_line(&format!("create -c debian disk=[{}]", tools::DISK))?;
     log_in(shim.console)?;
+    tools::mount(shim.console)?;
     let fetch = |shim: &mut Shim<'_>| {
         let said = shell(shim.console, "nc 10.0.2.100 80 < /dev/null | md5sum")?;
         ensure!(checksum(&said)? == checksum(&sum)?, "{sum}: {said}");
-        Ok(())
+        tools::iperf3(shim.console, &format!("10.0.2.2 -p {}", server.port), MUCH, WAYS)?;
+        tools::no_complaints(shim.console)
     };
     address(&mut shim, "eth0")?;
     shell(shim.console, "until ping -c 1 10.0.2.2; do sleep 1; done")?;
@@ -150,29 +160,31 @@ fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
     ensure!(!list.contains("backend/vif"), "network-list: {list}");
     shim.command("network-attach debian mac=00:16:3e:11:22:33,rate=50Mb/s")?;
     to_shell(&mut shim, "debian")?;
-    shell(
-        shim.console,
-        "until ip link show eth0 >/dev/null 2>&1; do sleep 0.2; done; /sbin/network",
-    )?;
-    let again = address(&mut shim, "eth0")?;
+    let again = come_up(&mut shim)?;
     ensure!(again != own, "another device, and the same address");
     ping(&mut shim, GATEWAY)
 }
 
-/// Two domUs: ping by name, and a few megabytes over TCP.
+/// Two domUs: ping by name, a few megabytes over TCP, and iperf3.
 fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let mut shim = prompt(bench, machine)?;
+    let kib = match machine.vehicle {
+        Vehicle::Vmx => LITTLE,
+        _ => MUCH,
+    };
+    let mut shim = tools::prompt(bench, machine)?;
     let free = shim.first_life("debian2", "debian2")?;
-    shim.command("create debian2")?;
-    shim.console.type_line("create -c debian")?;
+    shim.command(&format!("create debian2 disk=[{}]", tools::DISK))?;
+    shim.console
+        .type_line(&format!("create -c debian disk=[{}]", tools::DISK))?;
     log_in(shim.console)?;
+    tools::mount(shim.console)?;
     let server = address(&mut shim, "eth0")?;
     let said = shell(
         shim.console,
-        "head -c 4M /dev/urandom >/tmp/data; md5sum /tmp/data",
+        "dd if=/dev/urandom of=/tmp/data bs=64k count=64 && md5sum /tmp/data",
     )?;
     let sent = checksum(&said)?.to_owned();
-    shell(shim.console, "httpd -h /tmp")?;
+    shell(shim.console, "httpd -h /tmp; t iperf3 -s -D")?;
     shim.detach()?;
     shim.console.type_line("console debian2")?;
     shim.console.send("\r")?;
@@ -183,6 +195,12 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     ping(&mut shim, "debian")?;
     let said = shell(shim.console, "wget -q -O - http://debian/data | md5sum")?;
     ensure!(checksum(&said)? == sent, "sent {sent}, got {said}");
+    tools::mount(shim.console)?;
+    tools::iperf3(shim.console, &server, kib, WAYS)?;
+    tools::no_complaints(shim.console)?;
+    shim.detach()?;
+    to_shell(&mut shim, "debian")?;
+    tools::no_complaints(shim.console)?;
     shim.detach()?;
     shim.command("destroy debian2")?;
     shim.wait_for("debian2", false)?;
@@ -199,4 +217,13 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("destroy debian")?;
     shim.wait_for("debian", false)?;
     shim.expect_free(free)
+}
+
+/// Gets an address for eth0, once it is there.
+fn come_up(shim: &mut Shim<'_>) -> Result<String> {
+    shell(
+        shim.console,
+        "until ip link show eth0 >/dev/null 2>&1; do sleep 0.2; done; /sbin/network",
+    )?;
+    address(shim, "eth0")
 }
