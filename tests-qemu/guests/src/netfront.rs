@@ -70,6 +70,9 @@ pub struct Netfront {
     store: Xenstore,
     /// The back end's directory.
     back: String,
+    grants: Grants,
+    /// Its address.
+    pub mac: [u8; 6],
     /// Its queues.
     pub queues: [Queue; QUEUES],
     control: Control,
@@ -125,9 +128,16 @@ impl Netfront {
         (0..BUFFERS).for_each(|index| grants.grant(FIRST_BUFFER + index, BUFFER.first() + u64::from(index)));
         let store = Xenstore::default();
         let back = store.read("device/vif/0/backend").expect("a network device");
+        let mut mac = [0; 6];
+        let text = store.read("device/vif/0/mac").expect("an address");
+        for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
+            *byte = u8::from_str_radix(digits, 16).expect("an address");
+        }
         Netfront {
             store,
             back,
+            grants,
+            mac,
             queues: [0, 2].map(|first| Queue {
                 rings,
                 start: first * SIZE,
@@ -145,20 +155,18 @@ impl Netfront {
 
     /// Closes, if need be, and begins again with empty rings. Whether the back end does, too.
     fn begin(&mut self) -> bool {
-        let set = |store: &Xenstore, state: u32| store.write("device/vif/0/state", &format!("{state}"));
-        set(&self.store, XENBUS_STATE_CLOSED);
-        self.wait_for(XENBUS_STATE_CLOSED);
+        self.disconnect();
         self.rings.write(0, &[0; CONTROL + SIZE]);
         for queue in &mut self.queues {
-            renew(&mut queue.port);
+            queue.port = new_port();
             (queue.tx, queue.rx) = ((0, 0), (0, 0));
         }
-        renew(&mut self.control.port);
+        self.control.port = new_port();
         self.control.indices = (0, 0);
         for node in WITH_CONTROL {
             self.store.remove(&format!("device/vif/0/{node}"));
         }
-        set(&self.store, XENBUS_STATE_INITIALISING);
+        self.tell(XENBUS_STATE_INITIALISING);
         self.wait_for(XENBUS_STATE_INIT_WAIT)
     }
 
@@ -219,6 +227,25 @@ impl Netfront {
     /// A number that the back end has published.
     pub fn back_end(&self, node: &str) -> Option<u32> {
         self.store.read(&format!("{}/{node}", self.back))?.parse().ok()
+    }
+
+    /// Closes, and the ports with it. Whether the back end has let go of all that was granted.
+    pub fn disconnect(&mut self) -> bool {
+        self.tell(XENBUS_STATE_CLOSED);
+        let closed = self.wait_for(XENBUS_STATE_CLOSED);
+        let ports = self.queues.iter_mut().map(|queue| &mut queue.port);
+        for port in ports.chain([&mut self.control.port]) {
+            if *port != 0 {
+                let _ = event_channel::close(*port);
+                *port = 0;
+            }
+        }
+        closed && !(TX_RING..FIRST_BUFFER + BUFFERS).any(|reference| self.grants.in_use(reference))
+    }
+
+    /// Tells the back end this end's state.
+    fn tell(&self, state: u32) {
+        self.store.write("device/vif/0/state", &format!("{state}"));
     }
 
     /// The back end's state.
@@ -397,12 +424,9 @@ impl Default for Netfront {
     }
 }
 
-/// Another port in place of one that there may be.
-fn renew(port: &mut u32) {
-    if *port != 0 {
-        let _ = event_channel::close(*port);
-    }
-    *port = event_channel::alloc_unbound(DOMID_SELF, DOM0).unwrap_or(0);
+/// A port for the back end; 0: there is none.
+fn new_port() -> u32 {
+    event_channel::alloc_unbound(DOMID_SELF, DOM0).unwrap_or(0)
 }
 
 fn control_slot(index: u32) -> usize {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::guests::verdict;
-use super::shim::{Shim, archive};
+use super::shim::{Shim, archive, come_and_go};
 use super::{BOTH, PATIENCE, test, tools};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Test> {
             [
                 test("disks", vehicle, disks),
                 test("hostile block front end", vehicle, hostile),
-                test("domUs and disks come and go", vehicle, come_and_go),
+                test("domUs and disks come and go", vehicle, disks_come_and_go),
             ]
         })
         // What they are about is the same on both vendors.
@@ -97,11 +97,12 @@ fn reboot(bench: &mut Bench, machine: Machine) -> Result<()> {
 }
 
 /// A disk that is written to all the time is taken away; the domain lives, and can have it again. Then it is taken by
-/// force, which leaves requests without answer: the domain lives, and ends.
+/// force, which leaves requests without answer: the domain lives, and ends, and nothing of it is left.
 fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
     const LOAD: &str =
         "while dd if=/dev/zero of=/dev/xvda bs=64k count=200 conv=fsync; do :; done 2>/dev/null &";
     let mut shim = prompt(bench, machine)?;
+    let free = shim.first_life("debian", "debian")?;
     shim.console.type_line("create -c /etc/oxen/debian.cfg")?;
     log_in(shim.console)?;
     shell(shim.console, LOAD)?;
@@ -129,7 +130,8 @@ fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
     ensure!(alive.contains("\nalive\n"), "{alive}");
     shim.detach()?;
     shim.command("destroy debian")?;
-    shim.wait_for("debian", false)
+    shim.wait_for("debian", false)?;
+    shim.expect_free(free)
 }
 
 /// A domain with the guest `blkfront`, which tests its disk and powers off.
@@ -169,63 +171,15 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// Domains that connect their disk, use it and disconnect, several at a time: nothing is left of any.
-fn come_and_go(bench: &mut Bench, machine: Machine) -> Result<()> {
-    const AT_ONCE: u32 = 5;
+/// Domains that connect their disk, use it and disconnect, several at a time.
+fn disks_come_and_go(bench: &mut Bench, machine: Machine) -> Result<()> {
     // Bochs takes ten times as long for each.
     let all = match machine.vehicle {
         Vehicle::Vmx => 40,
         _ => 200,
     };
-    let files = [
-        ("blkfront", std::fs::read(outputs::output("guests/blkfront")?)?),
-        ("once.cfg", front_end("once persistent", "ram:64K,xvda,rw")),
-    ];
-    let archive = archive(&bench.scratch(), &files)?;
-    let mut shim = Shim::start(bench, machine, archive)?;
-    let mut before = None;
-    for made in (0..all).step_by(AT_ONCE as usize) {
-        if made == AT_ONCE {
-            before = Some((shim.free_frames()?, heap_free(&mut shim)?));
-        }
-        for name in 0..AT_ONCE {
-            let said = shim.command(&format!("create /once.cfg name='b{name}'"))?;
-            ensure!(!said.contains("not created"), "after {made}: {said}");
-        }
-        all_gone(&mut shim)?;
-    }
-    let after = (shim.free_frames()?, heap_free(&mut shim)?);
-    let (frames, heap) = before.context("no domain was the first")?;
-    // With a page left of each domain it would be much more.
-    ensure!(
-        after.0 == frames && after.1 + 32 > heap,
-        "{frames} frames and {heap} KiB of the shim's heap were free, now {after:?}"
-    );
-    let output = shim.console.output();
-    let (passed, failed) = (
-        output.matches("RESULT pass").count(),
-        output.matches("RESULT fail").count(),
-    );
-    ensure!(
-        (passed, failed) == (all as usize, 0),
-        "{passed} passed, {failed} failed"
-    );
-    Ok(())
-}
-
-/// Waits until there are no domains but the shim.
-fn all_gone(shim: &mut Shim<'_>) -> Result<()> {
-    const LOOKS: u32 = 100;
-    let mut list = String::new();
-    for _ in 0..LOOKS {
-        list = shim.command("list")?;
-        let domains = list.lines().skip_while(|line| !line.starts_with("Domain-0"));
-        if domains.skip(1).all(|line| line.split_whitespace().count() < 3) && list.contains("Domain-0") {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    anyhow::bail!("there are still domains:\n{list}")
+    let config = front_end("once persistent", "ram:64K,xvda,rw");
+    come_and_go(bench, machine, "blkfront", config, all)
 }
 
 fn disks(bench: &mut Bench, machine: Machine) -> Result<()> {
@@ -378,7 +332,7 @@ fn plug_and_unplug(shim: &mut Shim<'_>) -> Result<()> {
         connected(shim, 2)?;
         shim.command("block-detach debian xvdb")?;
         connected(shim, 1)?;
-        free.push(heap_free(shim)?);
+        free.push(shim.heap_free()?);
     }
     // The least that a device could leave behind, each time, is a page. What the guest and we have typed in between is kept, too, in
     // memory that now and then grows.
@@ -398,15 +352,4 @@ fn plug_and_unplug(shim: &mut Shim<'_>) -> Result<()> {
     let nodes = shim.command("xenstore-ls /local/domain/0/backend/vbd")?;
     ensure!(!nodes.contains("51712"), "{nodes}");
     Ok(())
-}
-
-/// The shim's free memory in KiB.
-fn heap_free(shim: &mut Shim<'_>) -> Result<u64> {
-    let info = shim.command("info")?;
-    let line = info.lines().find(|line| line.starts_with("dom0_heap_free"));
-    let value = line.and_then(|line| line.split_whitespace().rev().nth(1));
-    value
-        .with_context(|| info.clone())?
-        .parse()
-        .context("dom0_heap_free")
 }

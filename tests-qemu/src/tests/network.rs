@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
-use super::shim::{Shim, archive};
+use super::shim::{Shim, archive, come_and_go};
 use super::{BOTH, PATIENCE, test, tools};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
@@ -29,21 +29,30 @@ pub fn tests() -> Vec<Test> {
                 test("hostile network front end", vehicle, hostile),
             ]
         })
-        // Bochs has no virtio devices.
-        .chain([test("domU to outside: NAT, TCP, iperf3", Vehicle::Svm, uplink)])
+        // Bochs has no virtio devices; what the others are about is the same on both vendors.
+        .chain([
+            test("domU to outside: NAT, TCP, iperf3", Vehicle::Svm, uplink),
+            test("200 domUs on a network", Vehicle::Svm, domains_come_and_go),
+        ])
         .collect()
+}
+
+/// A domain with the guest `netfront`, which tests its network device and powers off.
+fn front_end(extra: &str) -> Vec<u8> {
+    format!("name='n'\ntype='pvh'\nkernel='/netfront'\nextra='{extra}'\nmemory=32\nvif=['']\n").into_bytes()
+}
+
+/// Domains that connect to the bridge, ask the gateway and disconnect, several at a time.
+fn domains_come_and_go(bench: &mut Bench, machine: Machine) -> Result<()> {
+    come_and_go(bench, machine, "netfront", front_end("once"), 200)
 }
 
 /// A front end that does everything wrong, beside which the shim goes on; nothing of it stays. By its control ring, it
 /// says by which queue packets are to come.
 fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let config = "name = 'n'\ntype = 'pvh'\nkernel = '/guests/netfront'\nmemory = 32\nvif = ['mac=00:16:3e:01:02:03']\n";
     let files = [
-        ("etc/oxen/n.cfg", config.as_bytes().to_vec()),
-        (
-            "guests/netfront",
-            std::fs::read(outputs::output("guests/netfront")?)?,
-        ),
+        ("etc/oxen/n.cfg", front_end("")),
+        ("netfront", std::fs::read(outputs::output("guests/netfront")?)?),
     ];
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;

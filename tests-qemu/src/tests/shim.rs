@@ -127,6 +127,35 @@ impl<'a> Shim<'a> {
         self.free_frames()
     }
 
+    /// The shim's own free memory in KiB.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn heap_free(&mut self) -> Result<u64> {
+        let info = self.command("info")?;
+        let line = info.lines().find(|line| line.starts_with("dom0_heap_free"));
+        let value = line.and_then(|line| line.split_whitespace().rev().nth(1));
+        value
+            .with_context(|| info.clone())?
+            .parse()
+            .context("dom0_heap_free")
+    }
+
+    /// Waits until there are no domains but the shim.
+    fn all_gone(&mut self) -> Result<()> {
+        const LOOKS: u32 = 100;
+        let mut list = String::new();
+        for _ in 0..LOOKS {
+            list = self.command("list")?;
+            let domains = list.lines().skip_while(|line| !line.starts_with("Domain-0"));
+            if domains.skip(1).all(|line| line.split_whitespace().count() < 3) && list.contains("Domain-0") {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        bail!("there are still domains:\n{list}")
+    }
+
     /// Checks that all is free again that was.
     ///
     /// # Errors
@@ -187,6 +216,58 @@ pub fn unpacked_archive() -> Result<PathBuf> {
     }
     let archive = boot_archive_with(&place, &[(KERNEL, unpacked_kernel()?)])?;
     Ok(made.insert(archive).clone())
+}
+
+/// `all` domains of a config, whose kernel is a test guest, come and end by themselves, several at a time: each reports success, and nothing is left of any.
+///
+/// # Errors
+/// Something is.
+pub fn come_and_go(
+    bench: &mut Bench,
+    machine: Machine,
+    guest: &str,
+    config: Vec<u8>,
+    all: u32,
+) -> Result<()> {
+    const AT_ONCE: u32 = 5;
+    let kernel = std::fs::read(outputs::output(&format!("guests/{guest}"))?)?;
+    let archive = archive(&bench.scratch(), &[(guest, kernel), ("once.cfg", config)])?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    let mut before = None;
+    for made in (0..all).step_by(AT_ONCE as usize) {
+        if made == AT_ONCE {
+            before = Some((
+                shim.free_frames()?,
+                shim.command("xenstore-ls -f")?,
+                shim.heap_free()?,
+            ));
+        }
+        for name in 0..AT_ONCE {
+            let said = shim.command(&format!("create /once.cfg name='b{name}'"))?;
+            ensure!(!said.contains("not created"), "after {made}: {said}");
+        }
+        shim.all_gone()?;
+    }
+    let (frames, nodes, heap) = before.context("no domain was the first")?;
+    shim.expect_free(frames)?;
+    let nodes_after = shim.command("xenstore-ls -f")?;
+    ensure!(nodes == nodes_after, "xenstore had {nodes}, now {nodes_after}");
+    // With a page left of each domain it would be much more.
+    let heap_after = shim.heap_free()?;
+    ensure!(
+        heap_after + 32 > heap,
+        "{heap} KiB of the shim's heap were free, now {heap_after}"
+    );
+    let output = shim.console.output();
+    let (passed, failed) = (
+        output.matches("RESULT pass").count(),
+        output.matches("RESULT fail").count(),
+    );
+    ensure!(
+        (passed, failed) == (all as usize, 0),
+        "{passed} passed, {failed} failed"
+    );
+    Ok(())
 }
 
 /// A boot archive with files of a test's own: path in the archive, contents.
