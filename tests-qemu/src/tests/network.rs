@@ -1,8 +1,9 @@
 //! Networks of domUs: with dom0-shim's gateway, with each other, and with the outside.
 
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::shim::{Shim, archive, come_and_go};
@@ -33,6 +34,7 @@ pub fn tests() -> Vec<Test> {
         .chain([
             test("domU to outside: NAT, TCP, iperf3", Vehicle::Svm, uplink),
             test("200 domUs on a network", Vehicle::Svm, domains_come_and_go),
+            test("vifs taken under load", Vehicle::Svm, under_load),
         ])
         .collect()
 }
@@ -228,6 +230,66 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.expect_free(free)
 }
 
+/// The addresses of the two domains in [`under_load`].
+const MACS: [&str; 2] = ["00:16:3e:00:00:01", "00:16:3e:00:00:02"];
+
+/// Either end of connections that iperf3 uses all the time loses its device and gets it again, and lets go of it and takes it again: the
+/// connections live on, and nothing is left of what went.
+fn under_load(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = tools::prompt(bench, machine)?;
+    let free = shim.first_life("debian2", "debian2")?;
+    let [server_mac, client_mac] = MACS;
+    let with = |mac| format!("disk=[{}] vif=[\"mac={mac}\"]", tools::DISK);
+    shim.command(&format!("create debian2 {}", with(client_mac)))?;
+    shim.console
+        .type_line(&format!("create -c debian {}", with(server_mac)))?;
+    log_in(shim.console)?;
+    tools::mount(shim.console)?;
+    let server = address(&mut shim, "eth0")?;
+    // One for the load, one for what comes behind it.
+    shell(shim.console, "t iperf3 -s -D; t iperf3 -s -D -p 5202")?;
+    shim.detach()?;
+    shim.console.type_line("console debian2")?;
+    shim.console.send("\r")?;
+    log_in(shim.console)?;
+    tools::mount(shim.console)?;
+    address(&mut shim, "eth0")?;
+    let load = format!("t iperf3 -c {server} -t 10000 -P 2 --bidir >/tmp/load 2>&1 &");
+    shell(shim.console, &load)?;
+    shim.detach()?;
+    let (client, server_domain) = (("debian2", client_mac), ("debian", server_mac));
+    for (name, mac) in [client, server_domain, client] {
+        wait_for_load(&mut shim)?;
+        let said = shim.command(&format!("network-detach {name} {mac}"))?;
+        ensure!(!said.contains("does not let go"), "{name}: {said}");
+        let list = shim.command(&format!("network-list {name}"))?;
+        ensure!(!list.contains("backend/vif"), "{name}: {list}");
+        shim.command(&format!("network-attach {name} mac={mac}"))?;
+        to_shell(&mut shim, name)?;
+        come_up(&mut shim)?;
+        shim.detach()?;
+    }
+    wait_for_load(&mut shim)?;
+    to_shell(&mut shim, "debian2")?;
+    shell(
+        shim.console,
+        "cd /sys/bus/xen/drivers/vif; vif=$(ls -d vif-*); echo $vif >unbind; echo $vif >bind; cd",
+    )?;
+    come_up(&mut shim)?;
+    shim.detach()?;
+    wait_for_load(&mut shim)?;
+    to_shell(&mut shim, "debian2")?;
+    shell(shim.console, "kill %1; wait")?;
+    tools::iperf3(shim.console, &format!("{server} -p 5202"), MUCH, &["-P 3"])?;
+    tools::no_complaints(shim.console)?;
+    shim.detach()?;
+    for name in ["debian", "debian2"] {
+        shim.command(&format!("destroy {name}"))?;
+        shim.wait_for(name, false)?;
+    }
+    shim.expect_free(free)
+}
+
 /// Gets an address for eth0, once it is there.
 fn come_up(shim: &mut Shim<'_>) -> Result<String> {
     shell(
@@ -235,4 +297,29 @@ fn come_up(shim: &mut Shim<'_>) -> Result<String> {
         "until ip link show eth0 >/dev/null 2>&1; do sleep 0.2; done; /sbin/network",
     )?;
     address(shim, "eth0")
+}
+
+/// Waits until the load of [`under_load`] has moved something more in both directions.
+fn wait_for_load(shim: &mut Shim<'_>) -> Result<()> {
+    const LOOKS: u32 = 200;
+    const BYTES: u64 = 1 << 20;
+    let mut first = None;
+    for _ in 0..LOOKS {
+        let stats = shim.command("network-stats debian2")?;
+        let line = stats.lines().find(|line| line.contains(MACS[1]));
+        let fields: Vec<u64> = line
+            .with_context(|| format!("network-stats: {stats}"))?
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [_, _, sent, _, received, ..] = fields[..] else {
+            bail!("network-stats: {stats}");
+        };
+        let (sent_first, received_first) = *first.get_or_insert((sent, received));
+        if sent > sent_first + BYTES && received > received_first + BYTES {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    bail!("the load does not move any more")
 }

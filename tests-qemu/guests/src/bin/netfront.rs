@@ -407,7 +407,8 @@ fn hashes(front: &mut Netfront, report: &mut Report) {
     answers(front, report, "by-hash", even_to_first);
     let set_algorithm = XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM;
     report.equal("no-hash", front.ask(set_algorithm, [0; 3]), Some((SUCCESS, 0)));
-    let arrived = arrival(front, &ping([10, 88, 0, 200]));
+    let mac = front.mac;
+    let arrived = arrival(front, &ping(mac, [10, 88, 0, 200]));
     report.equal("without-hash", arrived.map(|(_, info)| info), Some(None));
 }
 
