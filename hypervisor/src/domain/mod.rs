@@ -304,7 +304,10 @@ impl Domain {
             self.vcpus().iter().for_each(Vcpu::pause);
             self.toolstack_pauses.fetch_add(1, Ordering::SeqCst) == 0
         };
-        self.vcpus().iter().for_each(|vcpu| vcpu.wait_until_stopped());
+        for vcpu in self.vcpus() {
+            vcpu.wait_until_stopped();
+            sched::stop_waiting(vcpu);
+        }
         if first {
             self.paused_since.store(tsc(), Ordering::SeqCst);
         }

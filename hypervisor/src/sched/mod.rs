@@ -289,6 +289,14 @@ pub fn affinity_changed(vcpu: &Arc<Vcpu>) {
     }
 }
 
+/// `vcpu`, which may not run and has stopped, does not wait for a CPU either: it counts as stopped from now on, not from when its turn would come.
+pub fn stop_waiting(vcpu: &Arc<Vcpu>) {
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.remove(vcpu);
+        vcpu.enters(State::Stopped, hw::time::now_ns());
+    }
+}
+
 /// Forget a vCPU that will never run again, so that it can be freed.
 pub fn forget(vcpu: &Arc<Vcpu>) {
     evict(vcpu);

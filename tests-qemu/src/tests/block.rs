@@ -14,7 +14,7 @@ use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
 
 /// A file of the boot archive that the domU gets as a read-only disk.
-const IMAGE: &str = "boot/vmlinuz";
+const IMAGE: &str = "boot/initrd.gz";
 /// How much of it is compared.
 const COMPARED: usize = 1 << 20;
 
