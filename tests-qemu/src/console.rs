@@ -110,7 +110,8 @@ impl Console {
                 bail!("{texts:?} did not come within {} s", limit.as_secs());
             }
             if !self.receive(left)? {
-                bail!("the machine stopped before {texts:?} came");
+                let status = self.child.wait()?;
+                bail!("the machine stopped before {texts:?} came ({status})");
             }
         }
     }
