@@ -8,48 +8,8 @@ use arrayvec::ArrayVec;
 use log::LevelFilter;
 
 use crate::hw::input::Switch;
+use crate::hw::serial::SerialPort;
 use crate::sched::Granularity;
-
-/// Parity of a serial line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Parity {
-    /// No parity bit.
-    None,
-    /// Odd.
-    Odd,
-    /// Even.
-    Even,
-}
-
-/// A serial port: `com1=BAUD[,DPS[,IO_BASE[,IRQ]]]`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SerialPort {
-    /// Bits a second; `None` for Xen's `auto`: as firmware left it, which is 115,200 here.
-    pub baud: Option<u32>,
-    /// 5 to 8.
-    pub data_bits: u8,
-    /// Parity.
-    pub parity: Parity,
-    /// 1 or 2.
-    pub stop_bits: u8,
-    /// First I/O port.
-    pub base: u16,
-    /// ISA interrupt; 0: none, the port is polled.
-    pub irq: u8,
-}
-
-impl SerialPort {
-    const fn at(base: u16, irq: u8) -> Self {
-        Self {
-            baud: Some(115_200),
-            data_bits: 8,
-            parity: Parity::None,
-            stop_bits: 1,
-            base,
-            irq,
-        }
-    }
-}
 
 /// What is printed of the messages that guests cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -263,12 +223,18 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     (
         "com1",
         "BAUD[,DPS[,IO_BASE[,IRQ]]]",
-        Action::Value(|line, value| serial(&mut line.com1, value)),
+        Action::Value(|line, value| {
+            line.com1 = line.com1.with(value)?;
+            Some(())
+        }),
     ),
     (
         "com2",
         "BAUD[,DPS[,IO_BASE[,IRQ]]]",
-        Action::Value(|line, value| serial(&mut line.com2, value)),
+        Action::Value(|line, value| {
+            line.com2 = line.com2.with(value)?;
+            Some(())
+        }),
     ),
     (
         "conswitch",
@@ -461,50 +427,11 @@ fn console(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
 }
 
 /// A number in decimal, or in hexadecimal with `0x`.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
     }
-}
-
-fn serial(port: &mut SerialPort, value: &str) -> Option<()> {
-    let mut new = *port;
-    let mut fields = value.split(',');
-    // `115200/CLOCK_HZ`: the clock is not adjustable here.
-    let baud = fields.next()?.split('/').next()?;
-    new.baud = if baud == "auto" {
-        None
-    } else {
-        Some(number(baud)?.try_into().ok().filter(|&baud| baud > 0)?)
-    };
-    if let Some(format) = fields.next().filter(|format| !format.is_empty()) {
-        let [data, parity, stop] = format.as_bytes() else {
-            return None;
-        };
-        new.data_bits = data.checked_sub(b'0').filter(|bits| (5..=8).contains(bits))?;
-        new.parity = match parity {
-            b'n' => Parity::None,
-            b'o' => Parity::Odd,
-            b'e' => Parity::Even,
-            _ => return None,
-        };
-        new.stop_bits = stop.checked_sub(b'0').filter(|bits| (1..=2).contains(bits))?;
-    }
-    if let Some(base) = fields.next().filter(|base| !base.is_empty()) {
-        new.base = number(base)?
-            .try_into()
-            .ok()
-            .filter(|&base| base != 0 && base <= 0xfff8)?;
-    }
-    if let Some(irq) = fields.next().filter(|irq| !irq.is_empty()) {
-        new.irq = number(irq)?.try_into().ok().filter(|&irq| irq < 16)?;
-    }
-    if fields.next().is_some() {
-        return None;
-    }
-    *port = new;
-    Some(())
 }
 
 /// Xen's levels. The one after the slash is the limit for messages that are rate-limited; ours are not, so it takes no effect.

@@ -1,6 +1,7 @@
 //! Options good and bad.
 
 use super::*;
+use crate::hw::serial::Parity;
 use proptest::prelude::*;
 
 #[test]

@@ -143,9 +143,9 @@ pub struct Machine {
     pub restarts: bool,
 }
 
-/// For VT-x in Bochs: a host's interrupt that comes while a guest holds back a virtual interrupt by RFLAGS.IF makes Bochs (2.7, and still in 2.8)
-/// deliver the virtual one to the guest, whose interrupts are off (`HandleExtInterrupt` in its `event.cc` asks whether that one is pending, not whether it is
-/// masked). A stock kernel then waits for ever for a lock that it holds.
+/// For VT-x in Bochs: a host's interrupt that comes while a guest holds back a virtual interrupt by RFLAGS.IF makes Bochs (2.7, and still
+/// in 2.8) deliver the virtual one to the guest, whose interrupts are off (`HandleExtInterrupt` in its `event.cc` asks whether that one is
+/// pending, not whether it is masked). A stock kernel then waits for ever for a lock that it holds.
 const NO_APICV: &str = " apicv=no";
 
 impl Machine {
@@ -183,7 +183,7 @@ impl Machine {
 
     /// The hardware sees to local APICs where it can, even where stock kernels do not live with how it does that: [`NO_APICV`].
     pub fn use_apicv(&mut self) {
-        self.command_line = self.command_line.replace(NO_APICV, "");
+        self.command_line += " apicv=yes";
     }
 
     /// Start it; files that it needs while it runs are made in `scratch`.

@@ -87,7 +87,6 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             toolstack_pauses: AtomicU32::new(1),
             paused_since: AtomicU64::new(0),
-            paused_for: AtomicU64::new(0),
             pausing: Mutex::new(Rank::Pausing, ()),
             pollers: AtomicU32::new(0),
             wall_clock: Mutex::new(Rank::Areas, ()),
@@ -140,8 +139,6 @@ impl Domain {
         let vcpus: Box<[Arc<Vcpu>]> = vcpus.into();
         // They have not missed anything.
         self.paused_since.store(0, Ordering::SeqCst);
-        self.paused_for.store(0, Ordering::SeqCst);
-        self.publish_wall_clock();
         let _turn = self.pausing.lock();
         let made = self.vcpus.call_once(|| vcpus);
         for _ in 0..self.toolstack_pauses.load(Ordering::SeqCst) {

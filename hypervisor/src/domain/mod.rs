@@ -132,10 +132,8 @@ pub struct Domain {
     /// SCHEDOP_shutdown_code.
     shutdown_code: AtomicU32,
     toolstack_pauses: AtomicU32,
-    /// The machine's TSC when the first of these had stopped all vCPUs; 0: they have not begun to run yet.
+    /// The machine's TSC when the first of these had stopped all vCPUs; 0: there is none, or they have never run.
     paused_since: AtomicU64,
-    /// How long it has been paused in all, in nanoseconds: see [`Vcpu::system_time`].
-    paused_for: AtomicU64,
     /// Held by who pauses all vCPUs for longer than a call, or unpauses them: none is unpaused before it was paused.
     pausing: Mutex<()>,
     /// How many vCPUs wait in SCHEDOP_poll.
@@ -262,7 +260,8 @@ impl Domain {
             Layout::X86_64 => (3072, 3076, 3080, 3084),
             Layout::I386 => (2304, 2308, 2312, 2340),
         };
-        let base = wall_clock_base().wrapping_add(self.paused_for.load(Ordering::SeqCst));
+        let paused = self.vcpus().first().map_or(0, |vcpu| vcpu.behind());
+        let base = wall_clock_base().wrapping_add(paused);
         let (seconds, nanoseconds) = (base / 1_000_000_000, base % 1_000_000_000);
         let put = |at, value| self.shared_info.u32_at(at).store(value, Ordering::SeqCst);
         // The version is odd while the rest is being written.
@@ -340,12 +339,11 @@ impl Domain {
         let paused = clock()
             .nanoseconds(until)
             .saturating_sub(clock().nanoseconds(since));
-        self.paused_for.fetch_add(paused, Ordering::SeqCst);
-        self.publish_wall_clock();
         for vcpu in self.vcpus() {
             vcpu.skip_time(until.wrapping_sub(since), paused);
             self.publish_time(vcpu);
         }
+        self.publish_wall_clock();
         timers_go_on();
     }
 

@@ -52,7 +52,7 @@ pub struct Vcpu {
     pub apic: SharedLapic,
     /// Added to the machine's TSC to give the guest's.
     pub tsc_offset: AtomicU64,
-    /// How long its domain has been paused, in nanoseconds: by so much its system time is behind the machine's.
+    /// See [`Vcpu::behind`].
     behind: AtomicU64,
     /// Where events for this vCPU are signalled.
     pub events: VcpuEvents,
@@ -207,9 +207,14 @@ impl Vcpu {
 
     // ---- its time ----
 
+    /// How long its domain has been paused, in nanoseconds: by so much its system time is behind the machine's. The same for all vCPUs of a domain.
+    pub fn behind(&self) -> u64 {
+        self.behind.load(SeqCst)
+    }
+
     /// System time as the guest has it, in nanoseconds, when it is `now` for the machine.
     pub fn system_time_at(&self, now: u64) -> u64 {
-        now.wrapping_sub(self.behind.load(SeqCst))
+        now.wrapping_sub(self.behind())
     }
 
     /// System time as the guest has it, in nanoseconds.
@@ -219,7 +224,7 @@ impl Vcpu {
 
     /// When it is `time` for the guest, in the machine's system time; [`NEVER`] stays that.
     pub fn machine_time(&self, time: u64) -> u64 {
-        time.saturating_add(self.behind.load(SeqCst))
+        time.saturating_add(self.behind())
     }
 
     /// It was stopped, with its whole domain, for so many `ticks` of the machine's TSC, which are `paused` nanoseconds: for the guest no time has passed. It
@@ -416,13 +421,14 @@ impl Vcpu {
         if self.timers.budget.load(SeqCst) <= now {
             self.unpark();
         }
-        let Some(domain) = self.domain() else { return NEVER };
-        // What is paused has put it off by when it goes on, and queues its timers again.
-        if domain.is_paused() {
+        // What the toolstack has paused has put it off by when it goes on, and queues its timers again.
+        if self.paused() && self.domain().is_some_and(|domain| domain.is_paused()) {
             return self.timers.budget.load(SeqCst);
         }
         self.request(Request::TIMER);
-        if self.timers.take_watchdog(now) {
+        if self.timers.take_watchdog(now)
+            && let Some(domain) = self.domain()
+        {
             log::warn!("{}: its watchdog was not put off in time", domain.id);
             domain.shutdown(SHUTDOWN_WATCHDOG);
         }
@@ -431,8 +437,8 @@ impl Vcpu {
 
     // ---- SCHEDOP_poll ----
 
-    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`. The caller has said so to the domain ([`Domain::poll_begins`]), and then looks whether one is pending already and, if so,
-    /// calls [`Vcpu::end_poll`].
+    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`. The caller has said so to the domain ([`Domain::poll_begins`]), and
+    /// then looks whether one is pending already and, if so, calls [`Vcpu::end_poll`].
     pub fn begin_poll(self: &Arc<Self>, port: Option<Port>, deadline: u64) {
         self.timers.poll.store(deadline, SeqCst);
         // The hold first: whoever finds the port takes it back.

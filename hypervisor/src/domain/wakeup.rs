@@ -104,7 +104,7 @@ impl Wakeup {
 
     /// Is there a request that ends waiting?
     pub fn was_woken(&self) -> bool {
-        self.requests.load(SeqCst) & Request::WAKES.bits() != 0
+        self.requests().intersects(Request::WAKES)
     }
 
     /// The requests that wait.

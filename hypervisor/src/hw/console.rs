@@ -11,10 +11,11 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::input::{Input, Key, Switch};
+use super::input::{Input, Key, ROOM, Switch};
 use super::rate_limit::RateLimit;
+use super::serial::{Parity, SerialPort};
 use super::time;
-use crate::cmdline::{CommandLine, GuestLevels, Parity, SerialPort};
+use crate::cmdline::{CommandLine, GuestLevels};
 use crate::sync::{Mutex, Rank};
 
 /// Targets of messages that are printed only because of what a guest did: modules, and what guests print themselves.
@@ -27,6 +28,7 @@ const GUEST_MODULES: [&str; 5] = [
 ];
 /// Bytes of the log that are kept.
 pub const RING: usize = 32 << 10;
+
 type Uart = uart_16550::Uart16550<uart_16550::backend::PioBackend>;
 
 struct Console {
@@ -245,7 +247,7 @@ pub fn receive() -> bool {
     let Console { uarts, input, .. } = &mut *console;
     for uart in uarts {
         // At most as much as there is room for in one go: a UART that broke reads as ones for ever.
-        for _ in 0..super::input::ROOM {
+        for _ in 0..ROOM {
             let Ok(byte) = uart.try_receive_byte() else { break };
             input.typed(byte);
         }

@@ -1,9 +1,7 @@
 //! Seconds on this machine and memory: AMD-V in QEMU. What a person waits differs with the load of the machine; the CPU
 //! time of the emulator does less, but leaves out what is waited for idly.
 
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::{Dom0, Hypervisor, PATIENCE};
 use crate::runner::Bench;
@@ -102,8 +100,8 @@ fn run(hypervisor: Hypervisor) -> Result<Column> {
         &bench.scratch(),
         &[
             ("debian.cfg", config.into()),
-            (kernel, packed(kernel)?),
-            (initrd, packed(initrd)?),
+            (kernel, outputs::packed(kernel)?),
+            (initrd, outputs::packed(initrd)?),
         ],
     )?;
     let memory = machine.memory;
@@ -139,21 +137,6 @@ fn run(hypervisor: Hypervisor) -> Result<Column> {
         ],
         kept,
     })
-}
-
-/// A file of the boot archive.
-fn packed(name: &str) -> Result<Vec<u8>> {
-    let archive = std::fs::File::open(outputs::output("boot-archive.cpio")?)?;
-    let unpacked = Command::new("cpio")
-        .args(["--quiet", "--extract", "--to-stdout", name])
-        .stdin(archive)
-        .output()
-        .context("cpio does not start")?;
-    ensure!(
-        unpacked.status.success() && !unpacked.stdout.is_empty(),
-        "{name} is not in the boot archive"
-    );
-    Ok(unpacked.stdout)
 }
 
 impl Dom0<'_> {

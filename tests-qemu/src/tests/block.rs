@@ -1,6 +1,5 @@
 //! Disks of a stock Debian domU: file systems, read-only images, attaching and detaching.
 
-use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -296,11 +295,8 @@ fn read_only_image(shim: &mut Shim<'_>) -> Result<()> {
 
 /// SHA-256 of the image's beginning.
 fn sum_of_image() -> Result<String> {
-    let image = Command::new("cpio")
-        .args(["--quiet", "--extract", "--to-stdout", IMAGE])
-        .stdin(File::open(outputs::output("boot-archive.cpio")?)?)
-        .output()?;
-    let bytes = image.stdout.get(..COMPARED).context("the image is too short")?;
+    let image = outputs::packed(IMAGE)?;
+    let bytes = image.get(..COMPARED).context("the image is too short")?;
     let mut sum = Command::new("sha256sum")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

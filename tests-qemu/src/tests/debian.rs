@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::shim::{Shim, unpacked_archive};
+use super::shim::{Shim, boot_archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
-use crate::{Console, Machine, Vehicle, outputs};
+use crate::{Console, Machine, outputs};
 
 /// The shell's prompt.
 pub const SHELL: &str = "root@debian:/root# ";
@@ -26,12 +26,9 @@ pub fn tests() -> Vec<Test> {
         .collect()
 }
 
-/// The shim's prompt, with the boot archive; in Bochs the kernel is there unpacked.
+/// The shim's prompt, with the boot archive.
 pub fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
-    let archive = match machine.vehicle {
-        Vehicle::Vmx => unpacked_archive()?,
-        _ => outputs::output("boot-archive.cpio")?,
-    };
+    let archive = boot_archive(machine.vehicle)?;
     Shim::start(bench, machine, archive)
 }
 

@@ -122,10 +122,7 @@ fn partitioned(work: &Path) -> Result<PathBuf> {
     let root_image = root.join("images/root.img");
     // Without zeros: of those mke2fs makes holes.
     std::fs::write(&root_image, vec![0xff; 16 * MIB])?;
-    run(Command::new("cpio")
-        .args(["--quiet", "--extract", "--make-directories", "boot/*"])
-        .current_dir(&root)
-        .stdin(File::open(outputs::output("boot-archive.cpio")?)?))?;
+    outputs::unpack(&outputs::output("boot-archive.cpio")?, &root, &["boot/*"])?;
 
     let disk = File::create(&image)?;
     disk.set_len(((EXT4.0 + EXT4.1) * SECTOR) as u64)?;

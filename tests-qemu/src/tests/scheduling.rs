@@ -105,15 +105,13 @@ fn pins(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.command_line += " dom0_vcpus_pin";
     let mut shim = spinning(bench, machine)?;
     let list = shim.command("vcpu-list Domain-0")?;
-    for cpu in 0..2 {
-        let pinned = list
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let mut pinned = pinned.filter(|row| row.get(2) == Some(&&*cpu.to_string()));
-        ensure!(
-            pinned.any(|row| row.ends_with(&[&cpu.to_string(), "/", "all"])),
-            "{list}"
-        );
+    let rows = || {
+        list.lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+    };
+    for cpu in ["0", "1"] {
+        let stays = |row: &Vec<&str>| row.get(2) == Some(&cpu) && row.ends_with(&[cpu, "/", "all"]);
+        ensure!(rows().any(|row| stays(&row)), "{list}");
     }
     shim.command("create spin name='a' cpus='1'")?;
     let row = |shim: &mut Shim| -> Result<String> {

@@ -1,6 +1,5 @@
 //! dom0-shim's prompt, for the tests that use it like a person would.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::PATIENCE;
 use crate::runner::Bench;
-use crate::{Console, Machine, Module, outputs};
+use crate::{Console, Machine, Module, Vehicle, outputs};
 
 /// Ctrl-], which leaves a console.
 const DETACH: &str = "\x1d";
@@ -167,55 +166,42 @@ impl<'a> Shim<'a> {
     }
 }
 
-/// The boot archive as it is built, with files beside or instead of its own: path in the archive, contents.
+/// The boot archive for a vehicle. In Bochs, where dom0-shim would unpack Debian's kernel for 80 seconds at each start of a domU, it has the ELF file that is
+/// packed in that. Made once.
 ///
 /// # Errors
-/// As of [`archive`].
-pub fn boot_archive_with(scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
-    let tree = scratch.join("archive");
-    std::fs::create_dir_all(&tree)?;
-    let unpacked = Command::new("cpio")
-        .args(["--quiet", "--extract", "--make-directories", "--unconditional"])
-        .current_dir(&tree)
-        .stdin(File::open(outputs::output("boot-archive.cpio")?)?)
-        .status()?;
-    ensure!(unpacked.success(), "cpio: {unpacked}");
-    archive(scratch, files)
-}
-
-/// Debian's kernel in the boot archive.
-pub const KERNEL: &str = "boot/vmlinuz";
-
-/// [`KERNEL`] as the ELF file that is packed in it: to unpack that takes dom0-shim 80 seconds in Bochs, at each start of a domU.
-///
-/// # Errors
-/// The boot archive has none, or what it has is no kernel.
-pub fn unpacked_kernel() -> Result<Vec<u8>> {
+/// As of [`archive`]; or the kernel is none.
+pub fn boot_archive(vehicle: Vehicle) -> Result<PathBuf> {
+    const KERNEL: &str = "boot/vmlinuz";
     const LIMIT: usize = 256 << 20;
-    let packed = Command::new("cpio")
-        .args(["--quiet", "--extract", "--to-stdout", KERNEL])
-        .stdin(File::open(outputs::output("boot-archive.cpio")?)?)
-        .output()?;
-    let kernel = pvh::kernel::open(&packed.stdout, LIMIT).map_err(|error| anyhow!("{KERNEL}: {error}"))?;
-    Ok(kernel.elf().to_vec())
-}
-
-/// The boot archive with [`unpacked_kernel`]. Made once.
-///
-/// # Errors
-/// As of that, and of [`archive`].
-pub fn unpacked_archive() -> Result<PathBuf> {
-    static MADE: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(archive) = &*made {
+    static UNPACKED: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let built = outputs::output("boot-archive.cpio")?;
+    if vehicle != Vehicle::Vmx {
+        return Ok(built);
+    }
+    let mut unpacked = UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(archive) = &*unpacked {
         return Ok(archive.clone());
     }
     let place = outputs::root().canonicalize()?.join("target/unpacked-archive");
     if place.exists() {
         std::fs::remove_dir_all(&place)?;
     }
-    let archive = boot_archive_with(&place, &[(KERNEL, unpacked_kernel()?)])?;
-    Ok(made.insert(archive).clone())
+    let packed = outputs::packed(KERNEL)?;
+    let kernel = pvh::kernel::open(&packed, LIMIT).map_err(|error| anyhow!("{KERNEL}: {error}"))?;
+    let archive = archive_with(&built, &place, &[(KERNEL, kernel.elf().to_vec())])?;
+    Ok(unpacked.insert(archive).clone())
+}
+
+/// An archive like another, with files beside or instead of its own: path in the archive, contents.
+///
+/// # Errors
+/// As of [`archive`].
+pub fn archive_with(other: &Path, scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
+    let tree = scratch.join("archive");
+    std::fs::create_dir_all(&tree)?;
+    outputs::unpack(other, &tree, &[])?;
+    archive(scratch, files)
 }
 
 /// `all` domains of a config, whose kernel is a test guest, come and end by themselves, several at a time: each reports success, and nothing is left of any.

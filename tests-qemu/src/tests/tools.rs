@@ -7,9 +7,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::debian::shell;
-use super::shim::{KERNEL, Shim, boot_archive_with, unpacked_kernel};
+use super::shim::{Shim, archive_with, boot_archive};
 use crate::runner::Bench;
-use crate::{Console, Machine, Vehicle, outputs};
+use crate::{Console, Machine, outputs};
 
 /// The disk that they are on, for a domain's config.
 pub const DISK: &str = "\"/tools.img,raw,xvdb,r\"";
@@ -17,11 +17,8 @@ pub const DISK: &str = "\"/tools.img,raw,xvdb,r\"";
 /// The shim's prompt, with the boot archive and the image of [`DISK`] in it.
 pub fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
     let image = std::fs::read(outputs::output("test-tools.img")?)?;
-    let mut files = vec![("tools.img", image)];
-    if machine.vehicle == Vehicle::Vmx {
-        files.push((KERNEL, unpacked_kernel()?));
-    }
-    let archive = boot_archive_with(&bench.scratch(), &files)?;
+    let base = boot_archive(machine.vehicle)?;
+    let archive = archive_with(&base, &bench.scratch(), &[("tools.img", image)])?;
     Shim::start(bench, machine, archive)
 }
 

@@ -1,8 +1,6 @@
 //! A dom0 that waits for long, second by second: Xen's clock beside the machine's, and a periodic timer's ticks beside both.
 #![no_std]
 #![no_main]
-// UNSAFETY: a hypercall.
-#![expect(unsafe_code, reason = "a hypercall")]
 
 extern crate alloc;
 
@@ -15,7 +13,7 @@ use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
 use guests::report::Report;
-use guests::{cpu, interrupts};
+use guests::{cpu, hypercall, interrupts};
 
 guest_rt::main!(main);
 
@@ -63,22 +61,14 @@ fn main(info: StartInfo) -> ! {
     let argument = VcpuSetPeriodicTimer { period_ns: SECOND };
     let mut pm = PmTimer::new(port as u16);
     let begin = time::now();
-    // SAFETY: the hypervisor reads `argument`, which holds no address.
-    let set = unsafe {
-        guest_rt::hypercall::raw(
-            HYPERVISOR_VCPU_OP,
-            [
-                VCPUOP_SET_PERIODIC_TIMER.into(),
-                0,
-                &raw const argument as u64,
-                0,
-                0,
-            ],
-        )
-    };
-    report.check("periodic", set.is_ok(), format!("{set:?}"));
+    let at = core::ptr::from_ref(&argument) as u64;
+    let set = hypercall::call(
+        HYPERVISOR_VCPU_OP,
+        [VCPUOP_SET_PERIODIC_TIMER.into(), 0, at, 0, 0],
+    );
+    report.equal("periodic", set, 0);
     let (mut ticks, mut latest) = (0u64, 0);
-    while ticks < seconds && set.is_ok() {
+    while ticks < seconds && set == 0 {
         interrupts::halt();
         event::take_pending(|found| {
             if Ok(found) == virq {

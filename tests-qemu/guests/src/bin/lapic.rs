@@ -41,6 +41,8 @@ const LOWEST_PRIORITY: u32 = 1 << 8;
 const ON: u32 = 0x1ff;
 const OFF: u32 = 0xff;
 const MASKED: u32 = 1 << 16;
+/// The timer counts at its clock's rate.
+const BY_1: u32 = 0xb;
 
 fn main(info: StartInfo) -> ! {
     cpu::init();
@@ -275,7 +277,6 @@ impl Apic {
     fn timer(self, report: &mut Report) {
         const PERIODIC: u32 = 1 << 17;
         const DEADLINE: u32 = 2 << 17;
-        const BY_1: u32 = 0xb;
         let entry = |mode: u32| self.set(cpu::APIC_TIMER, mode | u32::from(TIMER));
         let counts = || (self.read(cpu::APIC_INITIAL), self.read(cpu::APIC_CURRENT) != 0);
         self.set(cpu::APIC_DIVIDE, BY_1);
@@ -317,7 +318,6 @@ impl Apic {
     /// What waits for RFLAGS.IF stays so while the machine is interrupted, by this CPU's timer for one.
     fn interrupts_off(self, report: &mut Report) {
         const MS: u64 = 1_000_000;
-        const BY_1: u32 = 0xb;
         self.set(cpu::APIC_DIVIDE, BY_1);
         self.set(cpu::APIC_TIMER, MASKED | u32::from(TIMER));
         // In units of 10 ns.

@@ -1,6 +1,6 @@
 //! A network front end that does everything wrong: the back end answers with errors or ends the ring, and serves the
-//! next connection as if nothing had been. What it asks for by its control ring, it gets where that is right. With `once` on the command line it only
-//! connects, asks and disconnects.
+//! next connection as if nothing had been. What it asks for by its control ring, it gets where that is right. With `once`
+//! on the command line it only connects, asks and disconnects.
 #![no_std]
 #![no_main]
 
@@ -445,7 +445,7 @@ fn arrival(front: &mut Netfront, frame: &[u8]) -> Option<(usize, Option<NetifExt
     front.publish(None);
     front.answer()?;
     let (queue, answer, info) = front.received_by_any()?;
-    (answer.starts_with(&front.mac)).then_some((queue, info))
+    answer.starts_with(&front.mac).then_some((queue, info))
 }
 
 /// A ping of the gateway from `mac`, which has an address.
