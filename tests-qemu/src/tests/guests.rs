@@ -27,10 +27,26 @@ pub fn tests() -> Vec<Test> {
             }));
         }
     }
+    // Interrupts by EVENTINJ, which the hypervisor does not use in TCG.
+    tests.push(test("events", Vehicle::SvmBochs, |bench, machine| {
+        run(bench, machine, "events")
+    }));
     for vehicle in BOTH {
         tests.push(test("lapic", vehicle, move |bench, machine| {
             lapic(bench, machine, None)
         }));
+    }
+    // With 2 CPUs under each guest's, the other one is at work at the same time.
+    for vehicle in BOTH {
+        tests.push(test(
+            "interrupts once each",
+            vehicle,
+            move |bench, mut machine| {
+                machine.cpus = 2;
+                machine.command_line += " dom0_max_vcpus=2";
+                run(bench, machine, "once")
+            },
+        ));
     }
     tests.push(test(
         "lapic, none of it by hardware",

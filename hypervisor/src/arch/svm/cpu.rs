@@ -21,6 +21,14 @@ use crate::types::Hpa;
 /// VM_HSAVE_PA: where VMRUN saves the host.
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
+/// CPUID 1, ECX: there is a hypervisor.
+const ECX_HYPERVISOR: u32 = 1 << 31;
+/// What QEMU's emulator calls itself: "TCG", four times.
+const TCG: [u32; 3] = [
+    u32::from_le_bytes(*b"TCGT"),
+    u32::from_le_bytes(*b"CGTC"),
+    u32::from_le_bytes(*b"GTCG"),
+];
 /// CPUID 8000_0001h, ECX: AMD-V.
 const ECX_SVM: u32 = 1 << 2;
 /// VM_CR, and its bit that the firmware sets to switch AMD-V off (APM vol. 2, 15.30.1).
@@ -52,6 +60,10 @@ pub struct Caps {
     pub rdpru: bool,
     /// Physical address bits.
     pub address_bits: u32,
+    /// QEMU's TCG (10.0 at least) delivers an interrupt of EVENTINJ a second time, whatever RFLAGS.IF is then, if something in QEMU
+    /// wants the CPU's attention before the next exit: its `helper_vmrun` leaves the vector in `exception_index`. What V_IRQ delivers comes
+    /// once.
+    pub repeats_interrupts: bool,
 }
 
 /// The list for the boot log.
@@ -65,6 +77,7 @@ impl fmt::Display for Caps {
             (self.pause_filter, "pause filter"),
             (self.pause_threshold, "pause threshold"),
             (self.virtual_spec_ctrl, "virtual SPEC_CTRL"),
+            (self.repeats_interrupts, "interrupts by V_IRQ (TCG)"),
         ];
         for (_, name) in optional.iter().filter(|(present, _)| *present) {
             write!(f, ", {name}")?;
@@ -84,6 +97,8 @@ struct Leaves {
     extended_8_ebx: u32,
     /// VM_CR; 0 on a CPU without it.
     vm_cr: u64,
+    /// The hypervisor's name for itself, if the machine is virtual.
+    hypervisor: [u32; 3],
 }
 
 /// Can this machine run guests by AMD-V.
@@ -97,6 +112,8 @@ pub fn probe() -> Result<Caps, Unsupported> {
     let extended_8 = raw_cpuid::cpuid!(0x8000_0008);
     let svm = raw_cpuid::cpuid!(0x8000_000a);
     let has_svm = has(0x8000_0001) && extended_1.ecx & ECX_SVM != 0;
+    let virtual_machine = raw_cpuid::cpuid!(1).ecx & ECX_HYPERVISOR != 0;
+    let name = raw_cpuid::cpuid!(0x4000_0000);
     let basic_7 = if raw_cpuid::cpuid!(0).eax >= 7 {
         raw_cpuid::cpuid!(7, 0).ecx
     } else {
@@ -112,6 +129,11 @@ pub fn probe() -> Result<Caps, Unsupported> {
         extended_8_ebx: if has(0x8000_0008) { extended_8.ebx } else { 0 },
         // Not on every CPU that should have it (Bochs's).
         vm_cr: has_svm.then(|| try_msr::read(VM_CR)).flatten().unwrap_or(0),
+        hypervisor: if virtual_machine {
+            [name.ebx, name.ecx, name.edx]
+        } else {
+            [0; 3]
+        },
     })
 }
 
@@ -146,6 +168,7 @@ fn decide(leaves: &Leaves) -> Result<Caps, Unsupported> {
         tsc_aux: leaves.extended_1_edx & 1 << 27 != 0 || leaves.basic_7_ecx & 1 << 22 != 0,
         rdpru: leaves.extended_8_ebx & 1 << 4 != 0,
         address_bits: leaves.extended_8_eax & 0xff,
+        repeats_interrupts: leaves.hypervisor == TCG,
     })
 }
 
@@ -253,7 +276,7 @@ mod tests {
     use super::*;
 
     /// QEMU TCG, EPYC-Milan-v2: nested paging and nothing else.
-    const TCG: Leaves = Leaves {
+    const LEAST: Leaves = Leaves {
         extended_1_ecx: 1 << 2,
         extended_1_edx: 1 << 27,
         basic_7_ecx: 0,
@@ -262,11 +285,12 @@ mod tests {
         extended_8_eax: 0x3028,
         extended_8_ebx: 0,
         vm_cr: 0,
+        hypervisor: TCG,
     };
 
     #[test]
     fn least_machine() {
-        let caps = decide(&TCG).unwrap();
+        let caps = decide(&LEAST).unwrap();
         assert_eq!((caps.asids, caps.address_bits, caps.tsc_aux), (16, 40, true));
         assert!(!caps.next_rip && !caps.flush_by_asid && !caps.clean_bits && !caps.pause_filter);
     }
@@ -277,30 +301,41 @@ mod tests {
         assert!(
             refusal(Leaves {
                 extended_1_ecx: 0,
-                ..TCG
+                ..LEAST
             })
             .contains("no AMD-V")
         );
-        assert!(refusal(Leaves { vm_cr: 0x18, ..TCG }).contains("switched off by the firmware"));
-        assert!(refusal(Leaves { svm_edx: 0x48, ..TCG }).contains("nested paging"));
-        assert!(refusal(Leaves { svm_ebx: 1, ..TCG }).contains("identifier"));
+        assert!(refusal(Leaves { vm_cr: 0x18, ..LEAST }).contains("switched off by the firmware"));
+        assert!(
+            refusal(Leaves {
+                svm_edx: 0x48,
+                ..LEAST
+            })
+            .contains("nested paging")
+        );
+        assert!(refusal(Leaves { svm_ebx: 1, ..LEAST }).contains("identifier"));
     }
 
     #[test]
     fn features_at_their_bits() {
         let caps = decide(&Leaves {
             svm_edx: 1 << 3 | 1 << 6 | 1 << 10 | 1,
-            ..TCG
+            ..LEAST
         })
         .unwrap();
         assert!(caps.next_rip && caps.flush_by_asid && caps.pause_filter);
         assert_eq!(
             std::format!("{caps}"),
             std::format!(
-                "NPT, {} ASIDs, next-RIP saving, flush by ASID, pause filter",
-                TCG.svm_ebx
+                "NPT, {} ASIDs, next-RIP saving, flush by ASID, pause filter, interrupts by V_IRQ (TCG)",
+                LEAST.svm_ebx
             )
         );
+        let elsewhere = decide(&Leaves {
+            hypervisor: [0; 3],
+            ..LEAST
+        });
+        assert!(caps.repeats_interrupts && !elsewhere.unwrap().repeats_interrupts);
         assert!(!caps.pause_threshold && !caps.clean_bits && !caps.virtual_spec_ctrl);
     }
 }

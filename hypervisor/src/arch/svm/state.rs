@@ -44,7 +44,7 @@ impl GuestCpu for Vcpu {
             // VMMCALL is no part of a delivery.
             code::VMMCALL => {
                 if !self.after.is_empty() {
-                    self.restore_spec_ctrl();
+                    self.leave();
                 }
                 Left::Hypercall
             }

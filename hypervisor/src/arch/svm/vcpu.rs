@@ -67,6 +67,8 @@ bitflags! {
         const OWN_TRAP = 1 << 4;
         /// Put the host's SPEC_CTRL back.
         const SPEC_CTRL = 1 << 5;
+        /// V_IRQ was to deliver an interrupt.
+        const VIRTUAL_INTERRUPT = 1 << 6;
     }
 }
 
@@ -152,7 +154,7 @@ impl Vcpu {
         }
         let todo = core::mem::replace(&mut self.before, Before::empty());
         let event = core::mem::take(&mut self.event);
-        self.vmcb.control.event_inj = event;
+        self.queue(event);
         if event == 0 {
             self.advanced = 0;
         }
@@ -167,6 +169,36 @@ impl Vcpu {
             unsafe { Msr::new(msr::SPEC_CTRL).write(self.spec_ctrl) };
         }
         true
+    }
+
+    /// Put `event` (raw) where the next entry delivers it from: EVENTINJ, or V_IRQ where that has to be and no window is waited for with it.
+    fn queue(&mut self, event: u64) {
+        let interrupt = event & (event::VALID | event::TYPE) == event::VALID | event::INTERRUPT;
+        let control = &mut self.vmcb.control;
+        if interrupt && self.host.caps.repeats_interrupts && control.v_intr & v_intr::IRQ == 0 {
+            let vector = 0xff << v_intr::VECTOR;
+            control.v_intr = control.v_intr & !vector | (event & 0xff) << v_intr::VECTOR | v_intr::NOW;
+            control.event_inj = 0;
+            self.after |= After::VIRTUAL_INTERRUPT;
+            self.touch(clean::TPR);
+        } else {
+            control.event_inj = event;
+        }
+    }
+
+    /// An interrupt that V_IRQ was to deliver waits for the next entry if this exit came first.
+    fn take_back_interrupt(&mut self) {
+        if !self.after.contains(After::VIRTUAL_INTERRUPT) {
+            return;
+        }
+        self.after.remove(After::VIRTUAL_INTERRUPT);
+        let control = &mut self.vmcb.control;
+        if control.v_intr & v_intr::IRQ != 0 {
+            control.v_intr &= !v_intr::IRQ;
+            let vector = control.v_intr >> v_intr::VECTOR & 0xff;
+            self.touch(clean::TPR);
+            self.requeue(event::VALID | event::INTERRUPT | vector);
+        }
     }
 
     /// Flush as `todo` demands; gives TLB_CONTROL for the next entry.
@@ -195,7 +227,7 @@ impl Vcpu {
 
     /// Ask for a VINTR exit: a virtual interrupt of highest priority, which is never delivered.
     pub(super) fn open_interrupt_window(&mut self) {
-        self.vmcb.control.v_intr |= v_intr::IRQ | v_intr::PRIORITY_15 | v_intr::IGNORE_TPR;
+        self.vmcb.control.v_intr |= v_intr::NOW;
         self.vmcb.control.intercept1 |= intercept1::VINTR;
         self.touch(clean::TPR | clean::INTERCEPTS);
     }
@@ -219,9 +251,11 @@ impl Vcpu {
         }
     }
 
+    /// What [`After`] says about every exit.
     #[cold]
     #[inline(never)]
-    pub(super) fn restore_spec_ctrl(&mut self) {
+    pub(super) fn leave(&mut self) {
+        self.take_back_interrupt();
         if let Some(cpu) = self.cpu.filter(|_| self.after.contains(After::SPEC_CTRL)) {
             self.after.remove(After::SPEC_CTRL);
             // SAFETY: this CPU's own data; its SPEC_CTRL is the value that the host started with.
@@ -233,7 +267,7 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     pub(super) fn look_after(&mut self, raw: Raw) -> Exit {
-        self.restore_spec_ctrl();
+        self.leave();
         match raw.code {
             code::VINTR => {
                 self.close_interrupt_window();

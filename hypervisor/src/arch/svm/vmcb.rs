@@ -56,10 +56,10 @@ pub mod v_intr {
     pub const TPR: u64 = 0xff;
     /// A virtual interrupt is pending.
     pub const IRQ: u64 = 1 << 8;
-    /// Its priority, highest.
-    pub const PRIORITY_15: u64 = 0xf << 16;
-    /// Deliver whatever the task priority is.
-    pub const IGNORE_TPR: u64 = 1 << 20;
+    /// Such a one of highest priority (15), whatever the task priority is (V_IGN_TPR): as soon as RFLAGS.IF allows it.
+    pub const NOW: u64 = IRQ | 0xf << 16 | 1 << 20;
+    /// Its vector, from this bit on.
+    pub const VECTOR: u32 = 32;
     /// RFLAGS.IF and CR8 of the guest concern virtual interrupts only; physical ones are masked by the host's RFLAGS.IF.
     pub const MASKING: u64 = 1 << 24;
 }
