@@ -130,6 +130,10 @@ pub struct Machine {
     pub threads: u32,
     /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
     pub icount: bool,
+    /// QEMU's TCG: all CPUs take turns in one thread, instead of one thread each. For guests that use the FPU on several CPUs: each FXRSTOR and XRSTOR
+    /// on any CPU rewrites a word of the first one's state (`cpu_clear_ignne`, up to QEMU 10.0 at least), without a lock, in which that CPU notes
+    /// at the same time whether nested paging is on. When a change is lost, the domain triple-faults at once, or the machine.
+    pub one_thread: bool,
     /// Bochs: registers (MSRs) that its CPU lacks can be read and written, as stock kernels expect of every machine.
     pub lenient_msrs: bool,
     /// Disks, by virtio (QEMU): images, raw unless their names end in `.qcow2`, with blocks of 4 KiB if they end in `.4k`.
@@ -173,6 +177,7 @@ impl Machine {
             serial: 1,
             threads: 1,
             icount: false,
+            one_thread: false,
             lenient_msrs: false,
             disks: Vec::new(),
             network: None,
@@ -208,7 +213,7 @@ impl Machine {
         let mut qemu = Command::new("qemu-system-x86_64");
         let accel = match self.vehicle {
             Vehicle::Kvm => "kvm",
-            _ if self.icount => "tcg,thread=single",
+            _ if self.icount || self.one_thread => "tcg,thread=single",
             _ => "tcg",
         };
         qemu.args([

@@ -87,6 +87,7 @@ fn main() -> Result<()> {
     }
     machine.cpu = options.cpu;
     machine.cpus = options.smp;
+    machine.one_thread = true;
     machine.memory = options.mem;
     machine.gdb = options.gdb;
     machine.disks = options.disk;

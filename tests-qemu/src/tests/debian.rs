@@ -27,7 +27,8 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// The shim's prompt, with the boot archive.
-pub fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
+pub fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<Shim<'_>> {
+    machine.one_thread = true;
     let archive = boot_archive(machine.vehicle)?;
     Shim::start(bench, machine, archive)
 }

@@ -15,7 +15,8 @@ use crate::{Console, Machine, outputs};
 pub const DISK: &str = "\"/tools.img,raw,xvdb,r\"";
 
 /// The shim's prompt, with the boot archive and the image of [`DISK`] in it.
-pub fn prompt(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
+pub fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<Shim<'_>> {
+    machine.one_thread = true;
     let image = std::fs::read(outputs::output("test-tools.img")?)?;
     let base = boot_archive(machine.vehicle)?;
     let archive = archive_with(&base, &bench.scratch(), &[("tools.img", image)])?;
