@@ -21,7 +21,7 @@ use guest_rt::hypercall::grant::Status;
 use guest_rt::println;
 
 use super::Host;
-use super::backend::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add};
+use super::backend::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, Stop, add};
 use super::shell::find;
 
 const OUTPUT: ByteRing = ByteRing {
@@ -197,7 +197,7 @@ pub async fn close(host: &Host, domain: Domid) {
     for place in places(host, domain) {
         let console = host.consoles.consoles.borrow_mut().remove(&place);
         if let Some(console) = console {
-            console.links.stop().await;
+            console.links.stop(Stop::Now).await;
             host.consoles.logs.borrow_mut().end(&console.log);
         }
     }

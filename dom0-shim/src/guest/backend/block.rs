@@ -16,7 +16,7 @@ use guest_rt::hypercall::grant::Status;
 
 use super::backing::{self, Data};
 use super::pages::Pages;
-use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, add, nodes};
+use super::{Channel, Driver, Front, Id, Links, Nodes, SharedPages, Stop, add, nodes};
 use crate::guest::Host;
 
 /// The class of devices.
@@ -114,6 +114,8 @@ pub fn id(domain: Domid, number: u32) -> Id {
 }
 
 impl Driver for OpenDisk {
+    const CLOSED: Stop = Stop::WhenQuiet;
+
     fn features(&self) -> Nodes {
         let mut nodes = Nodes::from([
             (

@@ -9,10 +9,11 @@ use abi::grant::GrantRef;
 use abi::{Domid, Errno};
 use dom0_shim::backend::ring::Shared;
 use dom0_shim::backend::{Events, Stopped};
-use dom0_shim::executor::{Reactor, Signal, pass};
+use dom0_shim::executor::{Either, Reactor, Signal, either, pass};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::event_channel;
 use guest_rt::hypercall::grant::{Access, Status};
+use guest_rt::time;
 
 use crate::guest::Host;
 
@@ -56,10 +57,25 @@ impl Shared for SharedPages {
     }
 }
 
+/// How what serves a front end is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// When nothing has come for a moment. Linux's block front end says `Closed` while requests are on their way, and others wait for
+    /// the next event in queues that it has stopped (`blkfront_closing`); what has no answer keeps its domain waiting for ever.
+    WhenQuiet,
+    /// At once.
+    Now,
+}
+
+/// As long without a request, in nanoseconds, is quiet.
+const QUIET: u64 = 300_000_000;
+/// A front end that goes on for longer, in nanoseconds, is not waited for.
+const PATIENCE: u64 = 5_000_000_000;
+
 /// An event channel to a front end; closed when dropped.
 pub struct Channel {
     port: u32,
-    stopping: Rc<Cell<bool>>,
+    stopping: Rc<Cell<Option<Stop>>>,
     reactor: Reactor,
 }
 
@@ -89,21 +105,35 @@ impl Channel {
 
     /// Whether the task is to end.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        self.stopping.get().is_some()
+    }
+
+    fn unless_stopped(&self) -> Result<(), Stopped> {
+        match self.stopping.get() {
+            Some(Stop::Now) => Err(Stopped),
+            Some(Stop::WhenQuiet) | None => Ok(()),
+        }
     }
 }
 
 impl Events for Channel {
     async fn event(&self) -> Result<(), Stopped> {
-        if !self.stopping.get() {
-            self.reactor.event(self.port).await;
+        self.unless_stopped()?;
+        let event = self.reactor.event(self.port);
+        if self.is_stopping() {
+            let quiet = self.reactor.sleep_until(time::now() + QUIET);
+            if either(event, quiet).await == Either::Second(()) {
+                return Err(Stopped);
+            }
+        } else {
+            event.await;
         }
-        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
+        self.unless_stopped()
     }
 
     async fn turn(&self) -> Result<(), Stopped> {
         pass().await;
-        if self.stopping.get() { Err(Stopped) } else { Ok(()) }
+        self.unless_stopped()
     }
 
     fn notify(&self) {
@@ -126,7 +156,7 @@ pub struct Links(Vec<Link>);
 
 struct Link {
     port: u32,
-    stopping: Rc<Cell<bool>>,
+    stopping: Rc<Cell<Option<Stop>>>,
     reactor: Reactor,
     ended: Rc<Ended>,
 }
@@ -162,14 +192,34 @@ impl Links {
     }
 
     /// Ends the tasks; nothing is mapped or bound after that.
-    pub async fn stop(self) {
+    pub async fn stop(self, how: Stop) {
+        self.tell(how);
+        if how == Stop::WhenQuiet
+            && let Some(link) = self.0.first()
+        {
+            let enough = link.reactor.sleep_until(time::now() + PATIENCE);
+            if either(self.ended(), enough).await == Either::Second(()) {
+                self.tell(Stop::Now);
+            }
+        }
+        self.ended().await;
+    }
+
+    fn tell(&self, how: Stop) {
         for link in &self.0 {
-            link.stopping.set(true);
+            link.stopping.set(Some(how));
             // A task that has ended by itself has closed its port, whose number may be another's by now.
             if !link.ended.yes.get() {
                 link.reactor.fire(link.port);
+                if how == Stop::WhenQuiet {
+                    // For queues that wait for an event. A port closed from the other end is as good.
+                    let _ = event_channel::send(link.port);
+                }
             }
         }
+    }
+
+    async fn ended(&self) {
         for link in &self.0 {
             while !link.ended.yes.get() {
                 link.ended.signal.wait().await;

@@ -22,7 +22,7 @@ use dom0_shim::backend::xenbus::{Action, State, Wish, react};
 use dom0_shim::executor::{Either, Signal, either};
 use guest_rt::time;
 
-pub use link::{Channel, Links, SharedPages};
+pub use link::{Channel, Links, SharedPages, Stop};
 pub use nodes::{Front, Id, set_error};
 pub use pages::Allowance;
 
@@ -33,6 +33,9 @@ pub type Nodes = Vec<(&'static str, String)>;
 
 /// A class of devices.
 pub trait Driver: 'static {
+    /// How what serves a front end that has closed the device is to end.
+    const CLOSED: Stop = Stop::Now;
+
     /// The back end's nodes to be there before any front end looks: its features.
     fn features(&self) -> Nodes;
 
@@ -156,7 +159,7 @@ pub async fn remove_all(host: &Host, domain: Domid) {
 }
 
 /// Task: one device, from its nodes to their removal.
-async fn run(host: Rc<Host>, id: Id, device: Rc<Device>, driver: impl Driver) {
+async fn run<D: Driver>(host: Rc<Host>, id: Id, device: Rc<Device>, driver: D) {
     let mut own = State::Initialising;
     let mut links = None;
     let set = |own: &mut State, state: State| {
@@ -181,8 +184,10 @@ async fn run(host: Rc<Host>, id: Id, device: Rc<Device>, driver: impl Driver) {
                 nodes::set_state(&host.store, id, own);
             }
             let action = react(own, nodes::front_state(&host.store, id), wish);
-            if !matches!(action, Action::Wait | Action::Connect) {
-                disconnect(&mut links).await;
+            match action {
+                Action::Wait | Action::Connect => {}
+                Action::Offer => disconnect(&mut links, Stop::Now).await,
+                Action::Close | Action::Closed | Action::End => disconnect(&mut links, D::CLOSED).await,
             }
             match action {
                 Action::Wait => {
@@ -209,7 +214,7 @@ async fn run(host: Rc<Host>, id: Id, device: Rc<Device>, driver: impl Driver) {
             }
         }
     }
-    disconnect(&mut links).await;
+    disconnect(&mut links, Stop::Now).await;
     set(&mut own, State::Closed);
     nodes::remove(&host.store, id);
     drop(driver);
@@ -217,8 +222,8 @@ async fn run(host: Rc<Host>, id: Id, device: Rc<Device>, driver: impl Driver) {
     device.gone.notify();
 }
 
-async fn disconnect(links: &mut Option<Links>) {
+async fn disconnect(links: &mut Option<Links>, how: Stop) {
     if let Some(links) = links.take() {
-        links.stop().await;
+        links.stop(how).await;
     }
 }
