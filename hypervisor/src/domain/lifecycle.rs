@@ -16,7 +16,7 @@ use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
-use crate::arch::{GuestCpu, VcpuConfig, fpu};
+use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
 use crate::hw::time::tsc;
@@ -24,9 +24,10 @@ use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
 use crate::mm::page_info;
+use crate::mm::walk::Trace;
 use crate::sched::{self, Share};
 use crate::sync::{Mutex, Once, Rank};
-use crate::types::{Gfn, Port, VcpuId};
+use crate::types::{Gfn, Gva, Port, VcpuId};
 use crate::virt::Described;
 use crate::virt::cpuid::{self, Policy};
 use crate::virt::lapic::AccessPage;
@@ -183,7 +184,25 @@ impl Domain {
     /// What `vcpu` did cannot be continued: the domain ends as crashed.
     pub fn crash(&self, vcpu: &Vcpu, cpu: &dyn GuestCpu, why: core::fmt::Arguments<'_>) {
         log::error!("{}v{} crashed: {why}: {}", self.id, vcpu.id.0, Described(cpu));
+        self.log_walks(cpu);
         self.shutdown(SHUTDOWN_CRASH);
+    }
+
+    /// Logs where the guest's page tables lead from its instruction pointer and from its last page fault.
+    pub fn log_walks(&self, cpu: &dyn GuestCpu) {
+        let translation = cpu.translation().of_code();
+        for gva in [cpu.rip(), cpu.read(SysReg::Cr2)].map(Gva) {
+            let p2m = &self.p2m;
+            log::info!(
+                "{} {}",
+                self.id,
+                Trace {
+                    p2m,
+                    translation,
+                    gva
+                }
+            );
+        }
     }
 
     /// A vCPU has gone down by itself (VCPUOP_down, HLT with interrupts off). The last one powers the domain off.

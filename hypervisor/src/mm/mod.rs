@@ -12,4 +12,4 @@ pub mod page_info;
 pub mod paging;
 pub mod phys;
 pub mod takeover;
-mod walk;
+pub mod walk;

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::guest::{Access, Fault, GuestFrame, ram};
 use super::p2m::P2m;
 use super::phys;
+use crate::arch::Translation;
 use crate::types::{Gpa, Gva, Hpa, Mfn};
 
 const CR0_WP: u64 = 1 << 16;
@@ -264,6 +265,47 @@ fn finish(p2m: &P2m, mut walk: Walk, gpa: Gpa, access: Access) -> Result<Walk, F
     walk.writable =
         (walk.writable || !paged) && (access == Access::Write || ram(p2m, gpa, Access::Write).is_ok());
     Ok(walk)
+}
+
+/// For logs: the entries on the way to an address, from the top table down, as they are in memory, each with the machine frame that it is in. A
+/// guest that died of a page fault, or of a translation that went wrong, is explained by them.
+pub struct Trace<'a> {
+    /// The guest's memory.
+    pub p2m: &'a P2m,
+    /// How its addresses translate.
+    pub translation: Translation,
+    /// Which address is asked about.
+    pub gva: Gva,
+}
+
+impl core::fmt::Display for Trace<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Translation { cr3, mode } = self.translation;
+        write!(f, "walk to {:x}:", self.gva.0)?;
+        if mode & CR0_PG == 0 {
+            return f.write_str(" paging is off");
+        }
+        let shape = Shape::of(mode);
+        let entry_size = if mode & CR4_PAE != 0 { 8 } else { 4 };
+        let mut table = Gpa(cr3 & shape.root_mask);
+        let mut shift = shape.top;
+        loop {
+            let index = (self.gva.0 >> shift) & ((1 << shape.index_bits) - 1);
+            let at = table.offset(index * entry_size);
+            let Ok(hpa) = ram(self.p2m, at, Access::Read) else {
+                return write!(f, " {:x} is not RAM", at.0);
+            };
+            let entry = load(hpa, mode);
+            write!(f, " {:x} (mfn {:x}) = {entry:x}", at.0, hpa.frame().0)?;
+            let pae_root = mode & EFER_LMA == 0 && shift == 30;
+            if entry & PRESENT == 0 || shift == 12 || (entry & LARGE != 0 && !pae_root) {
+                return Ok(());
+            }
+            f.write_str(",")?;
+            table = Gpa(entry & if mode & CR4_PAE != 0 { ADDRESS } else { 0xffff_f000 });
+            shift -= shape.index_bits;
+        }
+    }
 }
 
 /// Bits above the linear address's width must repeat its highest bit (SDM 1 3.3.7.1).

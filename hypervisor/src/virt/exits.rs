@@ -206,6 +206,7 @@ fn triple_fault(running: &mut Running<'_, dyn GuestCpu>) {
         running.vcpu.id.0,
         super::Described(running.cpu)
     );
+    running.domain.log_walks(running.cpu);
     running.domain.shutdown(reason);
 }
 
