@@ -9,10 +9,10 @@ use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use raw_cpuid::CpuId;
 
-use crate::cmdline::{self, CommandLine};
+use crate::cmdline::{self, CommandLine, CrashTest};
 use crate::debug_keys;
 use crate::hw::irq::vector;
-use crate::hw::{acpi, apic, console, idle, ioapic, percpu, power, time, traps};
+use crate::hw::{acpi, apic, console, idle, ioapic, percpu, power, smp, time, traps};
 use crate::hypercall::version;
 use crate::mm::{frames, paging, takeover};
 use crate::sync::Once;
@@ -47,6 +47,9 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     power::set_first_reset(options.reset);
     if let Some(test) = options.crash_test {
         debug_keys::set_crash_test(test);
+        if test == CrashTest::Skew {
+            smp::skew_clocks();
+        }
     }
     greet(handover, &options);
     log_memory(&info.memory_regions);
@@ -166,12 +169,20 @@ fn interrupts(options: &CommandLine<'_>) {
         log::debug!("I/O APIC      at {base}, lines {first} to {}", first + lines - 1);
     }
     paging::map_mmio(apic::registers(), 4096);
+    let substitute = options.tsc_unstable.then(time::distrust_tsc);
     apic::init();
     log::info!(
         "time          TSC {}.{:03} MHz",
         time::clock().khz() / 1000,
         time::clock().khz() % 1000
     );
+    match substitute {
+        Some(Some(substitute)) => {
+            log::warn!("tsc=unstable: time is {substitute}'s; guests' reads of the TSC exit")
+        }
+        Some(None) => log::warn!("tsc=unstable: there is no other clock"),
+        None => {}
+    }
     log::info!(
         "interrupts    {}, {} I/O APIC(s)",
         apic::describe(),
@@ -192,11 +203,12 @@ fn interrupts(options: &CommandLine<'_>) {
     }
 }
 
-/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs.
+/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs, and the HPET where time is by it.
 pub fn own_registers() -> impl Iterator<Item = Hpa> {
     acpi::info()
         .io_apics
         .iter()
         .map(|(base, _)| *base)
         .chain([apic::registers()])
+        .chain(acpi::info().hpet.filter(|_| !time::trusts_tsc()))
 }

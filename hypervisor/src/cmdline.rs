@@ -90,6 +90,8 @@ pub enum CrashTest {
     Hang,
     /// Locks are taken in the wrong order.
     LockOrder,
+    /// The TSCs of other CPUs seem to be behind the first one's.
+    Skew,
 }
 
 /// What to complain about, for the boot log.
@@ -152,6 +154,8 @@ pub struct CommandLine<'a> {
     pub apicv: bool,
     /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
     pub mwait_idle: bool,
+    /// `tsc=unstable`: time is another clock's.
+    pub tsc_unstable: bool,
     /// `reboot=`: how the machine is reset.
     pub reset: Reset,
     /// `sched-gran=`: which CPUs do not run different domains at the same time.
@@ -186,6 +190,7 @@ impl Default for CommandLine<'_> {
             crash_test: None,
             apicv: true,
             mwait_idle: false,
+            tsc_unstable: false,
             reset: Reset::Acpi,
             granularity: Granularity::Cpu,
             noreboot: false,
@@ -312,11 +317,12 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "crash_test",
-        "hang or lock-order",
+        "hang, lock-order or skew",
         Action::Value(|line, value| {
             line.crash_test = match value {
                 "hang" => Some(CrashTest::Hang),
                 "lock-order" => Some(CrashTest::LockOrder),
+                "skew" => Some(CrashTest::Skew),
                 _ => None,
             };
             line.crash_test.map(|_| ())
@@ -326,6 +332,14 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "apicv",
         "a boolean",
         Action::Flag(|line, value| line.apicv = value),
+    ),
+    (
+        "tsc",
+        "unstable",
+        Action::Value(|line, value| {
+            line.tsc_unstable = value == "unstable";
+            line.tsc_unstable.then_some(())
+        }),
     ),
     (
         "mwait-idle",

@@ -12,7 +12,7 @@ use crate::bring_up::{Machine, bring_up, own_registers};
 use crate::domain;
 use crate::domain::dom0::{self, Dom0};
 use crate::hw::percpu::MAX_CPUS;
-use crate::hw::{acpi, power, smp, watchdog};
+use crate::hw::{acpi, power, smp, time, watchdog};
 use crate::mm::{device, frames, phys, takeover};
 use crate::types::{Hpa, PAGE_SHIFT};
 use crate::{sched, virt};
@@ -45,6 +45,9 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     build_dom0(&host);
     if let Some(timeout) = host.options.watchdog.filter(|&timeout| timeout > 0) {
         watch(timeout);
+    }
+    if !time::trusts_tsc() {
+        sched::begin_to_beat_everywhere();
     }
     virt::run_cpu()
 }

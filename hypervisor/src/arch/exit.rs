@@ -108,6 +108,8 @@ pub enum Exit {
     CrInstruction,
     /// XSETBV: register in ECX, value in EDX:EAX.
     Xsetbv,
+    /// RDTSC or RDTSCP (which of them, the instruction tells: TCG says RDTSC of both), where the vCPU was made for that.
+    ReadTsc,
     /// WBINVD, INVD or WBNOINVD.
     CacheFlush,
     /// MONITOR, MWAIT, the virtualization instructions and others that do not exist for guests: #UD.

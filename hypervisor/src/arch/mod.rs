@@ -149,6 +149,8 @@ pub struct VcpuConfig {
     /// 12 KiB, page-aligned, physically contiguous: one bit a port, 1 = exits (SDM 3C 25.6.4, APM vol. 2, 15.10.1). The last 4 KiB
     /// are all ones. Both vendors read the same bytes (VMX takes pages 0 and 1).
     pub io_bitmap: Hpa,
+    /// RDTSC and RDTSCP exit.
+    pub emulates_tsc: bool,
 }
 
 /// The registers that decide how a guest's linear addresses translate.

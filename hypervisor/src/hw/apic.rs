@@ -78,7 +78,7 @@ pub fn init() {
     assert!(features.edx & 1 << 9 != 0, "this CPU has no local APIC");
     let x2apic = features.ecx & 1 << 21 != 0;
     X2APIC.store(x2apic, Relaxed);
-    DEADLINE.store(features.ecx & 1 << 24 != 0, Relaxed);
+    DEADLINE.store(features.ecx & 1 << 24 != 0 && time::trusts_tsc(), Relaxed);
     let mut base = Msr::new(APIC_BASE);
     // SAFETY: the local APIC belongs to the hypervisor; this turns it on where it is.
     let registers = unsafe {
@@ -106,6 +106,16 @@ pub fn init() {
     }
 }
 
+/// The TSC is not to be trusted any more: count down instead of waiting for it. On one CPU; the others, which may have begun to wait by the TSC, follow when they
+/// set their timers.
+pub fn leave_the_tsc() {
+    if DEADLINE.swap(false, Relaxed) {
+        write(reg::LVT_TIMER, u32::from(vector::TIMER));
+        write(reg::TIMER_DIVIDE, DIVIDE_BY_1);
+    }
+    calibrate();
+}
+
 /// Measure the timer against the TSC, which is calibrated.
 fn calibrate() {
     const WINDOW_NS: u64 = 2_000_000;
@@ -124,6 +134,10 @@ pub(super) fn start_timer(deadline: u64, now: u64) {
         // SAFETY: the timer belongs to the hypervisor.
         unsafe { Msr::new(TSC_DEADLINE).write(deadline) };
     } else {
+        if !time::trusts_tsc() {
+            write(reg::LVT_TIMER, u32::from(vector::TIMER));
+            write(reg::TIMER_DIVIDE, DIVIDE_BY_1);
+        }
         let ticks = (u128::from(deadline.saturating_sub(now)) * u128::from(TIMER_RATE.load(Relaxed))) >> 20;
         // Too far for the counter: it fires early, and whoever looks arms it again.
         write(reg::TIMER_INITIAL, u32::try_from(ticks + 1).unwrap_or(u32::MAX));

@@ -1,5 +1,8 @@
 //! Time of the machine: the TSC, calibrated once, and the wall clock at start.
 //!
+//! A TSC that cannot be trusted is replaced by a slower timer of the machine which counts as fast as the TSC should ([`distrust_tsc`]): nothing else
+//! changes for anybody who asks [`tsc`], and guests' reads of theirs exit.
+//!
 //! System time is nanoseconds since [`init`], a linear function of the TSC with the very arithmetic of Xen's PV clock, so that guests which are given the
 //! same numbers compute the same time.
 // UNSAFETY: the TSC, and the ports of PIT and RTC.
@@ -113,14 +116,33 @@ pub fn set_wall_clock_base(nanoseconds: u64) {
     WALL_CLOCK_BASE.store(nanoseconds, Ordering::SeqCst);
 }
 
-/// The time-stamp counter.
+/// The time-stamp counter, or what counts in its stead.
 #[inline]
 pub fn tsc() -> u64 {
     #[cfg(target_os = "none")]
-    // SAFETY: reading the TSC has no side effect.
-    return unsafe { core::arch::x86_64::_rdtsc() };
+    return match machine::SUBSTITUTE.get() {
+        None => machine::rdtsc(),
+        Some(substitute) => substitute.ticks(),
+    };
     #[cfg(not(target_os = "none"))]
     return TEST_TSC.load(core::sync::atomic::Ordering::Relaxed);
+}
+
+/// Is it the machine's own TSC that [`tsc`] reads, so that guests may read it themselves?
+pub fn trusts_tsc() -> bool {
+    #[cfg(target_os = "none")]
+    return machine::SUBSTITUTE.get().is_none();
+    #[cfg(not(target_os = "none"))]
+    return true;
+}
+
+/// Continues a counter that comes round: of its readings, the last of which was `seen` (in all), to one that came later.
+#[cfg_attr(
+    not(any(target_os = "none", test)),
+    expect(dead_code, reason = "the host has no such counter")
+)]
+fn continued(seen: u64, reading: u64, mask: u64) -> u64 {
+    seen.wrapping_add(reading.wrapping_sub(seen) & mask)
 }
 
 /// The host's time-stamp counter: tests move it.
@@ -129,10 +151,15 @@ pub static TEST_TSC: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU
 
 #[cfg(target_os = "none")]
 mod machine {
+    use core::sync::atomic::{AtomicU64, Ordering};
+
     use x86_64::instructions::port::Port;
 
     use super::super::acpi;
-    use super::{CLOCK, Clock, NS_PER_S, set_wall_clock_base, tsc};
+    use super::{CLOCK, Clock, NS_PER_S, clock, continued, set_wall_clock_base, tsc};
+    use crate::mm::paging;
+    use crate::sync::Once;
+    use crate::types::Hpa;
 
     /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off, when ACPI's tables have been read.
     ///
@@ -144,6 +171,118 @@ mod machine {
         set_wall_clock_base(rtc() * NS_PER_S);
     }
 
+    /// The machine's own TSC.
+    #[inline]
+    pub(super) fn rdtsc() -> u64 {
+        // SAFETY: reading the TSC has no side effect.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+
+    /// What counts in the TSC's stead; nothing, as long as that is trusted.
+    pub(super) static SUBSTITUTE: Once<Substitute> = Once::new();
+
+    /// A timer of the machine that counts at the TSC's rate. It has to be read before its counter comes round (the PM timer's does in 4.6 seconds): CPUs
+    /// beat once a second for that, as for the watchdog.
+    pub(super) struct Substitute {
+        timer: Timer,
+        /// The TSC's ticks for one of its own, as a 32.32 fixed-point number.
+        rate: u64,
+        /// What it counts from.
+        start: u64,
+        /// Its own ticks when it was last read, from a reading of 0 on.
+        seen: AtomicU64,
+        first: u64,
+    }
+
+    enum Timer {
+        /// Port of the power management timer.
+        Pm(u16),
+        /// Main counter of the HPET, 32 bits of it.
+        Hpet(&'static core::sync::atomic::AtomicU32),
+    }
+
+    impl Timer {
+        fn read(&self) -> u64 {
+            match self {
+                Timer::Pm(port) => pm_timer(*port).into(),
+                Timer::Hpet(counter) => counter.load(Ordering::Relaxed).into(),
+            }
+        }
+
+        fn mask(&self) -> u64 {
+            match self {
+                Timer::Pm(_) => PM_MASK,
+                Timer::Hpet(_) => u32::MAX.into(),
+            }
+        }
+    }
+
+    impl Substitute {
+        pub(super) fn ticks(&self) -> u64 {
+            // In this order: who has stored this has read the counter before.
+            let seen = self.seen.load(Ordering::Acquire);
+            let now = continued(seen, self.timer.read(), self.timer.mask());
+            self.seen.fetch_max(now, Ordering::AcqRel);
+            let own = u128::from(now - self.first);
+            self.start + ((own * u128::from(self.rate)) >> 32) as u64
+        }
+    }
+
+    /// Go on without the TSC: it is not the same on all CPUs, or the command line says so. Before the first vCPU is made, when devices can be mapped.
+    /// Returns what counts instead; `None`: there is nothing, and the TSC goes on.
+    pub fn distrust_tsc() -> Option<&'static str> {
+        let found = acpi::info();
+        let hpet = found.hpet.and_then(hpet);
+        let (timer, hz, name) = match (hpet, found.pm_timer.filter(|&port| runs(port))) {
+            (Some((counter, hz)), _) => (Timer::Hpet(counter), hz, "the HPET"),
+            (None, Some(port)) => (Timer::Pm(port), PM_HZ, "the PM timer"),
+            (None, None) => return None,
+        };
+        let rate = (u128::from(clock().hz) << 32) / u128::from(hz.max(1));
+        SUBSTITUTE.call_once(|| {
+            let first = timer.read();
+            Substitute {
+                timer,
+                rate: rate as u64,
+                start: rdtsc(),
+                seen: AtomicU64::new(first),
+                first,
+            }
+        });
+        Some(name)
+    }
+
+    /// The HPET's main counter, and its frequency (IA-PC HPET specification 1.0a, 2.3).
+    fn hpet(at: Hpa) -> Option<(&'static core::sync::atomic::AtomicU32, u64)> {
+        const FS_PER_S: u64 = 1_000_000_000_000_000;
+        /// Slower than the specification allows: it is none.
+        const PERIOD_MAX: u32 = 100_000_000;
+        const PERIOD: usize = 0x4;
+        const CONFIGURATION: usize = 0x10;
+        const ENABLE: u32 = 1;
+        const COUNTER: usize = 0xf0;
+        let registers = paging::map_mmio(at, 0x400);
+        let register = |offset: usize| {
+            // SAFETY: a register of the HPET, which is the hypervisor's, 4-byte aligned; it stays mapped.
+            unsafe { &*registers.add(offset).cast::<core::sync::atomic::AtomicU32>() }
+        };
+        let period = register(PERIOD).load(Ordering::Relaxed);
+        if period == 0 || period > PERIOD_MAX {
+            return None;
+        }
+        let configuration = register(CONFIGURATION);
+        configuration.store(configuration.load(Ordering::Relaxed) | ENABLE, Ordering::Relaxed);
+        let counter = register(COUNTER);
+        let first = counter.load(Ordering::Relaxed);
+        (0..100_000)
+            .any(|_| counter.load(Ordering::Relaxed) != first)
+            .then_some((counter, FS_PER_S / u64::from(period)))
+    }
+
+    /// Frequency of the power management timer (ACPI 6.5, 4.8.3.3); 24 bits are always there.
+    const PM_HZ: u64 = 3_579_545;
+    const PM_MASK: u64 = 0xff_ffff;
+
     /// Ticks of the TSC in a second.
     fn frequency() -> u64 {
         let ticks = match acpi::info().pm_timer.filter(|&port| runs(port)) {
@@ -153,10 +292,10 @@ mod machine {
         ticks.max(1)
     }
 
-    /// The power management timer (ACPI 6.5, 4.8.3.3); 24 bits are always there.
+    /// The power management timer.
     fn pm_timer(port: u16) -> u32 {
         // SAFETY: the port that the FADT names; reading it has no effect.
-        unsafe { Port::<u32>::new(port).read() & 0xff_ffff }
+        unsafe { Port::<u32>::new(port).read() & PM_MASK as u32 }
     }
 
     fn runs(port: u16) -> bool {
@@ -166,12 +305,11 @@ mod machine {
 
     /// Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
     fn by_pm_timer(port: u16) -> u64 {
-        const PM_HZ: u64 = 3_579_545;
         const WINDOW: u64 = PM_HZ / 20;
         let (start, tsc_start) = pm_tick(port);
         loop {
             let (now, tsc_now) = pm_tick(port);
-            let elapsed = u64::from(now.wrapping_sub(start) & 0xff_ffff);
+            let elapsed = u64::from(now.wrapping_sub(start)) & PM_MASK;
             if elapsed >= WINDOW {
                 let ticks = u128::from(tsc_now - tsc_start) * u128::from(PM_HZ);
                 return (ticks / u128::from(elapsed)) as u64;
@@ -274,7 +412,7 @@ mod machine {
 }
 
 #[cfg(target_os = "none")]
-pub use machine::init;
+pub use machine::{distrust_tsc, init};
 
 /// Seconds since 1970 from the registers of an MC146818: seconds, minutes, hours, day, month, year, status B.
 #[cfg_attr(
@@ -328,6 +466,13 @@ mod tests {
             let clock = Clock::new(hz, 0);
             prop_assert!(clock.nanoseconds(u64::from(tsc) + u64::from(step)) >= clock.nanoseconds(tsc.into()));
         }
+    }
+
+    #[test]
+    fn a_counter_comes_round() {
+        assert_eq!(continued(0xff_fff0, 0x10, 0xff_ffff), 0x100_0010);
+        assert_eq!(continued(0x100_0010, 0x10, 0xff_ffff), 0x100_0010);
+        assert_eq!(continued(0x3_0000_0001, 0, u32::MAX.into()), 0x4_0000_0000);
     }
 
     #[test]

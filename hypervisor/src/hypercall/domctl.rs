@@ -14,6 +14,7 @@ use crate::hw::time::now_ns;
 use crate::sched::{self, CpuMask};
 use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, PAGE_SHIFT, VcpuId};
+use crate::virt::time;
 
 /// The scheduler as toolstacks know it: credit2's contract of weight and cap.
 pub(super) const SCHEDULER: u32 = abi::domctl::XEN_SCHEDULER_CREDIT2;
@@ -107,14 +108,14 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
                 .vcpu(VcpuId(0))
                 .map_or(now, |vcpu| vcpu.system_time_at(now));
             u.set(&DomctlTscInfo {
-                tsc_mode: TSC_MODE_NEVER_EMULATE,
+                tsc_mode: time::tsc_mode(),
                 gtsc_khz: clock.khz(),
                 elapsed_nsec,
                 ..Default::default()
             });
             return Ok(Answer::Changed);
         }
-        // Always native: 0 (default) and 2 (never emulate) are that; emulation (1) is not offered.
+        // All domains' alike, by what the machine has: 0 (default) and 2 (never emulate) are that; emulation (1) for one is not offered.
         XEN_DOMCTL_SETTSCINFO if u.get::<DomctlTscInfo>().tsc_mode == TSC_MODE_ALWAYS_EMULATE => {
             return Err(Errno::EOPNOTSUPP);
         }

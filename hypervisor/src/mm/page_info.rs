@@ -272,7 +272,8 @@ mod tests {
         put(mfn, 9);
         assert_eq!(owned(owner), 1);
         assert_eq!(super::owner(mfn.offset(5)), Some((owner, Kind::Ram)));
-        assert_eq!(super::owner(mfn.offset(4)), None);
+        // Another test may have taken it already.
+        assert_ne!(super::owner(mfn.offset(4)), Some((owner, Kind::Ram)));
         put(mfn.offset(5), 0);
         assert_eq!(owned(owner), 0);
         assert!(take_orphaned());

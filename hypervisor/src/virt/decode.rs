@@ -3,7 +3,7 @@
 //! The instruction is fetched again, by a walk of the guest's page tables. If the guest has changed it meanwhile, it gets what it asked for: another
 //! instruction's length, or another access; never more than its own memory.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
 use super::Running;
 use crate::arch::{CpuMode, GuestCpu, SegmentReg};
@@ -43,6 +43,16 @@ pub fn mov_to_cr(running: &mut Running<'_, dyn GuestCpu>) -> Option<(u8, u8)> {
     }
 }
 
+/// Is the instruction at the guest's RIP RDTSCP?
+pub fn is_rdtscp(running: &mut Running<'_, dyn GuestCpu>) -> bool {
+    match head(running.domain, running.walks, running.cpu) {
+        Some([0x0f, 0x31, _]) => false,
+        Some([0x0f, 0x01, 0xf9]) => true,
+        _ => instruction(running.domain, running.walks, running.cpu)
+            .is_some_and(|(instruction, _)| instruction.mnemonic() == Mnemonic::Rdtscp),
+    }
+}
+
 fn is_cr0_or_cr4(modrm: u8) -> bool {
     matches!(modrm, 0xc0..=0xc7 | 0xe0..=0xe7)
 }
@@ -50,10 +60,10 @@ fn is_cr0_or_cr4(modrm: u8) -> bool {
 /// Lengths of the encodings that exit and have no operands, or nearly none.
 fn common_length(head: [u8; 3]) -> Option<u8> {
     match head {
-        // VMCALL, XSETBV, VMMCALL
-        [0x0f, 0x01, 0xc1 | 0xd1 | 0xd9] => Some(3),
-        // CPUID, RDMSR, WRMSR, WBINVD, INVD
-        [0x0f, 0xa2 | 0x32 | 0x30 | 0x09 | 0x08, _] => Some(2),
+        // VMCALL, XSETBV, VMMCALL, RDTSCP
+        [0x0f, 0x01, 0xc1 | 0xd1 | 0xd9 | 0xf9] => Some(3),
+        // CPUID, RDTSC, RDMSR, WRMSR, WBINVD, INVD
+        [0x0f, 0xa2 | 0x31 | 0x32 | 0x30 | 0x09 | 0x08, _] => Some(2),
         // MOV to CR0 or CR4
         [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some(3),
         // HLT

@@ -5,7 +5,7 @@
 use abi::Errno;
 use abi::sched::SHUTDOWN_REBOOT;
 
-use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports};
+use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports, time};
 use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg, machine};
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::hw;
@@ -110,6 +110,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         }
         Exit::CrInstruction => complete(running, msr::control_register_instruction),
         Exit::Xsetbv => complete(running, msr::xsetbv),
+        Exit::ReadTsc => complete(running, time::read_tsc),
         Exit::CacheFlush => complete(running, |_| Ok(())),
         Exit::UndefinedInstruction => running.cpu.inject(Event::UD),
         Exit::ForbiddenInstruction => running.cpu.inject(Event::GP0),

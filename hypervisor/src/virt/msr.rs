@@ -4,7 +4,7 @@ use iced_x86::{Code, Instruction, OpKind, Register};
 use zerocopy::IntoBytes;
 
 use super::emulate::Registers;
-use super::{Running, control, decode, lapic, mmio};
+use super::{Running, control, decode, lapic, mmio, time};
 use crate::arch::fpu;
 use crate::arch::machine::is_amd;
 use crate::arch::msr_policy::msr as number;
@@ -142,9 +142,7 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
     Some(match msr {
         APIC_BASE => running.lapic.base_msr(),
         number::EFER => running.cpu.read(SysReg::Efer),
-        TSC => {
-            hw::time::tsc().wrapping_add(running.vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst))
-        }
+        TSC => time::guest_tsc(running.vcpu),
         TSC_ADJUST => msrs.tsc_adjust,
         TSC_DEADLINE => lapic::tsc_deadline(running.lapic),
         X2APIC..X2APIC_END => lapic::rdmsr(running, msr).ok()?,

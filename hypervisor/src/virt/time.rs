@@ -7,11 +7,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use abi::cpuid::{XEN_CPUID_TSC_EMULATED, XEN_CPUID_TSC_HOST_RELIABLE, XEN_CPUID_TSC_RDTSCP};
+use abi::domctl::{TSC_MODE_ALWAYS_EMULATE, TSC_MODE_NEVER_EMULATE};
 use abi::event_channel::VIRQ_TIMER;
 use abi::shared_info::VcpuTimeInfo;
 
-use super::{Running, lapic};
-use crate::arch::GuestCpu;
+use super::{Running, decode, lapic};
+use crate::arch::{Event, GuestCpu, SysReg};
 use crate::domain::vcpu::{NEVER, Vcpu};
 use crate::{event, hw, sched};
 
@@ -37,6 +39,24 @@ pub fn system_time_of(vcpu: &Vcpu, guest_tsc: u64) -> u64 {
     })
 }
 
+/// What the guest's TSC reads.
+pub fn guest_tsc(vcpu: &Vcpu) -> u64 {
+    hw::time::tsc().wrapping_add(vcpu.tsc_offset.load(SeqCst))
+}
+
+/// RDTSC or RDTSCP, which the hardware has not done as the machine's TSC is not to be trusted. Whether the guest may, it has checked.
+pub(super) fn read_tsc(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    let tsc = guest_tsc(running.vcpu);
+    let aux = decode::is_rdtscp(running).then(|| running.cpu.read(SysReg::TscAux));
+    let registers = running.cpu.gprs();
+    registers.rax = tsc & 0xffff_ffff;
+    registers.rdx = tsc >> 32;
+    if let Some(aux) = aux {
+        registers.rcx = aux & 0xffff_ffff;
+    }
+    Ok(())
+}
+
 /// Ticks from `now` to `then`; `None`: more than a clock can count.
 fn ticks_until(now: u64, then: u64) -> Option<u64> {
     /// Years at any frequency; and a clock may shift it left without losing bits.
@@ -45,16 +65,28 @@ fn ticks_until(now: u64, then: u64) -> Option<u64> {
     (ticks < LIMIT).then_some(ticks)
 }
 
+/// Xen's name for how guests' TSCs come about, the same for all domains.
+pub fn tsc_mode() -> u32 {
+    if hw::time::trusts_tsc() {
+        TSC_MODE_NEVER_EMULATE
+    } else {
+        TSC_MODE_ALWAYS_EMULATE
+    }
+}
+
 /// Xen's CPUID leaf 3 (time).
 pub(super) fn cpuid(vcpu: &Vcpu, subleaf: u32) -> [u32; 4] {
-    /// The TSC is the same on all CPUs and never stops; RDTSCP is native.
-    const FLAGS: u32 = abi::cpuid::XEN_CPUID_TSC_HOST_RELIABLE | abi::cpuid::XEN_CPUID_TSC_RDTSCP;
-    /// Neither emulated nor adjusted: `tsc_mode = "native"`.
-    const MODE_NATIVE: u32 = 2;
+    // The TSC is the same on all CPUs and never stops, or else it is emulated.
+    let flags = XEN_CPUID_TSC_RDTSCP
+        | if hw::time::trusts_tsc() {
+            XEN_CPUID_TSC_HOST_RELIABLE
+        } else {
+            XEN_CPUID_TSC_EMULATED
+        };
     let clock = hw::time::clock();
     let offset = vcpu.tsc_offset.load(SeqCst);
     match subleaf {
-        0 => [FLAGS, MODE_NATIVE, clock.khz(), 0],
+        0 => [flags, tsc_mode(), clock.khz(), 0],
         1 => [
             offset as u32,
             (offset >> 32) as u32,

@@ -61,6 +61,29 @@ pub fn tests() -> Vec<Test> {
             run_with_defects(bench, machine, "moves", moves, &[])
         }));
     }
+    // By HPET or PM timer, as the machine has them.
+    for (vehicle, moves) in [(Vehicle::Svm, "moves=400"), (Vehicle::Vmx, "moves=2000")] {
+        tests.push(test(
+            "a CPU with a TSC of its own",
+            vehicle,
+            move |bench, mut machine| {
+                machine.cpus = 2;
+                machine.command_line += " dom0_max_vcpus=1 crash_test=skew";
+                without_tsc(bench, machine, "moves", moves)
+            },
+        ));
+    }
+    for (vehicle, arguments) in [(Vehicle::Svm, "300 1544"), (Vehicle::Vmx, "60 45064")] {
+        tests.push(test(
+            "no drift without the TSC",
+            vehicle,
+            move |bench, mut machine| {
+                machine.icount = vehicle == Vehicle::Svm;
+                machine.command_line += " tsc=unstable";
+                without_tsc(bench, machine, "hour", arguments)
+            },
+        ));
+    }
     // An hour of seconds, by which port of the PM timer. Bochs lets idle time pass more slowly.
     for (vehicle, arguments) in [(Vehicle::Svm, "3600 1544"), (Vehicle::Vmx, "600 45064")] {
         tests.push(test(
@@ -109,17 +132,33 @@ pub(super) fn run(bench: &mut Bench, machine: Machine, name: &str) -> Result<()>
     run_with_defects(bench, machine, name, "", &[])
 }
 
+/// Where the hypervisor says that it goes by another clock.
+fn without_tsc(bench: &mut Bench, machine: Machine, name: &str, arguments: &str) -> Result<()> {
+    let console = start(bench, machine, name, arguments)?;
+    console.expect("guests' reads of the TSC exit", PATIENCE)?;
+    verdict(console)
+}
+
 fn run_with_defects(
     bench: &mut Bench,
-    mut machine: Machine,
+    machine: Machine,
     name: &str,
     arguments: &str,
     defects: &[&str],
 ) -> Result<()> {
+    verdict_with_defects(start(bench, machine, name, arguments)?, defects)
+}
+
+fn start<'a>(
+    bench: &'a mut Bench,
+    mut machine: Machine,
+    name: &str,
+    arguments: &str,
+) -> Result<&'a mut Console> {
     machine.use_apicv();
     machine.command_line += " dom0_mem=128M";
     machine.modules = vec![guest(name, arguments)?];
-    verdict_with_defects(bench.start(&machine)?, defects)
+    bench.start(&machine)
 }
 
 /// Waits for a guest's verdict; the error holds the checks that failed.

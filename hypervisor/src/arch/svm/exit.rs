@@ -54,6 +54,7 @@ fn decode_rare(raw: Raw) -> Exit {
         code::NMI => Exit::HostNmi,
         0x63 => Exit::HostInit,
         code::VINTR => Exit::InterruptWindow,
+        0x6e | 0x87 => Exit::ReadTsc,
         0x6f => Exit::ForbiddenInstruction, // RDPMC
         0x73 | 0x7a | 0x80 | 0x82..=0x86 => Exit::UndefinedInstruction, // RSM, INVLPGA, VMRUN, VMLOAD .. SKINIT
         0x8a..=0x8c | 0x8e => Exit::UndefinedInstruction,               // MONITOR, MWAIT, RDPRU
@@ -142,6 +143,8 @@ mod tests {
             (0x6f, ForbiddenInstruction),
             (0x72, Cpuid),
             (0x73, UndefinedInstruction),
+            (0x6e, ReadTsc),
+            (0x87, ReadTsc),
             (0x76, CacheFlush),
             (0x77, Pause),
             (0x78, Halt),

@@ -19,7 +19,7 @@ const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
 /// Intercepts and what else stays as it is for the life of a vCPU.
 ///
 /// Guests own CR3, the debug registers and CR0's TS and MP. Changes of other bits of CR0, and writes of CR4, are checked: features that CPUID
-/// does not show cannot be switched on, and emulators take values that no CPU takes. FERR_FREEZE is left to freeze: a physical interrupt still ends it. RDTSC(P) and CR0 reads must stay free (emulators
+/// does not show cannot be switched on, and emulators take values that no CPU takes. FERR_FREEZE is left to freeze: a physical interrupt still ends it. CR0 reads must stay free (emulators
 /// confuse their exits).
 pub(super) fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
     use intercept1 as i1;
@@ -53,6 +53,10 @@ pub(super) fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
         | i2::MONITOR
         | i2::MWAIT
         | i2::XSETBV;
+    if config.emulates_tsc {
+        c.intercept1 |= i1::RDTSC;
+        c.intercept2 |= i2::RDTSCP;
+    }
     if caps.rdpru {
         c.intercept2 |= i2::RDPRU;
     }

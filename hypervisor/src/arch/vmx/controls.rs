@@ -32,6 +32,8 @@ bitflags! {
         const MWAIT = 1 << 10;
         /// RDPMC exits.
         const RDPMC = 1 << 11;
+        /// RDTSC and RDTSCP exit.
+        const RDTSC = 1 << 12;
         /// MOV to CR3 exits.
         const CR3_LOAD = 1 << 15;
         /// MOV from CR3 exits.

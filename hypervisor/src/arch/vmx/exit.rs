@@ -24,6 +24,7 @@ pub mod reason {
     pub const HLT: u16 = 12;
     pub const INVD: u16 = 13;
     pub const RDPMC: u16 = 15;
+    pub const RDTSC: u16 = 16;
     pub const VMCALL: u16 = 18;
     pub const VMCLEAR: u16 = 19;
     pub const VMXON: u16 = 27;
@@ -40,6 +41,7 @@ pub mod reason {
     pub const EPT_VIOLATION: u16 = 48;
     pub const EPT_MISCONFIGURATION: u16 = 49;
     pub const INVEPT: u16 = 50;
+    pub const RDTSCP: u16 = 51;
     pub const PREEMPTION_TIMER: u16 = 52;
     pub const INVVPID: u16 = 53;
     pub const WBINVD: u16 = 54;
@@ -106,6 +108,7 @@ pub fn decode<'a>(exit_reason: u32, fields: &impl Fields, guest: impl FnOnce() -
             vector: fields.get(field::EXIT_QUALIFICATION) as u8,
         },
         reason::PREEMPTION_TIMER => Exit::PreemptionTimer,
+        reason::RDTSC | reason::RDTSCP => Exit::ReadTsc,
         reason::INVD | reason::WBINVD => Exit::CacheFlush,
         reason::XSETBV => Exit::Xsetbv,
         reason::GETSEC

@@ -47,6 +47,8 @@ fn reasons_without_details() {
         (WRMSR, Exit::Wrmsr),
         (PAUSE, Exit::Pause),
         (PREEMPTION_TIMER, Exit::PreemptionTimer),
+        (RDTSC, Exit::ReadTsc),
+        (RDTSCP, Exit::ReadTsc),
         (INVD, Exit::CacheFlush),
         (WBINVD, Exit::CacheFlush),
         (XSETBV, Exit::Xsetbv),

@@ -47,7 +47,7 @@ const PLE_GAP: u32 = 128;
 const PLE_WINDOW: u32 = 4096;
 
 /// Controls and the fields that they give a meaning. `secondary` are the secondary controls.
-pub fn controls(vmcs: Current, caps: &Caps, secondary: Secondary, pages: &Pages, vpid: u16) {
+pub fn controls(vmcs: Current, caps: &Caps, primary: u32, secondary: Secondary, pages: &Pages, vpid: u16) {
     if secondary.contains(Secondary::VPID) {
         vmcs.set(field::VPID, vpid);
     }
@@ -59,7 +59,7 @@ pub fn controls(vmcs: Current, caps: &Caps, secondary: Secondary, pages: &Pages,
             .for_each(|bitmap| vmcs.set(bitmap, 0));
     }
     vmcs.set(field::PIN_CONTROLS, caps.pin);
-    vmcs.set(field::PRIMARY_CONTROLS, caps.primary);
+    vmcs.set(field::PRIMARY_CONTROLS, primary);
     vmcs.set(field::SECONDARY_CONTROLS, secondary.bits());
     vmcs.set(field::EXIT_CONTROLS, caps.exit);
     vmcs.set(field::ENTRY_CONTROLS, caps.entry);

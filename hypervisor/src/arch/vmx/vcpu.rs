@@ -146,7 +146,13 @@ impl Vcpu {
             loaded: false,
             queued: None,
             pin: caps.pin,
-            primary: caps.primary,
+            // Every CPU can (SDM 3D, A.3.2).
+            primary: caps.primary
+                | if config.emulates_tsc {
+                    Primary::RDTSC.bits()
+                } else {
+                    0
+                },
             threshold: 0,
             vmcs,
             apic_page,
@@ -176,7 +182,7 @@ impl Vcpu {
                 apic_access: host.apic_access,
                 ept_pointer: vcpu.ept_pointer,
             };
-            reset::controls(vmcs, caps, secondary, &pages, vcpu.vpid);
+            reset::controls(vmcs, caps, vcpu.primary, secondary, &pages, vcpu.vpid);
             reset::guest(vmcs);
         });
         Ok(vcpu)
