@@ -203,12 +203,12 @@ fn interrupts(options: &CommandLine<'_>) {
     }
 }
 
-/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs, and the HPET where time is by it.
+/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs, and the HPET, by which time may have to go.
 pub fn own_registers() -> impl Iterator<Item = Hpa> {
     acpi::info()
         .io_apics
         .iter()
         .map(|(base, _)| *base)
         .chain([apic::registers()])
-        .chain(acpi::info().hpet.filter(|_| !time::trusts_tsc()))
+        .chain(acpi::info().hpet)
 }

@@ -42,12 +42,13 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     if host.options.bench_floor {
         log_floor();
     }
+    if !time::trusts_tsc() {
+        // Before dom0's kernel is unpacked, which may take longer than the counter to come round.
+        sched::begin_to_beat_everywhere();
+    }
     build_dom0(&host);
     if let Some(timeout) = host.options.watchdog.filter(|&timeout| timeout > 0) {
         watch(timeout);
-    }
-    if !time::trusts_tsc() {
-        sched::begin_to_beat_everywhere();
     }
     virt::run_cpu()
 }

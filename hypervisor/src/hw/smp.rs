@@ -107,14 +107,12 @@ static PROGRESS: AtomicU32 = AtomicU32::new(NOTHING);
 const NOTHING: u32 = 0;
 /// It runs our code.
 const ALIVE: u32 = 1;
-/// It has compared its time-stamp counter.
-const COMPARED: u32 = 2;
 /// It runs guests.
-const READY: u32 = 3;
+const READY: u32 = 2;
 /// It cannot.
 const REFUSED: u32 = 4;
 
-/// The first CPU lets the other go on after [`COMPARED`].
+/// The first CPU lets the other go on: their time-stamp counters have been compared.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// Start the CPUs that ACPI lists, until `most` run; the one that calls is the first of them. `ram` is the machine's, in bytes. Afterwards all of them take
@@ -208,6 +206,7 @@ impl Startup {
         GO_ON.store(false, SeqCst);
         PROGRESS.store(NOTHING, SeqCst);
         WARP.store(0, SeqCst);
+        LOOKS.store(0, SeqCst);
 
         apic::reset(apic_id);
         delay(AFTER_INIT_NS);
@@ -216,8 +215,7 @@ impl Startup {
             apic::start_up(apic_id, self.page);
             wait_for(ALIVE, PATIENCE_NS)?;
         }
-        compare_clocks(0);
-        wait_for(COMPARED, PATIENCE_NS)?;
+        compare_with_the_other()?;
         let warp = WARP.load(SeqCst);
         if warp != 0 {
             log::warn!("CPU with APIC id {apic_id}: its time-stamp counter is {warp} ticks off");
@@ -272,19 +270,34 @@ pub fn skew_clocks() {
     SKEW.store(1_000_000, SeqCst);
 }
 
-/// Two CPUs do this at the same time: each looks whether its counter is behind what the other has just read.
+/// How often the other one has looked.
+static LOOKS: AtomicU32 = AtomicU32::new(0);
+
+/// Two CPUs do this at the same time: each looks whether its counter, less `behind`, is behind what the other has just read.
 fn compare_clocks(behind: u64) {
-    const ROUNDS: u32 = 2000;
-    for _ in 0..ROUNDS {
-        let seen = LATEST.load(SeqCst);
-        // SAFETY: keeps the counter from being read before the other's reading is.
-        unsafe { core::arch::x86_64::_mm_lfence() };
-        let now = time::tsc() - behind;
-        if now < seen {
-            WARP.fetch_max(seen - now, SeqCst);
-        }
-        LATEST.fetch_max(now, SeqCst);
+    let seen = LATEST.load(SeqCst);
+    // SAFETY: keeps the counter from being read before the other's reading is.
+    unsafe { core::arch::x86_64::_mm_lfence() };
+    let now = time::tsc() - behind;
+    if now < seen {
+        WARP.fetch_max(seen - now, SeqCst);
     }
+    LATEST.fetch_max(now, SeqCst);
+}
+
+/// The first CPU's part: until the other one, which goes on as long as it may not go on with anything else, has looked often enough meanwhile.
+fn compare_with_the_other() -> Result<(), &'static str> {
+    const ENOUGH: u32 = 2000;
+    let end = time::now_ns() + PATIENCE_NS;
+    let first = LOOKS.load(SeqCst);
+    while LOOKS.load(SeqCst).wrapping_sub(first) < ENOUGH {
+        if time::now_ns() >= end {
+            return Err("it does not answer");
+        }
+        compare_clocks(0);
+        core::hint::spin_loop();
+    }
+    Ok(())
 }
 
 /// Where the other CPUs come from real mode: on their own stacks, with the tables of [`paging::startup_tables`], interrupts off.
@@ -298,9 +311,9 @@ extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
     PROGRESS.store(ALIVE, SeqCst);
     // What comes in the TSC's stead is the same for all.
     let behind = if time::trusts_tsc() { SKEW.load(SeqCst) } else { 0 };
-    compare_clocks(behind);
-    PROGRESS.store(COMPARED, SeqCst);
     while !GO_ON.load(SeqCst) {
+        compare_clocks(behind);
+        LOOKS.fetch_add(1, SeqCst);
         core::hint::spin_loop();
     }
     if let Err(error) = machine::enable() {
