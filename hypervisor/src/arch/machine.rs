@@ -51,9 +51,8 @@ pub fn enable() -> Result<(), EnableError> {
 pub fn take_host_interrupts() {
     #[cfg(target_os = "none")]
     {
+        // With the NOP behind STI, after which STI takes effect.
         x86_64::instructions::interrupts::enable();
-        // STI takes effect after the next instruction.
-        x86_64::instructions::nop();
         x86_64::instructions::interrupts::disable();
     }
 }

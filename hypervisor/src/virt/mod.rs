@@ -5,7 +5,7 @@
 // UNSAFETY: tells the run loop the type behind `dyn GuestCpu`.
 #![expect(unsafe_code, reason = "the run loop knows the type behind `dyn GuestCpu`")]
 
-mod control;
+pub mod control;
 pub mod cpuid;
 pub mod decode;
 mod emulate;
@@ -177,7 +177,8 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
     let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(ticks));
     loop {
-        if vcpu.enter() | hw::irq::softirq_pending() && before_entry(&mut running) == Next::Leave {
+        // Two branches: what `enter` did is in the CPU's flags, and is cheaper to act on than to combine.
+        if (vcpu.enter() || hw::irq::softirq_pending()) && before_entry(&mut running) == Next::Leave {
             vcpu.exited();
             return;
         }

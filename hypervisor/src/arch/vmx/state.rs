@@ -141,19 +141,21 @@ fn set_rflags(vmcs: Current, value: u64) {
     }
 }
 
-/// What the end of an instruction means besides RIP, mostly nothing. Two branches that are not taken are less than to combine the two fields.
+/// What the end of an instruction means besides RIP, mostly nothing.
 #[inline(always)]
 fn end_instruction(vmcs: Current) {
     let flags = vmcs.get(field::GUEST_RFLAGS);
-    if flags & rflags::IF == 0 {
+    let shadow = if flags & rflags::IF == 0 {
         // Such a guest is entered with the host's interrupts off, too, as Bochs sees it: it masks what is pending while it loads RFLAGS, before it
         // counts the CPU as in a guest, where that exits. Until the guest changes IF only the preemption timer would end that, which does
         // not count what its exits take. So the host lets in what waits for it.
         machine::take_host_interrupts();
-    }
-    if vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0
-        || flags & (rflags::TF | rflags::RF) != 0
-    {
+        // There is no shadow of STI, and that of MOV SS may last for one instruction more: no interrupt would come in between.
+        false
+    } else {
+        vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0
+    };
+    if shadow || flags & (rflags::TF | rflags::RF) != 0 {
         finish_instruction(vmcs, flags);
     }
 }
