@@ -184,24 +184,48 @@ impl Reactor {
     }
 
     /// Sleeps until `advance` has seen time `deadline` (ns).
-    pub async fn sleep_until(&self, deadline: u64) {
-        poll_fn(|context| {
+    pub fn sleep_until(&self, deadline: u64) -> impl Future<Output = ()> {
+        let number = {
             let mut sources = self.0.borrow_mut();
-            if sources.now >= deadline {
-                return Poll::Ready(());
-            }
             sources.timer_number += 1;
-            let key = (deadline, sources.timer_number);
-            sources.timers.insert(key, context.waker().clone());
-            Poll::Pending
-        })
-        .await;
+            sources.timer_number
+        };
+        Sleep {
+            reactor: self.clone(),
+            timer: (deadline, number),
+        }
     }
 
     /// Sleeps for a number of nanoseconds from the time last set.
     pub async fn sleep(&self, nanoseconds: u64) {
         let deadline = self.0.borrow().now.saturating_add(nanoseconds);
         self.sleep_until(deadline).await;
+    }
+}
+
+/// Has one timer while it waits, and none when it is dropped.
+struct Sleep {
+    reactor: Reactor,
+    /// The deadline, and a number of its own.
+    timer: (u64, u64),
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut sources = self.reactor.0.borrow_mut();
+        if sources.now >= self.timer.0 {
+            return Poll::Ready(());
+        }
+        sources.timers.insert(self.timer, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.reactor.0.borrow_mut().timers.remove(&self.timer);
     }
 }
 

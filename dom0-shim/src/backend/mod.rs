@@ -18,6 +18,12 @@ pub trait Events {
     /// The front end is to be served no longer.
     fn event(&self) -> impl Future<Output = Result<(), Stopped>>;
 
+    /// Waits for an event, with nothing else to wait for: that none comes may be the end of a front end that is leaving.
+    ///
+    /// # Errors
+    /// The front end is to be served no longer.
+    fn event_or_end(&self) -> impl Future<Output = Result<(), Stopped>>;
+
     /// Lets other tasks run.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ async fn rounds<M: Shared, F: Future<Output = (BlkifResponse, usize)>>(
             // After the others' turn.
             events.turn().await
         } else if under_way.is_empty() {
-            events.event().await
+            events.event_or_end().await
         } else {
             match either(events.event(), under_way.next()).await {
                 Either::First(waited) => waited,
@@ -254,6 +254,7 @@ mod tests {
     struct Wire {
         fired: Signal,
         stopping: Cell<bool>,
+        leaving: Cell<bool>,
         notified: Cell<u32>,
     }
 
@@ -261,6 +262,13 @@ mod tests {
         async fn event(&self) -> Result<(), Stopped> {
             self.fired.wait().await;
             if self.stopping.get() { Err(Stopped) } else { Ok(()) }
+        }
+        async fn event_or_end(&self) -> Result<(), Stopped> {
+            if self.leaving.get() {
+                Err(Stopped)
+            } else {
+                self.event().await
+            }
         }
         async fn turn(&self) -> Result<(), Stopped> {
             pass().await;
@@ -401,6 +409,21 @@ mod tests {
             let ids: Vec<_> = front.responses().iter().map(|(id, _)| *id).collect();
             assert_eq!(ids, [16, 8, 24]);
         }
+    }
+
+    #[test]
+    fn a_front_end_that_leaves_gets_all_its_answers() {
+        let mut front = Front::new();
+        let all = (0..UNDER_WAY_MAX as u64 + 8).map(|index| index * 8);
+        all.clone().for_each(|sector| front.send(BLKIF_OP_READ, sector));
+        front.fire();
+        front.wire.leaving.set(true);
+        for sector in all {
+            assert_eq!(front.ended.take(), None);
+            front.finish(Some(sector), Ok(()));
+            assert_eq!(front.responses(), [(sector, BLKIF_RSP_OKAY)]);
+        }
+        assert_eq!(front.ended.take(), Some(Ok(())));
     }
 
     #[test]

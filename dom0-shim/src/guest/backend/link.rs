@@ -119,16 +119,20 @@ impl Channel {
 impl Events for Channel {
     async fn event(&self) -> Result<(), Stopped> {
         self.unless_stopped()?;
-        let event = self.reactor.event(self.port);
+        self.reactor.event(self.port).await;
+        self.unless_stopped()
+    }
+
+    async fn event_or_end(&self) -> Result<(), Stopped> {
         if self.is_stopping() {
             let quiet = self.reactor.sleep_until(time::now() + QUIET);
-            if either(event, quiet).await == Either::Second(()) {
-                return Err(Stopped);
+            match either(self.event(), quiet).await {
+                Either::First(event) => event,
+                Either::Second(()) => Err(Stopped),
             }
         } else {
-            event.await;
+            self.event().await
         }
-        self.unless_stopped()
     }
 
     async fn turn(&self) -> Result<(), Stopped> {
