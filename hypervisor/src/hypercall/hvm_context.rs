@@ -13,11 +13,12 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::Caller;
 use super::domctl::Answer;
 use crate::arch::regs::SegmentAttr;
-use crate::arch::{GuestCpu, Segment, SegmentReg, SysReg};
+use crate::arch::{GuestCpu, Paging, Segment, SegmentReg, SysReg};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Hold, Vcpu};
 use crate::mm::guest::GuestVirt;
 use crate::types::{Gva, VcpuId};
+use crate::virt::control::valid_state;
 use crate::virt::msr::{MTRR_CAP_VALUE, Msrs};
 
 /// Largest context that is taken, in bytes: all records of 128 vCPUs.
@@ -149,8 +150,9 @@ fn load(domain: &Domain, context: &[u8]) -> Result<(), Errno> {
             HVM_SAVE_CODE_HEADER => {}
             HVM_SAVE_CODE_CPU => {
                 let cpu = HvmHwCpu::read_from_bytes(body).map_err(|_| Errno::EINVAL)?;
-                check_cpu(&cpu)?;
-                cpus.push((vcpu()?, cpu));
+                let vcpu = vcpu()?;
+                check_cpu(domain, vcpu, &cpu)?;
+                cpus.push((vcpu, cpu));
             }
             HVM_SAVE_CODE_MTRR => mtrrs.push((
                 vcpu()?,
@@ -183,24 +185,20 @@ fn check_header(descriptor: &HvmSaveDescriptor, body: &[u8]) -> Result<(), Errno
 }
 
 /// What Xen refuses: control registers and EFER with bits that do not exist or do not go together.
-fn check_cpu(cpu: &HvmHwCpu) -> Result<(), Errno> {
-    const CR0_VALID: u64 = 0xe005_003f;
-    const CR0_PE: u64 = 1 << 0;
-    const CR0_PG: u64 = 1 << 31;
-    const EFER_VALID: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
-    const EFER_LME: u64 = 1 << 8;
-    const EFER_LMA: u64 = 1 << 10;
-    const CR4_PAE: u64 = 1 << 5;
-    const CR4_NEVER: u64 = !0x77_1fff | 1 << 13 | 1 << 14;
-    let paging = cpu.cr0 & CR0_PG != 0;
-    let long = cpu.msr_efer & EFER_LME != 0;
-    let good = cpu.cr0 & !CR0_VALID == 0
-        && (!paging || cpu.cr0 & CR0_PE != 0)
-        && cpu.cr4 & CR4_NEVER == 0
-        && cpu.msr_efer & !EFER_VALID == 0
-        && (!(paging && long) || cpu.cr4 & CR4_PAE != 0)
-        && (cpu.msr_efer & EFER_LMA != 0) == (paging && long);
-    if good { Ok(()) } else { Err(Errno::EINVAL) }
+fn check_cpu(domain: &Domain, vcpu: &Vcpu, cpu: &HvmHwCpu) -> Result<(), Errno> {
+    let state = Paging {
+        cr0: cpu.cr0,
+        cr3: cpu.cr3,
+        cr4: cpu.cr4,
+        efer: cpu.msr_efer,
+        rflags: cpu.rflags,
+    };
+    let has_keys = vcpu.with_private(|private| private.policy.has_protection_keys());
+    if valid_state(&state, has_keys, domain.config.address_bits) {
+        Ok(())
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 /// The segment registers, and where a record has each: selector, attributes, limit, base.

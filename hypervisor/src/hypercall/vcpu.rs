@@ -16,13 +16,14 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::{Caller, Outcome};
 use crate::arch::regs::SegmentAttr;
-use crate::arch::{Gprs, GuestCpu, Segment, SegmentReg, SysReg};
+use crate::arch::{Gprs, GuestCpu, Paging, Segment, SegmentReg, SysReg};
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::event;
 use crate::hw::time::now_ns;
 use crate::mm::guest::{Access, GuestRange};
 use crate::sched;
 use crate::types::{Gfn, Gva, PAGE_SIZE, VcpuId};
+use crate::virt::control::valid_state;
 
 /// Shortest period of the periodic timer: 1 ms, as in Xen.
 const MIN_PERIOD_NS: u64 = 1_000_000;
@@ -117,7 +118,12 @@ fn initialise(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), 
     let result = if vcpu.is_initialised() {
         Err(Errno::EEXIST)
     } else {
-        vcpu.with_private(|private| start_state(private.cpu.as_dyn(), &context))
+        let address_bits = caller.domain.config.address_bits;
+        vcpu.with_private(|private| {
+            let has_keys = private.policy.has_protection_keys();
+            let valid = |state: &Paging| valid_state(state, has_keys, address_bits);
+            start_state(private.cpu.as_dyn(), &context, &valid)
+        })
     };
     if result.is_ok() {
         vcpu.set_initialised();
@@ -131,23 +137,31 @@ const CODE64: u16 = 0xa9b;
 const DATA: u16 = 0xc93;
 const BUSY_TSS: u16 = 0x08b;
 const CR0_PE: u64 = 1 << 0;
-const CR0_PG: u64 = 1 << 31;
-const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 /// Bit 1 is always set.
 const RFLAGS_RESERVED: u64 = 2;
 
+/// Is it a state that a guest's CPU can be in?
+type Valid<'a> = &'a dyn Fn(&Paging) -> bool;
+
 /// Give a vCPU the state that VCPUOP_initialise describes.
-fn start_state(cpu: &mut dyn GuestCpu, context: &VcpuHvmContext) -> Result<(), Errno> {
+fn start_state(cpu: &mut dyn GuestCpu, context: &VcpuHvmContext, valid: Valid<'_>) -> Result<(), Errno> {
     match context.mode {
-        VCPU_HVM_MODE_64B => start_64(cpu, &context.cpu_regs.get()),
-        VCPU_HVM_MODE_32B => start_32(cpu, &context.cpu_regs.get()),
+        VCPU_HVM_MODE_64B => start_64(cpu, &context.cpu_regs.get(), valid),
+        VCPU_HVM_MODE_32B => start_32(cpu, &context.cpu_regs.get(), valid),
         _ => Err(Errno::EINVAL),
     }
 }
 
-fn start_64(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8664) -> Result<(), Errno> {
-    if state.efer & EFER_LME == 0 || state.cr0 & (CR0_PE | CR0_PG) != CR0_PE | CR0_PG {
+fn start_64(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8664, valid: Valid<'_>) -> Result<(), Errno> {
+    let paging = Paging {
+        cr0: state.cr0,
+        cr3: state.cr3,
+        cr4: state.cr4,
+        efer: state.efer | EFER_LMA,
+        rflags: state.rflags | RFLAGS_RESERVED,
+    };
+    if !valid(&paging) {
         return Err(Errno::EINVAL);
     }
     let flat = |attr| Segment {
@@ -178,15 +192,11 @@ fn start_64(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8664) -> Result<(), Errno> {
     *cpu.gprs() = regs;
     cpu.set_rip(state.rip);
     cpu.write(SysReg::Rsp, state.rsp);
-    cpu.write(SysReg::Rflags, state.rflags | RFLAGS_RESERVED);
-    cpu.write(SysReg::Efer, state.efer | EFER_LMA);
-    cpu.write(SysReg::Cr4, state.cr4);
-    cpu.write(SysReg::Cr3, state.cr3);
-    cpu.write(SysReg::Cr0, state.cr0);
+    set_paging(cpu, &paging);
     Ok(())
 }
 
-fn start_32(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8632) -> Result<(), Errno> {
+fn start_32(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8632, valid: Valid<'_>) -> Result<(), Errno> {
     let segment = |ar, limit, base: u32| Segment {
         selector: 0,
         attr: SegmentAttr::from_bits_truncate(ar),
@@ -200,7 +210,14 @@ fn start_32(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8632) -> Result<(), Errno> {
     {
         return Err(Errno::EINVAL);
     }
-    if state.efer & EFER_LMA != 0 || state.cr0 & CR0_PE as u32 == 0 {
+    let paging = Paging {
+        cr0: state.cr0.into(),
+        cr3: state.cr3.into(),
+        cr4: state.cr4.into(),
+        efer: state.efer,
+        rflags: u64::from(state.eflags) | RFLAGS_RESERVED,
+    };
+    if paging.efer & EFER_LMA != 0 || paging.cr0 & CR0_PE == 0 || !valid(&paging) {
         return Err(Errno::EINVAL);
     }
     set_segments(
@@ -238,12 +255,16 @@ fn start_32(cpu: &mut dyn GuestCpu, state: &VcpuHvmX8632) -> Result<(), Errno> {
     *cpu.gprs() = regs;
     cpu.set_rip(state.eip.into());
     cpu.write(SysReg::Rsp, state.esp.into());
-    cpu.write(SysReg::Rflags, u64::from(state.eflags) | RFLAGS_RESERVED);
-    cpu.write(SysReg::Efer, state.efer);
-    cpu.write(SysReg::Cr4, state.cr4.into());
-    cpu.write(SysReg::Cr3, state.cr3.into());
-    cpu.write(SysReg::Cr0, state.cr0.into());
+    set_paging(cpu, &paging);
     Ok(())
+}
+
+fn set_paging(cpu: &mut dyn GuestCpu, state: &Paging) {
+    cpu.write(SysReg::Rflags, state.rflags);
+    cpu.write(SysReg::Efer, state.efer);
+    cpu.write(SysReg::Cr4, state.cr4);
+    cpu.write(SysReg::Cr3, state.cr3);
+    cpu.write(SysReg::Cr0, state.cr0);
 }
 
 fn set_segments<const N: usize>(cpu: &mut dyn GuestCpu, segments: [(SegmentReg, Segment); N]) {

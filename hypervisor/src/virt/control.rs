@@ -14,6 +14,8 @@ const CR4_EXISTS: u64 = 0x0037_0fff;
 const CR4_PKE: u64 = 1 << 22;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+/// SCE, LME, LMA, NXE. SVME does not exist for guests.
+const EFER_EXISTS: u64 = 1 << 0 | EFER_LME | EFER_LMA | 1 << 11;
 
 /// Would a CPU that is in state `now` take `value` in CR0?
 pub fn valid_cr0(now: &Paging, mode: CpuMode, value: u64) -> bool {
@@ -38,6 +40,35 @@ pub fn valid_cr4(now: &Paging, has_keys: bool, value: u64) -> bool {
     value & !exists == 0
         && !(is_long && value & CR4_PAE == 0)
         && !(wants_pcids && (!is_long || now.cr3 & 0xfff != 0))
+}
+
+/// Has `value` no bit that EFER does not have (SDM 3A, 2.2.1)?
+pub fn valid_efer(value: u64) -> bool {
+    value & !EFER_EXISTS == 0
+}
+
+/// Could a CPU with our features, protection keys among them or not, and so many physical-address bits be in `state`, which somebody
+/// describes as a whole? (CR3 may be what no table can be at; then the first access is a triple fault.)
+pub fn valid_state(state: &Paging, has_keys: bool, address_bits: u32) -> bool {
+    let before = Paging {
+        cr0: 0,
+        cr3: 0,
+        cr4: 0,
+        ..*state
+    };
+    let is_long = state.efer & EFER_LME != 0 && state.cr0 & CR0_PG != 0;
+    valid_efer(state.efer)
+        && (state.efer & EFER_LMA != 0) == is_long
+        && valid_cr4(&before, has_keys, state.cr4)
+        && valid_cr0(
+            &Paging {
+                cr4: state.cr4,
+                ..before
+            },
+            CpuMode::Protected32,
+            state.cr0,
+        )
+        && state.cr3 >> address_bits == 0
 }
 
 /// Does a CPU in this state page by PAE tables, of which it keeps the first four entries?

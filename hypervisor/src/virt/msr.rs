@@ -248,15 +248,13 @@ fn move_tsc(running: &mut Running<'_, dyn GuestCpu>, offset: u64) {
     running.domain.publish_time(running.vcpu);
 }
 
-/// SDM 3A, 2.2.1: reserved bits, and LME fixed while paging is on. SVME does not exist for guests.
+/// SDM 3A, 2.2.1: reserved bits, and LME fixed while paging is on.
 fn write_efer(running: &mut Running<'_, dyn GuestCpu>, value: u64) -> Option<()> {
-    const SCE: u64 = 1 << 0;
     const LME: u64 = 1 << 8;
     const LMA: u64 = 1 << 10;
-    const NXE: u64 = 1 << 11;
     const CR0_PG: u64 = 1 << 31;
     let old = running.cpu.read(SysReg::Efer);
-    (value & !(SCE | LME | LMA | NXE) == 0).then_some(())?;
+    control::valid_efer(value).then_some(())?;
     if (value ^ old) & !LMA == 0 {
         return Some(());
     }

@@ -319,12 +319,37 @@ fn up_and_down() {
     guest.put(ARG, &context);
     assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Err(Errno::EINVAL));
     context.mode = VCPU_HVM_MODE_64B;
-    context.cpu_regs.set(&VcpuHvmX8664 {
+    let good = VcpuHvmX8664 {
         cr0: 0x8000_0001,
+        cr4: 1 << 5,
         efer: 1 << 8,
         rip: 0x4000,
         ..Default::default()
-    });
+    };
+    let impossible = [
+        VcpuHvmX8664 { efer: 0, ..good },
+        VcpuHvmX8664 {
+            efer: good.efer | 1 << 12,
+            ..good
+        },
+        VcpuHvmX8664 { cr0: 1, ..good },
+        VcpuHvmX8664 { cr4: 0, ..good },
+        VcpuHvmX8664 {
+            cr4: good.cr4 | 1 << 63,
+            ..good
+        },
+        VcpuHvmX8664 { cr3: 1 << 63, ..good },
+    ];
+    for state in impossible {
+        context.cpu_regs.set(&state);
+        guest.put(ARG, &context);
+        assert_eq!(
+            op(&mut guest, VCPUOP_INITIALISE, 1),
+            Err(Errno::EINVAL),
+            "{state:x?}"
+        );
+    }
+    context.cpu_regs.set(&good);
     guest.put(ARG, &context);
     assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Ok(0));
     assert_eq!(op(&mut guest, VCPUOP_INITIALISE, 1), Err(Errno::EEXIST));
