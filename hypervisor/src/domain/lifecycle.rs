@@ -74,7 +74,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             apic_access: Mutex::new(Rank::Description, AccessPage::default()),
             lowest_priority: AtomicU32::new(0),
             cpu_policy: Mutex::new(Rank::Description, Arc::new(default_policy(&config))),
-            memory_map: Mutex::new(Rank::Description, Vec::new()),
+            memory_map: Mutex::new(Rank::Description, Arc::default()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],
             handle: Mutex::new(Rank::Description, config.handle),
             share: Arc::new(Share::new()),
@@ -189,12 +189,17 @@ impl Domain {
         self.shutdown(SHUTDOWN_CRASH);
     }
 
-    /// Logs where the guest's page tables lead from its instruction pointer and from its last page fault.
+    /// Logs where the guest's page tables lead from its instruction pointer and from its last page fault, unless the domain has ended already by
+    /// another of its vCPUs.
     pub fn log_walks(&self, cpu: &dyn GuestCpu) {
+        if self.shutdown_reason().is_some() {
+            return;
+        }
         let translation = cpu.translation().of_code();
         for gva in [cpu.rip(), cpu.read(SysReg::Cr2)].map(Gva) {
             let p2m = &self.p2m;
-            log::info!(
+            log::warn!(
+                target: "guest",
                 "{} {}",
                 self.id,
                 Trace {

@@ -7,6 +7,7 @@ use abi::Errno;
 
 use super::Domain;
 use super::vcpu::Request;
+use crate::mm::fallible::OutOfMemory;
 use crate::mm::guest::{Access, Fault, GuestFrame};
 use crate::mm::p2m::{Flush, Kind, MapError, Removed};
 use crate::mm::{frames, page_info};
@@ -22,8 +23,8 @@ impl From<MapError> for Errno {
     }
 }
 
-impl From<page_info::OutOfMemory> for Errno {
-    fn from(_: page_info::OutOfMemory) -> Errno {
+impl From<OutOfMemory> for Errno {
+    fn from(_: OutOfMemory) -> Errno {
         Errno::ENOMEM
     }
 }
@@ -51,8 +52,14 @@ impl Domain {
             .inspect_err(|_| page_info::uncharge(self.id, 1 << order))?;
         self.p2m.map(gfn, mfn, order, Kind::RamRw).map_err(|error| {
             page_info::put(mfn, order);
-            error.into()
-        })
+            Errno::from(error)
+        })?;
+        // Whoever destroys the domain meanwhile may have been here before it was mapped.
+        if self.is_dying() {
+            self.unmap(gfn, order)?;
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
     }
 
     /// New frames of the domain's, which it has been charged for, with a reference on each.
@@ -150,10 +157,15 @@ impl Domain {
 
     /// Make every CPU forget translations of this domain that were removed. On return no guest code uses them.
     pub fn flush(&self, removed: Flush) {
+        self.flush_vcpus();
+        removed.done();
+    }
+
+    /// Make every vCPU forget all translations. On return none runs with an old one.
+    pub fn flush_vcpus(&self) {
         for vcpu in self.vcpus() {
             vcpu.request(Request::FLUSH);
         }
         self.vcpus().iter().for_each(|vcpu| vcpu.wait_for_flush());
-        removed.done();
     }
 }

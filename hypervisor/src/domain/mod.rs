@@ -14,7 +14,6 @@ pub mod wakeup;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_CALLBACK_IRQ};
@@ -112,7 +111,7 @@ pub struct Domain {
     /// What CPUID tells its vCPUs; theirs are copies from when they were made.
     pub cpu_policy: Mutex<Arc<Policy>>,
     /// What XENMEM_memory_map tells.
-    pub memory_map: Mutex<Vec<E820Entry>>,
+    pub memory_map: Mutex<Arc<[E820Entry]>>,
     /// `HVM_PARAM_*`.
     params: [AtomicU64; HVM_NR_PARAMS as usize],
     /// UUID, which the toolstack may change.

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::fifo::PortState;
+use crate::mm::fallible::{self, OutOfMemory};
 use crate::sync::Once;
 use crate::types::{DomId, Port, VcpuId};
 
@@ -87,8 +88,8 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new() -> Box<Self> {
-        Box::new(Self {
+    fn new() -> Result<Box<Self>, OutOfMemory> {
+        fallible::boxed(Self {
             channels: [const { AtomicU64::new(0) }; BUCKET],
             fifo: core::array::from_fn(|_| PortState::new()),
         })
@@ -150,13 +151,19 @@ impl Ports {
     }
 
     /// The first free port from `from` on and below `end`, which has memory then. `None`: all are in use.
-    pub fn find_free(&self, from: Port, end: u32) -> Option<Port> {
-        (from.0..self.limit.min(end)).map(Port).find(|&port| {
+    ///
+    /// # Errors
+    /// No memory for it.
+    pub fn find_free(&self, from: Port, end: u32) -> Result<Option<Port>, OutOfMemory> {
+        for port in (from.0..self.limit.min(end)).map(Port) {
             if let Some(bucket) = self.buckets.get(port.0 as usize / BUCKET) {
-                bucket.call_once(Bucket::new);
+                bucket.try_call_once(Bucket::new)?;
             }
-            self.get(port) == Some(Channel::FREE)
-        })
+            if self.get(port) == Some(Channel::FREE) {
+                return Ok(Some(port));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -190,13 +197,13 @@ mod tests {
         };
         for expected in 1..130 {
             let port = ports.find_free(Port(1), u32::MAX);
-            assert_eq!(port, Some(Port(expected)));
+            assert_eq!(port, Ok(Some(Port(expected))));
             ports.set(Port(expected), used);
         }
-        assert_eq!(ports.find_free(Port(1), u32::MAX), None);
+        assert_eq!(ports.find_free(Port(1), u32::MAX), Ok(None));
         ports.set(Port(7), Channel::FREE);
-        assert_eq!(ports.find_free(Port(1), u32::MAX), Some(Port(7)));
-        assert_eq!(ports.find_free(Port(1), 7), None, "not below 7");
+        assert_eq!(ports.find_free(Port(1), u32::MAX), Ok(Some(Port(7))));
+        assert_eq!(ports.find_free(Port(1), 7), Ok(None), "not below 7");
         assert_eq!(ports.get(Port(130)), None);
         assert_eq!(ports.get(Port(u32::MAX)), None);
     }

@@ -19,6 +19,7 @@ use abi::event_channel::{
 };
 
 use super::two_level::{Delivery, VcpuEvents};
+use crate::mm::fallible::{self, OutOfMemory};
 use crate::mm::guest::GuestFrame;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst};
 use crate::sync::{Mutex, MutexGuard, Once, Rank, RwLock};
@@ -55,6 +56,14 @@ pub enum Refused {
     Full,
     /// The vCPU has a control block, or there is no such vCPU.
     Taken,
+    /// There is no memory for the queues.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Refused {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
 }
 
 /// A vCPU's queue of one priority.
@@ -136,7 +145,7 @@ impl Fifo {
     /// `vcpus` vCPUs: `true`. The caller holds the domain's event lock.
     ///
     /// # Errors
-    /// The vCPU has one.
+    /// See [`Refused`].
     pub fn set_control(
         &self,
         vcpu: VcpuId,
@@ -147,7 +156,7 @@ impl Fifo {
         if let Some(queues) = self.queues.read().as_deref() {
             return queues.set_control(vcpu, frame, offset).map(|()| false);
         }
-        let queues = Box::new(Queues::new(vcpus));
+        let queues = fallible::boxed(Queues::new(vcpus)?)?;
         queues.set_control(vcpu, frame, offset)?;
         *self.queues.write() = Some(queues);
         Ok(true)
@@ -258,15 +267,15 @@ struct Queues {
 }
 
 impl Queues {
-    fn new(vcpus: usize) -> Self {
-        let queues = || VcpuQueues {
+    fn new(vcpus: usize) -> Result<Self, OutOfMemory> {
+        let queues = |_| VcpuQueues {
             control: Once::new(),
             tails: core::array::from_fn(|_| Mutex::new(Rank::Queue, Tail(Port(0)))),
         };
-        Self {
+        Ok(Self {
             pages: [const { Once::new() }; PAGES as usize],
-            vcpus: (0..vcpus).map(|_| queues()).collect(),
-        }
+            vcpus: fallible::slice(vcpus, queues)?,
+        })
     }
 
     fn set_control(&self, vcpu: VcpuId, frame: GuestFrame, offset: u64) -> Result<(), Refused> {

@@ -43,6 +43,9 @@ use channel::Ports;
 use delivery::{Abi, deliver};
 use fifo::{Fifo, PortState, Refused};
 
+/// How many closed ports may be in the guest's queues still, before no other is looked for.
+const MAX_BUSY: u32 = 1024;
+
 /// A domain's event channels.
 pub struct EventChannels {
     ports: Ports,
@@ -106,12 +109,21 @@ impl EventChannels {
 
     /// Bind the lowest free port that no queue of the guest's holds.
     fn bind(&self, hint: &mut Hint, channel: Channel) -> Result<Port, Errno> {
-        let find = |from| self.ports.find_free(from, self.abi().ports());
-        let lowest = find(hint.lowest_free).ok_or(Errno::ENOSPC)?;
+        let find = |from| {
+            let found = self.ports.find_free(from, self.abi().ports());
+            found.map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOSPC)
+        };
+        let lowest = find(hint.lowest_free)?;
         let mut port = lowest;
         if self.abi() == Abi::Fifo {
+            // The guest says which they are: one that lies is not searched for long, under the locks of others.
+            let mut busy = 0;
             while self.fifo.is_busy(port) {
-                port = find(Port(port.0 + 1)).ok_or(Errno::ENOSPC)?;
+                busy += 1;
+                if busy > MAX_BUSY {
+                    return Err(Errno::ENOSPC);
+                }
+                port = find(Port(port.0 + 1))?;
             }
         }
         if let Some(state) = self.ports.fifo(port) {
@@ -363,6 +375,7 @@ pub fn close_some(domain: &Domain, from: Port) -> Option<Port> {
 ///
 /// # Errors
 /// `ENOENT`: no such vCPU. `EINVAL`: the block does not fit there, is not in the domain's own RAM, or the vCPU has one.
+/// `ENOMEM`: no memory for the queues.
 pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Result<(), Errno> {
     domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     if !fifo::control_fits(offset) {
@@ -374,7 +387,10 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
     let first = events
         .fifo
         .set_control(vcpu, domain.vcpus().len(), frame, offset.into())
-        .map_err(|_| Errno::EINVAL)?;
+        .map_err(|refused| match refused {
+            Refused::OutOfMemory => Errno::ENOMEM,
+            _ => Errno::EINVAL,
+        })?;
     if first {
         // What is pending now becomes so again, once its port has a word.
         for port in (1..events.abi().ports().min(events.limit())).map(Port) {
@@ -405,6 +421,7 @@ pub fn expand_array(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
         Refused::Off => Errno::EOPNOTSUPP,
         Refused::Full => Errno::ENOSPC,
         Refused::Taken => Errno::EINVAL,
+        Refused::OutOfMemory => Errno::ENOMEM,
     })?;
     for port in (first.0..first.0 + fifo::WORDS).map(Port) {
         if events.ports.fifo(port).is_some_and(PortState::take_held_back) {

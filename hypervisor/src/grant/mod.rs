@@ -29,8 +29,8 @@ use abi::Errno;
 use abi::grant::{GNTST_BAD_DOMAIN, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR, GTF_PERMIT_ACCESS};
 
 use crate::domain::{self, Domain};
+use crate::mm::fallible::OutOfMemory;
 use crate::mm::guest::{Access, GuestFrame};
-use crate::mm::page_info::OutOfMemory;
 use crate::sync::{Mutex, Rank};
 use crate::types::DomId;
 use entry::Granted;

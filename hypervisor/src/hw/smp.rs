@@ -1,8 +1,8 @@
 //! Starting the other CPUs (SDM 3A 9.4; APM vol. 2, 16.7.5): INIT, start-up message, a few instructions in real mode, then the same long mode,
 //! page tables and descriptor tables as everywhere.
 //!
-//! One at a time, by the first CPU. A CPU whose time-stamp counter does not agree with the first one's is left alone: system time and guests'
-//! clocks are one linear function of it.
+//! One at a time, by the first CPU. Where a CPU's time-stamp counter does not agree with the first one's, all time goes by another clock from
+//! then on, as system time and guests' clocks are one linear function of the counter; without another clock that CPU is left alone.
 // UNSAFETY: code for real mode, copied to low memory.
 #![expect(unsafe_code, reason = "code for real mode, copied to low memory")]
 
@@ -210,6 +210,8 @@ impl Startup {
 
         apic::reset(apic_id);
         delay(AFTER_INIT_NS);
+        // Not before: until its INIT, a CPU that was refused goes on comparing.
+        LATEST.store(0, SeqCst);
         apic::start_up(apic_id, self.page);
         if wait_for(ALIVE, AFTER_START_UP_NS).is_err() {
             apic::start_up(apic_id, self.page);
@@ -217,7 +219,7 @@ impl Startup {
         }
         compare_with_the_other()?;
         let warp = WARP.load(SeqCst);
-        if warp != 0 {
+        if warp != 0 && time::trusts_tsc() {
             log::warn!("CPU with APIC id {apic_id}: its time-stamp counter is {warp} ticks off");
             let substitute = time::distrust_tsc().ok_or(
                 "its time-stamp counter does not agree with the first CPU's, and there is no other clock",

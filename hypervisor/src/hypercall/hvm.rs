@@ -18,7 +18,6 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::{Caller, Outcome};
 use crate::domain::Domain;
-use crate::domain::vcpu::Request;
 use crate::mm::p2m::Kind;
 use crate::types::{Gfn, VcpuId};
 
@@ -31,11 +30,7 @@ pub(super) fn hvm_op(caller: &mut Caller<'_>, command: u64, at: u64) -> Outcome 
             if at != 0 {
                 return Err(Errno::EINVAL.into());
             }
-            caller
-                .domain
-                .vcpus()
-                .iter()
-                .for_each(|vcpu| vcpu.request(Request::FLUSH));
+            caller.domain.flush_vcpus();
         }
         HVMOP_GET_TIME => caller.write(
             at,

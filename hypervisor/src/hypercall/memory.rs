@@ -3,7 +3,6 @@
 //! The command word is the operation, and above it how many elements of a list are done.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use abi::memory::{
     AddToPhysmap, AddToPhysmapBatch, E820Entry, ForeignMemoryMap, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT,
@@ -392,7 +391,7 @@ fn remove_from_physmap(caller: &mut Caller<'_>, at: u64) -> Outcome {
 
 fn memory_map(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut request: MemoryMap = caller.read(at)?;
-    let map: Vec<E820Entry> = caller.domain.memory_map.lock().clone();
+    let map = caller.domain.memory_map.lock().clone();
     if map.is_empty() {
         return Err(Errno::ENOSYS.into());
     }
@@ -412,7 +411,7 @@ fn set_memory_map(caller: &mut Caller<'_>, at: u64) -> Outcome {
     }
     let domain = caller.any_domain(request.domid)?;
     caller.require_privilege()?;
-    let entries: Result<Vec<E820Entry>, Errno> = (0..u64::from(request.map.nr_entries))
+    let entries: Result<Arc<[E820Entry]>, Errno> = (0..u64::from(request.map.nr_entries))
         .map(|index| caller.read_element(request.map.buffer, index))
         .collect();
     *domain.memory_map.lock() = entries?;

@@ -16,7 +16,7 @@ use abi::version::{
 use super::{Caller, Outcome};
 use crate::mm::phys::DIRECT_MAP;
 use crate::sync::Once;
-use crate::types::PAGE_SIZE;
+use crate::types::{Gva, PAGE_SIZE};
 
 static COMMAND_LINE: Once<CommandLine> = Once::new();
 
@@ -24,6 +24,8 @@ static COMMAND_LINE: Once<CommandLine> = Once::new();
 pub const VERSION: u32 = XEN_VERSION_4_17;
 /// What follows "4.17": the revision whose behaviour is followed, and who we are.
 const EXTRA_VERSION: &str = ".7-oxen";
+/// What a domU gets where it would learn of the machine, as on Xen.
+const DENIED: &[u8] = b"<denied>\0";
 /// Guest types, as libxc compares them with a kernel's.
 const CAPABILITIES: &str = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
 
@@ -108,11 +110,15 @@ fn text(caller: &mut Caller<'_>, command: u32, at: u64) -> Outcome {
             let handle = *caller.domain.handle.lock();
             caller.write(at, &handle)?;
         }
+        XENVER_COMMANDLINE if !caller.domain.is_privileged() => {
+            caller.memory().write_bytes(Gva(at), DENIED)?;
+        }
         XENVER_COMMANDLINE => {
             let line = COMMAND_LINE.get().copied().unwrap_or([0; 1024]);
             caller.write::<CommandLine>(at, &line)?;
         }
         XENVER_BUILD_ID => {
+            caller.require_privilege()?;
             if at != 0 {
                 caller.read::<BuildId>(at)?;
             }

@@ -26,6 +26,7 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fe
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::fallible::OutOfMemory;
 use super::p2m::P2m;
 use super::walk::{self, Walk};
 use super::{frames, page_info, phys};
@@ -324,8 +325,8 @@ impl GuestFrame {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(owner: DomId) -> Result<Self, page_info::OutOfMemory> {
-        let mfn = frames::alloc_zeroed(0).ok_or(page_info::OutOfMemory)?;
+    pub fn new(owner: DomId) -> Result<Self, OutOfMemory> {
+        let mfn = frames::alloc_zeroed(0).ok_or(OutOfMemory)?;
         if let Err(error) = page_info::assign(mfn, 0, owner, page_info::Kind::Special) {
             frames::free(mfn, 0);
             return Err(error);

@@ -1,6 +1,6 @@
 //! The heap: small objects from one arena, large ones (a kernel that is being unpacked) straight from the frames, to which they return.
 //!
-//! For what is made when domains are made; nothing between exit and entry allocates.
+//! For what is made when domains are made, and, once for each, what a domain's hypercalls want kept ([`super::fallible`]).
 // UNSAFETY: implements an allocator.
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "implements an allocator"))]
 #![cfg(target_os = "none")]

@@ -8,7 +8,7 @@
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use super::page_info::OutOfMemory;
+use super::fallible::OutOfMemory;
 use super::{frames, phys};
 use crate::types::{Hpa, Mfn, PAGE_SIZE};
 

@@ -2,6 +2,7 @@
 
 pub mod buddy;
 pub mod device;
+pub mod fallible;
 pub mod frames;
 pub mod guest;
 #[cfg(target_os = "none")]

@@ -15,6 +15,7 @@
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use super::fallible::OutOfMemory;
 use super::frames;
 use super::phys;
 use crate::types::{DomId, Mfn};
@@ -28,10 +29,6 @@ pub enum Kind {
     /// the hypervisor's, and each p2m entry holds one of its own.
     Special = 2,
 }
-
-/// There is no memory for the words.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutOfMemory;
 
 /// The domain would own more frames than it may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -345,7 +345,7 @@ pub fn report() {
 
 // ---- time ----
 
-/// CPU `id` is to beat for the watchdog from now on.
+/// CPU `id` is to beat from now on: for the watchdog, and so that a clock that comes round is read.
 fn begin_to_beat(id: u32) {
     if let Some(cpu) = cpu(id) {
         cpu.beat.store(0, SeqCst);
@@ -353,7 +353,7 @@ fn begin_to_beat(id: u32) {
     }
 }
 
-/// All CPUs that are online are to beat for the watchdog.
+/// All CPUs that are online are to beat: see [`begin_to_beat`].
 pub fn begin_to_beat_everywhere() {
     online_cpus().for_each(begin_to_beat);
 }

@@ -1,5 +1,8 @@
 //! Frames that a guest shares with the hypervisor.
 
+#[path = "../../src/mm/fallible.rs"]
+pub mod fallible;
+
 /// `hypervisor::mm::guest` as far as the models go.
 pub mod guest {
     use std::sync::Arc;

@@ -80,8 +80,10 @@ fn version() {
     assert!(text.starts_with(b"xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64"));
     assert_eq!(guest.call(nr, &[XENVER_GUEST_HANDLE.into(), LIST]), Ok(0));
     assert_eq!(guest.get::<[u8; 16]>(LIST), *b"0123456789abcdef");
-    assert_eq!(guest.call(nr, &[XENVER_BUILD_ID.into(), 0]), Err(Errno::ENODATA));
-    for operation in [1, 2, 3, 4, 5, 6, 8, 9, 10] {
+    assert_eq!(guest.call(nr, &[XENVER_BUILD_ID.into(), 0]), Err(Errno::EPERM));
+    assert_eq!(guest.call(nr, &[XENVER_COMMANDLINE.into(), LIST]), Ok(0));
+    assert_eq!(guest.get::<[u8; 9]>(LIST), *b"<denied>\0");
+    for operation in [1, 2, 3, 4, 5, 6, 8, 9] {
         guest.faults(nr, operation);
         assert_ne!(guest.call(nr, &[operation.into(), ARG]), Err(Errno::EFAULT));
     }
@@ -89,6 +91,8 @@ fn version() {
     info.submap_idx = 0;
     assert_eq!(dom0.op(nr, XENVER_GET_FEATURES, &mut info), Ok(0));
     assert_eq!(info.submap, 0x12b05);
+    assert_eq!(dom0.call(nr, &[XENVER_BUILD_ID.into(), 0]), Err(Errno::ENODATA));
+    dom0.faults(nr, XENVER_BUILD_ID);
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! Heap memory for what a guest asks for: none left is an error of that call. (`Box::new` and `collect` would be a panic.)
+// UNSAFETY: makes a box of memory from the allocator.
+#![expect(unsafe_code, reason = "makes a box of memory from the allocator")]
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::alloc::Layout;
+
+/// There is no memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory;
+
+/// `value` in the heap.
+///
+/// # Errors
+/// There is no memory.
+pub fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
+    const { assert!(size_of::<T>() != 0) };
+    // SAFETY: not of size 0.
+    let at = unsafe { alloc::alloc::alloc(Layout::new::<T>()) }.cast::<T>();
+    if at.is_null() {
+        return Err(OutOfMemory);
+    }
+    // SAFETY: fresh memory for a `T`, from the allocator that boxes return theirs to.
+    unsafe {
+        at.write(value);
+        Ok(Box::from_raw(at))
+    }
+}
+
+/// `len` elements, each made from its index.
+///
+/// # Errors
+/// There is no memory.
+pub fn slice<T>(len: usize, element: impl FnMut(usize) -> T) -> Result<Box<[T]>, OutOfMemory> {
+    let mut elements = Vec::new();
+    elements.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
+    elements.extend((0..len).map(element));
+    Ok(elements.into_boxed_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_and_what_does_not() {
+        assert_eq!(boxed(7u64), Ok(Box::new(7)));
+        assert_eq!(slice(3, |index| index * 2), Ok([0, 2, 4].into()));
+        assert_eq!(slice(usize::MAX, |_| 0u8), Err(OutOfMemory));
+    }
+}
