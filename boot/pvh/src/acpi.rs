@@ -28,7 +28,7 @@ pub fn domu(at: u64, vcpus: u32) -> Tables {
     let facs = place.put(&facs());
     let dsdt = place.put(&dsdt(vcpus));
     let fadt = place.put(&fadt(facs, dsdt));
-    let madt = place.put(&madt(vcpus, &[]));
+    let madt = place.put(&madt(vcpus, PCAT_COMPAT, &[]));
     place.finish(&[fadt, madt])
 }
 
@@ -36,7 +36,7 @@ pub fn domu(at: u64, vcpus: u32) -> Tables {
 /// and the machine's own tables at `host_tables`.
 pub fn dom0(at: u64, vcpus: u32, interrupts: &[MadtEntry], host_tables: &[u64]) -> Tables {
     let mut place = Place::new(at);
-    let madt = place.put(&madt(vcpus, interrupts));
+    let madt = place.put(&madt(vcpus, 0, interrupts));
     let mut all = Vec::from([madt]);
     all.extend_from_slice(host_tables);
     place.finish(&all)
@@ -178,14 +178,17 @@ fn io_register(bits: u8, port: u16) -> [u8; 12] {
     register
 }
 
+/// MADT flag: there are two 8259 PICs. Linux looks no further then, and wants IRQ 0 of a timer that dom0 does not have. (That a domU has the
+/// flag is libxl's.)
+const PCAT_COMPAT: u32 = 1;
+
 /// 5.2.12: a local APIC for each vCPU; processor id = vCPU id, which is how Linux learns the vCPU's number.
-fn madt(vcpus: u32, interrupts: &[MadtEntry]) -> Vec<u8> {
-    const PCAT_COMPAT: u32 = 1;
+fn madt(vcpus: u32, flags: u32, interrupts: &[MadtEntry]) -> Vec<u8> {
     const ENABLED: u32 = 1;
     const LOCAL_APIC: u32 = 0xfee0_0000;
     let mut madt = header(b"APIC", 3);
     madt.extend_from_slice(&LOCAL_APIC.to_le_bytes());
-    madt.extend_from_slice(&PCAT_COMPAT.to_le_bytes());
+    madt.extend_from_slice(&flags.to_le_bytes());
     for vcpu in 0..vcpus {
         match u8::try_from(apic_id(vcpu)) {
             Ok(id) if id < u8::MAX => {
@@ -282,7 +285,7 @@ mod tests {
 
     #[test]
     fn madt_names_each_vcpu() {
-        let madt = madt(130, &[]);
+        let madt = madt(130, 0, &[]);
         assert_eq!(madt[44..52], [0, 8, 0, 0, 1, 0, 0, 0]);
         assert_eq!(madt[52..60], [0, 8, 1, 2, 1, 0, 0, 0]);
         // 128 of 8 bytes would reach id 254; from 255 on they are x2APIC structures.

@@ -3,17 +3,19 @@
 use alloc::sync::Arc;
 
 use abi::domctl::*;
+use abi::domid::DOMID_FIRST_RESERVED;
 use abi::{Domid, Errno, Union};
 
 use super::{Caller, Outcome, Stop, hvm_context};
 use crate::arch::machine;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
-use crate::domain::{Config, Domain, lifecycle, table};
+use crate::domain::{Config, Domain, Life, lifecycle, table};
 use crate::grant;
 use crate::hw::time::now_ns;
 use crate::sched::{self, CpuMask};
 use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, PAGE_SHIFT, VcpuId};
+use crate::virt::cpuid::Leaf;
 use crate::virt::time;
 
 /// The scheduler as toolstacks know it: credit2's contract of weight and cap.
@@ -33,6 +35,8 @@ pub(super) enum Answer {
     Done,
     /// The argument has changed.
     Changed,
+    /// It failed, and the argument says at what.
+    Refused(Errno),
 }
 
 pub(super) fn domctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
@@ -51,6 +55,10 @@ pub(super) fn domctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
         Ok(Answer::Changed) => {
             caller.write(at, &argument)?;
             Ok(0)
+        }
+        Ok(Answer::Refused(errno)) => {
+            caller.write(at, &argument)?;
+            Err(errno.into())
         }
         // Slices of a long operation: the argument has not changed, so the same call goes on.
         Err(Errno::ERESTART) => Err(Stop::Continue),
@@ -75,10 +83,11 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         XEN_DOMCTL_UNPAUSEDOMAIN => domain.unpause()?,
         XEN_DOMCTL_RESUMEDOMAIN => {
             not_self(caller, &domain)?;
-            domain.resume()?;
+            // One that has not shut down goes on as it is.
+            let _ = domain.resume();
         }
         XEN_DOMCTL_MAX_VCPUS => max_vcpus(&domain, u.get::<DomctlMaxVcpus>().max)?,
-        XEN_DOMCTL_MAX_MEM => set_max_mem(&domain, u.get::<DomctlMaxMem>().max_memkb)?,
+        XEN_DOMCTL_MAX_MEM => set_max_mem(&domain, u.get::<DomctlMaxMem>().max_memkb),
         XEN_DOMCTL_SETDOMAINHANDLE => *domain.handle.lock() = u.get::<DomctlSetdomainhandle>().handle,
         XEN_DOMCTL_SCHEDULER_OP => return scheduling(&domain, u),
         XEN_DOMCTL_SETVCPUAFFINITY => return affinity(caller, &domain, u, true),
@@ -187,10 +196,10 @@ fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
         2 => grant::Version::V2,
         _ => return Err(Errno::EINVAL),
     };
-    let id = match argument.domain {
-        0 => None,
-        id => Some(DomId(id)),
-    };
+    // Whatever is no number of a domain stands for any.
+    let id = (1..DOMID_FIRST_RESERVED)
+        .contains(&argument.domain)
+        .then_some(DomId(argument.domain));
     // Nobody takes the pool away meanwhile.
     let pools = sched::pool::pools();
     if !pools.exists(wanted.cpupool_id) {
@@ -235,13 +244,10 @@ fn max_vcpus(domain: &Arc<Domain>, max: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-fn set_max_mem(domain: &Domain, kib: u64) -> Result<(), Errno> {
+/// More than can be counted is as much as can be.
+fn set_max_mem(domain: &Domain, kib: u64) {
     let pages = kib >> (PAGE_SHIFT - 10);
-    if pages > u64::from(u32::MAX) {
-        return Err(Errno::EINVAL);
-    }
-    domain.set_max_pages(pages);
-    Ok(())
+    domain.set_max_pages(pages.min(u64::from(u32::MAX)));
 }
 
 fn set_pool(domain: &Domain, bytes: u64) -> Result<(), Errno> {
@@ -294,16 +300,17 @@ pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
             flags |= flag;
         }
     };
-    set(domain.is_dying(), XEN_DOMINF_DYING);
+    // While it is taken apart it is there still, for xenstored, too.
+    set(domain.life() == Life::Zombie, XEN_DOMINF_DYING);
     set(domain.is_paused(), XEN_DOMINF_PAUSED);
     set(
         domain.config.flags & XEN_DOMCTL_CDF_XS_DOMAIN != 0,
         XEN_DOMINF_XS_DOMAIN,
     );
     let online = || vcpus.iter().filter(|vcpu| !vcpu.held_by(Hold::DOWN));
-    // Blocked means that every vCPU which is up waits.
+    // Blocked means that every vCPU which is up waits, and that there is one.
     set(
-        online().all(|vcpu| vcpu.held_by(Hold::BLOCKED | Hold::POLLING)),
+        online().next().is_some() && online().all(|vcpu| vcpu.held_by(Hold::BLOCKED | Hold::POLLING)),
         XEN_DOMINF_BLOCKED,
     );
     set(online().any(|vcpu| vcpu.entity.running()), XEN_DOMINF_RUNNING);
@@ -321,7 +328,7 @@ pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
             .map(|vcpu| vcpu.entity.run_time())
             .fold(0, u64::saturating_add),
         nr_online_vcpus: online().count() as u32,
-        max_vcpu_id: domain.config.max_vcpus.saturating_sub(1),
+        max_vcpu_id: vcpus.last().map_or(XEN_INVALID_MAX_VCPU_ID, |vcpu| vcpu.id.0),
         handle: *domain.handle.lock(),
         cpupool: domain.share.pool(),
         gpaddr_bits: domain.config.address_bits as u8,
@@ -339,7 +346,7 @@ fn vcpu(domain: &Domain, id: u32) -> Result<&Arc<Vcpu>, Errno> {
 
 fn vcpu_info(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     let mut info: DomctlGetvcpuinfo = u.get();
-    let vcpu = domain.vcpu(VcpuId(info.vcpu)).ok_or(Errno::ESRCH)?;
+    let vcpu = domain.vcpu(VcpuId(info.vcpu)).ok_or(Errno::EINVAL)?;
     info.online = (!vcpu.held_by(Hold::DOWN)).into();
     info.blocked = vcpu.held_by(Hold::BLOCKED | Hold::POLLING).into();
     info.running = vcpu.entity.running().into();
@@ -486,7 +493,8 @@ fn trigger(domain: &Domain, request: &DomctlSendtrigger) -> Result<(), Errno> {
 fn get_policy(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     let mut request: DomctlCpuPolicy = u.get();
     let policy = domain.cpu_policy.lock().clone();
-    (request.nr_leaves, request.nr_msrs) = copy_policy(caller, &policy, request.leaves, request.nr_leaves)?;
+    (request.nr_leaves, request.nr_msrs) =
+        copy_policy(caller, policy.leaves(), request.leaves, request.nr_leaves)?;
     u.set(&request);
     Ok(Answer::Changed)
 }
@@ -494,12 +502,12 @@ fn get_policy(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Re
 /// Copy a policy out. Returns how many leaves and MSRs there are; a null handle only asks for that.
 pub(super) fn copy_policy(
     caller: &mut Caller<'_>,
-    policy: &crate::virt::cpuid::Policy,
+    policy: impl Iterator<Item = (u32, u32, Leaf)>,
     leaves: abi::GuestHandle<CpuidLeaf>,
     room: u32,
 ) -> Result<(u32, u32), Errno> {
     let mut count = 0u32;
-    for (leaf, subleaf, [a, b, c, d]) in policy.leaves() {
+    for (leaf, subleaf, [a, b, c, d]) in policy {
         if !leaves.is_null() {
             if count >= room {
                 return Err(Errno::ENOBUFS);
@@ -541,7 +549,7 @@ fn set_policy(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Re
         {
             (request.err_leaf, request.err_subleaf) = (entry.leaf, entry.subleaf);
             u.set(&request);
-            return Err(Errno::EINVAL);
+            return Ok(Answer::Refused(Errno::EINVAL));
         }
     }
     let policy = Arc::new(policy);

@@ -1,6 +1,6 @@
 //! `sysctl`: a privileged domain's questions about the machine. One argument for all operations, copied in, changed, and copied out.
 
-use abi::domctl::DomctlGetdomaininfo;
+use abi::domctl::{DomctlGetdomaininfo, XEN_CPUID_NO_SUBLEAF};
 use abi::sysctl::*;
 use abi::{Errno, Union};
 
@@ -121,6 +121,7 @@ fn physinfo() -> SysctlPhysinfo {
         total_pages: frames::total_count(),
         free_pages: frames::free_count(),
         max_mfn: frames::highest().0,
+        hw_cap: core::array::from_fn(|index| host_features(index).unwrap_or(0)),
         ..Default::default()
     }
 }
@@ -254,21 +255,27 @@ fn guest_policy() -> Policy {
     Policy::new(&cpuid::host, 1, xcr0, 64)
 }
 
-/// Feature words in Xen's order (public arch-x86/cpufeatureset.h).
+/// Feature words in Xen's order (public arch-x86/cpufeatureset.h): leaf, subleaf, register.
+const FEATURES: [(u32, u32, usize); 11] = [
+    (1, 0, 3),
+    (1, 0, 2),
+    (0x8000_0001, 0, 3),
+    (0x8000_0001, 0, 2),
+    (0xd, 1, 0),
+    (7, 0, 1),
+    (7, 0, 2),
+    (0x8000_0007, 0, 3),
+    (0x8000_0008, 0, 1),
+    (7, 0, 3),
+    (7, 1, 0),
+];
+
+fn host_features(index: usize) -> Option<u32> {
+    let &(leaf, subleaf, word) = FEATURES.get(index)?;
+    cpuid::host(leaf, subleaf).get(word).copied()
+}
+
 fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
-    const WORDS: [(u32, u32, usize); 11] = [
-        (1, 0, 3),
-        (1, 0, 2),
-        (0x8000_0001, 0, 3),
-        (0x8000_0001, 0, 2),
-        (0xd, 1, 0),
-        (7, 0, 1),
-        (7, 0, 2),
-        (0x8000_0007, 0, 3),
-        (0x8000_0008, 0, 1),
-        (7, 0, 3),
-        (7, 1, 0),
-    ];
     let mut request: SysctlCpuFeatureset = u.get();
     let policy = match request.index {
         XEN_SYSCTL_CPU_FEATURESET_RAW | XEN_SYSCTL_CPU_FEATURESET_HOST => None,
@@ -276,9 +283,9 @@ fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
         // No PV guests.
         _ => return Err(Errno::EINVAL),
     };
-    let words = (WORDS.len() as u32).min(request.nr_features);
+    let words = (FEATURES.len() as u32).min(request.nr_features);
     if !request.features.is_null() {
-        for (index, (leaf, subleaf, word)) in (0..words).zip(WORDS) {
+        for (index, (leaf, subleaf, word)) in (0..words).zip(FEATURES) {
             let value = policy
                 .as_ref()
                 .map_or_else(|| cpuid::host(leaf, subleaf), |policy| policy.leaf(leaf, subleaf));
@@ -289,20 +296,29 @@ fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
             )?;
         }
     }
-    request.nr_features = WORDS.len() as u32;
+    request.nr_features = FEATURES.len() as u32;
     u.set(&request);
     Ok(())
 }
 
 fn policy(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     let mut request: SysctlCpuPolicy = u.get();
-    match request.index {
-        XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => {}
+    let of_the_machine = match request.index {
+        XEN_SYSCTL_CPU_POLICY_RAW | XEN_SYSCTL_CPU_POLICY_HOST => true,
+        XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => false,
         XEN_SYSCTL_CPU_POLICY_PV_MAX | XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::EINVAL),
-    }
-    (request.nr_leaves, request.nr_msrs) =
-        copy_policy(caller, &guest_policy(), request.leaves, request.nr_leaves)?;
+    };
+    let guests = guest_policy();
+    let leaves = guests.leaves().map(|(leaf, subleaf, value)| {
+        let value = match (of_the_machine, subleaf) {
+            (false, _) => value,
+            (true, XEN_CPUID_NO_SUBLEAF) => cpuid::host(leaf, 0),
+            (true, subleaf) => cpuid::host(leaf, subleaf),
+        };
+        (leaf, subleaf, value)
+    });
+    (request.nr_leaves, request.nr_msrs) = copy_policy(caller, leaves, request.leaves, request.nr_leaves)?;
     u.set(&request);
     Ok(())
 }
