@@ -1,5 +1,5 @@
-//! Debian's Xen as `scripts/bench` leaves it in `out/xen`: the machine that it boots on, with a Linux dom0 that lives in
-//! RAM and has Xen's toolstack.
+//! Debian's Xen as `make_xen` leaves it in `out/xen`: a Linux dom0 that lives in RAM and has Xen's toolstack, which runs
+//! on Oxen, too, and the machine that Xen itself boots on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,15 @@ use crate::{Machine, Module, Vehicle, outputs};
 /// The prompt of dom0's shell.
 pub const PROMPT: &str = "dom0# ";
 
-/// One CPU and 1 GiB, as [`Machine::new`]; `files` are in dom0's file system.
+/// Memory for that dom0, for the hypervisor's command line.
+pub const MEMORY: &str = "dom0_mem=512M";
+
+/// The kernel and the initial ramdisk of that dom0; `files` are in its file system.
 ///
 /// # Errors
 /// Xen is not in `out/xen`, or `scratch` cannot be written to.
-pub fn machine(vehicle: Vehicle, scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<Machine> {
-    let mut machine = Machine::new(vehicle)?;
-    machine.image = image(vehicle, scratch)?;
-    machine.lenient_msrs = true;
-    machine.command_line += " dom0_mem=512M";
-    machine.modules = vec![
+pub fn dom0(scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<Vec<Module>> {
+    Ok(vec![
         Module {
             path: outputs::output("xen/vmlinuz")?,
             args: "console=hvc0".into(),
@@ -30,7 +29,49 @@ pub fn machine(vehicle: Vehicle, scratch: &Path, files: &[(&str, Vec<u8>)]) -> R
             path: initrd(scratch, files)?,
             args: String::new(),
         },
-    ];
+    ])
+}
+
+/// What that dom0 needs for `xl create /etc/xen/debian.cfg`: the same Debian as dom0-shim's, with a disk in RAM and a
+/// network device on a bridge.
+///
+/// # Errors
+/// There is no boot archive.
+pub fn domu() -> Result<[(&'static str, Vec<u8>); 4]> {
+    const PREPARE: &str = "modprobe brd rd_nr=1 rd_size=16384
+modprobe -a xen-blkback xen-netback bridge
+brctl addbr xenbr0
+ip link set xenbr0 up
+";
+    const CONFIG: &str = "name = 'debian'
+type = 'pvh'
+kernel = '/boot/vmlinuz'
+ramdisk = '/boot/initrd.gz'
+extra = 'console=hvc0'
+memory = 192
+disk = ['/dev/ram0,raw,xvda,rw']
+vif = ['mac=00:16:3e:00:00:01,bridge=xenbr0']
+";
+    let (kernel, initrd) = ("boot/vmlinuz", "boot/initrd.gz");
+    Ok([
+        ("etc/rc.local", PREPARE.into()),
+        ("etc/xen/debian.cfg", CONFIG.into()),
+        (kernel, outputs::packed(kernel)?),
+        (initrd, outputs::packed(initrd)?),
+    ])
+}
+
+/// One CPU and 1 GiB, as [`Machine::new`]; `files` are in dom0's file system.
+///
+/// # Errors
+/// Xen is not in `out/xen`, or `scratch` cannot be written to.
+pub fn machine(vehicle: Vehicle, scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<Machine> {
+    let mut machine = Machine::new(vehicle)?;
+    machine.image = image(vehicle, scratch)?;
+    machine.lenient_msrs = true;
+    machine.command_line += " ";
+    machine.command_line += MEMORY;
+    machine.modules = dom0(scratch, files)?;
     Ok(machine)
 }
 

@@ -54,6 +54,7 @@ fn at_once(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(
         }
         XEN_SYSCTL_CPUTOPOINFO => topology(caller, u),
         XEN_SYSCTL_NUMAINFO => numa(caller, u),
+        XEN_SYSCTL_PCITOPOINFO => pci_topology(caller, u),
         XEN_SYSCTL_CPUPOOL_OP => super::cpupool::cpupool(caller, u),
         XEN_SYSCTL_SCHEDULER_OP => scheduler(u),
         XEN_SYSCTL_GET_CPU_LEVELLING_CAPS => {
@@ -215,6 +216,22 @@ fn numa(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
         }
     }
     request.num_nodes = 1;
+    u.set(&request);
+    Ok(())
+}
+
+/// Dom0 keeps its PCI devices to itself: there is none whose node is known.
+fn pci_topology(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
+    /// More than any machine has.
+    const MAX_DEVICES: u32 = 1 << 12;
+    let mut request: SysctlPcitopoinfo = u.get();
+    if request.devs.is_null() || request.nodes.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    request.num_devs = request.num_devs.min(MAX_DEVICES);
+    for index in 0..request.num_devs {
+        caller.write_element(request.nodes, index.into(), &XEN_INVALID_DEV)?;
+    }
     u.set(&request);
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use std::path::PathBuf;
 use tests_qemu::machine::kvm_usable;
-use tests_qemu::{Door, Machine, Module, Vehicle, outputs};
+use tests_qemu::{Door, Machine, Module, Vehicle, outputs, xen};
 
 /// Boots Oxen with dom0-shim and a Debian Linux as domU. Ctrl-A x ends the emulator.
 #[derive(Parser)]
@@ -44,16 +45,19 @@ struct Options {
     cpu: Option<String>,
     /// A disk of the machine, /dev/vda in dom0-shim's configs (then vdb, ...): an image, raw or .qcow2; QEMU only
     #[arg(long, value_name = "FILE")]
-    disk: Vec<std::path::PathBuf>,
+    disk: Vec<PathBuf>,
     /// A network device of the machine, the bridge eth0 of dom0-shim: what QEMU's -netdev takes, as `user`
     #[arg(long, value_name = "NETDEV", num_args = 0..=1, default_missing_value = "user")]
     net: Option<String>,
     /// The kernel of dom0 instead of dom0-shim: any PVH ELF or bzImage
     #[arg(long, value_name = "FILE")]
-    dom0: Option<std::path::PathBuf>,
+    dom0: Option<PathBuf>,
+    /// Debian's Linux as dom0, in RAM, with Xen's own toolstack: `xl info`, `xl create -c /etc/xen/debian.cfg`
+    #[arg(long, conflicts_with_all = ["dom0", "initrd", "dom0_args"])]
+    xl: bool,
     /// The initial ramdisk or boot archive of dom0
     #[arg(long, value_name = "FILE")]
-    initrd: Option<std::path::PathBuf>,
+    initrd: Option<PathBuf>,
     /// Command line of dom0
     #[arg(long, value_name = "ARGS", default_value = "domu=debian console=debian")]
     dom0_args: String,
@@ -92,40 +96,41 @@ fn main() -> Result<()> {
     machine.gdb = options.gdb;
     machine.disks = options.disk;
     machine.network = options.net;
-    machine.command_line += " dom0_mem=384M";
+    machine.command_line += " ";
+    machine.command_line += if options.xl { xen::MEMORY } else { "dom0_mem=384M" };
     for option in &options.options {
         machine.command_line += " ";
         machine.command_line += option;
     }
-    let archive = match (&options.initrd, &options.dom0) {
-        (Some(file), _) => Some(file.clone()),
-        (None, Some(_)) => None,
-        (None, None) => Some(outputs::output("boot-archive.cpio")?),
-    };
-    let kernel = match options.dom0 {
-        Some(file) => file,
-        None => outputs::output("dom0-shim")?,
-    };
-    let kernel = kernel
-        .canonicalize()
-        .with_context(|| kernel.display().to_string())?;
-    machine.modules.push(Module {
-        path: kernel,
-        args: options.dom0_args,
-    });
-    if let Some(archive) = archive {
-        let path = archive
-            .canonicalize()
-            .with_context(|| archive.display().to_string())?;
-        machine.modules.push(Module {
-            path,
-            args: String::new(),
-        });
-    }
     let scratch = tempfile::tempdir()?;
+    machine.modules = if options.xl {
+        xen::dom0(scratch.path(), &xen::domu()?)?
+    } else {
+        modules(options.dom0, options.initrd, options.dom0_args)?
+    };
     eprintln!(
         "oxen-run: {vehicle}, {}, {} MiB, {} CPU(s); Ctrl-A x ends it",
         machine.door, machine.memory, machine.cpus
     );
     machine.start(scratch.path())?.attach()
+}
+
+/// A kernel with its command line, and a ramdisk: dom0-shim and its boot archive if they are not named.
+fn modules(kernel: Option<PathBuf>, ramdisk: Option<PathBuf>, args: String) -> Result<Vec<Module>> {
+    let ramdisk = match (ramdisk, &kernel) {
+        (None, None) => Some(outputs::output("boot-archive.cpio")?),
+        (named, _) => named,
+    };
+    let kernel = kernel.map_or_else(|| outputs::output("dom0-shim"), Ok)?;
+    let module = |path: PathBuf, args| {
+        let path = path.canonicalize().with_context(|| path.display().to_string())?;
+        Ok(Module { path, args })
+    };
+    [
+        Some(module(kernel, args)),
+        ramdisk.map(|path| module(path, String::new())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -14,6 +14,7 @@
 //! * [`store`]: xenstore with clients good and bad, and its tools.
 //! * [`shim`]: dom0-shim's prompt, for the others.
 //! * [`tools`]: Debian's programs in domUs, for the others.
+//! * [`xl`]: Debian as dom0, with Xen's own toolstack.
 //!
 //! What is expected of Oxen's output is in the file of the test that expects it.
 
@@ -34,6 +35,7 @@ mod scheduling;
 pub mod shim;
 pub mod store;
 mod tools;
+mod xl;
 
 use std::process::Command;
 use std::time::Duration;
@@ -47,6 +49,7 @@ use crate::{Door, Machine, Module, Vehicle, outputs};
 pub fn all() -> Vec<Test> {
     [
         debian::tests(),
+        xl::tests(),
         block::tests(),
         machine_disk::tests(),
         network::tests(),

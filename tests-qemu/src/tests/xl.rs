@@ -1,0 +1,99 @@
+//! Debian as dom0: its Linux, its back ends, and Xen's own toolstack, which finds in Oxen the Xen that it was built for.
+
+use anyhow::{Context, Result, ensure};
+
+use super::debian::{log_in, shell};
+use super::{BOTH, PATIENCE, test};
+use crate::runner::{Bench, Test};
+use crate::{Console, Machine, xen};
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .map(|vehicle| test("xl on a Debian dom0", vehicle, session))
+        .collect()
+}
+
+/// One command in dom0's shell; what it printed.
+fn dom0(console: &mut Console, command: &str) -> Result<String> {
+    console.type_line(command)?;
+    console
+        .expect(xen::PROMPT, PATIENCE)
+        .with_context(|| command.to_owned())
+}
+
+/// The same, with what it has to say.
+fn says(console: &mut Console, command: &str, wanted: &[&str]) -> Result<()> {
+    let said = dom0(console, command)?;
+    for text in wanted {
+        ensure!(said.contains(text), "{command} does not say {text}: {said}");
+    }
+    Ok(())
+}
+
+/// A domU with a disk and a network device is created, used, looked at, given less memory, paused, shut down, and another one destroyed.
+fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.command_line += " ";
+    machine.command_line += xen::MEMORY;
+    machine.modules = xen::dom0(&bench.scratch(), &xen::domu()?)?;
+    machine.one_thread = true;
+    let console = bench.start(&machine)?;
+    console.expect(xen::PROMPT, PATIENCE).context("dom0's shell")?;
+    says(
+        console,
+        "xl info",
+        &["xen_version            : 4.17.7-oxen", "credit2", "hvm hap"],
+    )?;
+
+    console.type_line("xl create -c /etc/xen/debian.cfg")?;
+    log_in(console)?;
+    let disk = shell(
+        console,
+        "dd if=/dev/urandom of=/tmp/a bs=64k count=32; dd if=/tmp/a of=/dev/xvda bs=64k; sync; \
+         echo 3 >/proc/sys/vm/drop_caches; cmp -n 2097152 /tmp/a /dev/xvda && echo the same",
+    )?;
+    ensure!(disk.contains("\nthe same\n"), "its disk: {disk}");
+    let network = shell(console, "ip link show eth0")?;
+    ensure!(
+        network.contains("LOWER_UP") && network.contains("00:16:3e:00:00:01"),
+        "its network device: {network}"
+    );
+    // Ctrl-]
+    console.send("\x1d")?;
+    console
+        .expect(xen::PROMPT, PATIENCE)
+        .context("leaving the console")?;
+    says(console, "xl list; xl vcpu-list", &["debian", "-b----", "-b-"])?;
+    says(
+        console,
+        "xl block-list debian; xl network-list debian",
+        &["51712", "00:16:3e"],
+    )?;
+    says(
+        console,
+        "xl sched-credit2 -d debian -w 512; xl sched-credit2 -d debian",
+        &["512"],
+    )?;
+    says(console, "xl pause debian; xl list debian", &["p---"])?;
+    says(
+        console,
+        "xl unpause debian; xl mem-set debian 160; \
+         for i in $(seq 60); do xl list debian | grep ' 160 ' && break; sleep 1; done",
+        &["debian", " 160 "],
+    )?;
+    says(console, "xl dmesg", &["dom0: 512 MiB"])?;
+    says(
+        console,
+        "xl shutdown -w debian; while xl list debian; do sleep 1; done",
+        &["reason code 0", "invalid domain identifier"],
+    )?;
+
+    says(
+        console,
+        "xl create /etc/xen/debian.cfg; xl destroy debian; xl list debian",
+        &["invalid domain identifier"],
+    )?;
+    console.type_line("poweroff -f")?;
+    console.expect("dom0 has powered off", PATIENCE)?;
+    Ok(())
+}
