@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::debian::{log_in, shell};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
-use crate::{Console, Machine, xen};
+use crate::{Console, Machine, outputs, xen};
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
@@ -35,7 +35,9 @@ fn says(console: &mut Console, command: &str, wanted: &[&str]) -> Result<()> {
 fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.command_line += " ";
     machine.command_line += xen::MEMORY;
-    machine.modules = xen::dom0(&bench.scratch(), &xen::domu()?)?;
+    let mut files = xen::domu()?.to_vec();
+    files.push(("boot/hello", std::fs::read(outputs::output("guests/hello")?)?));
+    machine.modules = xen::dom0(&bench.scratch(), &files)?;
     machine.one_thread = true;
     let console = bench.start(&machine)?;
     console.expect(xen::PROMPT, PATIENCE).context("dom0's shell")?;
@@ -90,8 +92,9 @@ fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
 
     says(
         console,
-        "xl create /etc/xen/debian.cfg; xl destroy debian; xl list debian",
-        &["invalid domain identifier"],
+        "xl create -p /dev/null \"name='hello'\" \"type='pvh'\" \"kernel='/boot/hello'\" 'memory=16'; \
+         xl list hello; xl destroy hello; xl list hello",
+        &["--p---", "invalid domain identifier"],
     )?;
     console.type_line("poweroff -f")?;
     console.expect("dom0 has powered off", PATIENCE)?;
