@@ -256,7 +256,7 @@ fn guest_policy() -> Policy {
 
 /// Feature words in Xen's order (public arch-x86/cpufeatureset.h).
 fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
-    const WORDS: [(u32, u32, usize); 11] = [
+    const WORDS: [(u32, u32, usize); 14] = [
         (1, 0, 3),
         (1, 0, 2),
         (0x8000_0001, 0, 3),
@@ -268,6 +268,9 @@ fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
         (0x8000_0008, 0, 1),
         (7, 0, 3),
         (7, 1, 0),
+        (0x8000_0021, 0, 0),
+        (7, 1, 1),
+        (7, 2, 3),
     ];
     let mut request: SysctlCpuFeatureset = u.get();
     let policy = match request.index {
