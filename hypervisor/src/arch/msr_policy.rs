@@ -5,8 +5,9 @@
 //! hardware accepts is harmless to the host.
 //!
 //! Deliberately absent: EFER (guests must not see or clear SVME, LMA follows CR0), PAT (types are checked in software,
-//! written once a boot), TSC (the offset does not apply to MSR reads on every machine), SPEC_CTRL (passed
-//! through by [`super::svm`] where the hardware virtualizes it, by [`super::vmx`] to guests that use it), DEBUGCTL, XSS, and all that is the machine's.
+//! written once a boot), TSC (the offset does not apply to MSR reads on every machine), SPEC_CTRL (passed through by
+//! [`super::svm`] where the hardware virtualizes it, by [`super::vmx`] to guests that use it), DEBUGCTL, XSS, and all
+//! that is the machine's.
 
 /// How far a guest reaches a register by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +40,8 @@ pub mod msr {
     pub const TSC_AUX: u32 = 0xc000_0103;
 }
 
-/// The pass-through list of every machine; [`super::speculation::commands`] are in it, too, where the CPU has them. TSC_AUX is in it although some CPUs lack it: there the access faults in the guest, as on bare metal.
+/// The pass-through list of every machine; [`super::speculation::commands`] are in it, too, where the CPU has them.
+/// TSC_AUX is in it although some CPUs lack it: there the access faults in the guest, as on bare metal.
 pub const DIRECT: &[(u32, Direct)] = &[
     // In the control block, or kept in the register while the hypervisor runs, which uses neither SYSCALL nor SWAPGS.
     (msr::FS_BASE, Direct::ReadWrite),

@@ -1,10 +1,11 @@
 //! The hypervisor's own defences against attacks by speculation: which of them a CPU needs, and doing them.
 //!
-//! None costs the way from an exit to the next entry anything on a CPU that does not need it: IBRS is set once where CPUs
-//! want it to stay set, IBPB is for a change of vCPUs, and buffers and L1D are cleared by [`super::vmx`] as it enters.
+//! None costs the way from an exit to the next entry anything on a CPU that does not need it: IBRS is set once where
+//! CPUs want it to stay set, IBPB is for a change of vCPUs, and buffers and L1D are cleared by [`super::vmx`] as it
+//! enters.
 //!
-//! Numbers of bits are those of Intel's "Speculative Execution Side Channel Mitigations" (336996, and SDM vol. 4 table 2-2),
-//! and of AMD's "Indirect Branch Control Extension" (APM vol. 3, appendix E.4.7).
+//! Numbers of bits are those of Intel's "Speculative Execution Side Channel Mitigations" (336996, and SDM vol. 4 table
+//! 2-2), and of AMD's "Indirect Branch Control Extension" (APM vol. 3, appendix E.4.7).
 // UNSAFETY: RDMSR and WRMSR.
 #![expect(unsafe_code, reason = "RDMSR and WRMSR")]
 
@@ -90,7 +91,8 @@ bitflags! {
         const IBPB = 1 << 1;
         /// Each entry flushes L1D, from which a guest could read by its own page tables (L1TF).
         const L1D_FLUSH = 1 << 2;
-        /// Each entry clears the CPU's buffers and register files, of which guests could sample what is left (MDS, RFDS).
+        /// Each entry clears the CPU's buffers and register files, of which guests could sample what is left (MDS,
+        /// RFDS).
         const MD_CLEAR = 1 << 3;
     }
 }
@@ -263,8 +265,8 @@ pub fn spec_ctrl() -> u64 {
     }
 }
 
-/// The registers of this machine that are commands and not state, so that guests may write them without an exit: their kernels flush
-/// branch predictions on context switches, and L1D before they run what they do not trust.
+/// The registers of this machine that are commands and not state, so that guests may write them without an exit: their
+/// kernels flush branch predictions on context switches, and L1D before they run what they do not trust.
 pub fn commands() -> ArrayVec<(u32, Direct), 2> {
     let has = |test: fn(&Cpu) -> bool| HOST.get().is_some_and(|host| test(&host.cpu));
     [

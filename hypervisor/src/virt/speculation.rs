@@ -35,8 +35,9 @@ pub const EXTENDED_8_EBX: u32 = extended_8::IBPB
     | extended_8::IBPB_RET;
 /// What guests may see of CPUID 8000_0021, EAX: SBPB, IBPB_BRTYPE, SRSO_NO.
 pub const EXTENDED_21_EAX: u32 = 1 << 27 | 1 << 28 | 1 << 29;
-/// What guests may see of IA32_ARCH_CAPABILITIES: what the CPU is not vulnerable to, what retpolines do not help against, and what VERW clears.
-/// Not whether entries need to flush L1D, which is the hypervisor's business, nor registers that guests do not have.
+/// What guests may see of IA32_ARCH_CAPABILITIES: what the CPU is not vulnerable to, what retpolines do not help
+/// against, and what VERW clears. Not whether entries need to flush L1D, which is the hypervisor's business, nor
+/// registers that guests do not have.
 const CAPABILITIES: u64 = capability::RDCL_NO
     | capability::IBRS_ALL
     | capability::RSBA
@@ -67,7 +68,8 @@ pub struct Words {
 }
 
 impl Words {
-    /// Without what needs something that is not there. STIBP does nothing on Intel's CPUs that do not have it, and comes with IBRS.
+    /// Without what needs something that is not there. STIBP does nothing on Intel's CPUs that do not have it, and
+    /// comes with IBRS.
     pub fn consistent(mut self) -> Words {
         if self.leaf_7_edx & leaf_7::IBRSB != 0 {
             self.leaf_7_edx |= leaf_7::STIBP;

@@ -126,8 +126,9 @@ const EXITS: [(Vehicle, &[&str], &str); 3] = [
     (Vehicle::Vmx, &[], ""),
 ];
 
-/// Where defences against speculation are tested, with which options, and what the log says: on CPUs without any, and by each way to
-/// enter a guest. Bochs's Tiger Lake says that its buffers need to be cleared, its Ice Lake that entries need nothing.
+/// Where defences against speculation are tested, with which options, and what the log says: on CPUs without any, and
+/// by each way to enter a guest. Bochs's Tiger Lake says that its buffers need to be cleared, its Ice Lake that entries
+/// need nothing.
 const SPECULATION: [(&str, Vehicle, Option<&str>, &str, &str); 6] = [
     ("no SPEC_CTRL", Vehicle::Svm, None, "", "no defences"),
     ("no SPEC_CTRL", Vehicle::Vmx, None, "", "no defences"),

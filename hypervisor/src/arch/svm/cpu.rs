@@ -251,8 +251,8 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
         return Ok(());
     }
     let mut msrpm = Owned::<Msrpm>::zeroed()?;
-    // Virtualized, the guest's value is never on the CPU while the host runs (and the host's counts in the guest as well, APM vol. 2,
-    // 15.39). Otherwise each write exits, and the value is known.
+    // Virtualized, the guest's value is never on the CPU while the host runs (and the host's counts in the guest as
+    // well). Otherwise each write exits, and the value is known.
     let spec_ctrl = caps
         .virtual_spec_ctrl
         .then_some((msr::SPEC_CTRL, Direct::ReadWrite));

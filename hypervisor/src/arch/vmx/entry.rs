@@ -85,7 +85,8 @@ pub unsafe fn switch(world: &mut World, how: How) -> u32 {
     }
 }
 
-/// `$name`: enter by `$instruction`, the last of them. RDI: the world. Returns through [`exit`] with the reason in EAX, or by itself with [`VM_FAIL`].
+/// `$name`: enter by `$instruction`, the last of them. RDI: the world. Returns through [`exit`] with the reason in EAX,
+/// or by itself with [`VM_FAIL`].
 macro_rules! enter {
     ($name:ident, $($instruction:literal),+ $(; $selector:ident)?) => {
         #[unsafe(naked)]

@@ -307,13 +307,16 @@ impl Vcpu {
     /// Enter with the guest's SPEC_CTRL. It is its own to write, so that only an exit tells what it is.
     fn enter_with_spec_ctrl(&mut self, how: How) -> u32 {
         let mut register = Msr::new(msr::SPEC_CTRL);
-        // SAFETY: the register exists where guests are offered it. Its values are the host's own, one that the exit loop has checked, or one
-        // that the CPU has taken from the guest; they do not change what instructions do. The rest as in `enter`.
+        // Not after the exit: no branch comes before the host's value is back.
+        let hosts = speculation::spec_ctrl();
+        // SAFETY: the register exists where guests are offered it. Its values are the host's own, one that the exit
+        // loop has checked, or one that the CPU has taken from the guest; they do not change what instructions do. The
+        // rest as in `enter`.
         unsafe {
             register.write(self.spec_ctrl);
             let exit_reason = entry::switch(&mut self.world, how);
             self.spec_ctrl = register.read();
-            register.write(speculation::spec_ctrl());
+            register.write(hosts);
             exit_reason
         }
     }
@@ -433,8 +436,9 @@ impl Vcpu {
         }
     }
 
-    /// The guest writes SPEC_CTRL. What is not the host's value is taken for the first of many, as a kernel that protects some of its
-    /// programs writes it at each switch between them: from now on that does not exit, but all entries and exits switch the register.
+    /// The guest writes SPEC_CTRL. What is not the host's value is taken for the first of many, as a kernel that
+    /// protects some of its programs writes it at each switch between them: from now on that does not exit, but all
+    /// entries and exits switch the register.
     pub(super) fn set_spec_ctrl(&mut self, value: u64) {
         self.spec_ctrl = value;
         if value != speculation::spec_ctrl() {

@@ -1,5 +1,5 @@
-//! The registers by which a kernel defends itself against attacks by speculation: they are there where CPUID says so and fault where it does not,
-//! and what a vCPU has in them is its own, whatever comes between.
+//! The registers by which a kernel defends itself against attacks by speculation: they are there where CPUID says so
+//! and fault where it does not, and what a vCPU has in them is its own, whatever comes between.
 #![no_std]
 #![no_main]
 
