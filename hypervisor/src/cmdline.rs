@@ -7,6 +7,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use log::LevelFilter;
 
+use crate::arch::speculation::{Defences, Wish};
 use crate::hw::input::Switch;
 use crate::hw::serial::SerialPort;
 use crate::sched::Granularity;
@@ -154,6 +155,8 @@ pub struct CommandLine<'a> {
     pub apicv: bool,
     /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
     pub mwait_idle: bool,
+    /// `spec-ctrl=`: what is done against attacks by speculation.
+    pub defences: Wish,
     /// `tsc=unstable`: time is another clock's.
     pub tsc_unstable: bool,
     /// `reboot=`: how the machine is reset.
@@ -190,6 +193,7 @@ impl Default for CommandLine<'_> {
             crash_test: None,
             apicv: true,
             mwait_idle: false,
+            defences: Wish::NONE,
             tsc_unstable: false,
             reset: Reset::Acpi,
             granularity: Granularity::Cpu,
@@ -342,6 +346,11 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         }),
     ),
     (
+        "spec-ctrl",
+        "no, or a list of ibrs=BOOL, ibpb=BOOL, l1d-flush=BOOL, md-clear=BOOL",
+        Action::Value(spec_ctrl),
+    ),
+    (
         "mwait-idle",
         "a boolean",
         Action::Flag(|line, value| line.mwait_idle = value),
@@ -372,7 +381,6 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     ("cpufreq", "a governor", Action::Only(&["none"])),
     ("smt", "a boolean", Action::Only(&["1", "on", "yes", "true"])),
     ("vga", "a mode", Action::Only(&["text-80x25"])),
-    ("spec-ctrl", "a list of mitigations", Action::Only(&[])),
     (
         "x2apic_phys",
         "a boolean",
@@ -424,6 +432,31 @@ fn boolean(value: &str) -> Option<bool> {
         "0" | "off" | "no" | "false" | "disable" => Some(false),
         _ => None,
     }
+}
+
+/// As for Xen, `no` is the only boolean by itself, and each of the list can be `NAME`, `no-NAME` or `NAME=BOOL`.
+fn spec_ctrl(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    for word in value.split(',') {
+        if boolean(word) == Some(false) {
+            (line.defences.on, line.defences.off) = (Defences::empty(), Defences::all());
+            continue;
+        }
+        let (name, on) = match (word.split_once('='), word.strip_prefix("no-")) {
+            (Some((name, value)), _) => (name, boolean(value)?),
+            (None, Some(name)) => (name, false),
+            (None, None) => (word, true),
+        };
+        let which = match name {
+            "ibrs" => Defences::IBRS,
+            "ibpb" => Defences::IBPB,
+            "l1d-flush" => Defences::L1D_FLUSH,
+            "md-clear" => Defences::MD_CLEAR,
+            _ => return None,
+        };
+        line.defences.on.set(which, on);
+        line.defences.off.set(which, !on);
+    }
+    Some(())
 }
 
 fn console(line: &mut CommandLine<'_>, value: &str) -> Option<()> {

@@ -81,6 +81,27 @@ fn watchdogs_and_resets() {
 }
 
 #[test]
+fn defences() {
+    let defences = |text| parse(text).defences;
+    assert_eq!(defences(""), Wish::NONE);
+    assert_eq!(defences("spec-ctrl=no").off, Defences::all());
+    let some = defences("spec-ctrl=no-ibpb,l1d-flush=off,md-clear");
+    assert_eq!(some.off, Defences::IBPB | Defences::L1D_FLUSH);
+    assert_eq!(some.on, Defences::MD_CLEAR);
+    let one = defences("spec-ctrl=0,ibpb");
+    assert_eq!((one.on, one.off), (Defences::IBPB, !Defences::IBPB));
+    assert!(defences("spec-ctrl=md-clear,no").on.is_empty());
+    for text in [
+        "spec-ctrl",
+        "spec-ctrl=yes",
+        "spec-ctrl=rsb",
+        "spec-ctrl=ibpb=maybe",
+    ] {
+        assert_eq!(parse(text).complaints.len(), 1, "{text}");
+    }
+}
+
+#[test]
 fn processors() {
     let vcpus = |text| parse(text).dom0_max_vcpus;
     assert_eq!(vcpus("dom0_max_vcpus=4"), Some((4, 4)));

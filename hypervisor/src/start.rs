@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use boot::Handover;
 use bootloader_api::BootInfo;
 
-use crate::arch::machine;
+use crate::arch::{machine, speculation};
 use crate::bring_up::{Machine, bring_up, own_registers};
 use crate::domain;
 use crate::domain::dom0::{self, Dom0};
@@ -31,6 +31,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         acpi::info().cpus.len().clamp(1, MAX_CPUS),
         host.options.granularity,
     );
+    let defences = speculation::init(host.options.defences);
     if let Err(missing) = machine::probe(host.options.apicv) {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
     }
@@ -38,6 +39,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         stop(format_args!("virtualization cannot be switched on: {error:?}"));
     }
     log::info!("guests        {}", machine::describe());
+    log::info!("speculation   {defences}");
     smp::start_others(host.options.max_cpus, &host.ram);
     if host.options.bench_floor {
         log_floor();

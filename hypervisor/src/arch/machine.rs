@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-use super::{EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, svm, vmx};
+use super::{
+    EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, speculation, svm, vmx,
+};
 use crate::sync::Once;
 use crate::types::Mfn;
 
@@ -34,11 +36,12 @@ pub fn probe(apicv: bool) -> Result<(), Unsupported> {
     Ok(())
 }
 
-/// Switch virtualization on, on this CPU. After [`probe`].
+/// Switch virtualization on, on this CPU, and the defences that stay on. After [`probe`] and [`speculation::init`].
 ///
 /// # Errors
 /// See [`EnableError`].
 pub fn enable() -> Result<(), EnableError> {
+    speculation::enable();
     match MACHINE.get() {
         Some(Machine::Svm(caps)) => svm::enable(caps),
         Some(Machine::Vmx(caps)) => vmx::enable(caps),

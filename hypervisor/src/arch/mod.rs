@@ -17,6 +17,7 @@ pub mod msr_switch;
 pub mod owned;
 pub mod pending;
 pub mod regs;
+pub mod speculation;
 pub mod svm;
 pub mod try_msr;
 pub mod vmx;

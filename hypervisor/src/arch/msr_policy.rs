@@ -5,8 +5,9 @@
 //! hardware accepts is harmless to the host.
 //!
 //! Deliberately absent: EFER (guests must not see or clear SVME, LMA follows CR0), PAT (types are checked in software,
-//! written once a boot), TSC (the offset does not apply to MSR reads on every machine), SPEC_CTRL (see
-//! [`super::svm`]: passed through only where the hardware virtualizes it), DEBUGCTL, XSS, and all that is the machine's.
+//! written once a boot), TSC (the offset does not apply to MSR reads on every machine), SPEC_CTRL (passed through by
+//! [`super::svm`] where the hardware virtualizes it, by [`super::vmx`] to guests that use it), DEBUGCTL, XSS, and all
+//! that is the machine's.
 
 /// How far a guest reaches a register by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,8 +21,10 @@ pub enum Direct {
 /// Numbers of the registers that the back ends and the policy name (SDM vol. 4 table 2-2, APM vol. 2 appendix A).
 pub mod msr {
     #![expect(missing_docs, reason = "the architecture's own names")]
-    pub const PRED_CMD: u32 = 0x49;
     pub const SPEC_CTRL: u32 = 0x48;
+    pub const PRED_CMD: u32 = 0x49;
+    pub const ARCH_CAPABILITIES: u32 = 0x10a;
+    pub const FLUSH_CMD: u32 = 0x10b;
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
@@ -37,7 +40,8 @@ pub mod msr {
     pub const TSC_AUX: u32 = 0xc000_0103;
 }
 
-/// The pass-through list. TSC_AUX is in it although some CPUs lack it: there the access faults in the guest, as on bare metal.
+/// The pass-through list of every machine; [`super::speculation::commands`] are in it, too, where the CPU has them.
+/// TSC_AUX is in it although some CPUs lack it: there the access faults in the guest, as on bare metal.
 pub const DIRECT: &[(u32, Direct)] = &[
     // In the control block, or kept in the register while the hypervisor runs, which uses neither SYSCALL nor SWAPGS.
     (msr::FS_BASE, Direct::ReadWrite),
@@ -52,6 +56,4 @@ pub const DIRECT: &[(u32, Direct)] = &[
     (msr::SYSENTER_EIP, Direct::ReadWrite),
     // Read by RDTSCP and RDPID without an exit anyway; switched with the vCPU.
     (msr::TSC_AUX, Direct::ReadWrite),
-    // A command, not state: a guest kernel flushes its own branch predictions with it on context switches.
-    (msr::PRED_CMD, Direct::WriteOnly),
 ];

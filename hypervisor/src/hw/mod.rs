@@ -23,3 +23,6 @@ pub mod topology;
 pub mod traps;
 #[cfg(target_os = "none")]
 pub mod watchdog;
+
+/// Selector of the data segment, the second of each CPU's GDT.
+pub const DATA_SEGMENT: u16 = 2 << 3;

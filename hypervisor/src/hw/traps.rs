@@ -243,6 +243,7 @@ pub fn init() {
     let mut gdt = GlobalDescriptorTable::new();
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
+    debug_assert_eq!(data.0, super::DATA_SEGMENT);
     let task = gdt.append(Descriptor::tss_segment(Box::leak(Box::new(tss))));
     Box::leak(Box::new(gdt)).load();
     // SAFETY: the selectors are of the table that was just loaded; it, and the TSS in it, are never freed.

@@ -273,7 +273,7 @@ fn guest_policy() -> Policy {
 }
 
 /// Feature words in Xen's order (public arch-x86/cpufeatureset.h): leaf, subleaf, register.
-const FEATURES: [(u32, u32, usize); 11] = [
+const FEATURES: [(u32, u32, usize); 14] = [
     (1, 0, 3),
     (1, 0, 2),
     (0x8000_0001, 0, 3),
@@ -285,6 +285,9 @@ const FEATURES: [(u32, u32, usize); 11] = [
     (0x8000_0008, 0, 1),
     (7, 0, 3),
     (7, 1, 0),
+    (0x8000_0021, 0, 0),
+    (7, 1, 1),
+    (7, 2, 3),
 ];
 
 fn host_features(index: usize) -> Option<u32> {

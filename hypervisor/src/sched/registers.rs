@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::{SCHEDULER, cpu, this_cpu};
+use crate::arch::speculation;
 use crate::domain::vcpu::{Private, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
@@ -96,6 +97,7 @@ pub fn load(vcpu: &Arc<Vcpu>) {
     }
     unload(&mut loaded);
     evict(vcpu);
+    speculation::forget_branches();
     vcpu.private().lock_as(Rank::VcpuAtRest).cpu.as_dyn().load();
     vcpu.traces.loaded_on.store(here, SeqCst);
     *loaded = Some(vcpu.clone());

@@ -3,7 +3,9 @@
 //! As on Xen, features are on a list or they do not exist; what belongs to the machine (power, performance counters, other hypervisors'
 //! leaves, topology) is hidden. A lookup is an index into a table; few leaves depend on the vCPU or its registers and are patched.
 
+use super::speculation::{self, Words, leaf_7_2};
 use super::{Running, time};
+use crate::arch::speculation::{extended_8, leaf_7};
 use crate::arch::{CpuMode, Event, GuestCpu, SysReg, machine};
 use crate::types::DomId;
 
@@ -16,7 +18,7 @@ const BASIC: usize = 0xe;
 const EXTENDED: usize = 0x22;
 /// Subleaves kept of leaves 4, 7 and 0xd.
 const CACHE_SUBLEAVES: usize = 6;
-const FEATURE_SUBLEAVES: usize = 2;
+const FEATURE_SUBLEAVES: usize = 3;
 const STATE_SUBLEAVES: usize = 63;
 /// Of leaf 0xb, which is all zero but for what each vCPU has for itself.
 const TOPOLOGY_SUBLEAVES: usize = 2;
@@ -65,8 +67,8 @@ const LEAF_7_EBX: u32 = bits(&[
 ]);
 /// Leaf 7 ECX: AVX512_VBMI UMIP PKU VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID.
 const LEAF_7_ECX: u32 = bits(&[1, 2, 3, 6, 8, 9, 10, 11, 12, 14, 22]);
-/// Leaf 7 EDX: FSRM MD_CLEAR SERIALIZE.
-const LEAF_7_EDX: u32 = bits(&[4, 10, 14]);
+/// Leaf 7 EDX: FSRM SERIALIZE, and what is about speculation.
+const LEAF_7_EDX: u32 = bits(&[4, 14]) | speculation::LEAF_7_EDX;
 /// Leaf 7.1 EAX: AVX_VNNI AVX512_BF16 FZRM FSRS FSRCS.
 const LEAF_7_1_EAX: u32 = bits(&[4, 5, 10, 11, 12]);
 /// Leaf 0xd.1 EAX: XSAVEOPT XSAVEC XGETBV1.
@@ -76,8 +78,10 @@ const LEAF_E1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8, 11, 16, 21, 26]);
 /// Leaf 0x8000_0001 EDX: SYSCALL NX MMXEXT PAGE1GB RDTSCP LM, and on AMD the copy of leaf 1.
 const LEAF_E1_EDX: u32 = bits(&[11, 20, 22, 26, 27, 29]);
 const LEAF_E1_EDX_COPY: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24]);
-/// Leaf 0x8000_0008 EBX: CLZERO RSTR_FP_ERR_PTRS IBPB.
-const LEAF_E8_EBX: u32 = bits(&[0, 2, 12]);
+/// Leaf 0x8000_0008 EBX: CLZERO RSTR_FP_ERR_PTRS, and what is about speculation.
+const LEAF_E8_EBX: u32 = bits(&[0, 2]) | speculation::EXTENDED_8_EBX;
+/// Leaf 0x8000_0021 EAX: LFENCE always serializes, null selectors clear bases; and what is about speculation.
+const LEAF_E21_EAX: u32 = bits(&[2, 6]) | speculation::EXTENDED_21_EAX;
 
 /// What needs the upper halves of the YMM registers: FMA, AVX and F16C of leaf 1; AVX2 of leaf 7 EBX; VAES and VPCLMULQDQ of ECX; AVX_VNNI of
 /// leaf 7.1; XOP and FMA4 of leaf 0x8000_0001.
@@ -159,13 +163,16 @@ impl Policy {
         if max >= 7 {
             let [subleaves, ebx, ecx, edx] = host(7, 0);
             self.features[0] = [
-                subleaves.min(1),
+                subleaves.min(FEATURE_SUBLEAVES as u32 - 1),
                 ebx & LEAF_7_EBX,
                 ecx & LEAF_7_ECX,
                 edx & LEAF_7_EDX,
             ];
             if subleaves >= 1 {
                 self.features[1][0] = host(7, 1)[0] & LEAF_7_1_EAX;
+            }
+            if subleaves >= 2 {
+                self.features[2][3] = host(7, 2)[3] & leaf_7_2::POLICY;
             }
         }
     }
@@ -203,6 +210,10 @@ impl Policy {
 
     /// Take away what needs something that is not there: state components without their features, features without their state.
     fn make_consistent(&mut self) {
+        let words = self.speculation().consistent();
+        self.features[0][3] = words.leaf_7_edx;
+        self.features[2][3] = words.leaf_7_2_edx;
+        self.extended[8][1] = words.extended_8_ebx;
         let mut xcr0 = if self.has_xsave() { self.xcr0() } else { 0 };
         if self.basic[1][2] & 1 << 28 == 0 {
             xcr0 &= STATE_SSE | STATE_PKRU;
@@ -283,9 +294,12 @@ impl Policy {
         let [eax, ebx, ..] = host(0x8000_0008, 0);
         let physical = (eax & 0xff).min(address_bits);
         self.extended[8] = [eax & 0xff00 | physical, ebx & LEAF_E8_EBX, 0, 0];
+        if self.features[0][3] & leaf_7::IBRSB != 0 {
+            // By AMD's bit, so that a toolstack can offer IBPB alone.
+            self.extended[8][1] |= extended_8::IBPB;
+        }
         if amd {
-            // LFENCE always serializes, null selectors clear bases.
-            self.extended[0x21][0] = host(0x8000_0021, 0)[0] & bits(&[2, 6]);
+            self.extended[0x21][0] = host(0x8000_0021, 0)[0] & LEAF_E21_EAX;
             self.extended[0x19] = host(0x8000_0019, 0);
             self.extended[0x1a] = host(0x8000_001a, 0);
         }
@@ -299,6 +313,15 @@ impl Policy {
     /// Does leaf 7 ECX show PKU?
     pub fn has_protection_keys(&self) -> bool {
         self.features[0][2] & PKU != 0
+    }
+
+    /// The words that tell of defences against speculation.
+    pub fn speculation(&self) -> Words {
+        Words {
+            leaf_7_edx: self.features[0][3],
+            leaf_7_2_edx: self.features[2][3],
+            extended_8_ebx: self.extended[8][1],
+        }
     }
 
     /// State components that XCR0 may enable.
@@ -376,10 +399,12 @@ impl Policy {
                 (1, _, 2 | 3)
                     | (7, 0, 1..=3)
                     | (7, 1, 0)
+                    | (7, 2, 3)
                     | (0xd, 0, 0 | 3)
                     | (0xd, 1, 0)
                     | (0x8000_0001, _, 2 | 3)
                     | (0x8000_0008, _, 1)
+                    | (0x8000_0021, _, 0)
             )
         };
         let own = self.lookup(leaf, subleaf);

@@ -86,6 +86,48 @@ fn keys_need_their_register() {
     assert_eq!(policy.xcr0(), 0xe7);
 }
 
+/// As [`everything`], by another vendor.
+fn everything_of_amd(leaf: u32, subleaf: u32) -> Leaf {
+    match leaf {
+        0 => [0x20, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+        // Leaf 7 has none of Intel's bits.
+        7 if subleaf == 0 => [2, u32::MAX, u32::MAX, 0],
+        _ => everything(leaf, subleaf),
+    }
+}
+
+#[test]
+fn defences_against_speculation() {
+    let intel = Policy::new(&everything, 1, 7, 40);
+    assert_eq!(intel.lookup(7, 0)[0], 2);
+    assert_eq!(intel.lookup(7, 0)[3], bits(&[4, 10, 14, 26, 27, 28, 29, 31]));
+    assert_eq!(intel.lookup(7, 2), [0, 0, 0, bits(&[0, 1, 2, 4, 5])]);
+    assert_eq!(intel.speculation().spec_ctrl(), Some(0x4ff));
+
+    let mut amd = Policy::new(&everything_of_amd, 1, 7, 40);
+    assert_eq!(amd.lookup(7, 0)[3], 0);
+    let own = bits(&[12, 14, 15, 16, 17, 18, 19, 24, 26, 28, 29, 30]);
+    assert_eq!(amd.lookup(0x8000_0008, 0)[1], bits(&[0, 2]) | own);
+    assert_eq!(amd.lookup(0x8000_0021, 0)[0], bits(&[2, 6, 27, 28, 29]));
+    assert_eq!(amd.speculation().capabilities(u64::MAX), None);
+    // A toolstack that takes IBRS takes all of the register.
+    let mut leaf = amd.lookup(0x8000_0008, 0);
+    leaf[1] &= !(1 << 14);
+    assert_eq!(amd.set_leaf(0x8000_0008, u32::MAX, leaf), Ok(()));
+    assert_eq!(amd.lookup(0x8000_0008, 0)[1], bits(&[0, 2, 12, 26, 29, 30]));
+    assert_eq!(amd.speculation().spec_ctrl(), None);
+}
+
+#[test]
+fn ibpb_alone_is_amd_s_bit() {
+    let mut policy = Policy::new(&everything, 1, 7, 40);
+    let mut leaf = policy.lookup(7, 0);
+    leaf[3] &= !(1 << 26);
+    assert_eq!(policy.set_leaf(7, 0, leaf), Ok(()));
+    assert_eq!(policy.lookup(7, 0)[3], bits(&[4, 10, 14, 28, 29]));
+    assert_ne!(policy.lookup(0x8000_0008, 0)[1] & 1 << 12, 0);
+}
+
 #[test]
 fn compacted_areas_have_no_holes() {
     let mut policy = Policy::new(&everything, 1, 0xe7, 40);

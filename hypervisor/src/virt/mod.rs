@@ -15,6 +15,7 @@ pub mod lapic;
 pub mod mmio;
 pub mod msr;
 mod ports;
+mod speculation;
 pub mod time;
 
 use alloc::sync::Arc;

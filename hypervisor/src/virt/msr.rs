@@ -8,6 +8,7 @@ use super::{Running, control, decode, lapic, mmio, time};
 use crate::arch::fpu;
 use crate::arch::machine::is_amd;
 use crate::arch::msr_policy::msr as number;
+use crate::arch::speculation;
 use crate::arch::{CpuMode, Event, GuestCpu, Paging, SysReg};
 use crate::hw;
 use crate::mm::guest::{self, GuestVirt};
@@ -147,6 +148,13 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
         TSC_DEADLINE => lapic::tsc_deadline(running.lapic),
         X2APIC..X2APIC_END => lapic::rdmsr(running, msr).ok()?,
         number::PAT => running.cpu.read(SysReg::Pat),
+        number::SPEC_CTRL if running.policy.speculation().spec_ctrl().is_some() => {
+            running.cpu.read(SysReg::SpecCtrl)
+        }
+        number::ARCH_CAPABILITIES => {
+            let host = speculation::capabilities();
+            running.policy.speculation().capabilities(host)?
+        }
         MTRR_CAP => MTRR_CAP_VALUE,
         MTRR_DEFAULT => msrs.mtrr_default,
         MTRR_VARIABLE..MTRR_VARIABLE_END => *msrs.mtrr_variable.get((msr - MTRR_VARIABLE) as usize)?,
@@ -214,6 +222,14 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
                 .all(|kind| matches!(kind, 0 | 1 | 4..=7))
                 .then_some(())?;
             running.cpu.write(SysReg::Pat, value);
+        }
+        number::SPEC_CTRL => {
+            let bits = running.policy.speculation().spec_ctrl()?;
+            (value & !bits == 0).then_some(())?;
+            // To write what is there anyway is not to use it.
+            if value != running.cpu.read(SysReg::SpecCtrl) {
+                running.cpu.write(SysReg::SpecCtrl, value);
+            }
         }
         MTRR_DEFAULT => {
             (value & !0xcff == 0).then_some(())?;

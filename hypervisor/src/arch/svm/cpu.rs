@@ -14,7 +14,7 @@ use super::asid::AsidPool;
 use super::msrpm::Msrpm;
 use crate::arch::msr_policy::{Direct, msr};
 use crate::arch::owned::Owned;
-use crate::arch::{EnableError, Unsupported, fpu, try_msr};
+use crate::arch::{EnableError, Unsupported, fpu, speculation, try_msr};
 use crate::mm::phys;
 use crate::types::Hpa;
 
@@ -195,8 +195,6 @@ pub(super) struct Cpu {
     state: [u8; 4096],
     /// ASIDs of this CPU.
     pub asids: AsidPool,
-    /// The host's own SPEC_CTRL.
-    pub spec_ctrl: u64,
 }
 
 impl Cpu {
@@ -234,10 +232,6 @@ pub fn enable(caps: &Caps) -> Result<(), EnableError> {
     }
     let mut cpu = Owned::<Cpu>::zeroed()?;
     cpu.asids = AsidPool::new(caps.asids - 1);
-    if caps.spec_ctrl {
-        // SAFETY: CPUID says that the register exists.
-        cpu.spec_ctrl = unsafe { Msr::new(msr::SPEC_CTRL).read() };
-    }
     share(caps)?;
     fpu::init();
     let cpu = cpu.leak();
@@ -257,13 +251,12 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
         return Ok(());
     }
     let mut msrpm = Owned::<Msrpm>::zeroed()?;
-    // Virtualized, the guest's value is never on the CPU while the host runs. Otherwise each write exits, and the value is known.
-    let more: &[_] = if caps.virtual_spec_ctrl {
-        &[(msr::SPEC_CTRL, Direct::ReadWrite)]
-    } else {
-        &[]
-    };
-    msrpm.fill(more);
+    // Virtualized, the guest's value is never on the CPU while the host runs (and the host's counts in the guest as
+    // well). Otherwise each write exits, and the value is known.
+    let spec_ctrl = caps
+        .virtual_spec_ctrl
+        .then_some((msr::SPEC_CTRL, Direct::ReadWrite));
+    msrpm.fill(speculation::commands().into_iter().chain(spec_ctrl));
     HOST.call_once(|| Host {
         caps: *caps,
         msrpm: msrpm.leak(),

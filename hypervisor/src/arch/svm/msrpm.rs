@@ -14,9 +14,9 @@ const RANGES: [(u32, usize); 3] = [(0, 0), (0xc000_0000, 0x800), (0xc001_0000, 0
 
 impl Msrpm {
     /// Everything exits, but for the pass-through list and `more`.
-    pub fn fill(&mut self, more: &[(u32, Direct)]) {
+    pub fn fill(&mut self, more: impl IntoIterator<Item = (u32, Direct)>) {
         self.0.fill(0xff);
-        for &(msr, direct) in msr_policy::DIRECT.iter().chain(more) {
+        for (msr, direct) in msr_policy::DIRECT.iter().copied().chain(more) {
             let bits = match direct {
                 Direct::ReadWrite => 0b11,
                 Direct::WriteOnly => 0b10,
@@ -47,7 +47,10 @@ mod tests {
     #[test]
     fn only_the_list_passes() {
         let mut map = std::boxed::Box::new(Msrpm([0; 8192]));
-        map.fill(&[(msr::SPEC_CTRL, Direct::ReadWrite)]);
+        map.fill([
+            (msr::SPEC_CTRL, Direct::ReadWrite),
+            (msr::PRED_CMD, Direct::WriteOnly),
+        ]);
         let bits = |msr| position(msr).map_or(3, |(byte, shift)| map.0[byte] >> shift & 3);
         assert_eq!(bits(msr::LSTAR), 0);
         assert_eq!(bits(msr::TSC_AUX), 0);
@@ -59,7 +62,7 @@ mod tests {
         assert_eq!(bits(0x4000_0000), 3);
         let open: u32 = map.0.iter().map(|byte| byte.count_zeros()).sum();
         let granted = |&(_, direct): &(u32, Direct)| if direct == Direct::ReadWrite { 2 } else { 1 };
-        assert_eq!(open, msr_policy::DIRECT.iter().map(granted).sum::<u32>() + 2);
+        assert_eq!(open, msr_policy::DIRECT.iter().map(granted).sum::<u32>() + 3);
     }
 
     #[test]

@@ -220,11 +220,7 @@ impl GuestCpu for Vcpu {
             SysReg::TscAux => {
                 self.msrs.set(msr::TSC_AUX, value);
             }
-            SysReg::SpecCtrl => {
-                save.spec_ctrl = value;
-                self.spec_ctrl = value;
-                self.update_spec_ctrl();
-            }
+            SysReg::SpecCtrl => self.set_spec_ctrl(value),
             SysReg::GdtrBase => save.gdtr.base = value,
             SysReg::GdtrLimit => save.gdtr.limit = value as u32 & 0xffff,
             SysReg::IdtrBase => save.idtr.base = value,
@@ -347,7 +343,6 @@ impl GuestCpu for Vcpu {
         }
         self.cpu = cpu;
         self.host_state = Cpu::state(Cpu::current_hpa());
-        self.update_spec_ctrl();
         self.debug_regs.load();
         self.msrs.load();
         self.fpu.load();

@@ -22,6 +22,7 @@ use crate::arch::fpu::Fpu;
 use crate::arch::msr_policy::msr;
 use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
+use crate::arch::speculation;
 use crate::arch::{Event, EventKind, Exit, Gprs, GuestCpu, OutOfMemory, SegmentReg, VcpuConfig};
 use crate::types::Hpa;
 
@@ -90,6 +91,7 @@ pub struct Vcpu {
     pub(super) advanced: u8,
     /// RIP of the IRET that ends the NMI handler, not known to have completed: NMIs are still masked there.
     pub(super) returning: Option<u64>,
+    /// SPEC_CTRL as the guest sees it. Until it has written it, the CPU keeps the host's value.
     pub(super) spec_ctrl: u64,
     pub(super) debug_regs: DebugRegs,
     pub(super) msrs: SwitchedMsrs,
@@ -256,10 +258,10 @@ impl Vcpu {
     #[inline(never)]
     pub(super) fn leave(&mut self) {
         self.take_back_interrupt();
-        if let Some(cpu) = self.cpu.filter(|_| self.after.contains(After::SPEC_CTRL)) {
+        if self.after.contains(After::SPEC_CTRL) {
             self.after.remove(After::SPEC_CTRL);
-            // SAFETY: this CPU's own data; its SPEC_CTRL is the value that the host started with.
-            unsafe { Msr::new(msr::SPEC_CTRL).write(cpu.as_ref().spec_ctrl) };
+            // SAFETY: the register exists where the guest's value was put, and this is the host's own.
+            unsafe { Msr::new(msr::SPEC_CTRL).write(speculation::spec_ctrl()) };
         }
     }
 
@@ -320,16 +322,14 @@ impl Vcpu {
         }
     }
 
-    /// Does the guest's SPEC_CTRL have to be switched by hand.
-    pub(super) fn update_spec_ctrl(&mut self) {
-        let Some(cpu) = self.cpu else { return };
+    /// The guest has written SPEC_CTRL: it is switched by hand if it has to be.
+    pub(super) fn set_spec_ctrl(&mut self, value: u64) {
         let caps = &self.host.caps;
-        // SAFETY: data of the CPU that this is loaded on.
-        let differs = unsafe { cpu.as_ref() }.spec_ctrl != self.spec_ctrl;
-        self.before.set(
-            Before::SPEC_CTRL,
-            caps.spec_ctrl && !caps.virtual_spec_ctrl && differs,
-        );
+        let by_hand = caps.spec_ctrl && !caps.virtual_spec_ctrl;
+        self.spec_ctrl = value;
+        self.vmcb.save.spec_ctrl = value;
+        self.before
+            .set(Before::SPEC_CTRL, by_hand && value != speculation::spec_ctrl());
     }
 
     /// Where a software event is to return to: behind its instruction (APM vol. 2, 15.20). CPUs push RIP or, with next-RIP saving,

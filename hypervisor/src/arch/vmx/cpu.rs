@@ -7,10 +7,12 @@ use x86_64::registers::model_specific::Msr;
 
 use super::caps::{Caps, Raw, VIRTUAL_APIC, feature_control};
 use super::controls::{Primary, Secondary};
+use super::msr_bitmap::Grants;
 use super::vmcs::vmxon;
 use super::{Page, msr_bitmap};
 use crate::arch::owned::Owned;
-use crate::arch::{EnableError, OutOfMemory, Unsupported, fpu, msr_policy};
+use crate::arch::speculation::Defences;
+use crate::arch::{EnableError, OutOfMemory, Unsupported, fpu, msr_policy, speculation};
 use crate::sync::Once;
 use crate::types::Hpa;
 
@@ -90,26 +92,32 @@ pub fn probe(apicv: bool) -> Result<Caps, Unsupported> {
     raw(apicv).caps()
 }
 
-/// The SPEC_CTRL that the hypervisor runs with on this CPU; 0 where the register does not exist.
-pub(super) fn spec_ctrl() -> u64 {
-    // IBRS, STIBP or SSBD (SDM 2A, CPUID leaf 7).
-    const ANY: u32 = 1 << 26 | 1 << 27 | 1 << 31;
-    let exists = raw_cpuid::cpuid!(0).eax >= 7 && raw_cpuid::cpuid!(7, 0).edx & ANY != 0;
-    if exists {
-        read(msr_policy::msr::SPEC_CTRL)
-    } else {
-        0
-    }
-}
-
 /// What all CPUs share.
 pub(super) struct Host {
     pub caps: Caps,
-    pub msr_bitmap: Hpa,
-    /// MSR bitmap for vCPUs whose x2APIC the hardware virtualizes.
-    pub x2apic_msr_bitmap: Hpa,
+    msr_bitmaps: [Hpa; Grants::COUNT],
+    /// Loaded by each entry ([`MsrList`]), if there is something to load.
+    pub entry_msrs: Option<Hpa>,
+    /// Each entry clears buffers of the CPU.
+    pub clears_buffers: bool,
     /// The APIC-access page, which is mapped in guests and never accessed.
     pub apic_access: Hpa,
+}
+
+impl Host {
+    /// The bitmap for vCPUs that have these registers.
+    pub fn msr_bitmap(&self, grants: Grants) -> Hpa {
+        self.msr_bitmaps[usize::from(grants.bits())]
+    }
+}
+
+/// What VM entries load MSRs from (SDM 3C table 25-15): one that flushes L1D.
+#[derive(zerocopy::FromZeros)]
+#[repr(C, align(4096))]
+struct MsrList {
+    index: u32,
+    reserved: u32,
+    value: u64,
 }
 
 static HOST: Once<Host> = Once::new();
@@ -172,17 +180,26 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
     if HOST.get().is_some() {
         return Ok(());
     }
-    let mut bitmap = Owned::<Page>::zeroed()?;
-    msr_bitmap::fill(&mut bitmap.0);
-    let mut x2apic = Owned::<Page>::zeroed()?;
-    msr_bitmap::fill(&mut x2apic.0);
-    msr_bitmap::pass_x2apic(&mut x2apic.0);
-    let apic_access = Owned::<Page>::zeroed()?;
+    let mut msr_bitmaps = [Hpa(0); Grants::COUNT];
+    for (grants, bitmap) in (0..).map(Grants::from_bits_retain).zip(&mut msr_bitmaps) {
+        let mut page = Owned::<Page>::zeroed()?;
+        msr_bitmap::fill(&mut page.0, speculation::commands(), grants);
+        *bitmap = page.leak();
+    }
+    let used = speculation::used();
+    let mut entry_msrs = None;
+    if used.contains(Defences::L1D_FLUSH) {
+        let mut list = Owned::<MsrList>::zeroed()?;
+        (list.index, list.value) = (msr_policy::msr::FLUSH_CMD, speculation::FLUSH_CMD_L1D);
+        entry_msrs = Some(list.leak());
+    }
+    let apic_access = Owned::<Page>::zeroed()?.leak();
     HOST.call_once(|| Host {
         caps: *caps,
-        msr_bitmap: bitmap.leak(),
-        x2apic_msr_bitmap: x2apic.leak(),
-        apic_access: apic_access.leak(),
+        msr_bitmaps,
+        entry_msrs,
+        clears_buffers: used.contains(Defences::MD_CLEAR),
+        apic_access,
     });
     Ok(())
 }

@@ -10,6 +10,7 @@ use core::mem::offset_of;
 
 use super::field;
 use crate::arch::Gprs;
+use crate::hw::DATA_SEGMENT;
 
 /// What the world switch works on. Must not move between being told to the VMCS (HOST_RSP) and the last exit.
 #[derive(Debug, Default)]
@@ -43,9 +44,14 @@ pub const VM_FAIL: u32 = u32::MAX;
 pub enum How {
     /// VMRESUME, for a VMCS that was entered since it was last cleared.
     Resume,
-    /// VMLAUNCH, for one that was not.
-    Launch,
+    /// The same, after a VERW that clears the CPU's buffers where it does (MD_CLEAR).
+    ClearAndResume,
+    /// VMLAUNCH, for one that was not. After a VERW, too, as it is rare.
+    ClearAndLaunch,
 }
+
+/// What VERW works on. It clears for sure with the selector of a data segment that can be written.
+static SELECTOR: u16 = DATA_SEGMENT;
 
 /// Enter the guest of the current VMCS; the exit reason.
 ///
@@ -74,13 +80,15 @@ pub unsafe fn switch(world: &mut World, how: How) -> u32 {
     }
     match how {
         How::Resume => call!(resume),
-        How::Launch => call!(launch),
+        How::ClearAndResume => call!(clear_and_resume),
+        How::ClearAndLaunch => call!(clear_and_launch),
     }
 }
 
-/// `$name`: enter by `$instruction`. RDI: the world. Returns through [`exit`] with the reason in EAX, or by itself with [`VM_FAIL`].
+/// `$name`: enter by `$instruction`, the last of them. RDI: the world. Returns through [`exit`] with the reason in EAX,
+/// or by itself with [`VM_FAIL`].
 macro_rules! enter {
-    ($name:ident, $instruction:literal) => {
+    ($name:ident, $($instruction:literal),+ $(; $selector:ident)?) => {
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
             naked_asm!(
@@ -102,18 +110,20 @@ macro_rules! enter {
                 "mov r14, [rdi + 13 * 8]",
                 "mov r15, [rdi + 14 * 8]",
                 "mov rdi, [rdi + 6 * 8]",
-                $instruction,
+                $($instruction,)+
                 "mov eax, {fail}",
                 "pop rbp",
                 "pop rbx",
                 "ret",
                 fail = const VM_FAIL,
+                $(selector = sym $selector,)?
             )
         }
     };
 }
 enter!(resume, "vmresume");
-enter!(launch, "vmlaunch");
+enter!(clear_and_resume, "verw word ptr [rip + {selector}]", "vmresume"; SELECTOR);
+enter!(clear_and_launch, "verw word ptr [rip + {selector}]", "vmlaunch"; SELECTOR);
 
 /// Where the CPU arrives after an exit, RSP at the end of the registers in `World`.
 #[unsafe(naked)]

@@ -1,11 +1,29 @@
 //! The MSR bitmap (SDM 3C 25.6.9), made from the policy that both vendors share. Pure.
 
+use bitflags::bitflags;
+
 use crate::arch::apic_page::reg;
-use crate::arch::msr_policy::{DIRECT, Direct};
+use crate::arch::msr_policy::{DIRECT, Direct, msr};
 
 /// Offset of the bits for reads; those for writes are 2 KiB further on.
 const READS: usize = 0;
 const WRITES: usize = 2048;
+
+bitflags! {
+    /// What a vCPU has beyond the policy. There is a bitmap for each combination.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Grants: u8 {
+        /// The x2APIC that the hardware virtualizes.
+        const X2APIC = 1 << 0;
+        /// SPEC_CTRL, which is switched for it.
+        const SPEC_CTRL = 1 << 1;
+    }
+}
+
+impl Grants {
+    /// Number of combinations.
+    pub const COUNT: usize = 4;
+}
 
 /// The MSR of an x2APIC's register at offset 0.
 const X2APIC: u32 = 0x800;
@@ -21,10 +39,13 @@ fn position(msr: u32) -> Option<(usize, u8)> {
     Some((base + index / 8, 1 << (index % 8)))
 }
 
-/// Fill the page: everything exits but what the policy gives to guests.
-pub fn fill(bitmap: &mut [u8; 4096]) {
+/// Fill the page: everything exits but what the policy gives to guests, `more`, and `grants`.
+pub fn fill(bitmap: &mut [u8; 4096], more: impl IntoIterator<Item = (u32, Direct)>, grants: Grants) {
     bitmap.fill(0xff);
-    for &(msr, direct) in DIRECT {
+    let spec_ctrl = grants
+        .contains(Grants::SPEC_CTRL)
+        .then_some((msr::SPEC_CTRL, Direct::ReadWrite));
+    for (msr, direct) in DIRECT.iter().copied().chain(more).chain(spec_ctrl) {
         let Some((byte, bit)) = position(msr) else {
             continue;
         };
@@ -33,11 +54,14 @@ pub fn fill(bitmap: &mut [u8; 4096]) {
             bitmap[READS + byte] &= !bit;
         }
     }
+    if grants.contains(Grants::X2APIC) {
+        pass_x2apic(bitmap);
+    }
 }
 
 /// Let the hardware see to an x2APIC's registers, as far as it does so without an exit (SDM 3C 30.5): every register that can be read but the timer's
 /// current count, and writes to the task priority, EOI and self-IPI.
-pub fn pass_x2apic(bitmap: &mut [u8; 4096]) {
+fn pass_x2apic(bitmap: &mut [u8; 4096]) {
     const READ: [core::ops::RangeInclusive<u32>; 9] = [
         reg::ID..=reg::VERSION,
         reg::TPR..=reg::TPR,
@@ -65,7 +89,6 @@ pub fn pass_x2apic(bitmap: &mut [u8; 4096]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::msr_policy::msr;
 
     fn exits(bitmap: &[u8; 4096], msr: u32) -> (bool, bool) {
         let (byte, bit) = position(msr).unwrap();
@@ -75,10 +98,10 @@ mod tests {
     #[test]
     fn only_the_policy_passes() {
         let mut bitmap = [0; 4096];
-        fill(&mut bitmap);
+        fill(&mut bitmap, [], Grants::empty());
         assert_eq!(exits(&bitmap, msr::LSTAR), (false, false));
         assert_eq!(exits(&bitmap, msr::SYSENTER_EIP), (false, false));
-        assert_eq!(exits(&bitmap, msr::PRED_CMD), (true, false));
+        assert_eq!(exits(&bitmap, msr::PRED_CMD), (true, true));
         assert_eq!(exits(&bitmap, msr::EFER), (true, true));
         assert_eq!(exits(&bitmap, msr::SPEC_CTRL), (true, true));
         let clear: u32 = bitmap.iter().map(|b| b.count_zeros()).sum();
@@ -86,14 +109,20 @@ mod tests {
             .iter()
             .map(|&(_, d)| if d == Direct::ReadWrite { 2 } else { 1 });
         assert_eq!(clear, granted.sum::<u32>());
+        let more = [(msr::PRED_CMD, Direct::WriteOnly)];
+        fill(&mut bitmap, more, Grants::SPEC_CTRL);
+        assert_eq!(exits(&bitmap, msr::PRED_CMD), (true, false));
+        assert_eq!(exits(&bitmap, msr::SPEC_CTRL), (false, false));
+        assert_eq!(exits(&bitmap, msr::ARCH_CAPABILITIES), (true, true));
+        let clear_with: u32 = bitmap.iter().map(|b| b.count_zeros()).sum();
+        assert_eq!(clear_with, clear + 3);
     }
 
     #[test]
     fn of_an_x2apic_what_the_hardware_does_right() {
         let (mut plain, mut bitmap) = ([0; 4096], [0; 4096]);
-        fill(&mut plain);
-        fill(&mut bitmap);
-        pass_x2apic(&mut bitmap);
+        fill(&mut plain, [], Grants::empty());
+        fill(&mut bitmap, [], Grants::X2APIC);
         for msr in 0x800..0x900 {
             let read = matches!(msr, 0x802 | 0x803 | 0x808 | 0x80a | 0x80d | 0x80f..=0x828 | 0x830 | 0x832..=0x838 | 0x83e);
             let write = matches!(msr, 0x808 | 0x80b | 0x83f);

@@ -16,6 +16,8 @@ pub struct Pages {
     pub virtual_apic: Hpa,
     /// APIC-access page.
     pub apic_access: Hpa,
+    /// What entries load MSRs from: one.
+    pub entry_msrs: Option<Hpa>,
     /// EPT pointer.
     pub ept_pointer: u64,
 }
@@ -75,6 +77,10 @@ pub fn controls(vmcs: Current, caps: &Caps, primary: u32, secondary: Secondary, 
         field::TPR_THRESHOLD,
     ] {
         vmcs.set(zero, 0);
+    }
+    if let Some(list) = pages.entry_msrs {
+        vmcs.set(field::ENTRY_MSR_LOAD_ADDRESS, list.0);
+        vmcs.set(field::ENTRY_MSR_LOAD_COUNT, 1);
     }
     vmcs.set(field::IO_BITMAP_A, pages.io_bitmap.0);
     vmcs.set(field::IO_BITMAP_B, pages.io_bitmap.0 + 0x1000);

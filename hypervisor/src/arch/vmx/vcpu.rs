@@ -16,6 +16,7 @@ use super::controls::{ExitControls, Pin, Primary, Secondary};
 use super::entry::{self, How, VM_FAIL, World};
 use super::exit::{self, Guest, reason};
 use super::field::{self, Fields};
+use super::msr_bitmap::Grants;
 use super::virtual_apic::VirtualApic;
 use super::vmcs::{self, Current};
 use super::vpid::Vpids;
@@ -27,6 +28,7 @@ use crate::arch::msr_policy::msr;
 use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
 use crate::arch::pending::{Combined, combine};
+use crate::arch::speculation;
 use crate::arch::{EntryFailure, Event, EventKind, Exit, Left, OutOfMemory, VcpuConfig};
 use crate::sync::{Mutex, Rank};
 
@@ -79,11 +81,18 @@ bitflags! {
         const EVENT = 1 << 2;
         /// The guest has triple-faulted.
         const SHUTDOWN = 1 << 3;
-        /// The guest's SPEC_CTRL differs from the host's. Stays set.
+        /// The guest has SPEC_CTRL for itself: put its value onto the CPU, and the host's when it exits. Stays set.
         const SPEC_CTRL = 1 << 4;
         /// Enter by VMLAUNCH: the VMCS was cleared.
         const LAUNCH = 1 << 5;
+        /// Clear the CPU's buffers. Stays set.
+        const CLEAR_BUFFERS = 1 << 6;
     }
+}
+
+impl Work {
+    /// What is to be done before each entry.
+    const LASTING: Work = Work::SPEC_CTRL.union(Work::CLEAR_BUFFERS);
 }
 
 /// One guest CPU. See [`GuestCpu`](crate::arch::GuestCpu) for its methods.
@@ -113,8 +122,9 @@ pub struct Vcpu {
     pub(super) msrs: SwitchedMsrs,
     /// CR2 while not loaded.
     pub(super) cr2: u64,
+    /// SPEC_CTRL as the guest sees it. Until it has written another value, the CPU keeps the host's.
     pub(super) spec_ctrl: u64,
-    host_spec_ctrl: u64,
+    grants: Grants,
     pub(super) host: &'static cpu::Host,
 }
 
@@ -142,7 +152,11 @@ impl Vcpu {
         secondary.set(Secondary::VPID, vpid != 0);
         let vcpu = Vcpu {
             world: Box::default(),
-            work: Work::empty(),
+            work: if host.clears_buffers {
+                Work::CLEAR_BUFFERS
+            } else {
+                Work::empty()
+            },
             loaded: false,
             queued: None,
             pin: caps.pin,
@@ -167,7 +181,7 @@ impl Vcpu {
             msrs: unsafe { SwitchedMsrs::new(switched) },
             cr2: 0,
             spec_ctrl: 0,
-            host_spec_ctrl: 0,
+            grants: Grants::empty(),
             host,
         };
         // SAFETY: this CPU is in VMX operation; the page is fresh.
@@ -177,9 +191,10 @@ impl Vcpu {
         vcpu.with(|vmcs| {
             let pages = reset::Pages {
                 io_bitmap: config.io_bitmap,
-                msr_bitmap: host.msr_bitmap,
+                msr_bitmap: host.msr_bitmap(Grants::empty()),
                 virtual_apic: vcpu.apic_page.hpa(),
                 apic_access: host.apic_access,
+                entry_msrs: host.entry_msrs,
                 ept_pointer: vcpu.ept_pointer,
             };
             reset::controls(vmcs, caps, vcpu.primary, secondary, &pages, vcpu.vpid);
@@ -275,23 +290,35 @@ impl Vcpu {
             deliver(self.current(), event);
         }
         let how = if self.work.contains(Work::LAUNCH) {
-            How::Launch
+            How::ClearAndLaunch
+        } else if self.work.contains(Work::CLEAR_BUFFERS) {
+            How::ClearAndResume
         } else {
             How::Resume
         };
-        self.work &= Work::SPEC_CTRL;
-        let other_spec_ctrl = self.work.contains(Work::SPEC_CTRL);
-        if other_spec_ctrl {
-            // SAFETY: set only where the register exists, to a value that the exit loop has checked.
-            unsafe { Msr::new(msr::SPEC_CTRL).write(self.spec_ctrl) };
+        self.work &= Work::LASTING;
+        if self.work.contains(Work::SPEC_CTRL) {
+            return self.enter_with_spec_ctrl(how);
         }
         // SAFETY: as in `enter`.
-        let exit_reason = unsafe { entry::switch(&mut self.world, how) };
-        if other_spec_ctrl {
-            // SAFETY: the host's own value.
-            unsafe { Msr::new(msr::SPEC_CTRL).write(self.host_spec_ctrl) };
+        unsafe { entry::switch(&mut self.world, how) }
+    }
+
+    /// Enter with the guest's SPEC_CTRL. It is its own to write, so that only an exit tells what it is.
+    fn enter_with_spec_ctrl(&mut self, how: How) -> u32 {
+        let mut register = Msr::new(msr::SPEC_CTRL);
+        // Not after the exit: no branch comes before the host's value is back.
+        let hosts = speculation::spec_ctrl();
+        // SAFETY: the register exists where guests are offered it. Its values are the host's own, one that the exit
+        // loop has checked, or one that the CPU has taken from the guest; they do not change what instructions do. The
+        // rest as in `enter`.
+        unsafe {
+            register.write(self.spec_ctrl);
+            let exit_reason = entry::switch(&mut self.world, how);
+            self.spec_ctrl = register.read();
+            register.write(hosts);
+            exit_reason
         }
-        exit_reason
     }
 
     /// Everything about an exit but the world switch. Inlined, so that the exit is never put together in memory.
@@ -409,9 +436,22 @@ impl Vcpu {
         }
     }
 
+    /// The guest writes SPEC_CTRL. What is not the host's value is taken for the first of many, as a kernel that
+    /// protects some of its programs writes it at each switch between them: from now on that does not exit, but all
+    /// entries and exits switch the register.
     pub(super) fn set_spec_ctrl(&mut self, value: u64) {
         self.spec_ctrl = value;
-        self.work.set(Work::SPEC_CTRL, value != self.host_spec_ctrl);
+        if value != speculation::spec_ctrl() {
+            self.work |= Work::SPEC_CTRL;
+            self.grant(Grants::SPEC_CTRL, true);
+        }
+    }
+
+    /// Give or take registers that the guest then reaches without an exit.
+    pub(super) fn grant(&mut self, what: Grants, on: bool) {
+        self.grants.set(what, on);
+        let bitmap = self.host.msr_bitmap(self.grants);
+        self.with(|vmcs| vmcs.set(field::MSR_BITMAP, bitmap.0));
     }
 
     pub(super) fn attach(&mut self) {
@@ -432,8 +472,6 @@ impl Vcpu {
             // What this CPU may remember of an earlier stay, of another user of the VPID or of the page tables' frame.
             self.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
             self.cpu = this_cpu;
-            self.host_spec_ctrl = cpu::spec_ctrl();
-            self.set_spec_ctrl(self.spec_ctrl);
         }
         self.fpu.load();
         self.debug.load();

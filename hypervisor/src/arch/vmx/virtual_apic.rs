@@ -6,6 +6,7 @@
 use super::caps::VIRTUAL_APIC;
 use super::controls::Secondary;
 use super::field::{self, Field};
+use super::msr_bitmap::Grants;
 use super::vcpu::{Vcpu, Work};
 use crate::arch::apic_page::{ApicPage, reg};
 use crate::arch::{ApicMode, GuestCpu};
@@ -63,15 +64,9 @@ impl Vcpu {
             return;
         }
         let secondary = self.virtual_apic.secondary.difference(VIRTUAL_APIC) | controls(mode);
-        let bitmap = match mode {
-            ApicMode::X2Apic => self.host.x2apic_msr_bitmap,
-            ApicMode::Emulated | ApicMode::XApic => self.host.msr_bitmap,
-        };
         (self.virtual_apic.mode, self.virtual_apic.secondary) = (mode, secondary);
-        self.with(|vmcs| {
-            vmcs.set(field::SECONDARY_CONTROLS, secondary.bits());
-            vmcs.set(field::MSR_BITMAP, bitmap.0);
-        });
+        self.with(|vmcs| vmcs.set(field::SECONDARY_CONTROLS, secondary.bits()));
+        self.grant(Grants::X2APIC, mode == ApicMode::X2Apic);
         self.request_priority_window(None);
         // Translations of the APIC-access page were made for the mode before (SDM 3C 30.4.5).
         self.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
