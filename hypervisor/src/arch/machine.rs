@@ -57,6 +57,14 @@ pub fn take_host_interrupts() {
     }
 }
 
+/// A machine check came while a guest ran, of which the IDT does not learn.
+pub fn machine_check() -> ! {
+    #[cfg(target_os = "none")]
+    crate::hw::traps::machine_check();
+    #[cfg(not(target_os = "none"))]
+    panic!("machine check");
+}
+
 /// Format of the machine's nested page tables.
 pub fn nested_format() -> NestedFormat {
     match MACHINE.get() {

@@ -9,6 +9,7 @@ use super::inject;
 pub mod code {
     #![expect(missing_docs, reason = "the manual's own names, appendix C")]
     pub const EXCEPTION_DB: u64 = 0x41;
+    pub const EXCEPTION_MC: u64 = 0x52;
     pub const NMI: u64 = 0x61;
     pub const VINTR: u64 = 0x64;
     pub const IRET: u64 = 0x74;
@@ -49,6 +50,7 @@ pub fn decode(raw: Raw) -> Exit {
 #[cold]
 fn decode_rare(raw: Raw) -> Exit {
     match raw.code {
+        code::EXCEPTION_MC => Exit::MachineCheck,
         0x40..=0x5f => exception((raw.code - 0x40) as u8, raw.info1),
         0x14 | 0x18 | 0x65 => Exit::CrInstruction, // MOV to CR4 and CR8; selective write of CR0
         code::NMI => Exit::HostNmi,
@@ -209,13 +211,7 @@ mod tests {
                 error_code: Some(0)
             }
         );
-        assert_eq!(
-            at(0x52, 9),
-            Exit::Exception {
-                vector: 18,
-                error_code: None
-            }
-        );
+        assert_eq!(at(0x52, 9), Exit::MachineCheck);
     }
 
     /// As TCG (no address size) and Bochs (with) report the same OUT to COM1.

@@ -35,6 +35,7 @@ pub mod reason {
     pub const MWAIT: u16 = 36;
     pub const MONITOR: u16 = 39;
     pub const PAUSE: u16 = 40;
+    pub const MACHINE_CHECK_DURING_ENTRY: u16 = 41;
     pub const TPR_BELOW_THRESHOLD: u16 = 43;
     pub const APIC_ACCESS: u16 = 44;
     pub const VIRTUALIZED_EOI: u16 = 45;
@@ -70,6 +71,9 @@ pub struct Guest<'a> {
 pub fn decode<'a>(exit_reason: u32, fields: &impl Fields, guest: impl FnOnce() -> Guest<'a>) -> Exit {
     let basic = exit_reason as u16;
     if exit_reason & ENTRY_FAILURE != 0 {
+        if basic == reason::MACHINE_CHECK_DURING_ENTRY {
+            return Exit::MachineCheck;
+        }
         let qualification = fields.get(field::EXIT_QUALIFICATION);
         return Exit::EntryFailed(EntryFailure::GuestState {
             reason: basic,
@@ -177,6 +181,10 @@ fn exception(fields: &impl Fields) -> Exit {
     }
     if event::is_nmi(info) {
         return Exit::HostNmi;
+    }
+    // (INT 18 of the guest's is no exception, and does not exit.)
+    if info as u8 == event::MACHINE_CHECK {
+        return Exit::MachineCheck;
     }
     Exit::Exception {
         vector: info as u8,

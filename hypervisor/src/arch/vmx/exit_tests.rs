@@ -276,6 +276,16 @@ fn failures_and_the_unknown() {
     );
 }
 
+/// Both ways are the machine's, not the guest's (SDM 3C 27.8).
+#[test]
+fn machine_checks() {
+    assert_eq!(run(0, &[(INTERRUPTION, 0x8000_0312)]), Exit::MachineCheck);
+    assert_eq!(
+        decode(1 << 31 | 41, &table(&[]), || unreachable!()),
+        Exit::MachineCheck
+    );
+}
+
 #[test]
 fn interrupted_deliveries() {
     let vectoring = field::IDT_VECTORING.encoding();
