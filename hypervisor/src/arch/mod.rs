@@ -24,6 +24,7 @@ pub mod vmx;
 pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, Left, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
 
+use crate::mm::fallible;
 use crate::types::Hpa;
 use apic_page::ApicPage;
 
@@ -42,6 +43,12 @@ pub enum EnableError {
     OutOfMemory,
     /// The CPU refused, or is unlike the one that was probed: a sentence for the log.
     Refused(&'static str),
+}
+
+impl From<fallible::OutOfMemory> for OutOfMemory {
+    fn from(_: fallible::OutOfMemory) -> Self {
+        OutOfMemory
+    }
 }
 
 impl From<OutOfMemory> for EnableError {

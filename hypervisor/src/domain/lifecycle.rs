@@ -20,6 +20,7 @@ use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
 use crate::hw::time::{trusts_tsc, tsc};
+use crate::mm::fallible;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
@@ -56,6 +57,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
     if config.max_vcpus == 0 || config.max_vcpus > MAX_VCPUS {
         return Err(Errno::EINVAL);
     }
+    fallible::ensure_reserve()?;
     table::insert(config.id, |id| {
         let domain = Domain {
             id,
@@ -123,6 +125,7 @@ impl Domain {
         let tsc_offset = tsc().wrapping_neg();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
+            fallible::ensure_reserve()?;
             let vcpu = Vcpu::new(
                 Arc::downgrade(self),
                 self.id,
