@@ -56,6 +56,14 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
     }
     match judge(&fault, kind, own, is_device) {
         Verdict::Retry => {}
+        // The instruction at RIP has not begun.
+        Verdict::Emulate(_) if running.cpu.is_delivering() => {
+            crash(
+                running,
+                &fault,
+                format_args!("an event's delivery needs memory where there is none, or none to write"),
+            );
+        }
         Verdict::Emulate(target) => emulate(running, fault.gpa, target),
         Verdict::MapDevice => {
             if let Err(error) = map_device(running.domain, gfn) {
@@ -258,6 +266,27 @@ mod tests {
             judge(&fault(Access::Read), None, None, false),
             Verdict::Emulate(Target::Nothing)
         );
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_delivered_is_no_instruction() {
+        let mut world = crate::hypercall::testing::World::new();
+        // mov [rbx], eax
+        world.put(0, &[0x89u8, 0x03]);
+        let nothing = NestedFault {
+            gpa: Gpa(0xfe00_0000),
+            ..fault(Access::Write)
+        };
+        for (delivering, rip) in [(false, 2), (true, 0)] {
+            world.cpu.delivering = delivering;
+            world.cpu.set_rip(0);
+            let _ = world.caller(|running| {
+                nested_fault(running, nothing);
+                Ok(0)
+            });
+            assert_eq!(world.cpu.rip(), rip);
+            assert_eq!(world.domain.shutdown_reason().is_some(), delivering);
+        }
     }
 
     #[test]

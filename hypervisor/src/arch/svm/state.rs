@@ -260,6 +260,10 @@ impl GuestCpu for Vcpu {
         &self.apic_page
     }
 
+    fn is_delivering(&self) -> bool {
+        self.event != 0
+    }
+
     fn inject(&mut self, event: Event) {
         // Of two interrupts the second would be lost here: the caller asks first whether the guest can take one.
         debug_assert!(self.event == 0 || event.kind == EventKind::HardwareException);

@@ -406,6 +406,10 @@ impl GuestCpu for Vcpu {
         self.tell_interrupts()
     }
 
+    fn is_delivering(&self) -> bool {
+        self.work.contains(Work::EVENT)
+    }
+
     fn inject(&mut self, event: Event) {
         self.queue(event);
     }
