@@ -123,6 +123,9 @@ impl GuestCpu for Vcpu {
     fn inject(&mut self, event: Event) {
         self.injected.push(event);
     }
+    fn forget_events(&mut self) {
+        self.injected.clear();
+    }
     fn interruptible(&self) -> bool {
         self.interruptible
     }

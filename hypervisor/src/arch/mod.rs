@@ -301,6 +301,8 @@ pub trait GuestCpu: Send {
     /// Deliver `event` at the next entry. For interrupts and NMIs the caller has asked [`GuestCpu::interruptible`] or
     /// [`GuestCpu::nmi_allowed`] before.
     fn inject(&mut self, event: Event);
+    /// Forget what is to be delivered, and what holds it back: the CPU is as after INIT in this.
+    fn forget_events(&mut self);
     /// Would the guest take an external interrupt at its next entry: RFLAGS.IF, no interrupt shadow, and no event queued already.
     fn interruptible(&self) -> bool;
     /// Would the guest take an NMI at its next entry.

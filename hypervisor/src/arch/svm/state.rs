@@ -286,6 +286,17 @@ impl GuestCpu for Vcpu {
         self.before |= Before::EVENT;
     }
 
+    fn forget_events(&mut self) {
+        // What an entry has had in EVENTINJ or V_IRQ is gone from there by its exit.
+        (self.event, self.advanced, self.returning) = (0, 0, None);
+        self.before.remove(Before::EVENT | Before::TRIPLE_FAULT);
+        self.after
+            .remove(After::NMI_MASKED | After::WANT_NMI | After::STEPPING | After::OWN_TRAP);
+        self.vmcb.control.interrupt_shadow &= !SHADOW;
+        self.vmcb.control.intercept1 &= !intercept1::IRET;
+        self.touch(clean::INTERCEPTS);
+    }
+
     fn interruptible(&self) -> bool {
         self.is_ready() && self.vmcb.save.rflags & RFLAGS_IF != 0
     }

@@ -414,6 +414,15 @@ impl GuestCpu for Vcpu {
         self.queue(event);
     }
 
+    fn forget_events(&mut self) {
+        self.queued = None;
+        self.work.remove(Work::EVENT | Work::SHUTDOWN);
+        self.with(|vmcs| {
+            vmcs.set(field::GUEST_INTERRUPTIBILITY, 0);
+            vmcs.set(field::GUEST_PENDING_DEBUG, 0);
+        });
+    }
+
     fn interruptible(&self) -> bool {
         self.work.intersection(Work::EVENT | Work::SHUTDOWN).is_empty()
             && self.with(|vmcs| {
