@@ -73,6 +73,16 @@ pub fn nested_format() -> NestedFormat {
     }
 }
 
+/// log2 of the small pages in the largest page that nested page tables can map: all have pages of 2 MiB, not all of 1 GiB.
+pub fn largest_order() -> u32 {
+    let has_1g = match MACHINE.get() {
+        Some(Machine::Vmx(caps)) => caps.pages_1g,
+        // Page1GB, of nested tables as of others (APM vol. 2, 15.25.5).
+        _ => raw_cpuid::cpuid!(0x8000_0001).edx & 1 << 26 != 0,
+    };
+    if has_1g { 18 } else { 9 }
+}
+
 /// The frame to map in guests where the hardware virtualizes accesses to an xAPIC; `None`: it does not.
 pub fn apic_access_page() -> Option<Mfn> {
     vmx::apic_access_page().map(|page| page.frame())

@@ -16,7 +16,7 @@ use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
-use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu};
+use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu, machine};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
 use crate::hw::time::{trusts_tsc, tsc};
@@ -62,7 +62,12 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
         let domain = Domain {
             id,
             config,
-            p2m: P2m::new(config.format, config.address_bits, config.p2m_pool)?,
+            p2m: P2m::new(
+                config.format,
+                config.address_bits,
+                machine::largest_order(),
+                config.p2m_pool,
+            )?,
             shared_info: GuestFrame::new(id)?,
             events: EventChannels::new(config.max_evtchn_port, config.max_vcpus),
             grants: GrantTable::new(

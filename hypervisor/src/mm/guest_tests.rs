@@ -29,7 +29,7 @@ struct Guest {
 
 impl Guest {
     fn new(owner: u16) -> Guest {
-        let p2m = P2m::new(NestedFormat::Npt, 40, 64).expect("arena");
+        let p2m = P2m::new(NestedFormat::Npt, 40, 9, 64).expect("arena");
         for gfn in 0..64 {
             let mfn = frames::alloc(0).expect("arena");
             page_info::charge(DomId(owner), 1 << 0, u64::MAX).expect("no limit");

@@ -204,6 +204,8 @@ impl Encoding {
 pub struct P2m {
     root: Hpa,
     encoding: Encoding,
+    /// log2 of the small pages in the machine's largest page.
+    largest: u32,
     /// First frame that the guest cannot address.
     limit: Gfn,
     generation: AtomicU64,
@@ -214,15 +216,17 @@ pub struct P2m {
 }
 
 impl P2m {
-    /// Empty tables for a guest with `address_bits` (at most 48) bits of physical address. `pool`: table pages it may use.
+    /// Empty tables for a guest with `address_bits` (at most 48) bits of physical address, on a machine whose largest page has the order `largest`,
+    /// 18 or 9. `pool`: table pages it may use.
     ///
     /// # Errors
     /// No frame for the root.
-    pub fn new(format: NestedFormat, address_bits: u32, pool: u32) -> Result<P2m, MapError> {
+    pub fn new(format: NestedFormat, address_bits: u32, largest: u32, pool: u32) -> Result<P2m, MapError> {
         let root = new_table().ok_or(MapError::NoMemory)?;
         Ok(P2m {
             root,
             encoding: Encoding::of(format),
+            largest,
             limit: Gfn(1 << (address_bits.min(TREE_BITS) - 12)),
             generation: AtomicU64::new(0),
             tables: AtomicU32::new(0),
@@ -301,7 +305,8 @@ impl P2m {
         highest_in(&self.encoding, self.root, 27, 0)
     }
 
-    /// Map the `1 << order` frames from `gfn` on to those from `mfn` on. Takes over a reference on each.
+    /// Map the `1 << order` frames from `gfn` on to those from `mfn` on, in one page or, where the machine has none of that size, in several. Takes
+    /// over a reference on each frame.
     ///
     /// # Errors
     /// See [`MapError`]; nothing was mapped and the references are still the caller's.
@@ -331,7 +336,14 @@ impl P2m {
         let slot = slot(table, gfn, order);
         let entry = slot.load(Ordering::Acquire);
         if entry & self.encoding.present == 0 {
-            slot.store(self.encoding.leaf(mfn, order, kind), Ordering::Release);
+            let entry = if order > self.largest {
+                let table = self.take_table()?;
+                self.fill(table, order - 9, mfn, kind)?;
+                table.0 | self.encoding.table
+            } else {
+                self.encoding.leaf(mfn, order, kind)
+            };
+            slot.store(entry, Ordering::Release);
             return Ok(());
         }
         if order == 0 || entry & SUPERPAGE != 0 || !self.is_empty(Hpa(entry & ADDRESS), order - 9) {

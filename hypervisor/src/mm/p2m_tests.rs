@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn p2m(format: NestedFormat) -> P2m {
-    P2m::new(format, 40, 64).expect("arena")
+    P2m::new(format, 40, MAX_ORDER, 64).expect("arena")
 }
 
 fn unmap_all(p2m: &P2m) {
@@ -76,6 +76,20 @@ fn a_superpage_comes_back_over_empty_tables() {
     p2m.unmap(Gfn(3), 0).expect("small").expect("mapped").flush.done();
     p2m.map(Gfn(0), Mfn(0x1000), 9, Kind::RamRw).expect("empty again");
     assert_eq!(p2m.lookup(Gfn(3)).map(|entry| entry.mfn), Some(Mfn(0x1003)));
+    unmap_all(&p2m);
+}
+
+#[test]
+fn a_machine_without_pages_of_1_gib_gets_those_of_2_mib() {
+    let p2m = P2m::new(NestedFormat::Ept, 40, 9, 3).expect("arena");
+    let map = |gfn| p2m.map(Gfn(gfn), Mfn(gfn), 18, Kind::RamRw);
+    assert_eq!(map(1 << 18), Ok(()));
+    let found = p2m.lookup(Gfn((1 << 18) + 512)).expect("mapped");
+    assert_eq!((found.order, found.mfn), (9, Mfn((1 << 18) + 512)));
+    assert_eq!(map(1 << 18), Err(MapError::Occupied));
+    assert_eq!(map(2 << 18), Ok(()));
+    assert_eq!(map(3 << 18), Err(MapError::NoMemory));
+    assert_eq!(p2m.lookup(Gfn(3 << 18)), None);
     unmap_all(&p2m);
 }
 
