@@ -151,14 +151,15 @@ struct Encoding {
     uncached: u64,
 }
 
-/// SDM 3C 29.3.2, tables 29-1 to 29-7. Memory types: 6 = WB, 0 = UC (combined with the guest's PAT).
+/// SDM 3C 29.3.2, tables 29-1 to 29-7. Memory types: 6 = WB, 0 = UC. Bit 6 is "ignore PAT" (29.3.7.2): RAM is cached whatever the guest says, as others
+/// have it mapped, cached: the hypervisor, and who it is granted to. A device's registers are combined with the guest's PAT, for write combining.
 const EPT: Encoding = Encoding {
     present: 0b111,
     table: 0b111,
     write: 1 << 1,
     execute: 1 << 2,
     no_execute: 0,
-    cached: 6 << 3,
+    cached: 6 << 3 | 1 << 6,
     uncached: 0,
 };
 

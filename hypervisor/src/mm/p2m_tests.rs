@@ -24,10 +24,10 @@ fn unmap_all(p2m: &P2m) {
 #[test]
 fn entries_are_the_hardwares() {
     let ept = Encoding::of(NestedFormat::Ept);
-    assert_eq!(ept.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5037);
-    assert_eq!(ept.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_00b5);
+    assert_eq!(ept.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5077);
+    assert_eq!(ept.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_00f5);
     assert_eq!(ept.leaf(Mfn(7), 0, Kind::MmioDirect), 0x0030_0000_0000_7003);
-    assert_eq!(ept.leaf(Mfn(7), 0, Kind::GrantRo), 0x0050_0000_0000_7031);
+    assert_eq!(ept.leaf(Mfn(7), 0, Kind::GrantRo), 0x0050_0000_0000_7071);
     assert_eq!(ept.leaf(Mfn(7), 0, Kind::ApicAccess), 0x0070_0000_0000_7003);
     assert_eq!(Kind::of(0x0070_0000_0000_7003), Some(Kind::ApicAccess));
     let npt = Encoding::of(NestedFormat::Npt);
