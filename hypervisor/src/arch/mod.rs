@@ -172,7 +172,7 @@ pub struct Paging {
     pub rflags: u64,
 }
 
-/// How linear addresses translate, at supervisor level: CR3, and in one word all bits that steer a walk of the page tables besides it.
+/// How linear addresses translate, at supervisor level unless [`Translation::of_user`] made it: CR3, and in one word all bits that steer a walk of the page tables besides it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
     /// CR3.
@@ -186,6 +186,10 @@ impl Translation {
     const CR0: u64 = 1 << 16 | 1 << 31;
     /// CR4.PSE, PAE and LA57.
     const CR4: u64 = 1 << 4 | 1 << 5 | 1 << 12;
+    /// Accesses are the user's. (Bit 2 of all these registers steers no walk; of an entry it lets the user in.)
+    pub const BY_USER: u64 = 1 << 2;
+    /// CR0.WP.
+    const WP: u64 = 1 << 16;
     /// CR4.SMAP.
     const SMAP: u64 = 1 << 21;
     /// EFER.LMA and NXE.
@@ -205,6 +209,15 @@ impl Translation {
         Translation {
             cr3,
             mode: mode | suspended,
+        }
+    }
+
+    /// As code at privilege level 3 accesses data (SDM 3A 5.6.1): user pages only, and only where they may be written.
+    pub fn of_user(self) -> Translation {
+        let code = self.of_code();
+        Translation {
+            mode: code.mode | Self::BY_USER | Self::WP,
+            ..code
         }
     }
 
