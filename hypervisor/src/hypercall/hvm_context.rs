@@ -193,8 +193,8 @@ fn check_cpu(domain: &Domain, vcpu: &Vcpu, cpu: &HvmHwCpu) -> Result<(), Errno> 
         efer: cpu.msr_efer,
         rflags: cpu.rflags,
     };
-    let has_keys = vcpu.with_private(|private| private.policy.has_protection_keys());
-    if valid_state(&state, has_keys, domain.config.address_bits) {
+    let features = vcpu.with_private(|private| private.policy.cr4_features());
+    if valid_state(&state, features, domain.config.address_bits) {
         Ok(())
     } else {
         Err(Errno::EINVAL)

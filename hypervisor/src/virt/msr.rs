@@ -303,7 +303,7 @@ pub fn write_control_register(
             read_pdptes(running, &Paging { cr0: value, ..now })?;
             running.cpu.write(SysReg::Cr0, value);
         }
-        4 if control::valid_cr4(&now, running.policy.has_protection_keys(), value) => {
+        4 if control::valid_cr4(&now, running.policy.cr4_features(), value) => {
             read_pdptes(running, &Paging { cr4: value, ..now })?;
             running.cpu.write(SysReg::Cr4, value);
         }
