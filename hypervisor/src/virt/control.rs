@@ -1,6 +1,6 @@
 //! What CR0 and CR4 of a guest may be, where a write exits (SDM 2B, MOV to and from control registers; SDM 3A, 2.5). Pure.
 
-use crate::arch::{CpuMode, Paging};
+use crate::arch::{CpuMode, Paging, SysReg};
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_NW: u64 = 1 << 29;
@@ -64,6 +64,18 @@ pub fn valid_state(state: &Paging, features: u64, address_bits: u32) -> bool {
         && state.cr3 >> address_bits == 0
 }
 
+/// Would a CPU take `value` in this register, which hardware switches with the vCPU or the hypervisor loads for it? (SDM 2B, WRMSR; APM vol. 2, 5.3.1: addresses
+/// of 48 bits, as no guest has LA57.)
+pub fn valid_switched(register: SysReg, value: u64) -> bool {
+    match register {
+        SysReg::Lstar | SysReg::Cstar | SysReg::KernelGsBase | SysReg::SysenterEsp | SysReg::SysenterEip => {
+            value.cast_signed() << 16 >> 16 == value.cast_signed()
+        }
+        SysReg::Sfmask | SysReg::TscAux => value >> 32 == 0,
+        _ => true,
+    }
+}
+
 /// Does a CPU in this state page by PAE tables, of which it keeps the first four entries?
 pub fn keeps_pdptes(state: &Paging) -> bool {
     state.cr0 & CR0_PG != 0 && state.cr4 & CR4_PAE != 0 && state.efer & EFER_LME == 0
@@ -124,6 +136,20 @@ mod tests {
             ..LONG
         };
         assert!(!valid_cr0(&pcids, CpuMode::Protected32, CR0_PE));
+    }
+
+    #[test]
+    fn what_wrmsr_would_not_take() {
+        for register in [SysReg::Lstar, SysReg::Cstar, SysReg::KernelGsBase] {
+            assert!(
+                valid_switched(register, 0x7fff_ffff_ffff) && valid_switched(register, 0xffff_8000 << 32)
+            );
+            assert!(!valid_switched(register, 1 << 47) && !valid_switched(register, 0xfffe_8000 << 32));
+        }
+        for register in [SysReg::Sfmask, SysReg::TscAux] {
+            assert!(valid_switched(register, 0xffff_ffff) && !valid_switched(register, 1 << 32));
+        }
+        assert!(valid_switched(SysReg::Star, u64::MAX));
     }
 
     #[test]

@@ -232,7 +232,9 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
             if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
                 *msrs.mtrr_fixed.get_mut(range)? = value;
             } else {
-                running.cpu.write(direct(msr)?, value);
+                let register = direct(msr)?;
+                control::valid_switched(register, value).then_some(())?;
+                running.cpu.write(register, value);
             }
         }
     }
