@@ -210,6 +210,8 @@ pub struct P2m {
     /// First frame that the guest cannot address.
     limit: Gfn,
     generation: AtomicU64,
+    /// One past the last frame that was ever mapped; written by writers.
+    end: AtomicU64,
     /// Table pages in use besides the root, and how many there may be.
     tables: AtomicU32,
     pool: AtomicU32,
@@ -230,6 +232,7 @@ impl P2m {
             largest,
             limit: Gfn(1 << (address_bits.min(TREE_BITS) - 12)),
             generation: AtomicU64::new(0),
+            end: AtomicU64::new(0),
             tables: AtomicU32::new(0),
             pool: AtomicU32::new(pool),
             writer: Mutex::new(Rank::P2m, ()),
@@ -301,9 +304,9 @@ impl P2m {
         None
     }
 
-    /// Highest mapped guest frame; `None` when nothing is mapped.
-    pub fn highest_mapped(&self) -> Option<Gfn> {
-        highest_in(&self.encoding, self.root, 27, 0)
+    /// One past the last guest frame that was ever mapped. (Which is the last now would take a walk through all tables.)
+    pub fn end(&self) -> Gfn {
+        Gfn(self.end.load(Ordering::Relaxed))
     }
 
     /// Map the `1 << order` frames from `gfn` on to those from `mfn` on, in one page or, where the machine has none of that size, in several. Takes
@@ -320,6 +323,13 @@ impl P2m {
             return Err(MapError::OutOfRange);
         }
         let _writer = self.writer.lock();
+        self.map_locked(gfn, mfn, order, kind)?;
+        self.end.fetch_max(gfn.0 + (1 << order), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// [`P2m::map`] for who has checked the arguments and holds `writer`.
+    fn map_locked(&self, gfn: Gfn, mfn: Mfn, order: u32, kind: Kind) -> Result<(), MapError> {
         let mut table = self.root;
         let mut at = 27;
         while at > order {
@@ -496,20 +506,6 @@ fn free_tables(encoding: &Encoding, table: Hpa, order: u32) {
         }
     }
     frames::free(table.frame(), 0);
-}
-
-fn highest_in(encoding: &Encoding, table: Hpa, order: u32, base: u64) -> Option<Gfn> {
-    (0..ENTRIES as u64).rev().find_map(|index| {
-        let entry = slot(table, Gfn(index << order), order).load(Ordering::Acquire);
-        let first = base | index << order;
-        if entry & encoding.present == 0 {
-            None
-        } else if order == 0 || entry & SUPERPAGE != 0 {
-            Some(Gfn(first | ((1 << order) - 1)))
-        } else {
-            highest_in(encoding, Hpa(entry & ADDRESS), order - 9, first)
-        }
-    })
 }
 
 /// The entry for `gfn` in a table whose entries span `1 << order` frames.
