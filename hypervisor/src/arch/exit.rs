@@ -1,6 +1,6 @@
 //! Why a guest left: one vendor-neutral enum.
 
-use super::EventKind;
+use super::{Event, EventKind};
 use crate::types::{Gpa, Gva};
 
 /// What an access was for, as nested page tables and guest page tables know it.
@@ -118,12 +118,7 @@ pub enum Exit {
     ForbiddenInstruction,
     /// An exception that is intercepted (#DB, #AC), for the exit loop to deliver. Fault or trap semantics are
     /// the exception's own: delivering it again is always right. For #DB, DR6 is as the exception leaves it.
-    Exception {
-        /// Vector.
-        vector: u8,
-        /// Error code, where the vector has one.
-        error_code: Option<u32>,
-    },
+    Exception(Event),
     /// The machine signalled a machine check while the guest ran or was entered. It is the host's, as an interrupt is, and the guest has not
     /// seen it.
     MachineCheck,

@@ -6,7 +6,7 @@ use abi::Errno;
 use abi::sched::SHUTDOWN_REBOOT;
 
 use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports, time};
-use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg, machine};
+use crate::arch::{CpuMode, Event, Exit, GuestCpu, SysReg, machine};
 use crate::domain::vcpu::{Hold, Request};
 use crate::hw;
 use crate::hypercall::{self, Stop};
@@ -138,7 +138,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         }
         Exit::HostNmi | Exit::HostInit | Exit::Handled => {}
         // Taken by the loop itself before they get here.
-        Exit::Hypercall | Exit::Exception { .. } => {}
+        Exit::Hypercall | Exit::Exception(_) => {}
         Exit::PreemptionTimer => {
             machine::take_host_interrupts();
             running.vcpu.request(Request::LEAVE);
@@ -188,13 +188,8 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
 
 /// An exception that is intercepted for the host's sake goes on to the guest. Separate from [`handle`] as [`hypercall`] is.
 #[inline(never)]
-pub(super) fn exception(cpu: &mut impl GuestCpu, vector: u8, error_code: Option<u32>) {
-    cpu.inject(Event {
-        kind: EventKind::HardwareException,
-        vector,
-        error_code,
-        instruction_len: 0,
-    });
+pub(super) fn exception(cpu: &mut impl GuestCpu, event: Event) {
+    cpu.inject(event);
 }
 
 /// HVM_PARAM_TRIPLE_FAULT_REASON decides what it means; a reboot by default.

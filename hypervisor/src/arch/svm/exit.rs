@@ -1,6 +1,6 @@
 //! What an exit code means: a pure function from the raw fields of the VMCB to [`Exit`] (APM vol. 2, appendix C).
 
-use crate::arch::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
+use crate::arch::{Access, EntryFailure, Event, Exit, IoAccess, IoDirection, NestedFault};
 use crate::types::Gpa;
 
 use super::inject;
@@ -112,10 +112,7 @@ fn nested_fault(error: u64, address: u64) -> NestedFault {
 
 fn exception(vector: u8, info: u64) -> Exit {
     let has_error_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
-    Exit::Exception {
-        vector,
-        error_code: has_error_code.then_some(info as u32),
-    }
+    Exit::Exception(Event::exception(vector, has_error_code.then_some(info as u32)))
 }
 
 #[cfg(test)]
@@ -197,20 +194,8 @@ mod tests {
                 ..Raw::default()
             })
         };
-        assert_eq!(
-            at(0x41, 5),
-            Exit::Exception {
-                vector: 1,
-                error_code: None
-            }
-        );
-        assert_eq!(
-            at(0x51, 0),
-            Exit::Exception {
-                vector: 17,
-                error_code: Some(0)
-            }
-        );
+        assert_eq!(at(0x41, 5), Exit::Exception(Event::exception(1, None)));
+        assert_eq!(at(0x51, 0), Exit::Exception(Event::exception(17, Some(0))));
         assert_eq!(at(0x52, 9), Exit::MachineCheck);
     }
 

@@ -26,11 +26,6 @@ const fn type_bits(kind: EventKind) -> u32 {
     number << 8
 }
 
-/// Is it an NMI that valid VM-exit interruption information tells of?
-pub const fn is_nmi(info: u32) -> bool {
-    info & 7 << 8 == type_bits(EventKind::Nmi)
-}
-
 /// Does an event of this kind need the VM-entry instruction length.
 pub const fn is_software(kind: EventKind) -> bool {
     matches!(

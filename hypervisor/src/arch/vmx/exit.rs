@@ -6,7 +6,7 @@
 use super::event;
 use super::field::{self, Fields};
 use crate::arch::apic_page::DEFAULT_BASE;
-use crate::arch::{Access, CpuMode, EntryFailure, Exit, Gprs, IoAccess, IoDirection, NestedFault};
+use crate::arch::{Access, CpuMode, EntryFailure, EventKind, Exit, Gprs, IoAccess, IoDirection, NestedFault};
 use crate::types::{Gpa, Gva};
 
 /// Basic exit reasons (SDM 3D appendix C).
@@ -171,24 +171,23 @@ pub fn nmi_unblocked_by_iret(basic: u16, fields: &impl Fields) -> bool {
     told && fields.get(field::IDT_VECTORING) & event::VALID == 0
 }
 
+/// An exception goes on to the guest as what it was: INT1 is no #DB of the CPU's own, and returns behind itself.
 fn exception(fields: &impl Fields) -> Exit {
     let info = fields.get(field::EXIT_INTERRUPTION);
-    if info & event::VALID == 0 {
-        return Exit::Unknown {
+    let event = event::decode(
+        info,
+        || fields.get(field::EXIT_ERROR_CODE),
+        || fields.get(field::EXIT_INSTRUCTION_LEN),
+    );
+    match event {
+        Some(event) if event.kind == EventKind::Nmi => Exit::HostNmi,
+        // (INT 18 of the guest's is no exception, and does not exit.)
+        Some(event) if event.vector == event::MACHINE_CHECK => Exit::MachineCheck,
+        Some(event) => Exit::Exception(event),
+        None => Exit::Unknown {
             code: reason::EXCEPTION_OR_NMI.into(),
             info: info.into(),
-        };
-    }
-    if event::is_nmi(info) {
-        return Exit::HostNmi;
-    }
-    // (INT 18 of the guest's is no exception, and does not exit.)
-    if info as u8 == event::MACHINE_CHECK {
-        return Exit::MachineCheck;
-    }
-    Exit::Exception {
-        vector: info as u8,
-        error_code: (info & event::HAS_ERROR_CODE != 0).then(|| fields.get(field::EXIT_ERROR_CODE)),
+        },
     }
 }
 
