@@ -31,7 +31,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         acpi::info().cpus.len().clamp(1, MAX_CPUS),
         host.options.granularity,
     );
-    if let Err(missing) = machine::probe(host.options.apicv) {
+    if let Err(missing) = machine::probe(host.options.apicv, host.options.large_code) {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
     }
     if let Err(error) = machine::enable() {

@@ -65,7 +65,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             p2m: P2m::new(
                 config.format,
                 config.address_bits,
-                machine::largest_order(),
+                machine::pages(),
                 config.p2m_pool,
             )?,
             shared_info: GuestFrame::new(id)?,

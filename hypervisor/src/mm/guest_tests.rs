@@ -1,7 +1,7 @@
 //! Guest memory by both kinds of address, in every paging mode, against tables that the tests build.
 
 use super::*;
-use crate::arch::{NestedFormat, Paging, Translation};
+use crate::arch::{NestedFormat, Paging, Translation, machine};
 use crate::mm::p2m::Kind as Backing;
 use crate::mm::page_info::Kind;
 
@@ -29,7 +29,7 @@ struct Guest {
 
 impl Guest {
     fn new(owner: u16) -> Guest {
-        let p2m = P2m::new(NestedFormat::Npt, 40, 9, 64).expect("arena");
+        let p2m = P2m::new(NestedFormat::Npt, 40, machine::pages(), 64).expect("arena");
         for gfn in 0..64 {
             let mfn = frames::alloc(0).expect("arena");
             page_info::charge(DomId(owner), 1 << 0, u64::MAX).expect("no limit");

@@ -98,6 +98,15 @@ pub struct Entry {
     pub kind: Kind,
 }
 
+/// What pages nested page tables may have on a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pages {
+    /// log2 of the small pages in the largest page: 18 or 9.
+    pub largest: u32,
+    /// Only small pages are executed; larger ones become such by [`P2m::let_execute`].
+    pub small_code: bool,
+}
+
 /// Why an entry could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
@@ -205,8 +214,7 @@ impl Encoding {
 pub struct P2m {
     root: Hpa,
     encoding: Encoding,
-    /// log2 of the small pages in the machine's largest page.
-    largest: u32,
+    pages: Pages,
     /// First frame that the guest cannot address.
     limit: Gfn,
     generation: AtomicU64,
@@ -219,17 +227,16 @@ pub struct P2m {
 }
 
 impl P2m {
-    /// Empty tables for a guest with `address_bits` (at most 48) bits of physical address, on a machine whose largest page has the order `largest`,
-    /// 18 or 9. `pool`: table pages it may use.
+    /// Empty tables for a guest with `address_bits` (at most 48) bits of physical address. `pool`: table pages it may use.
     ///
     /// # Errors
     /// No frame for the root.
-    pub fn new(format: NestedFormat, address_bits: u32, largest: u32, pool: u32) -> Result<P2m, MapError> {
+    pub fn new(format: NestedFormat, address_bits: u32, pages: Pages, pool: u32) -> Result<P2m, MapError> {
         let root = new_table().ok_or(MapError::NoMemory)?;
         Ok(P2m {
             root,
             encoding: Encoding::of(format),
-            largest,
+            pages,
             limit: Gfn(1 << (address_bits.min(TREE_BITS) - 12)),
             generation: AtomicU64::new(0),
             end: AtomicU64::new(0),
@@ -347,12 +354,12 @@ impl P2m {
         let slot = slot(table, gfn, order);
         let entry = slot.load(Ordering::Acquire);
         if entry & self.encoding.present == 0 {
-            let entry = if order > self.largest {
+            let entry = if order > self.pages.largest {
                 let table = self.take_table()?;
                 self.fill(table, order - 9, mfn, kind)?;
                 table.0 | self.encoding.table
             } else {
-                self.encoding.leaf(mfn, order, kind)
+                self.leaf(mfn, order, kind)
             };
             slot.store(entry, Ordering::Release);
             return Ok(());
@@ -419,6 +426,33 @@ impl P2m {
         }
     }
 
+    /// Let `gfn` be executed if it is in a larger page that only was not as it is one: small pages take its place. (No flush: what is cached of it allows
+    /// less, and a violation drops it (SDM 3C 29.4.3.1).)
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]: no table for that.
+    pub fn let_execute(&self, gfn: Gfn) -> Result<(), MapError> {
+        if !self.pages.small_code || gfn >= self.limit {
+            return Ok(());
+        }
+        let _writer = self.writer.lock();
+        loop {
+            match self.descend(gfn) {
+                (slot, order @ 1.., true) => self.split(slot, order)?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn leaf(&self, mfn: Mfn, order: u32, kind: Kind) -> u64 {
+        let entry = self.encoding.leaf(mfn, order, kind);
+        if self.pages.small_code && order > 0 {
+            entry & !self.encoding.execute
+        } else {
+            entry
+        }
+    }
+
     /// The entry that decides about `gfn`, which must be below the limit: its place, its order, and whether it maps something.
     fn descend(&self, gfn: Gfn) -> (&AtomicU64, u32, bool) {
         let mut table = self.root;
@@ -456,7 +490,7 @@ impl P2m {
             let entry = slot.load(Ordering::Acquire);
             let mfn = mfn.offset(index << order);
             if entry & self.encoding.present == 0 {
-                slot.store(self.encoding.leaf(mfn, order, kind), Ordering::Release);
+                slot.store(self.leaf(mfn, order, kind), Ordering::Release);
             } else {
                 self.fill(Hpa(entry & ADDRESS), order - 9, mfn, kind)?;
             }

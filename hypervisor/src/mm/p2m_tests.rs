@@ -6,8 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+const PAGES: Pages = Pages {
+    largest: MAX_ORDER,
+    small_code: false,
+};
+
 fn p2m(format: NestedFormat) -> P2m {
-    P2m::new(format, 40, MAX_ORDER, 64).expect("arena")
+    P2m::new(format, 40, PAGES, 64).expect("arena")
 }
 
 fn unmap_all(p2m: &P2m) {
@@ -81,7 +86,8 @@ fn a_superpage_comes_back_over_empty_tables() {
 
 #[test]
 fn a_machine_without_pages_of_1_gib_gets_those_of_2_mib() {
-    let p2m = P2m::new(NestedFormat::Ept, 40, 9, 3).expect("arena");
+    let pages = Pages { largest: 9, ..PAGES };
+    let p2m = P2m::new(NestedFormat::Ept, 40, pages, 3).expect("arena");
     let map = |gfn| p2m.map(Gfn(gfn), Mfn(gfn), 18, Kind::RamRw);
     assert_eq!(map(1 << 18), Ok(()));
     let found = p2m.lookup(Gfn((1 << 18) + 512)).expect("mapped");
@@ -90,6 +96,42 @@ fn a_machine_without_pages_of_1_gib_gets_those_of_2_mib() {
     assert_eq!(map(2 << 18), Ok(()));
     assert_eq!(map(3 << 18), Err(MapError::NoMemory));
     assert_eq!(p2m.lookup(Gfn(3 << 18)), None);
+    unmap_all(&p2m);
+}
+
+#[test]
+fn code_is_in_small_pages_where_it_has_to_be() {
+    let pages = Pages {
+        small_code: true,
+        ..PAGES
+    };
+    let p2m = P2m::new(NestedFormat::Ept, 40, pages, 3).expect("arena");
+    let at = |gfn| {
+        let (slot, order, mapped) = p2m.descend(Gfn(gfn));
+        let execute = slot.load(Ordering::Relaxed) & EPT.execute != 0;
+        mapped.then_some((order, execute))
+    };
+    let gib = 1 << 18;
+    p2m.map(Gfn(gib), Mfn(gib), 18, Kind::RamRw).expect("empty");
+    assert_eq!(at(gib), Some((18, false)));
+    p2m.let_execute(Gfn(gib + 513)).expect("pool");
+    assert_eq!(at(gib), Some((9, false)));
+    assert_eq!(
+        (at(gib + 513), at(gib + 1023)),
+        (Some((0, true)), Some((0, true)))
+    );
+    assert_eq!(
+        p2m.lookup(Gfn(gib + 513)).map(|entry| entry.mfn),
+        Some(Mfn(gib + 513))
+    );
+    p2m.let_execute(Gfn(gib + 513)).expect("done already");
+    assert_eq!(p2m.let_execute(Gfn(gib)), Err(MapError::NoMemory));
+    assert_eq!(p2m.let_execute(Gfn(0)), Ok(()), "nothing there");
+    unmap_all(&p2m);
+    let p2m = P2m::new(NestedFormat::Ept, 40, PAGES, 3).expect("arena");
+    p2m.map(Gfn(512), Mfn(512), 9, Kind::RamRw).expect("empty");
+    p2m.let_execute(Gfn(512)).expect("nothing to do");
+    assert_eq!(p2m.lookup(Gfn(512)).map(|entry| entry.order), Some(9));
     unmap_all(&p2m);
 }
 

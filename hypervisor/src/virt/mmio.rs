@@ -55,6 +55,15 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
         return;
     }
     match judge(&fault, kind, own, is_device) {
+        Verdict::Retry if fault.access == Access::Execute => {
+            if let Err(error) = running.domain.p2m.let_execute(gfn) {
+                crash(
+                    running,
+                    &fault,
+                    format_args!("no small pages for its code ({error:?})"),
+                );
+            }
+        }
         Verdict::Retry => {}
         // The instruction at RIP has not begun.
         Verdict::Emulate(_) if running.cpu.is_delivering() => {
