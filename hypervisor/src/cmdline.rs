@@ -153,6 +153,8 @@ pub struct CommandLine<'a> {
     pub crash_test: Option<CrashTest>,
     /// `apicv`: the hardware sees to guests' local APICs, where it can.
     pub apicv: bool,
+    /// `ept=exec-sp`: guests may execute from large pages (Xen's superpages); `None`: where that is no danger.
+    pub large_code: Option<bool>,
     /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
     pub mwait_idle: bool,
     /// `spec-ctrl=`: what is done against attacks by speculation.
@@ -192,6 +194,7 @@ impl Default for CommandLine<'_> {
             watchdog_timeout: 5,
             crash_test: None,
             apicv: true,
+            large_code: None,
             mwait_idle: false,
             defences: Wish::NONE,
             tsc_unstable: false,
@@ -336,6 +339,19 @@ const OPTIONS: &[(&str, &str, Action)] = &[
         "apicv",
         "a boolean",
         Action::Flag(|line, value| line.apicv = value),
+    ),
+    (
+        "ept",
+        "exec-sp, no-exec-sp or exec-sp=BOOL",
+        Action::Value(|line, value| {
+            line.large_code = Some(match value.split_once('=') {
+                Some(("exec-sp", value)) => boolean(value)?,
+                None if value == "exec-sp" => true,
+                None if value == "no-exec-sp" => false,
+                _ => return None,
+            });
+            Some(())
+        }),
     ),
     (
         "tsc",

@@ -26,6 +26,11 @@ fn an_ordinary_line() {
     assert_eq!(parse("sched-gran=core").granularity, Granularity::Core);
     assert_eq!(parse("sched-gran=thread").complaints.len(), 1);
     assert!(parse("bench=floor").bench_floor && !parse("bench=ceiling").bench_floor);
+    let large_code = |text| parse(text).large_code;
+    assert_eq!(large_code("ept=exec-sp"), Some(true));
+    assert_eq!(large_code("ept=no-exec-sp"), Some(false));
+    assert_eq!(large_code("ept=exec-sp=0"), Some(false));
+    assert_eq!((large_code(""), large_code("ept=pml")), (None, None));
     assert!(line.noreboot && !parse("noreboot=off").noreboot);
 }
 

@@ -32,7 +32,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         host.options.granularity,
     );
     let defences = speculation::init(host.options.defences);
-    if let Err(missing) = machine::probe(host.options.apicv) {
+    if let Err(missing) = machine::probe(host.options.apicv, host.options.large_code) {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
     }
     if let Err(error) = machine::enable() {

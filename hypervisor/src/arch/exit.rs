@@ -1,6 +1,6 @@
 //! Why a guest left: one vendor-neutral enum.
 
-use super::EventKind;
+use super::{Event, EventKind};
 use crate::types::{Gpa, Gva};
 
 /// What an access was for, as nested page tables and guest page tables know it.
@@ -58,7 +58,7 @@ pub struct IoAccess {
 pub enum EntryFailure {
     /// VMfailValid with this VM-instruction error number (SDM 3C 31.4).
     VmInstructionError(u32),
-    /// VM-entry failed after loading guest state: basic exit reason (33, 34, 41) and qualification (SDM 3C 27.8).
+    /// VM-entry failed after loading guest state: basic exit reason (33, 34) and qualification (SDM 3C 27.8).
     GuestState {
         /// Basic exit reason.
         reason: u16,
@@ -116,14 +116,12 @@ pub enum Exit {
     UndefinedInstruction,
     /// An instruction that exists, but may not be used: #GP(0).
     ForbiddenInstruction,
-    /// An exception that is intercepted (#DB, #AC, #MC), for the exit loop to deliver or act on. Fault or trap semantics are
+    /// An exception that is intercepted (#DB, #AC), for the exit loop to deliver. Fault or trap semantics are
     /// the exception's own: delivering it again is always right. For #DB, DR6 is as the exception leaves it.
-    Exception {
-        /// Vector.
-        vector: u8,
-        /// Error code, where the vector has one.
-        error_code: Option<u32>,
-    },
+    Exception(Event),
+    /// The machine signalled a machine check while the guest ran or was entered. It is the host's, as an interrupt is, and the guest has not
+    /// seen it.
+    MachineCheck,
     /// The guest can take an interrupt now; asked for by `request_interrupt_window`.
     InterruptWindow,
     /// CR8 is below the class that `request_priority_window` named.

@@ -14,6 +14,8 @@ pub struct Vcpu {
     pub injected: Vec<Event>,
     /// How often it was told to flush.
     pub flushes: usize,
+    /// What [`GuestCpu::is_delivering`] says.
+    pub delivering: bool,
     /// Is an interrupt welcome?
     pub interruptible: bool,
     /// What [`GuestCpu::cpl`] says.
@@ -38,6 +40,7 @@ impl Vcpu {
             exits: VecDeque::new(),
             injected: Vec::new(),
             flushes: 0,
+            delivering: false,
             interruptible: true,
             cpl: 0,
             mode: CpuMode::Long,
@@ -114,8 +117,14 @@ impl GuestCpu for Vcpu {
     fn virtualize_apic(&mut self, mode: ApicMode) {
         self.apic_mode = mode;
     }
+    fn is_delivering(&self) -> bool {
+        self.delivering
+    }
     fn inject(&mut self, event: Event) {
         self.injected.push(event);
+    }
+    fn forget_events(&mut self) {
+        self.injected.clear();
     }
     fn interruptible(&self) -> bool {
         self.interruptible

@@ -20,7 +20,7 @@ use core::ptr::NonNull;
 use spin::Once;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
-use super::OutOfMemory;
+use super::{OutOfMemory, machine};
 
 /// XCR0 bits (SDM 1, 13.3).
 mod xcr0 {
@@ -53,6 +53,9 @@ pub struct Host {
     /// MXCSR bits that exist.
     pub mxcsr_mask: u32,
     optimized: bool,
+    /// A restore leaves the x87 pointers to the last instruction and its operand as they are unless an exception is pending (CVE-2006-1056): AMD's
+    /// CPUs without RstrFpErrPtrs.
+    keeps_pointers: bool,
 }
 
 static HOST: Once<Host> = Once::new();
@@ -98,6 +101,7 @@ pub fn init() {
             MINIMUM
         },
         mxcsr_mask: probe_mxcsr_mask(),
+        keeps_pointers: machine::is_amd() && !restores_pointers(),
         optimized: has_xsave && raw_cpuid::cpuid!(0xd, 1).eax & 1 != 0,
     });
 }
@@ -218,6 +222,9 @@ impl Fpu {
     /// Put the state onto this CPU.
     pub fn load(&mut self) {
         let (low, high) = halves(self.host.xcr0);
+        if self.host.keeps_pointers {
+            replace_pointers();
+        }
         // SAFETY: the area is aligned and large enough for every component in `host.xcr0`, which is what XCR0 enables now; its
         // contents came from `new`, from a save or through `check_image`, so XRSTOR cannot fault. The hypervisor uses none of the
         // registers loaded.
@@ -273,6 +280,22 @@ fn halves(value: u64) -> (u32, u32) {
     (value as u32, (value >> 32) as u32)
 }
 
+/// CPUID 8000_0008, EBX[2]: RstrFpErrPtrs (APM vol. 3, appendix E).
+fn restores_pointers() -> bool {
+    raw_cpuid::cpuid!(0x8000_0000).eax >= 0x8000_0008 && raw_cpuid::cpuid!(0x8000_0008).ebx & 1 << 2 != 0
+}
+
+/// Have the x87 pointers tell of this instead of what another vCPU has done.
+fn replace_pointers() {
+    static ZERO: u32 = 0;
+    // SAFETY: x87 state that nobody uses: it has been saved, and is about to be restored. No exception is pending, and the register that the load
+    // pushes to is free.
+    unsafe {
+        asm!("fnclex", "ffree st(7)", "fild dword ptr [{}]", in(reg) &raw const ZERO,
+            options(nostack, preserves_flags, readonly));
+    }
+}
+
 fn write_xcr0(value: u64) {
     let (low, high) = halves(value);
     // SAFETY: callers pass what CPUID lists as supported, in combinations that `valid_xcr0` accepts; the hypervisor uses no
@@ -309,6 +332,7 @@ mod tests {
             size: 832,
             mxcsr_mask: probe_mxcsr_mask(),
             optimized: false,
+            keeps_pointers: false,
         }
     }
 
@@ -339,6 +363,26 @@ mod tests {
         assert!(!good(HEADER + 63, 1), "reserved header byte");
         assert_eq!(check_image(&[0; 900], &host), Err(BadImage));
         assert_eq!(check_image(&[0; 100], &host), Err(BadImage));
+    }
+
+    #[test]
+    fn pointers_tell_nothing_of_before() {
+        /// The environment as FNSTENV stores it; the instruction pointer is its fourth word.
+        fn pointer() -> u32 {
+            let mut environment = [0u32; 7];
+            // SAFETY: writes 28 bytes; exceptions are masked, as they are already.
+            unsafe { asm!("fnstenv [{}]", in(reg) &raw mut environment, options(nostack)) };
+            environment[3]
+        }
+        let operand = 7u32;
+        // SAFETY: Rust has nothing in x87 registers between statements.
+        unsafe { asm!("fninit", "fild dword ptr [{}]", in(reg) &raw const operand, options(nostack)) };
+        let before = pointer();
+        replace_pointers();
+        let after = pointer();
+        // SAFETY: as above.
+        unsafe { asm!("fninit", options(nostack)) };
+        assert_ne!(before, after);
     }
 
     #[test]

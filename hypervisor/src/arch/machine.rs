@@ -5,6 +5,7 @@ use core::fmt;
 use super::{
     EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, speculation, svm, vmx,
 };
+use crate::mm::p2m::Pages;
 use crate::sync::Once;
 use crate::types::Mfn;
 
@@ -15,6 +16,8 @@ enum Machine {
 }
 
 static MACHINE: Once<Machine> = Once::new();
+/// Do guests execute from small pages only?
+static SMALL_CODE: Once<bool> = Once::new();
 
 /// Is the CPU one of AMD's (or Hygon's), by its vendor string? It decides which back end there can be, and how guests make hypercalls.
 pub fn is_amd() -> bool {
@@ -22,16 +25,22 @@ pub fn is_amd() -> bool {
     vendor.ecx == u32::from_le_bytes(*b"cAMD") || vendor.ecx == u32::from_le_bytes(*b"uine")
 }
 
-/// Find out what this machine can. With `apicv` its hardware sees to guests' local APICs, if it can.
+/// Find out what this machine can. With `apicv` its hardware sees to guests' local APICs, if it can. `large_code`: may guests execute from large pages;
+/// `None`: where that is no danger.
 ///
 /// # Errors
 /// A sentence that names the capability which is missing.
-pub fn probe(apicv: bool) -> Result<(), Unsupported> {
+pub fn probe(apicv: bool, large_code: Option<bool>) -> Result<(), Unsupported> {
     let machine = if is_amd() {
         Machine::Svm(svm::probe()?)
     } else {
         Machine::Vmx(vmx::probe(apicv)?)
     };
+    let small_code = match machine {
+        Machine::Svm(_) => false,
+        Machine::Vmx(_) => !large_code.unwrap_or_else(|| !vmx::multihit_affects()),
+    };
+    SMALL_CODE.call_once(|| small_code);
     MACHINE.call_once(|| machine);
     Ok(())
 }
@@ -60,11 +69,32 @@ pub fn take_host_interrupts() {
     }
 }
 
+/// A machine check came while a guest ran, of which the IDT does not learn.
+pub fn machine_check() -> ! {
+    #[cfg(target_os = "none")]
+    crate::hw::traps::machine_check();
+    #[cfg(not(target_os = "none"))]
+    panic!("machine check");
+}
+
 /// Format of the machine's nested page tables.
 pub fn nested_format() -> NestedFormat {
     match MACHINE.get() {
         Some(Machine::Vmx(_)) => NestedFormat::Ept,
         _ => NestedFormat::Npt,
+    }
+}
+
+/// What pages nested page tables may have: all machines can have those of 2 MiB, not all those of 1 GiB.
+pub fn pages() -> Pages {
+    let has_1g = match MACHINE.get() {
+        Some(Machine::Vmx(caps)) => caps.pages_1g,
+        // Page1GB, of nested tables as of others (APM vol. 2, 15.25.5).
+        _ => raw_cpuid::cpuid!(0x8000_0001).edx & 1 << 26 != 0,
+    };
+    Pages {
+        largest: if has_1g { 18 } else { 9 },
+        small_code: SMALL_CODE.get().copied().unwrap_or(false),
     }
 }
 
@@ -82,6 +112,7 @@ pub fn virtualizes_apic() -> bool {
 pub fn describe() -> impl fmt::Display {
     fmt::from_fn(|f| match MACHINE.get() {
         Some(Machine::Svm(caps)) => write!(f, "AMD-V: {caps}"),
+        Some(Machine::Vmx(caps)) if pages().small_code => write!(f, "VT-x: {caps}, code in 4K pages"),
         Some(Machine::Vmx(caps)) => write!(f, "VT-x: {caps}"),
         None => Ok(()),
     })

@@ -25,6 +25,7 @@ pub mod vmx;
 pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, Left, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
 
+use crate::mm::fallible;
 use crate::types::Hpa;
 use apic_page::ApicPage;
 
@@ -43,6 +44,12 @@ pub enum EnableError {
     OutOfMemory,
     /// The CPU refused, or is unlike the one that was probed: a sentence for the log.
     Refused(&'static str),
+}
+
+impl From<fallible::OutOfMemory> for OutOfMemory {
+    fn from(_: fallible::OutOfMemory) -> Self {
+        OutOfMemory
+    }
 }
 
 impl From<OutOfMemory> for EnableError {
@@ -166,7 +173,7 @@ pub struct Paging {
     pub rflags: u64,
 }
 
-/// How linear addresses translate, at supervisor level: CR3, and in one word all bits that steer a walk of the page tables besides it.
+/// How linear addresses translate, at supervisor level unless [`Translation::of_user`] made it: CR3, and in one word all bits that steer a walk of the page tables besides it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
     /// CR3.
@@ -180,6 +187,10 @@ impl Translation {
     const CR0: u64 = 1 << 16 | 1 << 31;
     /// CR4.PSE, PAE and LA57.
     const CR4: u64 = 1 << 4 | 1 << 5 | 1 << 12;
+    /// Accesses are the user's. (Bit 2 of all these registers steers no walk; of an entry it lets the user in.)
+    pub const BY_USER: u64 = 1 << 2;
+    /// CR0.WP.
+    const WP: u64 = 1 << 16;
     /// CR4.SMAP.
     const SMAP: u64 = 1 << 21;
     /// EFER.LMA and NXE.
@@ -199,6 +210,15 @@ impl Translation {
         Translation {
             cr3,
             mode: mode | suspended,
+        }
+    }
+
+    /// As code at privilege level 3 accesses data (SDM 3A 5.6.1): user pages only, and only where they may be written.
+    pub fn of_user(self) -> Translation {
+        let code = self.of_code();
+        Translation {
+            mode: code.mode | Self::BY_USER | Self::WP,
+            ..code
         }
     }
 
@@ -290,9 +310,13 @@ pub trait GuestCpu: Send {
     fn interrupts_changed(&mut self) -> bool {
         false
     }
+    /// Did the last exit come in the middle of an event's delivery, which begins anew at the next entry: is it no instruction's?
+    fn is_delivering(&self) -> bool;
     /// Deliver `event` at the next entry. For interrupts and NMIs the caller has asked [`GuestCpu::interruptible`] or
     /// [`GuestCpu::nmi_allowed`] before.
     fn inject(&mut self, event: Event);
+    /// Forget what is to be delivered, and what holds it back: the CPU is as after INIT in this.
+    fn forget_events(&mut self);
     /// Would the guest take an external interrupt at its next entry: RFLAGS.IF, no interrupt shadow, and no event queued already.
     fn interruptible(&self) -> bool;
     /// Would the guest take an NMI at its next entry.

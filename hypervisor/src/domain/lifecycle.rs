@@ -16,10 +16,11 @@ use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
-use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu};
+use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu, machine};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
 use crate::hw::time::{trusts_tsc, tsc};
+use crate::mm::fallible;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
@@ -56,11 +57,17 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
     if config.max_vcpus == 0 || config.max_vcpus > MAX_VCPUS {
         return Err(Errno::EINVAL);
     }
+    fallible::ensure_reserve()?;
     table::insert(config.id, |id| {
         let domain = Domain {
             id,
             config,
-            p2m: P2m::new(config.format, config.address_bits, config.p2m_pool)?,
+            p2m: P2m::new(
+                config.format,
+                config.address_bits,
+                machine::pages(),
+                config.p2m_pool,
+            )?,
             shared_info: GuestFrame::new(id)?,
             events: EventChannels::new(config.max_evtchn_port, config.max_vcpus),
             grants: GrantTable::new(
@@ -123,6 +130,7 @@ impl Domain {
         let tsc_offset = tsc().wrapping_neg();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
+            fallible::ensure_reserve()?;
             let vcpu = Vcpu::new(
                 Arc::downgrade(self),
                 self.id,

@@ -173,7 +173,7 @@ impl Vcpu {
             areas: Areas::new(),
             initialised: AtomicBool::new(false),
             entity: Entity::new(share),
-            traces: Traces::new(),
+            traces: Traces::new()?,
             timers: VcpuTimers::new(),
             upcall_vector: AtomicU8::new(0),
             private: Mutex::new(

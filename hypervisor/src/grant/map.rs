@@ -11,7 +11,7 @@ use abi::grant::{
 use super::{GrantTable, Purpose, Status};
 use crate::domain::{Domain, table};
 use crate::mm::guest::Access;
-use crate::mm::{p2m, page_info};
+use crate::mm::{fallible, p2m, page_info};
 use crate::types::{DomId, Gfn, Gpa, Mfn};
 
 /// One grant that is mapped.
@@ -75,8 +75,7 @@ impl Mappings {
             return None;
         }
         if self.chunks.len() * CHUNK == self.count as usize {
-            let mut chunk = Vec::new();
-            chunk.try_reserve_exact(CHUNK).ok()?;
+            let chunk = fallible::room(CHUNK).ok()?;
             self.chunks.try_reserve(1).ok()?;
             self.chunks.push(chunk);
         }

@@ -4,7 +4,6 @@
 //! use different grants of a third have no lock in common.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use abi::Errno;
@@ -16,6 +15,7 @@ use abi::grant::{
 use super::Status;
 use super::entry::{Entry, Use};
 use super::version::{Current, Version};
+use crate::mm::fallible;
 use crate::mm::guest::GuestFrame;
 use crate::sync::{Mutex, Once, Rank};
 use crate::types::{DomId, Gfn, Mfn, PAGE_SIZE};
@@ -63,12 +63,7 @@ pub struct Table {
 
 /// `count` empty slots.
 fn slots<T>(count: u32) -> Result<Box<[Once<T>]>, Errno> {
-    let mut slots = Vec::new();
-    slots
-        .try_reserve_exact(count as usize)
-        .map_err(|_| Errno::ENOMEM)?;
-    slots.resize_with(count as usize, Once::new);
-    Ok(slots.into())
+    Ok(fallible::slice(count as usize, |_| Once::new())?)
 }
 
 /// Fill slot `index`, if it is empty.
@@ -155,11 +150,8 @@ impl Table {
         }
         while *count < wanted {
             fill(&self.uses, *count, || {
-                let mut uses = Vec::new();
-                uses.try_reserve_exact(ENTRIES_V1 as usize)
-                    .map_err(|_| Errno::ENOMEM)?;
-                uses.resize_with(ENTRIES_V1 as usize, || Mutex::new(Rank::Grant, Use::default()));
-                Ok(uses.into())
+                let unused = |_| Mutex::new(Rank::Grant, Use::default());
+                Ok(fallible::slice(ENTRIES_V1 as usize, unused)?)
             })?;
             fill(&self.shared, *count, || new_frame(self.owner))?;
             *count += 1;

@@ -16,9 +16,10 @@ use crate::arch::regs::SegmentAttr;
 use crate::arch::{GuestCpu, Paging, Segment, SegmentReg, SysReg};
 use crate::domain::Domain;
 use crate::domain::vcpu::{Hold, Vcpu};
+use crate::mm::fallible;
 use crate::mm::guest::GuestVirt;
 use crate::types::{Gva, VcpuId};
-use crate::virt::control::valid_state;
+use crate::virt::control::{valid_state, valid_switched};
 use crate::virt::msr::{MTRR_CAP_VALUE, Msrs};
 
 /// Largest context that is taken, in bytes: all records of 128 vCPUs.
@@ -27,7 +28,7 @@ const MAX_SIZE: u32 = 1 << 20;
 /// XEN_DOMCTL_gethvmcontext: with a null buffer, only its size.
 pub(super) fn get(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     let mut request: DomctlHvmcontext = u.get();
-    let context = save(domain);
+    let context = save(domain)?;
     if !request.buffer.is_null() {
         if (request.size as usize) < context.len() {
             return Err(Errno::ENOSPC);
@@ -63,10 +64,7 @@ pub(super) fn set(caller: &mut Caller<'_>, domain: &Domain, request: &DomctlHvmc
     if request.size > MAX_SIZE {
         return Err(Errno::EINVAL);
     }
-    let mut context = Vec::new();
-    context
-        .try_reserve_exact(request.size as usize)
-        .map_err(|_| Errno::ENOMEM)?;
+    let mut context = fallible::room(request.size as usize)?;
     context.resize(request.size as usize, 0);
     memory(caller).read_bytes(Gva(request.buffer.addr()), &mut context)?;
     domain.while_paused(|| load(domain, &context))
@@ -80,9 +78,14 @@ fn write_bytes(caller: &mut Caller<'_>, at: u64, bytes: &[u8]) -> Result<(), Err
     Ok(memory(caller).write_bytes(Gva(at), bytes)?)
 }
 
-fn save(domain: &Domain) -> Vec<u8> {
+/// The most that [`save`] makes of a vCPU, and beside.
+const VCPU_SIZE: usize = 2 * size_of::<HvmSaveDescriptor>() + size_of::<HvmHwCpu>() + size_of::<HvmHwMtrr>();
+const FIXED_SIZE: usize = 2 * size_of::<HvmSaveDescriptor>() + size_of::<HvmSaveHeader>();
+
+fn save(domain: &Domain) -> Result<Vec<u8>, Errno> {
+    // All at once: it may be more than the heap has in reserve.
+    let mut context = fallible::room(FIXED_SIZE + domain.vcpus().len() * VCPU_SIZE)?;
     domain.while_paused(|| {
-        let mut context = Vec::new();
         let header = HvmSaveHeader {
             magic: HVM_FILE_MAGIC,
             version: HVM_FILE_VERSION,
@@ -112,8 +115,8 @@ fn save(domain: &Domain) -> Vec<u8> {
             );
         }
         append(&mut context, HVM_SAVE_CODE_END, 0, &[]);
-        context
-    })
+    });
+    Ok(context)
 }
 
 fn append(context: &mut Vec<u8>, typecode: u16, instance: u32, body: &[u8]) {
@@ -128,8 +131,10 @@ fn append(context: &mut Vec<u8>, typecode: u16, instance: u32, body: &[u8]) {
 
 /// All records are looked at before any is loaded.
 fn load(domain: &Domain, context: &[u8]) -> Result<(), Errno> {
-    let mut cpus: Vec<(&Arc<Vcpu>, HvmHwCpu)> = Vec::new();
-    let mut mtrrs: Vec<(&Arc<Vcpu>, HvmHwMtrr)> = Vec::new();
+    // Records may come twice.
+    let records = context.len() / size_of::<HvmHwMtrr>().min(size_of::<HvmHwCpu>());
+    let mut cpus: Vec<(&Arc<Vcpu>, HvmHwCpu)> = fallible::room(records)?;
+    let mut mtrrs: Vec<(&Arc<Vcpu>, HvmHwMtrr)> = fallible::room(records)?;
     let mut rest = context;
     let mut first = true;
     loop {
@@ -182,23 +187,6 @@ fn check_header(descriptor: &HvmSaveDescriptor, body: &[u8]) -> Result<(), Errno
         && header.magic == HVM_FILE_MAGIC
         && header.version == HVM_FILE_VERSION;
     if good { Ok(()) } else { Err(Errno::EINVAL) }
-}
-
-/// What Xen refuses: control registers and EFER with bits that do not exist or do not go together.
-fn check_cpu(domain: &Domain, vcpu: &Vcpu, cpu: &HvmHwCpu) -> Result<(), Errno> {
-    let state = Paging {
-        cr0: cpu.cr0,
-        cr3: cpu.cr3,
-        cr4: cpu.cr4,
-        efer: cpu.msr_efer,
-        rflags: cpu.rflags,
-    };
-    let has_keys = vcpu.with_private(|private| private.policy.has_protection_keys());
-    if valid_state(&state, has_keys, domain.config.address_bits) {
-        Ok(())
-    } else {
-        Err(Errno::EINVAL)
-    }
 }
 
 /// The segment registers, and where a record has each: selector, attributes, limit, base.
@@ -312,6 +300,27 @@ macro_rules! general {
     }};
 }
 
+/// What Xen refuses: control registers and EFER with bits that do not exist or do not go together; and what no CPU takes in registers that the
+/// hypervisor would load.
+fn check_cpu(domain: &Domain, vcpu: &Vcpu, cpu: &HvmHwCpu) -> Result<(), Errno> {
+    let state = Paging {
+        cr0: cpu.cr0,
+        cr3: cpu.cr3,
+        cr4: cpu.cr4,
+        efer: cpu.msr_efer,
+        rflags: cpu.rflags,
+    };
+    let features = vcpu.with_private(|private| private.policy.cr4_features());
+    let mut switched = true;
+    registers!(&mut cpu.clone(), |register, value: &mut u64| switched &=
+        valid_switched(register, *value));
+    if switched && valid_state(&state, features, domain.config.address_bits) {
+        Ok(())
+    } else {
+        Err(Errno::EINVAL)
+    }
+}
+
 fn save_cpu(vcpu: &Vcpu) -> HvmHwCpu {
     vcpu.with_private(|private| {
         let cpu = private.cpu.as_dyn();
@@ -342,6 +351,8 @@ fn save_cpu(vcpu: &Vcpu) -> HvmHwCpu {
 
 fn load_cpu(cpu: &mut dyn GuestCpu, record: &HvmHwCpu) {
     let mut record = *record;
+    // They were the state's of before.
+    cpu.forget_events();
     general!(cpu.gprs(), record, to <- from);
     cpu.set_rip(record.rip);
     registers!(&mut record, |register, value: &mut u64| cpu
@@ -379,4 +390,35 @@ fn load_mtrr(msrs: &mut Msrs, record: &HvmHwMtrr) {
     msrs.mtrr_variable = record.msr_mtrr_var;
     msrs.mtrr_fixed = record.msr_mtrr_fixed;
     msrs.mtrr_default = record.msr_mtrr_def_type;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypercall::testing::World;
+
+    #[test]
+    fn what_was_saved_is_loaded_unless_no_cpu_takes_it() {
+        let world = World::new();
+        let context = save(&world.domain).expect("memory");
+        assert!(context.len() <= FIXED_SIZE + 3 * VCPU_SIZE);
+        assert_eq!(load(&world.domain, &context), Ok(()));
+        let vcpu = world.domain.vcpu(VcpuId(0)).expect("first");
+        let good = save_cpu(vcpu);
+        let check = |change: fn(&mut HvmHwCpu)| {
+            let mut cpu = good;
+            change(&mut cpu);
+            check_cpu(&world.domain, vcpu, &cpu)
+        };
+        assert_eq!(check(|cpu| cpu.msr_lstar = 0xffff_8000 << 32), Ok(()));
+        for bad in [
+            |cpu: &mut HvmHwCpu| cpu.msr_lstar = 1 << 63,
+            |cpu: &mut HvmHwCpu| cpu.msr_cstar = 1 << 47,
+            |cpu: &mut HvmHwCpu| cpu.shadow_gs = 1 << 48,
+            |cpu: &mut HvmHwCpu| cpu.msr_syscall_mask = 1 << 32,
+            |cpu: &mut HvmHwCpu| cpu.msr_tsc_aux = 1 << 32,
+        ] {
+            assert_eq!(check(bad), Err(Errno::EINVAL));
+        }
+    }
 }

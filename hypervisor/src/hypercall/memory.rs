@@ -52,7 +52,8 @@ pub(super) fn memory_op(caller: &mut Caller<'_>, command: u64, at: u64) -> Outco
         XENMEM_MAXIMUM_RAM_PAGE => Ok(frames::highest().0),
         XENMEM_CURRENT_RESERVATION => Ok(stat_target(caller, at)?.total_pages()),
         XENMEM_MAXIMUM_RESERVATION => Ok(stat_target(caller, at)?.max_pages()),
-        XENMEM_MAXIMUM_GPFN => Ok(stat_target(caller, at)?.p2m.highest_mapped().unwrap_or(Gfn(0)).0),
+        // As Xen: the highest that there ever was.
+        XENMEM_MAXIMUM_GPFN => Ok(stat_target(caller, at)?.p2m.end().0.saturating_sub(1)),
         XENMEM_REMOVE_FROM_PHYSMAP => remove_from_physmap(caller, at),
         XENMEM_MEMORY_MAP => memory_map(caller, at),
         XENMEM_SET_MEMORY_MAP => set_memory_map(caller, at),

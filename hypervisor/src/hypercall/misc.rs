@@ -7,15 +7,18 @@ use abi::hypercall::{
 use abi::{Errno, GuestHandle};
 
 use super::{Caller, Outcome, Stop};
+use crate::arch::machine;
+use crate::hw;
 
 /// Calls that one slice of a multicall makes.
 const SLICE: u32 = 32;
 
-/// Make the calls of a list one after the other; each has a result of its own.
+/// Make the calls of a list one after the other; each has a result of its own. In between the host's interrupts come in, since each may take as long
+/// as a call may.
 pub(super) fn multicall(caller: &mut Caller<'_>, list: u64, count: u64) -> Outcome {
     let list = GuestHandle::<MulticallEntry>::new(list);
     let count = count as u32;
-    for index in 0..count.min(SLICE) {
+    for index in 0..count {
         let mut entry = caller.read_element(list, u64::from(index))?;
         let [a, b, c, ..] = entry.args;
         let result = if entry.op == u64::from(HYPERVISOR_MULTICALL) {
@@ -36,12 +39,13 @@ pub(super) fn multicall(caller: &mut Caller<'_>, list: u64, count: u64) -> Outco
             }
         }
         caller.write_element(list, u64::from(index), &entry)?;
+        let done = index + 1;
+        machine::take_host_interrupts();
+        if done < count && (done == SLICE || hw::irq::softirq_pending()) {
+            return Err(from(caller, list, done, count));
+        }
     }
-    if count > SLICE {
-        Err(from(caller, list, SLICE, count))
-    } else {
-        Ok(0)
-    }
+    Ok(0)
 }
 
 /// The multicall without its first `done` calls.

@@ -120,8 +120,8 @@ fn initialise(caller: &mut Caller<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), 
     } else {
         let address_bits = caller.domain.config.address_bits;
         vcpu.with_private(|private| {
-            let has_keys = private.policy.has_protection_keys();
-            let valid = |state: &Paging| valid_state(state, has_keys, address_bits);
+            let features = private.policy.cr4_features();
+            let valid = |state: &Paging| valid_state(state, features, address_bits);
             start_state(private.cpu.as_dyn(), &context, &valid)
         })
     };

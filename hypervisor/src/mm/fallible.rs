@@ -1,4 +1,6 @@
 //! Heap memory for what a guest asks for: none left is an error of that call. (`Box::new` and `collect` would be a panic.)
+//!
+//! None of it comes from the heap's reserve: that is for what cannot fail, which a guest cannot ask for without end.
 // UNSAFETY: makes a box of memory from the allocator.
 #![expect(unsafe_code, reason = "makes a box of memory from the allocator")]
 
@@ -10,12 +12,25 @@ use core::alloc::Layout;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
 
+/// What cannot fail may be asked of the heap now, as much as a call of dom0's takes.
+///
+/// # Errors
+/// The heap lives on its reserve.
+pub fn ensure_reserve() -> Result<(), OutOfMemory> {
+    #[cfg(target_os = "none")]
+    if !super::heap::has_reserve() {
+        return Err(OutOfMemory);
+    }
+    Ok(())
+}
+
 /// `value` in the heap.
 ///
 /// # Errors
 /// There is no memory.
 pub fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     const { assert!(size_of::<T>() != 0) };
+    ensure_reserve()?;
     // SAFETY: not of size 0.
     let at = unsafe { alloc::alloc::alloc(Layout::new::<T>()) }.cast::<T>();
     if at.is_null() {
@@ -28,13 +43,23 @@ pub fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     }
 }
 
+/// Room for `len` elements.
+///
+/// # Errors
+/// There is no memory.
+pub fn room<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+    let mut elements = Vec::new();
+    ensure_reserve()?;
+    elements.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
+    Ok(elements)
+}
+
 /// `len` elements, each made from its index.
 ///
 /// # Errors
 /// There is no memory.
 pub fn slice<T>(len: usize, element: impl FnMut(usize) -> T) -> Result<Box<[T]>, OutOfMemory> {
-    let mut elements = Vec::new();
-    elements.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
+    let mut elements = room(len)?;
     elements.extend((0..len).map(element));
     Ok(elements.into_boxed_slice())
 }

@@ -19,6 +19,9 @@ pub use super::buddy::MAX_ORDER;
 
 /// More zones than machines have; RAM beyond is not used.
 pub const MAX_ZONES: usize = 32;
+/// Free frames that no domain gets as memory: page tables and control blocks have to be had when domains have taken all else, above all
+/// to give memory back, as that splits large pages.
+const RESERVE: u64 = 256;
 /// Frames in the largest block; zones are aligned to it.
 const ALIGN: u64 = 1 << MAX_ORDER;
 
@@ -100,6 +103,21 @@ impl Frames {
         self
     }
 
+    fn alloc(&mut self, order: u32) -> Option<Mfn> {
+        let mut zones = self.zones.iter_mut().rev();
+        zones.find_map(|zone| Some(Mfn(zone.base + zone.buddy.alloc(order)? as u64)))
+    }
+
+    fn alloc_for_domain(&mut self, order: u32) -> Option<Mfn> {
+        (self.free() >= RESERVE + (1 << order))
+            .then(|| self.alloc(order))
+            .flatten()
+    }
+
+    fn free(&self) -> u64 {
+        self.zones.iter().map(|zone| zone.buddy.free_count() as u64).sum()
+    }
+
     fn zone_of(&mut self, frame: Mfn) -> Option<(&mut Zone, usize)> {
         let zone = self.zones.iter_mut().rev().find(|zone| zone.base <= frame.0)?;
         let at = zone.local(frame)?;
@@ -141,17 +159,25 @@ pub unsafe fn add(start: Mfn, count: u64) -> Result<(), NotFree> {
 
 /// Take `1 << order` frames, aligned to their size: high memory first. Their contents are anything.
 pub fn alloc(order: u32) -> Option<Mfn> {
-    let mut frames = FRAMES.lock();
-    let mut zones = frames.ready().zones.iter_mut().rev();
-    zones.find_map(|zone| Some(Mfn(zone.base + zone.buddy.alloc(order)? as u64)))
+    FRAMES.lock().ready().alloc(order)
 }
 
-/// The same, filled with zeroes.
+/// As [`alloc`], filled with zeroes.
 pub fn alloc_zeroed(order: u32) -> Option<Mfn> {
-    let first = alloc(order)?;
-    // SAFETY: just allocated, so RAM, and nobody else has it.
+    alloc(order).map(|first| zeroed(first, order))
+}
+
+/// The same for a domain's memory: some frames stay.
+pub fn alloc_zeroed_for_domain(order: u32) -> Option<Mfn> {
+    let first = FRAMES.lock().ready().alloc_for_domain(order)?;
+    Some(zeroed(first, order))
+}
+
+/// The frames from `first` on, which were just allocated.
+fn zeroed(first: Mfn, order: u32) -> Mfn {
+    // SAFETY: the callers': just allocated, so RAM, and nobody else has it.
     unsafe { phys::zero(first, 1 << order) };
-    Some(first)
+    first
 }
 
 /// Take the lowest block of `1 << order` frames, if it ends not after `limit`.
@@ -238,13 +264,7 @@ pub fn free_range(start: Mfn, count: u64) {
 
 /// Frames that are free now.
 pub fn free_count() -> u64 {
-    FRAMES
-        .lock()
-        .ready()
-        .zones
-        .iter()
-        .map(|zone| zone.buddy.free_count() as u64)
-        .sum()
+    FRAMES.lock().ready().free()
 }
 
 /// Frames that the allocator was given at boot.
@@ -278,6 +298,26 @@ mod tests {
         free(a, 0);
         free(b, 3);
         assert_eq!(alloc_below(0, Mfn(1)), None);
+    }
+
+    /// Another frame than the arena's: tests that run at the same time take from that.
+    #[test]
+    fn a_reserve_is_left_by_domains() {
+        let mut books = [0; 64];
+        let span = 2 * RESERVE as usize;
+        let books = books.get_mut(..Buddy::words_for(span)).expect("enough").to_vec();
+        let mut buddy = Buddy::new(Vec::leak(books), span);
+        buddy.free_range(0, span).expect("its own");
+        let mut frames = Frames {
+            zones: ArrayVec::from_iter([Zone { base: 0, buddy }]),
+            total: span as u64,
+        };
+        assert!(frames.alloc_for_domain(7).is_some());
+        assert!(frames.alloc_for_domain(8).is_none());
+        assert_eq!(frames.free(), 384);
+        assert!((0..128).all(|_| frames.alloc_for_domain(0).is_some()));
+        assert_eq!(frames.alloc_for_domain(0), None);
+        assert!(frames.alloc(0).is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Guest memory by both kinds of address, in every paging mode, against tables that the tests build.
 
 use super::*;
-use crate::arch::{NestedFormat, Paging};
+use crate::arch::{NestedFormat, Paging, Translation, machine};
 use crate::mm::p2m::Kind as Backing;
 use crate::mm::page_info::Kind;
 
@@ -29,7 +29,7 @@ struct Guest {
 
 impl Guest {
     fn new(owner: u16) -> Guest {
-        let p2m = P2m::new(NestedFormat::Npt, 40, 64).expect("arena");
+        let p2m = P2m::new(NestedFormat::Npt, 40, machine::pages(), 64).expect("arena");
         for gfn in 0..64 {
             let mfn = frames::alloc(0).expect("arena");
             page_info::charge(DomId(owner), 1 << 0, u64::MAX).expect("no limit");
@@ -205,6 +205,32 @@ fn rights_are_the_supervisors() {
         (false, false),
         "NX is reserved without EFER.NXE"
     );
+}
+
+#[test]
+fn users_reach_user_pages_only() {
+    let guest = Guest::new(9112);
+    let mut walks = WalkCache::new();
+    let mut both = |paging: Paging| {
+        let user = Translation::from(paging).of_user();
+        let mut memory = GuestVirt::new(&guest.p2m, &mut walks, user);
+        (
+            memory.read::<u8>(LINEAR).is_ok(),
+            memory.write(LINEAR, &0u8).is_ok(),
+        )
+    };
+    assert_eq!(both(long_mode(&guest, PRESENT | WRITE)), (false, false));
+    let paging = long_mode(&guest, PRESENT | WRITE | USER);
+    let smap = Paging {
+        cr4: paging.cr4 | CR4_SMAP,
+        ..paging
+    };
+    assert_eq!((both(paging), both(smap)), ((true, true), (true, true)));
+    let unprotected = Paging {
+        cr0: CR0_PG,
+        ..long_mode(&guest, PRESENT | USER)
+    };
+    assert_eq!(both(unprotected), (true, false), "CR0.WP is for the supervisor");
 }
 
 #[test]

@@ -98,6 +98,15 @@ pub struct Entry {
     pub kind: Kind,
 }
 
+/// What pages nested page tables may have on a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pages {
+    /// log2 of the small pages in the largest page: 18 or 9.
+    pub largest: u32,
+    /// Only small pages are executed; larger ones become such by [`P2m::let_execute`].
+    pub small_code: bool,
+}
+
 /// Why an entry could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
@@ -151,14 +160,15 @@ struct Encoding {
     uncached: u64,
 }
 
-/// SDM 3C 29.3.2, tables 29-1 to 29-7. Memory types: 6 = WB, 0 = UC (combined with the guest's PAT).
+/// SDM 3C 29.3.2, tables 29-1 to 29-7. Memory types: 6 = WB, 0 = UC. Bit 6 is "ignore PAT" (29.3.7.2): RAM is cached whatever the guest says, as others
+/// have it mapped, cached: the hypervisor, and who it is granted to. A device's registers are combined with the guest's PAT, for write combining.
 const EPT: Encoding = Encoding {
     present: 0b111,
     table: 0b111,
     write: 1 << 1,
     execute: 1 << 2,
     no_execute: 0,
-    cached: 6 << 3,
+    cached: 6 << 3 | 1 << 6,
     uncached: 0,
 };
 
@@ -204,9 +214,12 @@ impl Encoding {
 pub struct P2m {
     root: Hpa,
     encoding: Encoding,
+    pages: Pages,
     /// First frame that the guest cannot address.
     limit: Gfn,
     generation: AtomicU64,
+    /// One past the last frame that was ever mapped; written by writers.
+    end: AtomicU64,
     /// Table pages in use besides the root, and how many there may be.
     tables: AtomicU32,
     pool: AtomicU32,
@@ -218,13 +231,15 @@ impl P2m {
     ///
     /// # Errors
     /// No frame for the root.
-    pub fn new(format: NestedFormat, address_bits: u32, pool: u32) -> Result<P2m, MapError> {
+    pub fn new(format: NestedFormat, address_bits: u32, pages: Pages, pool: u32) -> Result<P2m, MapError> {
         let root = new_table().ok_or(MapError::NoMemory)?;
         Ok(P2m {
             root,
             encoding: Encoding::of(format),
+            pages,
             limit: Gfn(1 << (address_bits.min(TREE_BITS) - 12)),
             generation: AtomicU64::new(0),
+            end: AtomicU64::new(0),
             tables: AtomicU32::new(0),
             pool: AtomicU32::new(pool),
             writer: Mutex::new(Rank::P2m, ()),
@@ -296,12 +311,13 @@ impl P2m {
         None
     }
 
-    /// Highest mapped guest frame; `None` when nothing is mapped.
-    pub fn highest_mapped(&self) -> Option<Gfn> {
-        highest_in(&self.encoding, self.root, 27, 0)
+    /// One past the last guest frame that was ever mapped. (Which is the last now would take a walk through all tables.)
+    pub fn end(&self) -> Gfn {
+        Gfn(self.end.load(Ordering::Relaxed))
     }
 
-    /// Map the `1 << order` frames from `gfn` on to those from `mfn` on. Takes over a reference on each.
+    /// Map the `1 << order` frames from `gfn` on to those from `mfn` on, in one page or, where the machine has none of that size, in several. Takes
+    /// over a reference on each frame.
     ///
     /// # Errors
     /// See [`MapError`]; nothing was mapped and the references are still the caller's.
@@ -314,6 +330,13 @@ impl P2m {
             return Err(MapError::OutOfRange);
         }
         let _writer = self.writer.lock();
+        self.map_locked(gfn, mfn, order, kind)?;
+        self.end.fetch_max(gfn.0 + (1 << order), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// [`P2m::map`] for who has checked the arguments and holds `writer`.
+    fn map_locked(&self, gfn: Gfn, mfn: Mfn, order: u32, kind: Kind) -> Result<(), MapError> {
         let mut table = self.root;
         let mut at = 27;
         while at > order {
@@ -331,7 +354,14 @@ impl P2m {
         let slot = slot(table, gfn, order);
         let entry = slot.load(Ordering::Acquire);
         if entry & self.encoding.present == 0 {
-            slot.store(self.encoding.leaf(mfn, order, kind), Ordering::Release);
+            let entry = if order > self.pages.largest {
+                let table = self.take_table()?;
+                self.fill(table, order - 9, mfn, kind)?;
+                table.0 | self.encoding.table
+            } else {
+                self.leaf(mfn, order, kind)
+            };
+            slot.store(entry, Ordering::Release);
             return Ok(());
         }
         if order == 0 || entry & SUPERPAGE != 0 || !self.is_empty(Hpa(entry & ADDRESS), order - 9) {
@@ -396,6 +426,33 @@ impl P2m {
         }
     }
 
+    /// Let `gfn` be executed if it is in a larger page that only was not as it is one: small pages take its place. (No flush: what is cached of it allows
+    /// less, and a violation drops it (SDM 3C 29.4.3.1).)
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]: no table for that.
+    pub fn let_execute(&self, gfn: Gfn) -> Result<(), MapError> {
+        if !self.pages.small_code || gfn >= self.limit {
+            return Ok(());
+        }
+        let _writer = self.writer.lock();
+        loop {
+            match self.descend(gfn) {
+                (slot, order @ 1.., true) => self.split(slot, order)?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn leaf(&self, mfn: Mfn, order: u32, kind: Kind) -> u64 {
+        let entry = self.encoding.leaf(mfn, order, kind);
+        if self.pages.small_code && order > 0 {
+            entry & !self.encoding.execute
+        } else {
+            entry
+        }
+    }
+
     /// The entry that decides about `gfn`, which must be below the limit: its place, its order, and whether it maps something.
     fn descend(&self, gfn: Gfn) -> (&AtomicU64, u32, bool) {
         let mut table = self.root;
@@ -433,7 +490,7 @@ impl P2m {
             let entry = slot.load(Ordering::Acquire);
             let mfn = mfn.offset(index << order);
             if entry & self.encoding.present == 0 {
-                slot.store(self.encoding.leaf(mfn, order, kind), Ordering::Release);
+                slot.store(self.leaf(mfn, order, kind), Ordering::Release);
             } else {
                 self.fill(Hpa(entry & ADDRESS), order - 9, mfn, kind)?;
             }
@@ -483,20 +540,6 @@ fn free_tables(encoding: &Encoding, table: Hpa, order: u32) {
         }
     }
     frames::free(table.frame(), 0);
-}
-
-fn highest_in(encoding: &Encoding, table: Hpa, order: u32, base: u64) -> Option<Gfn> {
-    (0..ENTRIES as u64).rev().find_map(|index| {
-        let entry = slot(table, Gfn(index << order), order).load(Ordering::Acquire);
-        let first = base | index << order;
-        if entry & encoding.present == 0 {
-            None
-        } else if order == 0 || entry & SUPERPAGE != 0 {
-            Some(Gfn(first | ((1 << order) - 1)))
-        } else {
-            highest_in(encoding, Hpa(entry & ADDRESS), order - 9, first)
-        }
-    })
 }
 
 /// The entry for `gfn` in a table whose entries span `1 << order` frames.

@@ -6,8 +6,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+const PAGES: Pages = Pages {
+    largest: MAX_ORDER,
+    small_code: false,
+};
+
 fn p2m(format: NestedFormat) -> P2m {
-    P2m::new(format, 40, 64).expect("arena")
+    P2m::new(format, 40, PAGES, 64).expect("arena")
 }
 
 fn unmap_all(p2m: &P2m) {
@@ -24,10 +29,10 @@ fn unmap_all(p2m: &P2m) {
 #[test]
 fn entries_are_the_hardwares() {
     let ept = Encoding::of(NestedFormat::Ept);
-    assert_eq!(ept.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5037);
-    assert_eq!(ept.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_00b5);
+    assert_eq!(ept.leaf(Mfn(5), 0, Kind::RamRw), 0x0010_0000_0000_5077);
+    assert_eq!(ept.leaf(Mfn(0x200), 9, Kind::RamRo), 0x0020_0000_0020_00f5);
     assert_eq!(ept.leaf(Mfn(7), 0, Kind::MmioDirect), 0x0030_0000_0000_7003);
-    assert_eq!(ept.leaf(Mfn(7), 0, Kind::GrantRo), 0x0050_0000_0000_7031);
+    assert_eq!(ept.leaf(Mfn(7), 0, Kind::GrantRo), 0x0050_0000_0000_7071);
     assert_eq!(ept.leaf(Mfn(7), 0, Kind::ApicAccess), 0x0070_0000_0000_7003);
     assert_eq!(Kind::of(0x0070_0000_0000_7003), Some(Kind::ApicAccess));
     let npt = Encoding::of(NestedFormat::Npt);
@@ -50,7 +55,7 @@ fn bad_requests_are_refused() {
     p2m.map(Gfn(512), Mfn(512), 9, Kind::RamRw).expect("empty");
     assert_eq!(p2m.map(Gfn(513), Mfn(1), 0, Kind::RamRw), Err(MapError::Occupied));
     assert_eq!(p2m.map(Gfn(0), Mfn(0), 18, Kind::RamRw), Err(MapError::Occupied));
-    assert_eq!(p2m.highest_mapped(), Some(Gfn(1023)));
+    assert_eq!(p2m.end(), Gfn(1024));
     p2m.set_pool(0);
     assert_eq!(
         p2m.map(Gfn(1 << 20), Mfn(0), 0, Kind::RamRw),
@@ -76,6 +81,57 @@ fn a_superpage_comes_back_over_empty_tables() {
     p2m.unmap(Gfn(3), 0).expect("small").expect("mapped").flush.done();
     p2m.map(Gfn(0), Mfn(0x1000), 9, Kind::RamRw).expect("empty again");
     assert_eq!(p2m.lookup(Gfn(3)).map(|entry| entry.mfn), Some(Mfn(0x1003)));
+    unmap_all(&p2m);
+}
+
+#[test]
+fn a_machine_without_pages_of_1_gib_gets_those_of_2_mib() {
+    let pages = Pages { largest: 9, ..PAGES };
+    let p2m = P2m::new(NestedFormat::Ept, 40, pages, 3).expect("arena");
+    let map = |gfn| p2m.map(Gfn(gfn), Mfn(gfn), 18, Kind::RamRw);
+    assert_eq!(map(1 << 18), Ok(()));
+    let found = p2m.lookup(Gfn((1 << 18) + 512)).expect("mapped");
+    assert_eq!((found.order, found.mfn), (9, Mfn((1 << 18) + 512)));
+    assert_eq!(map(1 << 18), Err(MapError::Occupied));
+    assert_eq!(map(2 << 18), Ok(()));
+    assert_eq!(map(3 << 18), Err(MapError::NoMemory));
+    assert_eq!(p2m.lookup(Gfn(3 << 18)), None);
+    unmap_all(&p2m);
+}
+
+#[test]
+fn code_is_in_small_pages_where_it_has_to_be() {
+    let pages = Pages {
+        small_code: true,
+        ..PAGES
+    };
+    let p2m = P2m::new(NestedFormat::Ept, 40, pages, 3).expect("arena");
+    let at = |gfn| {
+        let (slot, order, mapped) = p2m.descend(Gfn(gfn));
+        let execute = slot.load(Ordering::Relaxed) & EPT.execute != 0;
+        mapped.then_some((order, execute))
+    };
+    let gib = 1 << 18;
+    p2m.map(Gfn(gib), Mfn(gib), 18, Kind::RamRw).expect("empty");
+    assert_eq!(at(gib), Some((18, false)));
+    p2m.let_execute(Gfn(gib + 513)).expect("pool");
+    assert_eq!(at(gib), Some((9, false)));
+    assert_eq!(
+        (at(gib + 513), at(gib + 1023)),
+        (Some((0, true)), Some((0, true)))
+    );
+    assert_eq!(
+        p2m.lookup(Gfn(gib + 513)).map(|entry| entry.mfn),
+        Some(Mfn(gib + 513))
+    );
+    p2m.let_execute(Gfn(gib + 513)).expect("done already");
+    assert_eq!(p2m.let_execute(Gfn(gib)), Err(MapError::NoMemory));
+    assert_eq!(p2m.let_execute(Gfn(0)), Ok(()), "nothing there");
+    unmap_all(&p2m);
+    let p2m = P2m::new(NestedFormat::Ept, 40, PAGES, 3).expect("arena");
+    p2m.map(Gfn(512), Mfn(512), 9, Kind::RamRw).expect("empty");
+    p2m.let_execute(Gfn(512)).expect("nothing to do");
+    assert_eq!(p2m.lookup(Gfn(512)).map(|entry| entry.order), Some(9));
     unmap_all(&p2m);
 }
 
@@ -160,7 +216,7 @@ proptest! {
                 let expected = find(&model, probe).map(|(first, (mfn, _, kind))| (Mfn(mfn + probe - first), kind));
                 prop_assert_eq!(p2m.lookup(Gfn(probe)).map(|entry| (entry.mfn, entry.kind)), expected, "gfn {:#x}", probe);
             }
-            prop_assert_eq!(p2m.highest_mapped().is_some(), !model.is_empty());
+            prop_assert!(model.iter().all(|(first, (_, order, _))| first + (1 << order) <= p2m.end().0));
         }
     }
 }

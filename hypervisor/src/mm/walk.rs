@@ -334,9 +334,14 @@ fn check_leaf(entry: u64, shift: u32, mode: u64) -> Result<(), Fault> {
     }
 }
 
-/// SDM 3A 5.6.1, supervisor-mode accesses; `rights` are the ones that all levels give.
+/// SDM 3A 5.6.1; `rights` are the ones that all levels give.
 fn check_rights(rights: u64, mode: u64, access: Access) -> Result<(), Fault> {
-    if rights & USER != 0 && mode & CR4_SMAP != 0 && mode & RFLAGS_AC == 0 {
+    let forbidden = if rights & USER != 0 {
+        mode & CR4_SMAP != 0 && mode & RFLAGS_AC == 0
+    } else {
+        mode & Translation::BY_USER != 0
+    };
+    if forbidden {
         return Err(Fault);
     }
     if access == Access::Write && rights & WRITE == 0 && mode & CR0_WP != 0 {

@@ -1,11 +1,14 @@
 //! A binary heap, least key first, whose entries know where they are: moving one, or taking it out, is O(log n). Keys are deadlines in one use, and
 //! virtual time in the other.
+//!
+//! Items go in where nothing can fail; so who makes one sees to it that [`Heap::reserve`] has been told of it before.
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::domain::vcpu::NEVER;
+use crate::mm::fallible::OutOfMemory;
 
 /// A [`Slot::slot`] of something that is in no heap.
 pub const UNQUEUED: u32 = u32::MAX;
@@ -30,6 +33,15 @@ impl<T: Slot<K>, K> Heap<T, K> {
             heap: Vec::new(),
             used_for: PhantomData,
         }
+    }
+
+    /// Have memory for `count` items.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn reserve(&mut self, count: usize) -> Result<(), OutOfMemory> {
+        let more = count.saturating_sub(self.heap.len());
+        self.heap.try_reserve(more).map_err(|_| OutOfMemory)
     }
 
     /// The least key, or [`NEVER`].
@@ -147,6 +159,24 @@ mod tests {
         fn slot(&self) -> &AtomicU32 {
             &self.slot
         }
+    }
+
+    #[test]
+    fn what_is_reserved_needs_no_more_memory() {
+        let items: Vec<_> = (0..9)
+            .map(|id| {
+                Arc::new(Item {
+                    id,
+                    slot: AtomicU32::new(UNQUEUED),
+                })
+            })
+            .collect();
+        let mut queue = Heap::<_, ()>::new();
+        assert_eq!(queue.reserve(usize::MAX), Err(OutOfMemory));
+        queue.reserve(items.len()).expect("memory");
+        let place = queue.heap.as_ptr();
+        items.iter().for_each(|item| queue.set(item, item.id as u64));
+        assert_eq!(queue.heap.as_ptr(), place);
     }
 
     proptest! {

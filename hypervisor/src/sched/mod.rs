@@ -25,7 +25,7 @@ pub use share::Share;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
 
@@ -33,6 +33,7 @@ use crate::domain::Domain;
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
+use crate::mm::fallible::OutOfMemory;
 use crate::sync::{Mutex, Once, Rank};
 use heap::{Heap, Slot, UNQUEUED};
 use scheduler::{Machine, Scheduler, State, Task};
@@ -63,20 +64,35 @@ pub struct Traces {
     timer_slot: AtomicU32,
 }
 
+/// How many vCPUs there are: each has its place in the queues of all CPUs, those that do not run yet among them, as it is put there where nothing
+/// can fail.
+static VCPUS: AtomicUsize = AtomicUsize::new(0);
+
 impl Traces {
-    /// Those of a vCPU that never ran: none.
-    pub fn new() -> Self {
-        Self {
+    /// Those of a vCPU that never ran: none but its places.
+    ///
+    /// # Errors
+    /// There is no memory for these.
+    pub fn new() -> Result<Self, OutOfMemory> {
+        let count = VCPUS.fetch_add(1, SeqCst) + 1;
+        let traces = Self {
             loaded_on: AtomicU32::new(registers::NOWHERE),
             timer_cpu: Mutex::new(Rank::TimerCpu, 0),
             timer_slot: AtomicU32::new(UNQUEUED),
+        };
+        for cpu in CPUS.get().into_iter().flatten() {
+            cpu.timers.lock().reserve(count)?;
         }
+        if let Some(scheduler) = SCHEDULER.get() {
+            scheduler.reserve(count)?;
+        }
+        Ok(traces)
     }
 }
 
-impl Default for Traces {
-    fn default() -> Self {
-        Self::new()
+impl Drop for Traces {
+    fn drop(&mut self) {
+        VCPUS.fetch_sub(1, SeqCst);
     }
 }
 

@@ -13,6 +13,7 @@ use super::entity::Owner;
 use super::heap::Heap;
 use super::mask::CpuSet;
 use super::scheduler::Task;
+use crate::mm::fallible::OutOfMemory;
 
 /// The owner of a class that is for all domains.
 const ANY: Owner = 0;
@@ -72,6 +73,22 @@ impl<T: Task> RunQueue<T> {
             waiting: 0,
             weight: 0,
         }
+    }
+
+    /// Have memory for `count` tasks that wait: in the class that is for all, and for as many other classes, of which no task is in more than one.
+    /// How many tasks wait in one of those is an administrator's choice of CPUs, or a domain's size with core scheduling: they grow as it is made use
+    /// of, by the heap's own reserve if need be.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn reserve(&mut self, count: usize) -> Result<(), OutOfMemory> {
+        let more = (count + 1).saturating_sub(self.classes.len());
+        self.classes.try_reserve(more).map_err(|_| OutOfMemory)?;
+        let Some(for_all) = self.classes.first_mut() else {
+            return Ok(());
+        };
+        for_all.urgent.reserve(count)?;
+        for_all.others.reserve(count)
     }
 
     /// How many wait.

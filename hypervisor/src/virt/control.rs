@@ -1,6 +1,6 @@
 //! What CR0 and CR4 of a guest may be, where a write exits (SDM 2B, MOV to and from control registers; SDM 3A, 2.5). Pure.
 
-use crate::arch::{CpuMode, Paging};
+use crate::arch::{CpuMode, Paging, SysReg};
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_NW: u64 = 1 << 29;
@@ -8,10 +8,8 @@ const CR0_CD: u64 = 1 << 30;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_PCIDE: u64 = 1 << 17;
-/// VME to PCE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP: what goes with the features that CPUID shows.
-const CR4_EXISTS: u64 = 0x0037_0fff;
-/// Protection keys: where CPUID shows them.
-const CR4_PKE: u64 = 1 << 22;
+/// VME to PCE, OSFXSR, OSXMMEXCPT: what every CPU with 64 bits has.
+const CR4_EXISTS: u64 = 0x7ff;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 /// SCE, LME, LMA, NXE. SVME does not exist for guests.
@@ -28,16 +26,11 @@ pub fn valid_cr0(now: &Paging, mode: CpuMode, value: u64) -> bool {
         && !(turned_off && (mode == CpuMode::Long || now.cr4 & CR4_PCIDE != 0))
 }
 
-/// Would a CPU with our features, protection keys among them or not, that is in state `now` take `value` in CR4?
-pub fn valid_cr4(now: &Paging, has_keys: bool, value: u64) -> bool {
-    let exists = if has_keys {
-        CR4_EXISTS | CR4_PKE
-    } else {
-        CR4_EXISTS
-    };
+/// Would a CPU that has the bits `features` besides, by what its CPUID shows, and is in state `now` take `value` in CR4?
+pub fn valid_cr4(now: &Paging, features: u64, value: u64) -> bool {
     let is_long = now.efer & EFER_LMA != 0;
     let wants_pcids = value & !now.cr4 & CR4_PCIDE != 0;
-    value & !exists == 0
+    value & !(CR4_EXISTS | features) == 0
         && !(is_long && value & CR4_PAE == 0)
         && !(wants_pcids && (!is_long || now.cr3 & 0xfff != 0))
 }
@@ -47,9 +40,9 @@ pub fn valid_efer(value: u64) -> bool {
     value & !EFER_EXISTS == 0
 }
 
-/// Could a CPU with our features, protection keys among them or not, and so many physical-address bits be in `state`, which somebody
-/// describes as a whole? (CR3 may be what no table can be at; then the first access is a triple fault.)
-pub fn valid_state(state: &Paging, has_keys: bool, address_bits: u32) -> bool {
+/// Could a CPU with the bits `features` in CR4 besides those that all have, and so many physical-address bits, be in `state`, which somebody describes
+/// as a whole? (CR3 may be what no table can be at; then the first access is a triple fault.)
+pub fn valid_state(state: &Paging, features: u64, address_bits: u32) -> bool {
     let before = Paging {
         cr0: 0,
         cr3: 0,
@@ -59,7 +52,7 @@ pub fn valid_state(state: &Paging, has_keys: bool, address_bits: u32) -> bool {
     let is_long = state.efer & EFER_LME != 0 && state.cr0 & CR0_PG != 0;
     valid_efer(state.efer)
         && (state.efer & EFER_LMA != 0) == is_long
-        && valid_cr4(&before, has_keys, state.cr4)
+        && valid_cr4(&before, features, state.cr4)
         && valid_cr0(
             &Paging {
                 cr4: state.cr4,
@@ -69,6 +62,18 @@ pub fn valid_state(state: &Paging, has_keys: bool, address_bits: u32) -> bool {
             state.cr0,
         )
         && state.cr3 >> address_bits == 0
+}
+
+/// Would a CPU take `value` in this register, which hardware switches with the vCPU or the hypervisor loads for it? (SDM 2B, WRMSR; APM vol. 2, 5.3.1: addresses
+/// of 48 bits, as no guest has LA57.)
+pub fn valid_switched(register: SysReg, value: u64) -> bool {
+    match register {
+        SysReg::Lstar | SysReg::Cstar | SysReg::KernelGsBase | SysReg::SysenterEsp | SysReg::SysenterEip => {
+            value.cast_signed() << 16 >> 16 == value.cast_signed()
+        }
+        SysReg::Sfmask | SysReg::TscAux => value >> 32 == 0,
+        _ => true,
+    }
 }
 
 /// Does a CPU in this state page by PAE tables, of which it keeps the first four entries?
@@ -107,7 +112,7 @@ mod tests {
         let off = Paging { cr4: CR4_PAE, ..off };
         assert!(valid_cr0(&off, CpuMode::Protected32, CR0_PG | CR0_PE));
         assert!(!valid_cr0(&off, CpuMode::Protected32, CR0_PG));
-        assert!(!valid_cr4(&LONG, false, 0));
+        assert!(!valid_cr4(&LONG, 0, 0));
     }
 
     #[test]
@@ -115,11 +120,11 @@ mod tests {
         assert!(!valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | CR0_NW));
         assert!(valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | CR0_NW | CR0_CD));
         assert!(!valid_cr0(&LONG, CpuMode::Long, LONG.cr0 | 1 << 32));
-        // LA57, VMXE, SMXE, PKE, CET
-        for hidden in [12, 13, 14, 22, 23] {
-            assert!(!valid_cr4(&LONG, false, CR4_PAE | 1 << hidden), "{hidden}");
+        // UMIP to CET
+        for hidden in 11..24 {
+            assert!(!valid_cr4(&LONG, 0, CR4_PAE | 1 << hidden), "{hidden}");
+            assert!(valid_cr4(&LONG, 1 << hidden, CR4_PAE | 1 << hidden), "{hidden}");
         }
-        assert!(valid_cr4(&LONG, true, CR4_PAE | CR4_PKE));
     }
 
     #[test]
@@ -131,6 +136,20 @@ mod tests {
             ..LONG
         };
         assert!(!valid_cr0(&pcids, CpuMode::Protected32, CR0_PE));
+    }
+
+    #[test]
+    fn what_wrmsr_would_not_take() {
+        for register in [SysReg::Lstar, SysReg::Cstar, SysReg::KernelGsBase] {
+            assert!(
+                valid_switched(register, 0x7fff_ffff_ffff) && valid_switched(register, 0xffff_8000 << 32)
+            );
+            assert!(!valid_switched(register, 1 << 47) && !valid_switched(register, 0xfffe_8000 << 32));
+        }
+        for register in [SysReg::Sfmask, SysReg::TscAux] {
+            assert!(valid_switched(register, 0xffff_ffff) && !valid_switched(register, 1 << 32));
+        }
+        assert!(valid_switched(SysReg::Star, u64::MAX));
     }
 
     #[test]
@@ -148,10 +167,10 @@ mod tests {
 
     #[test]
     fn pcids_are_turned_on_in_long_mode_with_pcid_0() {
-        assert!(valid_cr4(&LONG, false, CR4_PAE | CR4_PCIDE));
+        assert!(valid_cr4(&LONG, CR4_PCIDE, CR4_PAE | CR4_PCIDE));
         let in_use = Paging { cr3: 0x1001, ..LONG };
-        assert!(!valid_cr4(&in_use, false, CR4_PAE | CR4_PCIDE));
+        assert!(!valid_cr4(&in_use, CR4_PCIDE, CR4_PAE | CR4_PCIDE));
         let legacy = Paging { efer: 0, ..LONG };
-        assert!(!valid_cr4(&legacy, false, CR4_PAE | CR4_PCIDE));
+        assert!(!valid_cr4(&legacy, CR4_PCIDE, CR4_PAE | CR4_PCIDE));
     }
 }

@@ -310,9 +310,22 @@ impl Policy {
         self.basic[1][2] & XSAVE != 0
     }
 
-    /// Does leaf 7 ECX show PKU?
-    pub fn has_protection_keys(&self) -> bool {
-        self.features[0][2] & PKU != 0
+    /// The bits of CR4 that exist by what leaves 1 and 7 show (SDM 3A, 2.5).
+    pub fn cr4_features(&self) -> u64 {
+        let [_, ebx7, ecx7, _] = self.features[0];
+        // Register, its bit, and CR4's: PCIDE, OSXSAVE; FSGSBASE, SMEP, SMAP; UMIP, PKE.
+        [
+            (self.basic[1][2], 17, 17),
+            (self.basic[1][2], 26, 18),
+            (ebx7, 0, 16),
+            (ebx7, 7, 20),
+            (ebx7, 20, 21),
+            (ecx7, 2, 11),
+            (ecx7, 3, 22),
+        ]
+        .into_iter()
+        .map(|(register, bit, of_cr4)| u64::from(register >> bit & 1) << of_cr4)
+        .sum()
     }
 
     /// The words that tell of defences against speculation.

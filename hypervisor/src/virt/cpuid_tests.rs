@@ -76,10 +76,11 @@ fn without_avx_there_is_nothing_that_needs_it() {
 #[test]
 fn keys_need_their_register() {
     let mut policy = Policy::new(&everything, 1, 0x2e7, 40);
-    assert!(policy.has_protection_keys());
+    let pke = |policy: &Policy| policy.cr4_features() >> 22 & 1;
+    assert_eq!(pke(&policy), 1);
     assert_eq!(policy.xcr0(), 0x2e7);
     assert_eq!(policy.lookup(7, 0)[2] & OSPKE, 0, "as CR4 says");
-    assert!(!Policy::new(&everything, 1, 0xe7, 40).has_protection_keys());
+    assert_eq!(pke(&Policy::new(&everything, 1, 0xe7, 40)), 0);
     let mut leaf7 = policy.lookup(7, 0);
     leaf7[2] &= !PKU;
     assert_eq!(policy.set_leaf(7, 0, leaf7), Ok(()));
@@ -126,6 +127,28 @@ fn ibpb_alone_is_amd_s_bit() {
     assert_eq!(policy.set_leaf(7, 0, leaf), Ok(()));
     assert_eq!(policy.lookup(7, 0)[3], bits(&[4, 10, 14, 28, 29]));
     assert_ne!(policy.lookup(0x8000_0008, 0)[1] & 1 << 12, 0);
+}
+
+#[test]
+fn cr4_has_what_cpuid_shows() {
+    let mut policy = Policy::new(&everything, 1, 0x2e7, 40);
+    // UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE
+    assert_eq!(policy.cr4_features(), 0x0077_0800);
+    let [leaf1, leaf7] = [1, 7].map(|leaf| policy.lookup(leaf, 0));
+    for (leaf, register, bit, left) in [
+        (1, 2, 17, 0x0075_0800),
+        (7, 1, 0, 0x0076_0800),
+        (7, 1, 7, 0x0067_0800),
+        (7, 1, 20, 0x0057_0800),
+        (7, 2, 2, 0x0077_0000),
+        (7, 2, 3, 0x0037_0800),
+    ] {
+        let (subleaf, mut less) = if leaf == 1 { (u32::MAX, leaf1) } else { (0, leaf7) };
+        less[register] &= !(1 << bit);
+        assert_eq!(policy.set_leaf(leaf, subleaf, less), Ok(()));
+        assert_eq!(policy.cr4_features(), left);
+        policy = Policy::new(&everything, 1, 0x2e7, 40);
+    }
 }
 
 #[test]

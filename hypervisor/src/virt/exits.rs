@@ -6,8 +6,8 @@ use abi::Errno;
 use abi::sched::SHUTDOWN_REBOOT;
 
 use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports, time};
-use crate::arch::{CpuMode, Event, EventKind, Exit, GuestCpu, SysReg, machine};
-use crate::domain::vcpu::{Hold, Request, Vcpu};
+use crate::arch::{CpuMode, Event, Exit, GuestCpu, SysReg, machine};
+use crate::domain::vcpu::{Hold, Request};
 use crate::hw;
 use crate::hypercall::{self, Stop};
 use crate::sched;
@@ -127,9 +127,18 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         }
         Exit::HostInterrupt(Some(vector)) => hw::irq::handle(vector),
         Exit::HostInterrupt(None) => machine::take_host_interrupts(),
+        // Before anything else: going on may use what is broken.
+        Exit::MachineCheck => {
+            log::error!(
+                "machine check while {}v{} ran",
+                running.vcpu.domid,
+                running.vcpu.id.0
+            );
+            machine::machine_check()
+        }
         Exit::HostNmi | Exit::HostInit | Exit::Handled => {}
         // Taken by the loop itself before they get here.
-        Exit::Hypercall | Exit::Exception { .. } => {}
+        Exit::Hypercall | Exit::Exception(_) => {}
         Exit::PreemptionTimer => {
             machine::take_host_interrupts();
             running.vcpu.request(Request::LEAVE);
@@ -179,22 +188,8 @@ fn halt(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
 
 /// An exception that is intercepted for the host's sake goes on to the guest. Separate from [`handle`] as [`hypercall`] is.
 #[inline(never)]
-pub(super) fn exception(vcpu: &Vcpu, cpu: &mut impl GuestCpu, vector: u8, error_code: Option<u32>) {
-    const MACHINE_CHECK: u8 = 18;
-    if vector == MACHINE_CHECK {
-        report_machine_check(vcpu);
-    }
-    cpu.inject(Event {
-        kind: EventKind::HardwareException,
-        vector,
-        error_code,
-        instruction_len: 0,
-    });
-}
-
-#[cold]
-fn report_machine_check(vcpu: &Vcpu) {
-    log::error!("machine check while {}v{} ran", vcpu.domid, vcpu.id.0);
+pub(super) fn exception(cpu: &mut impl GuestCpu, event: Event) {
+    cpu.inject(event);
 }
 
 /// HVM_PARAM_TRIPLE_FAULT_REASON decides what it means; a reboot by default.

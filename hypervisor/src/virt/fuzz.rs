@@ -3,7 +3,7 @@
 
 use super::{Cpu, run_vcpu};
 use crate::arch::regs::{CpuMode, SegmentReg, SysReg};
-use crate::arch::{Access, Exit, GuestCpu, IoAccess, IoDirection, NestedFault, fake};
+use crate::arch::{Access, Event, Exit, GuestCpu, IoAccess, IoDirection, NestedFault, fake};
 use crate::domain::vcpu::Hold;
 use crate::hypercall::testing::{PAGES, World, destroy};
 use crate::types::{Gpa, Gva, VcpuId};
@@ -88,10 +88,7 @@ fn exit((_, which, a, b): Step) -> Exit {
         },
         10 => Exit::CrInstruction,
         11 => Exit::Xsetbv,
-        12 => Exit::Exception {
-            vector: (a % 32) as u8,
-            error_code: (b & 1 != 0).then_some(b as u32),
-        },
+        12 => Exit::Exception(Event::exception((a % 32) as u8, (b & 1 != 0).then_some(b as u32))),
         13 => Exit::InterruptWindow,
         14 => Exit::NmiWindow,
         // The hardware's part of it is done.

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use super::lapic::{self, Trigger};
 use crate::domain::Domain;
@@ -158,19 +157,19 @@ impl Registers {
         })
     }
 
-    /// Levels of `vector` are no longer in service; returns what their lines do now.
-    fn end(&mut self, vector: u8) -> Vec<Wiring> {
-        let mut ended = Vec::new();
+    /// Levels of `vector` are no longer in service; `wire` is told what their lines do now.
+    fn end(&mut self, vector: u8, mut wire: impl FnMut(Wiring)) {
         for line in 0..self.redirections.len() {
             if let Some(redirection) = self.redirections.get_mut(line)
                 && *redirection & entry::REMOTE_IRR != 0
                 && *redirection & entry::VECTOR == u64::from(vector)
             {
                 *redirection &= !entry::REMOTE_IRR;
-                ended.extend(self.wiring(line));
+                if let Some(wiring) = self.wiring(line) {
+                    wire(wiring);
+                }
             }
         }
-        ended
     }
 }
 
@@ -258,10 +257,7 @@ fn send(domain: &Domain, message: Message) {
 /// A vCPU has ended the interrupt of `vector`, a level. Lines that are still asserted interrupt again.
 pub fn end_of_interrupt(domain: &Domain, vector: u8) {
     for io_apic in domain.io_apics.get().into_iter().flatten() {
-        let mut registers = io_apic.registers.lock();
-        for wiring in registers.end(vector) {
-            wire(wiring);
-        }
+        io_apic.registers.lock().end(vector, wire);
     }
 }
 
@@ -329,9 +325,14 @@ mod tests {
             Some(Wiring::Silence(line)),
             "unmasking it does not end it"
         );
-        assert_eq!(registers.end(0x42), []);
-        assert_eq!(registers.end(0x41), [Wiring::Interrupt(line)]);
-        assert_eq!(registers.end(0x41), []);
+        let mut end = |vector| {
+            let mut ended = Vec::new();
+            registers.end(vector, |wiring| ended.push(wiring));
+            ended
+        };
+        assert_eq!(end(0x42), []);
+        assert_eq!(end(0x41), [Wiring::Interrupt(line)]);
+        assert_eq!(end(0x41), []);
     }
 
     #[test]
@@ -364,7 +365,7 @@ mod tests {
                 if let Some(message) = registers.assert(gsi) {
                     prop_assert!((8..32).contains(&gsi) && message.destination < 256);
                 }
-                registers.end(vector);
+                registers.end(vector, drop);
             }
             prop_assert!(registers.redirections.iter().all(|entry| entry & !(entry::WRITABLE | entry::REMOTE_IRR) == 0));
         }

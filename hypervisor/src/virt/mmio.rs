@@ -4,14 +4,16 @@
 //! nothing at all. Nothing reads as all ones and swallows writes, as on Xen. The instruction is fetched again and carried out by
 //! [`super::emulate`]; the address is the one that the hardware reported, never one that is computed from registers.
 
+use abi::Errno;
 use iced_x86::Register;
 
 use super::emulate::{Operation, Registers};
 use super::{Running, decode, ioapic, lapic};
 use crate::arch::{Access, CpuMode, Event, GuestCpu, NestedFault, SegmentReg, SysReg};
+use crate::domain::Domain;
 use crate::mm::p2m::Kind;
 use crate::mm::{device, guest};
-use crate::types::{Gpa, Gva, Mfn, PAGE_SIZE};
+use crate::types::{Gfn, Gpa, Gva, Mfn, PAGE_SIZE};
 
 /// What is behind an address that is emulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +55,27 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
         return;
     }
     match judge(&fault, kind, own, is_device) {
+        Verdict::Retry if fault.access == Access::Execute => {
+            if let Err(error) = running.domain.p2m.let_execute(gfn) {
+                crash(
+                    running,
+                    &fault,
+                    format_args!("no small pages for its code ({error:?})"),
+                );
+            }
+        }
         Verdict::Retry => {}
+        // The instruction at RIP has not begun.
+        Verdict::Emulate(_) if running.cpu.is_delivering() => {
+            crash(
+                running,
+                &fault,
+                format_args!("an event's delivery needs memory where there is none, or none to write"),
+            );
+        }
         Verdict::Emulate(target) => emulate(running, fault.gpa, target),
         Verdict::MapDevice => {
-            if let Err(error) = running.domain.map_mmio(gfn, Mfn(gfn.0), 1) {
+            if let Err(error) = map_device(running.domain, gfn) {
                 crash(
                     running,
                     &fault,
@@ -65,6 +84,14 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
             }
         }
         Verdict::Crash(why) => crash(running, &fault, format_args!("{why}")),
+    }
+}
+
+/// Map the machine's device page at `gfn`. Another vCPU may have been first, by the same fault.
+fn map_device(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
+    match domain.map_mmio(gfn, Mfn(gfn.0), 1) {
+        Err(Errno::EBUSY) => Ok(()),
+        other => other,
     }
 }
 
@@ -248,6 +275,38 @@ mod tests {
             judge(&fault(Access::Read), None, None, false),
             Verdict::Emulate(Target::Nothing)
         );
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_delivered_is_no_instruction() {
+        let mut world = crate::hypercall::testing::World::new();
+        // mov [rbx], eax
+        world.put(0, &[0x89u8, 0x03]);
+        let nothing = NestedFault {
+            gpa: Gpa(0xfe00_0000),
+            ..fault(Access::Write)
+        };
+        for (delivering, rip) in [(false, 2), (true, 0)] {
+            world.cpu.delivering = delivering;
+            world.cpu.set_rip(0);
+            let _ = world.caller(|running| {
+                nested_fault(running, nothing);
+                Ok(0)
+            });
+            assert_eq!(world.cpu.rip(), rip);
+            assert_eq!(world.domain.shutdown_reason().is_some(), delivering);
+        }
+    }
+
+    #[test]
+    fn two_vcpus_map_the_same_device_page_at_once() {
+        let world = crate::hypercall::testing::World::new();
+        let gfn = Gfn(0xfed00);
+        for _ in 0..2 {
+            assert_eq!(map_device(&world.domain, gfn), Ok(()));
+        }
+        let kind = world.domain.p2m.lookup(gfn).map(|entry| entry.kind);
+        assert_eq!(kind, Some(Kind::MmioDirect));
     }
 
     #[test]

@@ -197,7 +197,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
         // SAFETY: as above.
         let cpu = unsafe { known::<C>(running.cpu) };
         match cpu.exit(code) {
-            Exit::Exception { vector, error_code } => exits::exception(vcpu, cpu, vector, error_code),
+            Exit::Exception(event) => exits::exception(cpu, event),
             exit => exits::handle(&mut running, exit),
         }
     }

@@ -248,7 +248,9 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
             if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
                 *msrs.mtrr_fixed.get_mut(range)? = value;
             } else {
-                running.cpu.write(direct(msr)?, value);
+                let register = direct(msr)?;
+                control::valid_switched(register, value).then_some(())?;
+                running.cpu.write(register, value);
             }
         }
     }
@@ -319,7 +321,7 @@ pub fn write_control_register(
             read_pdptes(running, &Paging { cr0: value, ..now })?;
             running.cpu.write(SysReg::Cr0, value);
         }
-        4 if control::valid_cr4(&now, running.policy.has_protection_keys(), value) => {
+        4 if control::valid_cr4(&now, running.policy.cr4_features(), value) => {
             read_pdptes(running, &Paging { cr4: value, ..now })?;
             running.cpu.write(SysReg::Cr4, value);
         }

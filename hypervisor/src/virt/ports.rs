@@ -77,8 +77,11 @@ fn string(running: &mut Running<'_, dyn GuestCpu>, access: IoAccess) -> Result<(
         let at = Gva(base.wrapping_add(index & mask));
         let size = usize::from(access.size.min(4));
         let mut bytes = [0xff; 4];
-        let paging = running.cpu.paging();
-        let mut memory = GuestVirt::new(&running.domain.p2m, running.walks, paging);
+        let translation = match running.cpu.cpl() {
+            3 => running.cpu.translation().of_user(),
+            _ => running.cpu.translation(),
+        };
+        let mut memory = GuestVirt::new(&running.domain.p2m, running.walks, translation);
         let done = match access.direction {
             IoDirection::In => memory.write_bytes(at, &bytes[..size]),
             IoDirection::Out => memory.read_bytes(at, &mut bytes[..size]),

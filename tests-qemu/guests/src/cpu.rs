@@ -212,6 +212,16 @@ pub fn single_step_over_exit() -> (Result<(), Fault>, u64) {
     (outcome(()), late)
 }
 
+/// A single step over STI: the trap comes in the interrupt shadow.
+pub fn single_step_over_sti() -> Result<(), Fault> {
+    // SAFETY: as for `single_step`; interrupts are off again behind it.
+    unsafe {
+        attempt!("pushfq; or qword ptr [rsp], 0x100; popfq; sti; nop");
+        core::arch::asm!("cli", options(nomem, nostack));
+    }
+    outcome(())
+}
+
 /// CPUID: eax, ebx, ecx, edx.
 pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     let found = core::arch::x86_64::__cpuid_count(leaf, sub);

@@ -1,6 +1,6 @@
 //! What an exit code means: a pure function from the raw fields of the VMCB to [`Exit`] (APM vol. 2, appendix C).
 
-use crate::arch::{Access, EntryFailure, Exit, IoAccess, IoDirection, NestedFault};
+use crate::arch::{Access, EntryFailure, Event, Exit, IoAccess, IoDirection, NestedFault};
 use crate::types::Gpa;
 
 use super::inject;
@@ -9,6 +9,7 @@ use super::inject;
 pub mod code {
     #![expect(missing_docs, reason = "the manual's own names, appendix C")]
     pub const EXCEPTION_DB: u64 = 0x41;
+    pub const EXCEPTION_MC: u64 = 0x52;
     pub const NMI: u64 = 0x61;
     pub const VINTR: u64 = 0x64;
     pub const IRET: u64 = 0x74;
@@ -49,6 +50,7 @@ pub fn decode(raw: Raw) -> Exit {
 #[cold]
 fn decode_rare(raw: Raw) -> Exit {
     match raw.code {
+        code::EXCEPTION_MC => Exit::MachineCheck,
         0x40..=0x5f => exception((raw.code - 0x40) as u8, raw.info1),
         0x14 | 0x18 | 0x65 => Exit::CrInstruction, // MOV to CR4 and CR8; selective write of CR0
         code::NMI => Exit::HostNmi,
@@ -110,10 +112,7 @@ fn nested_fault(error: u64, address: u64) -> NestedFault {
 
 fn exception(vector: u8, info: u64) -> Exit {
     let has_error_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
-    Exit::Exception {
-        vector,
-        error_code: has_error_code.then_some(info as u32),
-    }
+    Exit::Exception(Event::exception(vector, has_error_code.then_some(info as u32)))
 }
 
 #[cfg(test)]
@@ -195,27 +194,9 @@ mod tests {
                 ..Raw::default()
             })
         };
-        assert_eq!(
-            at(0x41, 5),
-            Exit::Exception {
-                vector: 1,
-                error_code: None
-            }
-        );
-        assert_eq!(
-            at(0x51, 0),
-            Exit::Exception {
-                vector: 17,
-                error_code: Some(0)
-            }
-        );
-        assert_eq!(
-            at(0x52, 9),
-            Exit::Exception {
-                vector: 18,
-                error_code: None
-            }
-        );
+        assert_eq!(at(0x41, 5), Exit::Exception(Event::exception(1, None)));
+        assert_eq!(at(0x51, 0), Exit::Exception(Event::exception(17, Some(0))));
+        assert_eq!(at(0x52, 9), Exit::MachineCheck);
     }
 
     /// As TCG (no address size) and Bochs (with) report the same OUT to COM1.

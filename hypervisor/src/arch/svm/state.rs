@@ -256,6 +256,10 @@ impl GuestCpu for Vcpu {
         &self.apic_page
     }
 
+    fn is_delivering(&self) -> bool {
+        self.event != 0
+    }
+
     fn inject(&mut self, event: Event) {
         // Of two interrupts the second would be lost here: the caller asks first whether the guest can take one.
         debug_assert!(self.event == 0 || event.kind == EventKind::HardwareException);
@@ -276,6 +280,17 @@ impl GuestCpu for Vcpu {
         self.set_return_address(event);
         self.event = inject::encode(event);
         self.before |= Before::EVENT;
+    }
+
+    fn forget_events(&mut self) {
+        // What an entry has had in EVENTINJ or V_IRQ is gone from there by its exit.
+        (self.event, self.advanced, self.returning) = (0, 0, None);
+        self.before.remove(Before::EVENT | Before::TRIPLE_FAULT);
+        self.after
+            .remove(After::NMI_MASKED | After::WANT_NMI | After::STEPPING | After::OWN_TRAP);
+        self.vmcb.control.interrupt_shadow &= !SHADOW;
+        self.vmcb.control.intercept1 &= !intercept1::IRET;
+        self.touch(clean::INTERCEPTS);
     }
 
     fn interruptible(&self) -> bool {

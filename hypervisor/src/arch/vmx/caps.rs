@@ -83,8 +83,6 @@ pub struct Caps {
     pub cr0_fixed: [u64; 2],
     /// Bits that CR4 must and may have in VMX operation.
     pub cr4_fixed: [u64; 2],
-    /// EPT maps 2 MiB pages.
-    pub pages_2m: bool,
     /// EPT maps 1 GiB pages.
     pub pages_1g: bool,
     /// EPT has accessed and dirty bits.
@@ -259,6 +257,7 @@ impl Raw {
             has(ept_vpid::WRITE_BACK),
             "EPT here cannot keep its tables in write-back memory",
         )?;
+        require(has(ept_vpid::PAGES_2M), "EPT here has no pages of 2 MiB")?;
         let invept = match has(ept_vpid::INVEPT) {
             true if has(ept_vpid::INVEPT_SINGLE) => Scope::Single,
             true if has(ept_vpid::INVEPT_ALL) => Scope::All,
@@ -289,7 +288,6 @@ impl Raw {
             preemption_shift: timer.then_some((self.misc & 0x1f) as u8),
             cr0_fixed: self.cr0_fixed,
             cr4_fixed: self.cr4_fixed,
-            pages_2m: has(ept_vpid::PAGES_2M),
             pages_1g: has(ept_vpid::PAGES_1G),
             accessed_dirty: has(ept_vpid::ACCESSED_DIRTY),
             virtual_apic,
@@ -314,7 +312,7 @@ impl fmt::Display for Caps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EPT")?;
         let optional = [
-            (self.pages_2m, "2M"),
+            (true, "2M"),
             (self.pages_1g, "1G"),
             (self.accessed_dirty, "A/D bits"),
             (self.invvpid.is_some(), "VPID"),
@@ -367,7 +365,7 @@ mod tests {
     fn minimal_variant_is_enough() {
         let caps = minimal().caps().unwrap();
         assert_eq!(caps.revision, 0x2b);
-        assert!(caps.pages_2m && !caps.pages_1g && !caps.accessed_dirty);
+        assert!(!caps.pages_1g && !caps.accessed_dirty);
         assert_eq!((caps.invept, caps.invvpid), (Scope::Single, Some(Scope::Single)));
         assert_eq!(caps.primary & Primary::CR3_LOAD.bits(), 0);
         assert_eq!(caps.preemption_shift, Some(5));
@@ -388,6 +386,7 @@ mod tests {
         assert!(refusal(|r| r.primary |= 1 << 15).contains("CR3"));
         assert!(refusal(|r| r.pin &= !(0x20 << 32)).contains("virtual NMIs"));
         assert!(refusal(|r| r.ept_vpid &= !(1 << 20)).contains("INVEPT"));
+        assert!(refusal(|r| r.ept_vpid &= !(1 << 16)).contains("2 MiB"));
         assert!(refusal(|r| r.exit &= !(1 << (32 + 21))).contains("EFER"));
     }
 

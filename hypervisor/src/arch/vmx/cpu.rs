@@ -9,7 +9,7 @@ use super::caps::{Caps, Raw, VIRTUAL_APIC, feature_control};
 use super::controls::{Primary, Secondary};
 use super::msr_bitmap::Grants;
 use super::vmcs::vmxon;
-use super::{Page, msr_bitmap};
+use super::{Page, msr_bitmap, multihit};
 use crate::arch::owned::Owned;
 use crate::arch::speculation::Defences;
 use crate::arch::{EnableError, OutOfMemory, Unsupported, fpu, msr_policy, speculation};
@@ -90,6 +90,15 @@ pub fn probe(apicv: bool) -> Result<Caps, Unsupported> {
         ));
     }
     raw(apicv).caps()
+}
+
+/// Can instruction fetches hang this CPU ([`multihit`])? In a virtual machine no hardware walks our tables.
+pub fn multihit_affects() -> bool {
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    let features = raw_cpuid::cpuid!(1);
+    let says = raw_cpuid::cpuid!(0).eax >= 7 && raw_cpuid::cpuid!(7, 0).edx & 1 << 29 != 0;
+    let capabilities = if says { read(ARCH_CAPABILITIES) } else { 0 };
+    features.ecx >> 31 == 0 && multihit::affected(features.eax, capabilities)
 }
 
 /// What all CPUs share.

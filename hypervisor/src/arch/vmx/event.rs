@@ -10,6 +10,9 @@ pub const HAS_ERROR_CODE: u32 = 1 << 11;
 /// VM-exit interruption only: the fault hit an IRET that had already ended NMI blocking (28.2.3).
 pub const NMI_UNBLOCKED_BY_IRET: u32 = 1 << 12;
 
+/// The vector of #MC.
+pub const MACHINE_CHECK: u8 = 18;
+
 /// Interruption types, bits 10:8.
 const fn type_bits(kind: EventKind) -> u32 {
     let number = match kind {
@@ -21,11 +24,6 @@ const fn type_bits(kind: EventKind) -> u32 {
         EventKind::SoftwareException => 6,
     };
     number << 8
-}
-
-/// Is it an NMI that valid VM-exit interruption information tells of?
-pub const fn is_nmi(info: u32) -> bool {
-    info & 7 << 8 == type_bits(EventKind::Nmi)
 }
 
 /// Does an event of this kind need the VM-entry instruction length.

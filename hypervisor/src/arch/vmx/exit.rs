@@ -6,7 +6,7 @@
 use super::event;
 use super::field::{self, Fields};
 use crate::arch::apic_page::DEFAULT_BASE;
-use crate::arch::{Access, CpuMode, EntryFailure, Exit, Gprs, IoAccess, IoDirection, NestedFault};
+use crate::arch::{Access, CpuMode, EntryFailure, EventKind, Exit, Gprs, IoAccess, IoDirection, NestedFault};
 use crate::types::{Gpa, Gva};
 
 /// Basic exit reasons (SDM 3D appendix C).
@@ -35,6 +35,7 @@ pub mod reason {
     pub const MWAIT: u16 = 36;
     pub const MONITOR: u16 = 39;
     pub const PAUSE: u16 = 40;
+    pub const MACHINE_CHECK_DURING_ENTRY: u16 = 41;
     pub const TPR_BELOW_THRESHOLD: u16 = 43;
     pub const APIC_ACCESS: u16 = 44;
     pub const VIRTUALIZED_EOI: u16 = 45;
@@ -70,6 +71,9 @@ pub struct Guest<'a> {
 pub fn decode<'a>(exit_reason: u32, fields: &impl Fields, guest: impl FnOnce() -> Guest<'a>) -> Exit {
     let basic = exit_reason as u16;
     if exit_reason & ENTRY_FAILURE != 0 {
+        if basic == reason::MACHINE_CHECK_DURING_ENTRY {
+            return Exit::MachineCheck;
+        }
         let qualification = fields.get(field::EXIT_QUALIFICATION);
         return Exit::EntryFailed(EntryFailure::GuestState {
             reason: basic,
@@ -167,20 +171,23 @@ pub fn nmi_unblocked_by_iret(basic: u16, fields: &impl Fields) -> bool {
     told && fields.get(field::IDT_VECTORING) & event::VALID == 0
 }
 
+/// An exception goes on to the guest as what it was: INT1 is no #DB of the CPU's own, and returns behind itself.
 fn exception(fields: &impl Fields) -> Exit {
     let info = fields.get(field::EXIT_INTERRUPTION);
-    if info & event::VALID == 0 {
-        return Exit::Unknown {
+    let event = event::decode(
+        info,
+        || fields.get(field::EXIT_ERROR_CODE),
+        || fields.get(field::EXIT_INSTRUCTION_LEN),
+    );
+    match event {
+        Some(event) if event.kind == EventKind::Nmi => Exit::HostNmi,
+        // (INT 18 of the guest's is no exception, and does not exit.)
+        Some(event) if event.vector == event::MACHINE_CHECK => Exit::MachineCheck,
+        Some(event) => Exit::Exception(event),
+        None => Exit::Unknown {
             code: reason::EXCEPTION_OR_NMI.into(),
             info: info.into(),
-        };
-    }
-    if event::is_nmi(info) {
-        return Exit::HostNmi;
-    }
-    Exit::Exception {
-        vector: info as u8,
-        error_code: (info & event::HAS_ERROR_CODE != 0).then(|| fields.get(field::EXIT_ERROR_CODE)),
+        },
     }
 }
 

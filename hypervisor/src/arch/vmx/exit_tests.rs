@@ -107,17 +107,23 @@ fn exceptions_and_nmi() {
                 (field::EXIT_ERROR_CODE.encoding(), 0)
             ]
         ),
-        Exit::Exception {
-            vector: 17,
-            error_code: Some(0),
-        }
+        Exit::Exception(Event::exception(17, Some(0)))
     );
     assert_eq!(
         run(0, &[(INTERRUPTION, 0x8000_0301), (QUALIFICATION, 0x4000)]),
-        Exit::Exception {
-            vector: 1,
-            error_code: None,
-        }
+        Exit::Exception(Event::exception(1, None))
+    );
+    let int1 = [
+        (INTERRUPTION, 0x8000_0501),
+        (field::EXIT_INSTRUCTION_LEN.encoding(), 1),
+    ];
+    assert_eq!(
+        run(0, &int1),
+        Exit::Exception(Event {
+            kind: EventKind::PrivilegedSoftwareException,
+            instruction_len: 1,
+            ..Event::exception(1, None)
+        })
     );
 }
 
@@ -273,6 +279,16 @@ fn failures_and_the_unknown() {
             code: 49,
             info: 0x9000
         }
+    );
+}
+
+/// Both ways are the machine's, not the guest's (SDM 3C 27.8).
+#[test]
+fn machine_checks() {
+    assert_eq!(run(0, &[(INTERRUPTION, 0x8000_0312)]), Exit::MachineCheck);
+    assert_eq!(
+        decode(1 << 31 | 41, &table(&[]), || unreachable!()),
+        Exit::MachineCheck
     );
 }
 

@@ -9,6 +9,7 @@
 //! | `field`     | VMCS field encodings                                     | no            |
 //! | `controls`  | control bits, and the choice of an allowed setting       | no            |
 //! | `caps`      | what the CPU can, from raw capability MSRs               | no            |
+//! | `multihit`  | which CPUs large pages of code hang                      | no            |
 //! | `event`     | interruption information                                 | no            |
 //! | `exit`      | raw exit fields to [`Exit`](super::Exit)                 | no            |
 //! | `segment`   | access rights                                            | no            |
@@ -34,6 +35,7 @@ mod field;
 mod floor;
 mod host_state;
 mod msr_bitmap;
+mod multihit;
 mod reset;
 mod segment;
 mod state;
@@ -43,7 +45,7 @@ mod vmcs;
 mod vpid;
 
 pub use caps::Caps;
-pub use cpu::{apic_access_page, enable, probe};
+pub use cpu::{apic_access_page, enable, multihit_affects, probe};
 pub use floor::bare_round_trips;
 pub use vcpu::Vcpu;
 

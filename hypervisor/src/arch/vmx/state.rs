@@ -406,8 +406,21 @@ impl GuestCpu for Vcpu {
         self.tell_interrupts()
     }
 
+    fn is_delivering(&self) -> bool {
+        self.work.contains(Work::EVENT)
+    }
+
     fn inject(&mut self, event: Event) {
         self.queue(event);
+    }
+
+    fn forget_events(&mut self) {
+        self.queued = None;
+        self.work.remove(Work::EVENT | Work::SHUTDOWN);
+        self.with(|vmcs| {
+            vmcs.set(field::GUEST_INTERRUPTIBILITY, 0);
+            vmcs.set(field::GUEST_PENDING_DEBUG, 0);
+        });
     }
 
     fn interruptible(&self) -> bool {

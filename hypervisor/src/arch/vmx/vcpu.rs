@@ -341,7 +341,7 @@ impl Vcpu {
         match exit {
             Exit::HostNmi => deliver_host_nmi(),
             // An exit for #DB leaves it to us to set DR6 (SDM 3C 28.1).
-            Exit::Exception { vector: 1, .. } => {
+            Exit::Exception(Event { vector: 1, .. }) => {
                 self.debug.raise(vmcs.get(field::EXIT_QUALIFICATION));
             }
             Exit::PreemptionTimer => self.run_preemption_timer(false),
@@ -511,9 +511,18 @@ fn deliver(vmcs: Current, event: Event) {
             u32::from(event.instruction_len.clamp(1, 15)),
         );
     }
-    if event.kind == EventKind::HardwareException && event.vector == 1 {
-        // Injection does not (SDM 3C 27.6.1.1), a fault of the CPU's own would.
-        vmcs.set(field::GUEST_DR7, vmcs.get(field::GUEST_DR7) & !DR7_GD);
+    if event.vector == 1 {
+        if event.kind == EventKind::HardwareException {
+            // Injection does not (SDM 3C 27.6.1.1), a fault of the CPU's own would.
+            vmcs.set(field::GUEST_DR7, vmcs.get(field::GUEST_DR7) & !DR7_GD);
+        }
+        // The trap of a single step over STI, say: an entry with TF into an interrupt shadow demands that a step is pending, even where that is
+        // lost by what is injected (27.3.1.5, 27.7.3).
+        let shadow = vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW != 0;
+        if shadow && vmcs.get(field::GUEST_RFLAGS) & rflags::TF != 0 {
+            let pending = vmcs.get(field::GUEST_PENDING_DEBUG);
+            vmcs.set(field::GUEST_PENDING_DEBUG, pending | PENDING_STEP);
+        }
     }
     let protected = event.error_code.is_some() && vmcs.get(field::GUEST_CR0) & 1 != 0;
     vmcs.set(field::ENTRY_INTERRUPTION, event::encode(event, protected));

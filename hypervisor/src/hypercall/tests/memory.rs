@@ -559,7 +559,7 @@ fn all_memory_comes_back() {
         let id = guest.domain.id;
         destroy(&guest.domain);
         assert_eq!(crate::mm::page_info::owned(id), 0);
-        assert!(guest.domain.p2m.highest_mapped().is_none());
+        assert!(guest.domain.p2m.next_mapped(Gfn(0)).is_none());
         assert_eq!(
             guest.domain.populate(Gfn(1), 0),
             Err(Errno::EINVAL),

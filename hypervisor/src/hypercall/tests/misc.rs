@@ -6,6 +6,9 @@ use abi::event_channel::*;
 use abi::hypercall::*;
 use abi::version::*;
 
+use crate::hw;
+use crate::hw::irq::SoftIrq;
+use crate::hypercall::Stop;
 use crate::hypercall::testing::{ARG, BAD, LIST, PAGES, World};
 use crate::types::Gfn;
 
@@ -93,6 +96,28 @@ fn version() {
     assert_eq!(info.submap, 0x12b05);
     assert_eq!(dom0.call(nr, &[XENVER_BUILD_ID.into(), 0]), Err(Errno::ENODATA));
     dom0.faults(nr, XENVER_BUILD_ID);
+}
+
+#[test]
+fn a_multicall_makes_way_for_what_waits_on_the_cpu() {
+    let mut guest = World::new();
+    let call = MulticallEntry {
+        op: HYPERVISOR_XEN_VERSION.into(),
+        result: 0,
+        args: [0; 6],
+    };
+    guest.put(LIST, &[call; 3]);
+    // Another test may do the work before it is seen.
+    let made_way = (0..1000).any(|_| {
+        hw::irq::raise(SoftIrq::NMI);
+        let list = [LIST, 3, 0];
+        guest.caller(|caller| crate::hypercall::call(caller, HYPERVISOR_MULTICALL.into(), list))
+            == Err(Stop::Continue)
+    });
+    assert!(made_way);
+    assert_eq!(guest.get::<MulticallEntry>(LIST).result, 0x40011);
+    assert_eq!(guest.get::<[MulticallEntry; 3]>(LIST)[2].result, 0);
+    hw::irq::take_softirqs();
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::heap::Slot;
 use super::runqueue::{RunQueue, Waiting};
 use super::share::Left;
 use crate::domain::vcpu::NEVER;
+use crate::mm::fallible::OutOfMemory;
 use crate::sync::{Mutex, Rank};
 use cores::Cores;
 
@@ -198,6 +199,16 @@ impl<T: Task> Scheduler<T> {
             cores: by_core.then(|| Cores::new(most)),
             idle_groups: AtomicU32::new(0),
         }
+    }
+
+    /// Have memory for `count` tasks to wait, whichever CPUs they wait for.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn reserve(&self, count: usize) -> Result<(), OutOfMemory> {
+        self.groups
+            .iter()
+            .try_for_each(|group| group.queue.lock().reserve(count))
     }
 
     /// CPU `id`, the next that did not, takes part from now on.

@@ -21,6 +21,8 @@ pub(in crate::virt) fn startup(running: &mut Running<'_, dyn GuestCpu>) {
     disarm(running);
     changed(running);
     let cpu = &mut *running.cpu;
+    // One that was to be delivered yet would be by what the CPU is from here on: in real mode, with interrupts off, which fails the entry.
+    cpu.forget_events();
     let page = u64::from(message as u8) << 12;
     *cpu.gprs() = Default::default();
     cpu.gprs().rdx = 0xf00;

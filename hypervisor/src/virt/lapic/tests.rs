@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use super::icr::{SELF, SIPI_PENDING};
 use super::*;
 use crate::arch::apic_page::{ApicPage, DEFAULT_BASE, reg};
-use crate::arch::{ApicMode, GuestCpu, SysReg};
+use crate::arch::{ApicMode, Event, GuestCpu, SysReg};
 use crate::domain::vcpu::NEVER;
 use crate::hypercall::Caller;
 use crate::hypercall::testing::World;
@@ -155,10 +155,12 @@ fn init_leaves_nothing_but_the_base() {
     assert_ne!(vcpu.timers.lapic.load(SeqCst), NEVER);
     assert_eq!(world.cpu.apic_mode, ApicMode::X2Apic);
     world.cpu.write(SysReg::Dr0, 1);
+    world.cpu.inject(Event::interrupt(0x40));
     assert!(world.wrmsr(ICR_MSR, u64::from(SELF) | 0x40));
     vcpu.apic.startup.store(SIPI_PENDING | 7, SeqCst);
     world.apic(startup);
     assert_eq!(vcpu.timers.lapic.load(SeqCst), NEVER);
+    assert_eq!(world.cpu.injected, []);
     assert_eq!((world.cpu.read(SysReg::Cr8), world.cpu.read(SysReg::Dr0)), (0, 0));
     assert_eq!(world.cpu.apic_mode, ApicMode::Emulated);
     assert_eq!(

@@ -218,6 +218,12 @@ fn exceptions(report: &mut Report, step_over_exit: bool) {
         report.equal("single-step-over-exit-dr6", cpu::read_dr6() >> 14 & 1, 1);
         report.equal("dr6-clear-again", cpu::write_dr6(0xffff_0ff0), Ok(()));
     }
+    report.equal(
+        "single-step-over-sti",
+        cpu::single_step_over_sti(),
+        fault(cpu::DB),
+    );
+    report.equal("dr6-clear-after-sti", cpu::write_dr6(0xffff_0ff0), Ok(()));
     report.equal("int-n", cpu::int_41(), fault(0x41));
     let page = cpu::load(guests::hypercall::UNMAPPED);
     report.equal(
