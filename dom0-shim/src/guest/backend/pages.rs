@@ -65,8 +65,9 @@ impl Pages {
         }
     }
 
-    /// Calls `work` with the page of a segment if that is mapped or can be.
-    fn with_kept(&self, segment: &Segment, work: impl FnOnce(&Mapping)) -> bool {
+    /// Calls `work` with the page of a segment if that is mapped or can be. When one cannot be, `may_map` has the rest
+    /// of a request not try, either: all of its segments may be in that page.
+    fn with_kept(&self, segment: &Segment, may_map: &mut bool, work: impl FnOnce(&Mapping)) -> bool {
         let Some(kept) = &self.kept else {
             return false;
         };
@@ -76,11 +77,12 @@ impl Pages {
             return true;
         }
         let left = kept.allowance.0.get();
-        if left == 0 || pages.len() >= KEPT_MAX {
+        if !*may_map || left == 0 || pages.len() >= KEPT_MAX {
             return false;
         }
         // One that may only be read is not persistent; copying tells whether it is granted at all.
         let Ok(page) = Mapping::grants(self.domain, &[segment.reference], Access::Write) else {
+            *may_map = false;
             return false;
         };
         work(&page);
@@ -92,9 +94,11 @@ impl Pages {
 
 impl Memory for Pages {
     fn copy_to(&self, copies: &[(Segment, &[u8])]) -> Result<(), Failed> {
-        let mut batch = Copies::default();
+        let (mut batch, mut may_map) = (Copies::default(), true);
         for (segment, bytes) in copies {
-            if !self.with_kept(segment, |page| page.write(segment.offset.into(), bytes)) {
+            if !self.with_kept(segment, &mut may_map, |page| {
+                page.write(segment.offset.into(), bytes)
+            }) {
                 batch.to_grant(bytes, self.granted(segment));
             }
         }
@@ -102,9 +106,11 @@ impl Memory for Pages {
     }
 
     fn copy_from(&self, copies: &mut [(Segment, &mut [u8])]) -> Result<(), Failed> {
-        let mut batch = Copies::default();
+        let (mut batch, mut may_map) = (Copies::default(), true);
         for (segment, bytes) in copies {
-            if !self.with_kept(segment, |page| page.read(segment.offset.into(), bytes)) {
+            if !self.with_kept(segment, &mut may_map, |page| {
+                page.read(segment.offset.into(), bytes)
+            }) {
                 batch.from_grant(self.granted(segment), bytes);
             }
         }
