@@ -30,6 +30,7 @@ use alloc::rc::Rc;
 use abi::event_channel::VIRQ_TIMER;
 use dom0_shim::archive::Archive;
 use dom0_shim::block::ram::Budget;
+use dom0_shim::block::supply::Supply;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
@@ -59,6 +60,8 @@ pub struct Host {
     pub consoles: Consoles,
     /// Memory that disks may take.
     pub disk_memory: Budget,
+    /// Memory for data on its way between domains and disks.
+    pub in_flight: Supply,
     /// Pages of front ends that may be kept mapped.
     pub kept_pages: Allowance,
     /// Devices of the domains.
@@ -92,8 +95,9 @@ pub fn main(info: StartInfo) -> ! {
         terminal: Terminal::default(),
         store: Store::default(),
         consoles: Consoles::default(),
-        // The other half is for what grows with the number of domains, and for unpacking kernels.
+        // The rest is for what grows with the number of domains, and for unpacking kernels.
         disk_memory: Budget::new(memory::heap_free() as u64 / 2),
+        in_flight: Supply::new(memory::heap_free() / 16),
         kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
         machine: Machine::find(&info),
