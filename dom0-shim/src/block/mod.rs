@@ -1,5 +1,6 @@
 //! Block devices: what a disk is, and how a front end's requests are carried out on one.
 //!
+//! * [`allowance`]: how many pages of a domain may be kept mapped.
 //! * [`claim`]: who uses which sectors of a disk.
 //! * [`extents`]: parts of a disk, put together to one.
 //! * [`file_system`]: where a disk has a file.
@@ -10,6 +11,7 @@
 //! * [`service`]: the ring, served.
 //! * [`supply`]: what requests wait for.
 
+pub mod allowance;
 pub mod claim;
 pub mod extents;
 pub mod file_system;

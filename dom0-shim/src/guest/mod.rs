@@ -29,6 +29,7 @@ use alloc::rc::Rc;
 
 use abi::event_channel::VIRQ_TIMER;
 use dom0_shim::archive::Archive;
+use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::ram::Budget;
 use dom0_shim::block::supply::Supply;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
@@ -36,7 +37,7 @@ use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, foreign, interrupt, memory, time};
 
-use backend::{Allowance, Devices};
+use backend::Devices;
 use console::Consoles;
 use machine::Machine;
 use network::Networks;
@@ -98,6 +99,7 @@ pub fn main(info: StartInfo) -> ! {
         // The rest is for what grows with the number of domains, and for unpacking kernels.
         disk_memory: Budget::new(memory::heap_free() as u64 / 2),
         in_flight: Supply::new(memory::heap_free() / 16),
+        // The other half of the addresses is for rings and for the toolstack.
         kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
         machine: Machine::find(&info),

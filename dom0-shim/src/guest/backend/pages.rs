@@ -5,25 +5,13 @@
 //! hypercall a request. To map and unmap a page for each request costs twice as much as that.
 
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 
 use abi::Domid;
+use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::{Failed, Memory, Segment};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::grant::{Access, Copies, Granted};
-
-/// How many more pages may be kept mapped: for all domains together, so that there are addresses left for the
-/// toolstack. Clones share the number.
-#[derive(Clone)]
-pub struct Allowance(Rc<Cell<usize>>);
-
-impl Allowance {
-    /// So many.
-    pub fn new(pages: usize) -> Self {
-        Self(Rc::new(Cell::new(pages)))
-    }
-}
 
 /// Most pages kept for a ring, as Linux's back end.
 const KEPT_MAX: usize = 1056;
@@ -35,6 +23,7 @@ pub struct Pages {
 }
 
 struct Kept {
+    domain: Domid,
     pages: RefCell<BTreeMap<u32, Mapping>>,
     allowance: Allowance,
 }
@@ -48,6 +37,7 @@ impl Pages {
     /// Pages are mapped at their first use, and stay so as far as `allowance` goes.
     pub fn kept(domain: Domid, allowance: &Allowance) -> Self {
         let kept = Kept {
+            domain,
             pages: RefCell::default(),
             allowance: allowance.clone(),
         };
@@ -76,8 +66,7 @@ impl Pages {
             work(page);
             return true;
         }
-        let left = kept.allowance.0.get();
-        if !*may_map || left == 0 || pages.len() >= KEPT_MAX {
+        if !*may_map || !kept.allowance.allows(self.domain) || pages.len() >= KEPT_MAX {
             return false;
         }
         // One that may only be read is not persistent; copying tells whether it is granted at all.
@@ -86,7 +75,7 @@ impl Pages {
             return false;
         };
         work(&page);
-        kept.allowance.0.set(left - 1);
+        kept.allowance.take(self.domain);
         pages.insert(segment.reference, page);
         true
     }
@@ -124,7 +113,6 @@ fn all_done(batch: Copies<'_>) -> Result<(), Failed> {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let count = self.pages.borrow().len();
-        self.allowance.0.set(self.allowance.0.get() + count);
+        self.allowance.give_back(self.domain, self.pages.borrow().len());
     }
 }
