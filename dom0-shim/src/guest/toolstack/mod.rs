@@ -239,11 +239,11 @@ pub fn resize_disk(host: &Host, domain: Domid, number: u32, bytes: u64) -> Resul
 /// # Errors
 /// A sentence.
 pub async fn detach_disk(host: &Host, domain: Domid, number: u32, how: Detach) -> Result<(), String> {
-    backend::remove(host, block::id(domain, number), how).await?;
+    // The domain may let go of it when nobody waits for that any more.
     if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
         record.disks.retain(|open| open.disk.number != number);
     }
-    Ok(())
+    backend::remove(host, block::id(domain, number), how).await
 }
 
 /// A random Ethernet address of Xen's range.
