@@ -110,7 +110,7 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
         let _ = destroy(host, domain).await;
         return Err(failure);
     }
-    host.domains.complete(domain);
+    host.domains.made(domain);
     Ok(domain)
 }
 
