@@ -19,7 +19,7 @@ use guest_rt::{println, time};
 
 use super::backend::{Detach, Front, block};
 use super::toolstack::{
-    Stage, attach_disk, create, destroy, detach_disk, open_disks, read_config, resize,
+    Stage, attach_disk, check_name, create, destroy, detach_disk, open_disks, read_config, resize,
     resize_disk,
 };
 use super::{Host, console, network, pools, scheduling, store_tools};
@@ -76,6 +76,8 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, 
     let config = read_config(host, path, settings).await?;
     let started = time::now();
     let failed = |failure: String| format!("Domain {} was not created: {failure}", config.name);
+    // Before its disks, which are in use then.
+    check_name(host, &config).map_err(|failure| failed(failure.to_string()))?;
     let disks = open_disks(host, &config).await.map_err(failed)?;
     let domain = create(host, config.clone(), disks)
         .await

@@ -30,7 +30,7 @@ use super::backend::block::{self, OpenDisk};
 use super::backend::{self, Detach};
 use super::{Host, console};
 
-pub use build::create;
+pub use build::{check_name, create};
 pub use lifecycle::watch;
 
 /// The domains made by this toolstack.
