@@ -9,7 +9,6 @@
 //! * [`ram`]: disks in RAM, empty or over an image.
 //! * [`request`]: requests of the ring, checked and carried out.
 //! * [`service`]: the ring, served.
-//! * [`supply`]: what requests wait for.
 
 pub mod allowance;
 pub mod claim;
@@ -20,7 +19,6 @@ pub mod qcow2;
 pub mod ram;
 pub mod request;
 pub mod service;
-pub mod supply;
 
 use alloc::vec::Vec;
 use core::fmt;

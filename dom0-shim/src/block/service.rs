@@ -13,11 +13,11 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::request::{bytes_at_most, serve};
-use super::supply::Supply;
 use super::{BlockDevice, Memory};
 use crate::backend::ring::{BackRing, Broken, Shared};
 use crate::backend::{Events, Stopped};
 use crate::executor::{Either, either};
+use crate::supply::Supply;
 
 /// Requests of a ring that are under way at once.
 pub const UNDER_WAY_MAX: usize = 16;

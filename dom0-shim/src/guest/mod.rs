@@ -31,8 +31,8 @@ use abi::event_channel::VIRQ_TIMER;
 use dom0_shim::archive::Archive;
 use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::ram::Budget;
-use dom0_shim::block::supply::Supply;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
+use dom0_shim::supply::Supply;
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, foreign, interrupt, memory, time};
@@ -71,6 +71,8 @@ pub struct Host {
     pub machine: Machine,
     /// Networks of the domains.
     pub networks: Networks,
+    /// The right to make a domain: one at a time, as there is an unpacked kernel in memory meanwhile.
+    pub making: Supply,
     /// The domains that this toolstack has made.
     pub domains: Domains,
     /// This domain's command line.
@@ -104,6 +106,7 @@ pub fn main(info: StartInfo) -> ! {
         devices: Devices::default(),
         machine: Machine::find(&info),
         networks: Networks::default(),
+        making: Supply::new(1),
         domains: Domains::default(),
         command_line: info.command_line(),
     });

@@ -14,9 +14,9 @@ use core::fmt;
 use core::ops::{Deref, Range};
 
 use dom0_shim::block::claim::{Claim, InUse, Users};
-use dom0_shim::block::supply::{Share, Supply};
 use dom0_shim::block::{Access, BlockDevice, BlockSizes, Failed, SECTOR, zeros};
 use dom0_shim::executor::Signal;
+use dom0_shim::supply::{Share, Supply};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::{InterruptStatus, Transport};

@@ -51,6 +51,7 @@ pub struct Ports {
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
 pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -> Result<Domid, Failure> {
+    let _turn = host.making.take(1).await;
     let kernel_file = file(host, &config.kernel, FILE_MAX)
         .await
         .step("loading the kernel")?;

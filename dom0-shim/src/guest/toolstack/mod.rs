@@ -21,6 +21,7 @@ use core::cell::RefCell;
 use abi::{Domid, Errno};
 use dom0_shim::executor::{Signal, pass};
 use dom0_shim::net::packet::Mac;
+use dom0_shim::restart;
 use dom0_shim::xlcfg::disk::{Disk, Place};
 use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
@@ -60,6 +61,8 @@ struct Record {
     disks: Vec<OpenDisk>,
     /// System time at creation.
     created: u64,
+    /// For how long it was not started again, when it had not run for long before.
+    delay: u64,
     stage: Stage,
     /// Its stop has been acted on, or is none of its own.
     handled: bool,
@@ -162,6 +165,20 @@ impl Domains {
         }
     }
 
+    /// How long to wait, in nanoseconds, before a domain that has stopped is started again.
+    fn delay(&self, domain: Domid) -> u64 {
+        let records = self.records.borrow();
+        let delay = |record: &Record| restart::delay(time::now() - record.created, record.delay);
+        records.get(&domain).map_or(0, delay)
+    }
+
+    /// A domain was started again after a delay.
+    fn delayed(&self, domain: Domid, delay: u64) {
+        if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
+            record.delay = delay;
+        }
+    }
+
     /// A domain is going to be destroyed; whether nobody has begun to do so before.
     fn begin_to_destroy(&self, domain: Domid) -> bool {
         let mut records = self.records.borrow_mut();
@@ -179,6 +196,7 @@ impl Domains {
             config,
             disks,
             created: time::now(),
+            delay: 0,
             stage: Stage::Making,
             handled: false,
         };
