@@ -8,7 +8,9 @@
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
 //! * [`net`]: networks between the domains.
+//! * [`restart`]: how soon domains are started again.
 //! * [`shell`]: line editing, command table, output formats.
+//! * [`supply`]: what there is only so much of, for tasks that wait for it.
 //! * [`xenstore`]: the xenstore server.
 //! * [`xlcfg`]: domain configs.
 #![cfg_attr(not(test), no_std)]
@@ -24,7 +26,9 @@ pub mod cpus;
 pub mod executor;
 pub mod layout;
 pub mod net;
+pub mod restart;
 pub mod shell;
+pub mod supply;
 pub mod xenstore;
 pub mod xlcfg;
 

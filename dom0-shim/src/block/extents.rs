@@ -1,10 +1,9 @@
 //! Parts of a disk, put together to one: a partition, or a file where the file system has it.
 
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{Access, BlockDevice, BlockSizes, Failed, SECTOR};
+use super::{Access, BlockDevice, BlockSizes, Failed, SECTOR, zeros};
 
 /// Adjacent sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +137,11 @@ impl<D: BlockDevice> BlockDevice for Extents<D> {
         self.disk.takes_time()
     }
 
+    fn memory(&self, bytes: usize) -> usize {
+        let put_together = if self.list.len() > 1 { bytes } else { 0 };
+        put_together + self.disk.memory(bytes)
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         // Of a file's blocks only the file system may say that nobody needs them.
         let granularity = self.disk.discard_granularity()?;
@@ -152,7 +156,7 @@ impl<D: BlockDevice> BlockDevice for Extents<D> {
         if let Some(place) = self.in_one(&sectors) {
             return self.disk.read(place, take).await;
         }
-        let mut data = vec![0; (sectors.end - sectors.start) as usize * SECTOR];
+        let mut data = zeros((sectors.end - sectors.start) as usize * SECTOR)?;
         let mut rest = &mut data[..];
         for part in self.parts(sectors) {
             let (room, after) = rest.split_at_mut(part.sectors as usize * SECTOR);
@@ -172,7 +176,7 @@ impl<D: BlockDevice> BlockDevice for Extents<D> {
         if let Some(place) = self.in_one(&sectors) {
             return self.disk.write(place, fill).await;
         }
-        let mut data = vec![0; (sectors.end - sectors.start) as usize * SECTOR];
+        let mut data = zeros((sectors.end - sectors.start) as usize * SECTOR)?;
         fill(&mut [&mut data])?;
         let mut rest = &data[..];
         for part in self.parts(sectors) {

@@ -1,5 +1,6 @@
 //! Block devices: what a disk is, and how a front end's requests are carried out on one.
 //!
+//! * [`allowance`]: how many pages of a domain may be kept mapped.
 //! * [`claim`]: who uses which sectors of a disk.
 //! * [`extents`]: parts of a disk, put together to one.
 //! * [`file_system`]: where a disk has a file.
@@ -9,6 +10,7 @@
 //! * [`request`]: requests of the ring, checked and carried out.
 //! * [`service`]: the ring, served.
 
+pub mod allowance;
 pub mod claim;
 pub mod extents;
 pub mod file_system;
@@ -89,6 +91,9 @@ pub trait BlockDevice {
     /// Whether others can be served while it carries a request out.
     fn takes_time(&self) -> bool;
 
+    /// Memory that a request takes at most while it is under way, if it moves so many bytes.
+    fn memory(&self, bytes: usize) -> usize;
+
     /// Bytes that are discarded together; `None` if it does not discard.
     fn discard_granularity(&self) -> Option<u32>;
 
@@ -132,6 +137,10 @@ impl<P: Deref<Target: BlockDevice>> BlockDevice for P {
         (**self).takes_time()
     }
 
+    fn memory(&self, bytes: usize) -> usize {
+        (**self).memory(bytes)
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         (**self).discard_granularity()
     }
@@ -159,6 +168,17 @@ impl<P: Deref<Target: BlockDevice>> BlockDevice for P {
     async fn discard(&self, sectors: Range<u64>) -> Result<(), Failed> {
         (**self).discard(sectors).await
     }
+}
+
+/// Zeros, where data is to be put.
+///
+/// # Errors
+/// There is no memory for so many.
+pub fn zeros(bytes: usize) -> Result<Vec<u8>, Failed> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(bytes).map_err(|_| Failed)?;
+    zeros.resize(bytes, 0);
+    Ok(zeros)
 }
 
 /// Most bytes that are read of a disk in one go for this domain's own use.

@@ -182,6 +182,11 @@ impl BlockDevice for RamDisk {
         false
     }
 
+    /// All that it may take has been set aside.
+    fn memory(&self, _: usize) -> usize {
+        0
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         (self.access == Access::ReadWrite).then_some(PAGE as u32)
     }

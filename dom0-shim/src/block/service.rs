@@ -6,7 +6,9 @@
 
 use core::future::Future;
 
-use abi::io::blkif::{BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_WRITE_BARRIER, BlkifRequest, BlkifResponse};
+use abi::io::blkif::{
+    BLKIF_OP_DISCARD, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_WRITE_BARRIER, BlkifRequest, BlkifResponse,
+};
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
@@ -15,13 +17,18 @@ use super::{BlockDevice, Memory};
 use crate::backend::ring::{BackRing, Broken, Shared};
 use crate::backend::{Events, Stopped};
 use crate::executor::{Either, either};
+use crate::supply::Supply;
 
 /// Requests of a ring that are under way at once.
 pub const UNDER_WAY_MAX: usize = 16;
 /// Once they have so many bytes, no more are taken: their data is in the back end's memory meanwhile.
 pub const BYTES_MAX: usize = 2 << 20;
+/// With so many bytes a ring has had its turn: a disk that takes no time copies them while nobody else is served.
+const BYTES_PER_TURN: usize = 1 << 20;
 
-/// Serves a ring until it is stopped; all requests that were taken have been answered then.
+/// Serves a ring until it is stopped; all requests that were taken have been answered then. A request begins when there
+/// is memory for its data in `in_flight`, which all rings share. It has all that it needs then, so it ends and gives
+/// that back, whoever else waits.
 ///
 /// # Errors
 /// The front end has broken the ring.
@@ -30,10 +37,16 @@ pub async fn run<M: Shared>(
     events: &impl Events,
     disk: &impl BlockDevice,
     memory: &impl Memory,
+    in_flight: &Supply,
 ) -> Result<(), Broken> {
     let start = |request: BlkifRequest| async move {
-        let response = serve(&request, disk, memory).await;
-        (response, bytes_at_most(&request))
+        let bytes = bytes_at_most(&request);
+        // What takes no time is over before anything else can begin.
+        let _share = match disk.takes_time() {
+            true => Some(in_flight.take(disk.memory(bytes)).await),
+            false => None,
+        };
+        (serve(&request, disk, memory).await, bytes)
     };
     let mut under_way = UnderWay::default();
     let result = rounds(&mut ring, events, disk.takes_time(), start, &mut under_way).await;
@@ -53,12 +66,18 @@ async fn rounds<M: Shared, F: Future<Output = (BlkifResponse, usize)>>(
     under_way: &mut UnderWay<F>,
 ) -> Result<(), Broken> {
     loop {
+        let mut turn = 0;
         for _ in 0..ring.entries() {
-            if under_way.is_full() {
+            if under_way.is_full() || turn >= BYTES_PER_TURN {
                 break;
             }
             let Some(request) = ring.take::<BlkifRequest>()? else {
                 break;
+            };
+            turn += match request.operation {
+                // What a disk forgets may be all of it.
+                BLKIF_OP_DISCARD => BYTES_PER_TURN,
+                _ => bytes_at_most(&request),
             };
             if takes_time && !is_barrier(&request) {
                 under_way.add(bytes_at_most(&request), start(request));
@@ -169,6 +188,8 @@ mod tests {
     struct Slow {
         /// First sectors (those of a flush: none), and how each ends.
         begun: RefCell<Vec<(Option<u64>, Rc<End>)>>,
+        /// It finishes everything at once.
+        at_once: bool,
     }
 
     #[derive(Default)]
@@ -194,6 +215,9 @@ mod tests {
         }
 
         async fn wait(&self, sector: Option<u64>) -> Result<(), Failed> {
+            if self.at_once {
+                return Ok(());
+            }
             let end = Rc::new(End::default());
             self.begun.borrow_mut().push((sector, end.clone()));
             end.there.wait().await;
@@ -209,10 +233,13 @@ mod tests {
             Access::ReadWrite
         }
         fn takes_time(&self) -> bool {
-            true
+            !self.at_once
+        }
+        fn memory(&self, bytes: usize) -> usize {
+            bytes
         }
         fn discard_granularity(&self) -> Option<u32> {
-            None
+            Some(512)
         }
         async fn read(
             &self,
@@ -234,7 +261,7 @@ mod tests {
             self.wait(None).await
         }
         async fn discard(&self, _: Range<u64>) -> Result<(), Failed> {
-            Err(Failed)
+            Ok(())
         }
     }
 
@@ -292,17 +319,18 @@ mod tests {
 
     impl Front {
         fn new() -> Self {
+            Self::with(Slow::default(), &Supply::new(1 << 30))
+        }
+
+        fn with(disk: Slow, in_flight: &Supply) -> Self {
             let pages: &'static Pages = Box::leak(Box::new(Pages::new(1)));
             let ring = BackRing::attach(pages, size_of::<BlkifRequest>()).expect("zeros are a ring");
-            let (disk, wire, ended) = (
-                Rc::new(Slow::default()),
-                Rc::new(Wire::default()),
-                Rc::new(Cell::new(None)),
-            );
+            let (disk, wire, ended) = (Rc::new(disk), Rc::new(Wire::default()), Rc::new(Cell::new(None)));
             let executor = Executor::default();
             let task = {
                 let (disk, wire, ended) = (disk.clone(), wire.clone(), ended.clone());
-                async move { ended.set(Some(run(ring, &wire, &*disk, &Granted).await)) }
+                let in_flight = in_flight.clone();
+                async move { ended.set(Some(run(ring, &wire, &*disk, &Granted, &in_flight).await)) }
             };
             executor.spawner().spawn(task);
             Self {
@@ -322,17 +350,23 @@ mod tests {
 
         /// Sends a request for a page from `sector` on, whose id is the sector.
         fn send(&mut self, operation: u8, sector: u64) {
+            let pages = u8::from(operation != BLKIF_OP_FLUSH_DISKCACHE);
+            self.send_pages(operation, sector, pages);
+        }
+
+        /// As [`Self::send`], for so many pages.
+        fn send_pages(&mut self, operation: u8, sector: u64, pages: u8) {
             let mut request = BlkifRequest {
                 operation,
-                nr_segments: u8::from(operation != BLKIF_OP_FLUSH_DISKCACHE),
+                nr_segments: pages,
                 id: sector,
                 sector_number: sector,
                 ..Default::default()
             };
-            request.seg[0] = BlkifRequestSegment {
+            request.seg.fill(BlkifRequestSegment {
                 last_sect: 7,
                 ..Default::default()
-            };
+            });
             let at = SRING_HEADER_SIZE + (self.sent % 32) as usize * size_of::<BlkifRequest>();
             let pages = self.pages;
             Shared::write(&pages, at, request.as_bytes());
@@ -440,6 +474,61 @@ mod tests {
             front.finish(sector, Ok(()));
         }
         assert_eq!(front.responses().len(), 30);
+    }
+
+    #[test]
+    fn a_turn_is_short_on_a_disk_that_takes_no_time() {
+        let quick = || {
+            let disk = Slow {
+                at_once: true,
+                ..Default::default()
+            };
+            Front::with(disk, &Supply::new(0))
+        };
+        let mut front = quick();
+        (0..32).for_each(|index| front.send_pages(BLKIF_OP_READ, index * 88, 11));
+        front.executor.run_round();
+        assert_eq!(front.responses().len(), BYTES_PER_TURN.div_ceil(11 << 12));
+        front.settle();
+        assert_eq!(front.responses().len(), 32 - BYTES_PER_TURN.div_ceil(11 << 12));
+
+        let mut front = quick();
+        (0..3).for_each(|index| front.send(BLKIF_OP_DISCARD, index));
+        for _ in 0..3 {
+            front.executor.run_round();
+            assert_eq!(front.responses().len(), 1);
+        }
+    }
+
+    #[test]
+    fn rings_wait_for_the_memory_that_they_share() {
+        let in_flight = Supply::new(3 << 12);
+        let mut fronts = [(); 2].map(|()| Front::with(Slow::default(), &in_flight));
+        (0..4).for_each(|index| fronts[0].send(BLKIF_OP_READ, index * 8));
+        fronts[0].fire();
+        assert_eq!(fronts[0].disk.begun(), [Some(0), Some(8), Some(16)]);
+        // More than there is in all.
+        fronts[1].send_pages(BLKIF_OP_READ, 32, 5);
+        fronts[1].fire();
+        assert_eq!(fronts[1].disk.begun(), []);
+        fronts[0].finish(Some(8), Ok(()));
+        assert_eq!(
+            fronts[0].disk.begun(),
+            [Some(0), Some(16), Some(24)],
+            "came first"
+        );
+        // Who waits for memory is served to the end, too.
+        fronts[1].wire.stopping.set(true);
+        fronts[1].fire();
+        for sector in [0, 24, 16] {
+            assert_eq!(fronts[1].disk.begun(), []);
+            fronts[0].finish(Some(sector), Ok(()));
+            fronts[1].settle();
+        }
+        assert_eq!(fronts[1].disk.begun(), [Some(32)]);
+        fronts[1].finish(Some(32), Ok(()));
+        assert_eq!(fronts[1].responses(), [(32, BLKIF_RSP_OKAY)]);
+        assert_eq!(fronts[1].ended.get(), Some(Ok(())));
     }
 
     #[test]

@@ -29,13 +29,15 @@ use alloc::rc::Rc;
 
 use abi::event_channel::VIRQ_TIMER;
 use dom0_shim::archive::Archive;
+use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
+use dom0_shim::supply::Supply;
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, foreign, interrupt, memory, time};
 
-use backend::{Allowance, Devices};
+use backend::Devices;
 use console::Consoles;
 use machine::Machine;
 use network::Networks;
@@ -59,6 +61,8 @@ pub struct Host {
     pub consoles: Consoles,
     /// Memory that disks may take.
     pub disk_memory: Budget,
+    /// Memory for data on its way between domains and disks.
+    pub in_flight: Supply,
     /// Pages of front ends that may be kept mapped.
     pub kept_pages: Allowance,
     /// Devices of the domains.
@@ -67,6 +71,8 @@ pub struct Host {
     pub machine: Machine,
     /// Networks of the domains.
     pub networks: Networks,
+    /// The right to make a domain: one at a time, as there is an unpacked kernel in memory meanwhile.
+    pub making: Supply,
     /// The domains that this toolstack has made.
     pub domains: Domains,
     /// This domain's command line.
@@ -92,12 +98,15 @@ pub fn main(info: StartInfo) -> ! {
         terminal: Terminal::default(),
         store: Store::default(),
         consoles: Consoles::default(),
-        // The other half is for what grows with the number of domains, and for unpacking kernels.
+        // The rest is for what grows with the number of domains, and for unpacking kernels.
         disk_memory: Budget::new(memory::heap_free() as u64 / 2),
+        in_flight: Supply::new(memory::heap_free() / 16),
+        // The other half of the addresses is for rings and for the toolstack.
         kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
         machine: Machine::find(&info),
         networks: Networks::default(),
+        making: Supply::new(1),
         domains: Domains::default(),
         command_line: info.command_line(),
     });

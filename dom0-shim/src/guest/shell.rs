@@ -19,7 +19,8 @@ use guest_rt::{println, time};
 
 use super::backend::{Detach, Front, block};
 use super::toolstack::{
-    attach_disk, create, destroy, detach_disk, open_disks, read_config, resize, resize_disk,
+    Stage, attach_disk, check_name, create, destroy, detach_disk, open_disks, read_config, resize,
+    resize_disk,
 };
 use super::{Host, console, network, pools, scheduling, store_tools};
 
@@ -75,6 +76,8 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, 
     let config = read_config(host, path, settings).await?;
     let started = time::now();
     let failed = |failure: String| format!("Domain {} was not created: {failure}", config.name);
+    // Before its disks, which are in use then.
+    check_name(host, &config).map_err(|failure| failed(failure.to_string()))?;
     let disks = open_disks(host, &config).await.map_err(failed)?;
     let domain = create(host, config.clone(), disks)
         .await
@@ -201,11 +204,13 @@ fn answer(result: Result<(), Errno>) -> Result<(), String> {
 }
 
 pub(super) fn find(host: &Host, which: &str) -> Result<Domid, String> {
-    match host.domains.find(which) {
-        None => Err(format!("{which} is an invalid domain identifier")),
-        // A restart goes on while commands are typed.
-        Some(domain) if !host.domains.is_complete(domain) => Err(format!("{which} is still being created")),
-        Some(domain) => Ok(domain),
+    let invalid = || format!("{which} is an invalid domain identifier");
+    let domain = host.domains.find(which).ok_or_else(invalid)?;
+    // Restarts go on while commands are typed.
+    match host.domains.stage(domain).ok_or_else(invalid)? {
+        Stage::Making => Err(format!("{which} is still being created")),
+        Stage::Made => Ok(domain),
+        Stage::Destroying => Err(format!("{which} is being destroyed")),
     }
 }
 
@@ -412,7 +417,7 @@ async fn poweroff(host: &Rc<Host>) -> Result<(), String> {
     for (domain, name) in host.domains.list() {
         let alive = domctl::info(domain).is_ok_and(|info| info.flags & (flag::SHUTDOWN | flag::PAUSED) == 0);
         if !alive || ask(host, &name, "poweroff").is_err() {
-            answer(destroy(host, domain).await)?;
+            destroy_or_say(host, domain, &name).await;
         }
     }
     let deadline = time::now() + PATIENCE;
@@ -424,8 +429,15 @@ async fn poweroff(host: &Rc<Host>) -> Result<(), String> {
     }
     for (domain, name) in host.domains.list() {
         println!("{name} has not powered off: destroying it");
-        answer(destroy(host, domain).await)?;
+        destroy_or_say(host, domain, &name).await;
     }
     println!("Powering off");
     sched::shutdown(SHUTDOWN_POWEROFF)
+}
+
+/// Destroys a domain; that it cannot be done does not keep the machine from powering off.
+async fn destroy_or_say(host: &Host, domain: Domid, name: &str) {
+    if let Err(error) = destroy(host, domain).await {
+        println!("Destroying {name}: {error}");
+    }
 }

@@ -228,6 +228,9 @@ impl BlockDevice for Cached {
     fn takes_time(&self) -> bool {
         false
     }
+    fn memory(&self, bytes: usize) -> usize {
+        self.disk.memory(bytes)
+    }
     fn discard_granularity(&self) -> Option<u32> {
         None
     }

@@ -1,11 +1,13 @@
 //! Domains that end themselves or attack: each ends for the right reason, and everything else goes on.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
-use crate::{Machine, outputs};
+use crate::{Machine, Vehicle, outputs};
 
 /// What a hostile domU does, and what the shim says of its end.
 const ENDS: &[(&str, &str)] = &[
@@ -35,6 +37,8 @@ pub fn tests() -> Vec<Test> {
                 test("domU at its limits", vehicle, limits),
             ]
         })
+        // It sleeps by this machine's clock, which is not that of Bochs.
+        .chain([test("domU that reboots at once", Vehicle::Svm, restarts)])
         .collect()
 }
 
@@ -75,6 +79,35 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let failed: Vec<&str> = output.lines().filter(|line| line.contains(": fail: ")).collect();
     ensure!(failed.is_empty(), "{failed:?}");
     Ok(())
+}
+
+/// A domain that reboots at once is started again later each time, and no more once it is destroyed. Those that are kept
+/// beside it have nodes of their own.
+fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
+    const UUID: &str = "2d2c6a0e-5ad5-4c8f-9d6a-6c0f0e1b7a51";
+    const CREATE: &str = "create /etc/oxen/reboot.cfg";
+    let mut shim = shim(bench, machine, &["reboot"])?;
+    shim.console
+        .type_line(&format!("{CREATE} on_reboot='rename-restart' uuid='{UUID}'"))?;
+    for seconds in [2, 4] {
+        let wait = format!("it is started again in {seconds} seconds");
+        shim.console.expect(&wait, PATIENCE)?;
+        shim.console.expect("(h) has been started", PATIENCE)?;
+    }
+    shim.console
+        .expect("it is started again in 8 seconds", PATIENCE)?;
+    let said = shim.command(CREATE)?;
+    ensure!(said.contains("a domain named h exists already"), "{said}");
+    shim.command("destroy h-1")?;
+    let named = format!("xenstore-read /vm/{UUID}/name");
+    let said = shim.command(&named)?;
+    ensure!(said.lines().any(|line| line == "h"), "{said}");
+    shim.command("destroy h")?;
+    let said = shim.command("xenstore-ls /vm")?;
+    ensure!(said.contains("\"h-2\"") && !said.contains(UUID), "{said}");
+    shim.command("destroy h-2")?;
+    std::thread::sleep(Duration::from_secs(10));
+    shim.wait_for("h", false)
 }
 
 /// A domain takes all ports, grant frames and mappings that its config gives it, and no more; it dies with all of them.

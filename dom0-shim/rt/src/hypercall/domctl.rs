@@ -49,6 +49,16 @@ pub fn destroy(domain: Domid) -> Result<(), Errno> {
     plain(XEN_DOMCTL_DESTROYDOMAIN, domain, &0u64).map(|_| ())
 }
 
+/// Gives a domain another handle.
+pub fn set_handle(domain: Domid, handle: [u8; 16]) -> Result<(), Errno> {
+    plain(
+        XEN_DOMCTL_SETDOMAINHANDLE,
+        domain,
+        &DomctlSetdomainhandle { handle },
+    )
+    .map(|_| ())
+}
+
 /// Stops a domain's vCPUs.
 pub fn pause(domain: Domid) -> Result<(), Errno> {
     plain(XEN_DOMCTL_PAUSEDOMAIN, domain, &0u64).map(|_| ())

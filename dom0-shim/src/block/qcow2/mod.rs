@@ -10,7 +10,6 @@
 mod header;
 mod pages;
 
-use alloc::vec;
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
 
@@ -18,7 +17,7 @@ use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 use ruzstd::io::Read as _;
 
 use super::extents::{gather, scatter};
-use super::{Access, BlockDevice, BlockSizes, Failed, SECTOR, Unusable, read_bytes};
+use super::{Access, BlockDevice, BlockSizes, Failed, SECTOR, Unusable, read_bytes, zeros};
 use crate::executor::Signal;
 use header::{AUTOCLEAR, Compression};
 pub use header::{HEADER_MAX, Header};
@@ -244,7 +243,7 @@ impl<D: BlockDevice> Qcow2<D> {
             Place::Compressed { start, length } => {
                 let end = start.checked_add(length).ok_or(Failed)?.min(self.held());
                 let packed = read_bytes(&self.disk, start..end).await?;
-                let mut data = vec![0; self.cluster() as usize];
+                let mut data = zeros(self.cluster() as usize)?;
                 unpack(self.header.compression, &packed, &mut data)?;
                 let bytes = within.start as usize * SECTOR..within.end as usize * SECTOR;
                 room.copy_from_slice(data.get(bytes).ok_or(Failed)?);
@@ -283,7 +282,7 @@ impl<D: BlockDevice> Qcow2<D> {
         lock: &Locked<'_>,
     ) -> Result<(), Failed> {
         let sectors = self.cluster() / SECTOR as u64;
-        let mut data = vec![0; self.cluster() as usize];
+        let mut data = zeros(self.cluster() as usize)?;
         if within != (0..sectors) {
             self.read_part(old, 0..sectors, &mut data).await?;
         }
@@ -444,6 +443,13 @@ impl<D: BlockDevice> BlockDevice for Qcow2<D> {
         self.disk.takes_time()
     }
 
+    /// With the request's data that of a cluster which gets a new place, what that was packed to (up to two clusters), and
+    /// what that is unpacked to; and what is read or written of the disk meanwhile.
+    fn memory(&self, bytes: usize) -> usize {
+        let cluster = self.cluster() as usize;
+        bytes + 4 * cluster + self.disk.memory(bytes.max(cluster))
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         None
     }
@@ -456,7 +462,7 @@ impl<D: BlockDevice> BlockDevice for Qcow2<D> {
         if let Some(place) = self.in_one(&sectors, Access::ReadOnly).await? {
             return self.disk.read(place, take).await;
         }
-        let mut data = vec![0; (sectors.end - sectors.start) as usize * SECTOR];
+        let mut data = zeros((sectors.end - sectors.start) as usize * SECTOR)?;
         let mut rest = &mut data[..];
         for (cluster, within) in self.parts(sectors) {
             let length = (within.end - within.start) as usize * SECTOR;
@@ -475,7 +481,7 @@ impl<D: BlockDevice> BlockDevice for Qcow2<D> {
         if let Some(place) = self.in_one(&sectors, Access::ReadWrite).await? {
             return self.disk.write(place, fill).await;
         }
-        let mut data = vec![0; (sectors.end - sectors.start) as usize * SECTOR];
+        let mut data = zeros((sectors.end - sectors.start) as usize * SECTOR)?;
         fill(&mut [&mut data])?;
         let mut rest = &data[..];
         for (cluster, within) in self.parts(sectors) {

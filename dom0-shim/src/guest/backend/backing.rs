@@ -84,6 +84,15 @@ impl BlockDevice for Data {
         }
     }
 
+    fn memory(&self, bytes: usize) -> usize {
+        match self {
+            Self::Ram(disk) => disk.memory(bytes),
+            Self::Machine(disk) => disk.memory(bytes),
+            Self::Qcow2InRam(disk) => disk.memory(bytes),
+            Self::Qcow2OnMachine(disk) => disk.memory(bytes),
+        }
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         match self {
             Self::Ram(disk) => disk.discard_granularity(),

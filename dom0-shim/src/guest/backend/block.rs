@@ -218,7 +218,7 @@ impl OpenDisk {
 
 /// Task: serves one ring until it is stopped, or until the front end breaks it.
 async fn run(host: Rc<Host>, id: Id, channel: Channel, ring: Ring, open: OpenDisk, memory: Pages) {
-    if let Err(Broken) = service::run(ring, &channel, &*open.data, &memory).await {
+    if let Err(Broken) = service::run(ring, &channel, &*open.data, &memory, &host.in_flight).await {
         // Not on the terminal, which a domain could fill that way.
         let error = "the ring has more requests than it can hold; it is served no longer";
         nodes::set_error(&host.store, id, error);

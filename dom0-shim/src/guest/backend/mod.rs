@@ -24,7 +24,6 @@ use guest_rt::time;
 
 pub use link::{Channel, Links, SharedPages, Stop};
 pub use nodes::{Front, Id, set_error};
-pub use pages::Allowance;
 
 use super::Host;
 

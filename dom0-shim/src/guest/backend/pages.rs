@@ -5,25 +5,13 @@
 //! hypercall a request. To map and unmap a page for each request costs twice as much as that.
 
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 
 use abi::Domid;
+use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::{Failed, Memory, Segment};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::grant::{Access, Copies, Granted};
-
-/// How many more pages may be kept mapped: for all domains together, so that there are addresses left for the
-/// toolstack. Clones share the number.
-#[derive(Clone)]
-pub struct Allowance(Rc<Cell<usize>>);
-
-impl Allowance {
-    /// So many.
-    pub fn new(pages: usize) -> Self {
-        Self(Rc::new(Cell::new(pages)))
-    }
-}
 
 /// Most pages kept for a ring, as Linux's back end.
 const KEPT_MAX: usize = 1056;
@@ -35,6 +23,7 @@ pub struct Pages {
 }
 
 struct Kept {
+    domain: Domid,
     pages: RefCell<BTreeMap<u32, Mapping>>,
     allowance: Allowance,
 }
@@ -48,6 +37,7 @@ impl Pages {
     /// Pages are mapped at their first use, and stay so as far as `allowance` goes.
     pub fn kept(domain: Domid, allowance: &Allowance) -> Self {
         let kept = Kept {
+            domain,
             pages: RefCell::default(),
             allowance: allowance.clone(),
         };
@@ -65,8 +55,9 @@ impl Pages {
         }
     }
 
-    /// Calls `work` with the page of a segment if that is mapped or can be.
-    fn with_kept(&self, segment: &Segment, work: impl FnOnce(&Mapping)) -> bool {
+    /// Calls `work` with the page of a segment if that is mapped or can be. When one cannot be, `may_map` has the rest
+    /// of a request not try, either: all of its segments may be in that page.
+    fn with_kept(&self, segment: &Segment, may_map: &mut bool, work: impl FnOnce(&Mapping)) -> bool {
         let Some(kept) = &self.kept else {
             return false;
         };
@@ -75,16 +66,16 @@ impl Pages {
             work(page);
             return true;
         }
-        let left = kept.allowance.0.get();
-        if left == 0 || pages.len() >= KEPT_MAX {
+        if !*may_map || !kept.allowance.allows(self.domain) || pages.len() >= KEPT_MAX {
             return false;
         }
         // One that may only be read is not persistent; copying tells whether it is granted at all.
         let Ok(page) = Mapping::grants(self.domain, &[segment.reference], Access::Write) else {
+            *may_map = false;
             return false;
         };
         work(&page);
-        kept.allowance.0.set(left - 1);
+        kept.allowance.take(self.domain);
         pages.insert(segment.reference, page);
         true
     }
@@ -92,9 +83,11 @@ impl Pages {
 
 impl Memory for Pages {
     fn copy_to(&self, copies: &[(Segment, &[u8])]) -> Result<(), Failed> {
-        let mut batch = Copies::default();
+        let (mut batch, mut may_map) = (Copies::default(), true);
         for (segment, bytes) in copies {
-            if !self.with_kept(segment, |page| page.write(segment.offset.into(), bytes)) {
+            if !self.with_kept(segment, &mut may_map, |page| {
+                page.write(segment.offset.into(), bytes)
+            }) {
                 batch.to_grant(bytes, self.granted(segment));
             }
         }
@@ -102,9 +95,11 @@ impl Memory for Pages {
     }
 
     fn copy_from(&self, copies: &mut [(Segment, &mut [u8])]) -> Result<(), Failed> {
-        let mut batch = Copies::default();
+        let (mut batch, mut may_map) = (Copies::default(), true);
         for (segment, bytes) in copies {
-            if !self.with_kept(segment, |page| page.read(segment.offset.into(), bytes)) {
+            if !self.with_kept(segment, &mut may_map, |page| {
+                page.read(segment.offset.into(), bytes)
+            }) {
                 batch.from_grant(self.granted(segment), bytes);
             }
         }
@@ -118,7 +113,6 @@ fn all_done(batch: Copies<'_>) -> Result<(), Failed> {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let count = self.pages.borrow().len();
-        self.allowance.0.set(self.allowance.0.get() + count);
+        self.allowance.give_back(self.domain, self.pages.borrow().len());
     }
 }

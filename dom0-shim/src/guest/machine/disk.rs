@@ -8,15 +8,15 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::ops::{Deref, Range};
 
 use dom0_shim::block::claim::{Claim, InUse, Users};
-use dom0_shim::block::{Access, BlockDevice, BlockSizes, Failed, SECTOR};
+use dom0_shim::block::{Access, BlockDevice, BlockSizes, Failed, SECTOR, zeros};
 use dom0_shim::executor::Signal;
+use dom0_shim::supply::{Share, Supply};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::{InterruptStatus, Transport};
@@ -80,6 +80,7 @@ struct Request {
     data: Vec<u8>,
     status: Box<[u8; 1]>,
     answer: Rc<Answer>,
+    _room: Share,
 }
 
 impl Request {
@@ -110,8 +111,8 @@ struct Device {
 /// A disk of the machine.
 pub struct VirtioDisk {
     device: RefCell<Device>,
-    /// Set when there is room in the queue again.
-    room: Signal,
+    /// Requests that there is room for in the queue.
+    room: Supply,
     sectors: Cell<u64>,
     /// Set when that has changed.
     resized: Signal,
@@ -160,7 +161,7 @@ impl VirtioDisk {
                 queue,
                 requests: BTreeMap::new(),
             }),
-            room: Signal::default(),
+            room: Supply::new(ENTRIES / ENTRIES_OF_REQUEST),
             sectors: Cell::new(sectors),
             resized,
             block_sizes,
@@ -198,9 +199,7 @@ impl VirtioDisk {
 
     /// Has the device carry out a request; returns its data.
     async fn submit(&self, operation: Operation, sector: u64, data: Vec<u8>) -> Result<Vec<u8>, Failed> {
-        while self.device.borrow().queue.available_desc() < ENTRIES_OF_REQUEST {
-            self.room.wait().await;
-        }
+        let room = self.room.take(1).await;
         let answer = Rc::new(Answer::default());
         let mut header = Box::new([0; 16]);
         header[..4].copy_from_slice(&(operation as u32).to_le_bytes());
@@ -211,6 +210,7 @@ impl VirtioDisk {
             data,
             status: Box::new([u8::MAX]),
             answer: answer.clone(),
+            _room: room,
         };
         {
             let device = &mut *self.device.borrow_mut();
@@ -224,8 +224,6 @@ impl VirtioDisk {
         loop {
             answer.there.wait().await;
             if let Some(result) = answer.result.take() {
-                // Others may wait for room that several requests have left.
-                self.room.notify();
                 return result;
             }
         }
@@ -242,7 +240,6 @@ impl Interrupted for VirtioDisk {
         {
             self.resized.notify();
         }
-        let mut answered = false;
         while let Some(token) = device.queue.peek_used() {
             let Some(mut request) = device.requests.remove(&token) else {
                 // A device that answers what nobody asked cannot be trusted with more.
@@ -256,10 +253,6 @@ impl Interrupted for VirtioDisk {
             let result = if done { Ok(request.data) } else { Err(Failed) };
             request.answer.result.set(Some(result));
             request.answer.there.notify();
-            answered = true;
-        }
-        if answered {
-            self.room.notify();
         }
     }
 }
@@ -334,6 +327,10 @@ impl BlockDevice for VirtioDisk {
         true
     }
 
+    fn memory(&self, bytes: usize) -> usize {
+        bytes
+    }
+
     fn discard_granularity(&self) -> Option<u32> {
         let discard = self.discard.filter(|_| self.access == Access::ReadWrite)?;
         Some(discard.granularity)
@@ -344,8 +341,8 @@ impl BlockDevice for VirtioDisk {
         sectors: Range<u64>,
         take: impl FnOnce(&[&[u8]]) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
-        let room = vec![0; bytes(&sectors)];
-        let data = self.submit(Operation::Read, sectors.start, room).await?;
+        let data = zeros(bytes(&sectors))?;
+        let data = self.submit(Operation::Read, sectors.start, data).await?;
         take(&[&data])
     }
 
@@ -354,7 +351,7 @@ impl BlockDevice for VirtioDisk {
         sectors: Range<u64>,
         fill: impl FnOnce(&mut [&mut [u8]]) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
-        let mut data = vec![0; bytes(&sectors)];
+        let mut data = zeros(bytes(&sectors))?;
         fill(&mut [&mut data])?;
         self.submit(Operation::Write, sectors.start, data).await?;
         Ok(())

@@ -51,6 +51,7 @@ pub struct Ports {
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
 pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -> Result<Domid, Failure> {
+    let _turn = host.making.take(1).await;
     let kernel_file = file(host, &config.kernel, FILE_MAX)
         .await
         .step("loading the kernel")?;
@@ -62,13 +63,7 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
         None => None,
     };
     // Behind what may wait for a disk: another one of this name may have been made meanwhile.
-    if host.domains.find(&config.name).is_some() {
-        let cause = format!("a domain named {} exists already", config.name);
-        return Err(Failure {
-            step: "checking the name",
-            cause,
-        });
-    }
+    check_name(host, &config)?;
     // Without populate-on-demand there is memory behind all that the domain may have; its balloon driver gives back what is too much.
     let memory_map = domu_memory_map(config.max_memory << 20);
     let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
@@ -110,8 +105,19 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
         let _ = destroy(host, domain).await;
         return Err(failure);
     }
-    host.domains.complete(domain);
+    host.domains.made(domain);
     Ok(domain)
+}
+
+/// Checks that there is no domain of this name.
+///
+/// # Errors
+/// There is one.
+pub fn check_name(host: &Host, config: &Config) -> Result<(), Failure> {
+    match host.domains.find(&config.name) {
+        Some(_) => Err(format!("a domain named {} exists already", config.name)).step("checking the name"),
+        None => Ok(()),
+    }
 }
 
 /// KiB that a domain may have besides its RAM, as in libxl: special pages and ACPI tables count too.

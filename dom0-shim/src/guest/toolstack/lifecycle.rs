@@ -10,13 +10,18 @@ use abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
     SHUTDOWN_WATCHDOG,
 };
+use dom0_shim::restart;
 use dom0_shim::shell::format::shutdown_reason;
 use dom0_shim::xlcfg::{Action, Config};
 use guest_rt::hypercall::{domctl, event_channel};
+use guest_rt::time;
 
-use super::{Record, create, destroy, open_disks};
-use crate::guest::backend::block::OpenDisk;
+use super::build::new_handle;
+use super::{Stage, create, destroy, nodes, open_disks};
 use crate::guest::{Host, console};
+
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
 
 /// Task: looks after the domains whenever the hypervisor says that one has stopped or died.
 pub async fn watch(host: Rc<Host>) {
@@ -32,13 +37,13 @@ pub async fn watch(host: Rc<Host>) {
         host.reactor.event(port).await;
         let domains: Vec<Domid> = host.domains.records.borrow().keys().copied().collect();
         for domain in domains {
-            look_at(&host, domain).await;
+            look_at(&host, domain);
         }
     }
 }
 
-/// Acts if this domain has stopped and nobody has acted yet.
-async fn look_at(host: &Rc<Host>, domain: Domid) {
+/// Starts to act if this domain has stopped and nobody has acted yet.
+fn look_at(host: &Rc<Host>, domain: Domid) {
     let Ok(reason) = domctl::info(domain).map(|info| shutdown_reason(info.flags)) else {
         return;
     };
@@ -60,7 +65,9 @@ async fn look_at(host: &Rc<Host>, domain: Domid) {
     host.terminal.notice(&format!(
         "Domain {domain} ({name}) has shut down, reason code {reason} ({word}): action is {action_word}"
     ));
-    act(host, domain, &record, action).await;
+    // A task of its own: what takes time is not to keep other domains waiting.
+    let act = act(host.clone(), domain, action);
+    host.spawner.spawn(act);
 }
 
 /// A reason in words, and what the config says to do.
@@ -88,63 +95,89 @@ fn action_name(action: Action) -> &'static str {
     }
 }
 
-async fn act(host: &Rc<Host>, domain: Domid, record: &Record, action: Action) {
-    let restart = match action {
-        Action::Preserve => return,
-        Action::Destroy => false,
-        Action::Restart => true,
-        Action::CoredumpDestroy | Action::CoredumpRestart => {
-            host.terminal
-                .notice("There is no place for a core dump: none is written");
-            action == Action::CoredumpRestart
+/// Task: does what is to be done with a domain that has stopped.
+async fn act(host: Rc<Host>, domain: Domid, action: Action) {
+    match action {
+        Action::CoredumpDestroy | Action::CoredumpRestart => host
+            .terminal
+            .notice("There is no place for a core dump: none is written"),
+        Action::SoftReset => host.terminal.notice("Soft reset is not supported: restarting"),
+        Action::Preserve | Action::Destroy | Action::Restart | Action::RenameRestart => {}
+    }
+    match action {
+        Action::Preserve => {}
+        Action::Destroy | Action::CoredumpDestroy => destroy_or_say(&host, domain).await,
+        Action::Restart | Action::RenameRestart | Action::CoredumpRestart | Action::SoftReset => {
+            restart(&host, domain, action).await;
         }
-        Action::SoftReset => {
-            host.terminal.notice("Soft reset is not supported: restarting");
-            true
-        }
-        Action::RenameRestart => return rename_restart(host, domain, record).await,
-    };
+    }
+}
+
+async fn destroy_or_say(host: &Host, domain: Domid) {
     if let Err(error) = destroy(host, domain).await {
         host.terminal
             .notice(&format!("Destroying domain {domain}: {error}"));
     }
-    if restart {
-        start_again(host, record.config.clone(), record.disks.clone()).await;
-    }
 }
 
-/// Keeps the stopped domain under another name and starts a new one under its own.
-async fn rename_restart(host: &Rc<Host>, domain: Domid, record: &Record) {
-    let name = &record.config.name;
-    let kept = (1..)
-        .map(|number| format!("{name}-{number}"))
-        .find(|name| host.domains.find(name).is_none());
-    let kept = Config {
-        name: kept.unwrap_or_default(),
-        uuid: None,
-        ..(*record.config).clone()
-    };
-    let _ = host
-        .store
-        .write(&format!("/local/domain/{domain}/name"), &kept.name);
-    console::rename(host, domain, &kept.name);
-    if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
-        record.config = Rc::new(kept);
+/// Starts a domain that has stopped again; one that has not run for long, after a while. It stays meanwhile, to be seen
+/// and to be destroyed.
+async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
+    let delay = host.domains.delay(domain);
+    if delay > 0 {
+        host.terminal.notice(&format!(
+            "Domain {domain} has run for less than {} seconds: it is started again in {} seconds",
+            restart::YOUNG / SECOND,
+            delay / SECOND
+        ));
+        host.reactor.sleep_until(time::now() + delay).await;
     }
-    // The disks stay with the domain that is kept.
-    match open_disks(host, &record.config).await {
-        Ok(disks) => start_again(host, record.config.clone(), disks).await,
+    // As commands have left it meanwhile.
+    let record = host.domains.records.borrow().get(&domain).cloned();
+    let Some(record) = record.filter(|record| record.stage == Stage::Made) else {
+        return;
+    };
+    let disks = if action == Action::RenameRestart {
+        keep(host, domain, &record.config);
+        // The disks stay with the domain that is kept.
+        open_disks(host, &record.config).await
+    } else {
+        destroy_or_say(host, domain).await;
+        Ok(record.disks)
+    };
+    let name = &record.config.name;
+    let started = match disks {
+        Ok(disks) => create(host, record.config.clone(), disks)
+            .await
+            .map_err(|failure| format!("{failure}")),
+        Err(error) => Err(error),
+    };
+    match started {
+        Ok(domain) => {
+            host.domains.delayed(domain, delay);
+            let text = format!("Domain {domain} ({name}) has been started");
+            host.terminal.notice(&text);
+        }
         Err(error) => host.terminal.notice(&format!("Restarting {name}: {error}")),
     }
 }
 
-async fn start_again(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) {
-    match create(host, config.clone(), disks).await {
-        Ok(domain) => host
-            .terminal
-            .notice(&format!("Domain {domain} ({}) has been started", config.name)),
-        Err(failure) => host
-            .terminal
-            .notice(&format!("Restarting {}: {failure}", config.name)),
+/// Keeps a stopped domain under another name and another handle: those that it has are for the one that is started.
+fn keep(host: &Host, domain: Domid, config: &Config) {
+    let name = (1..)
+        .map(|number| format!("{}-{number}", config.name))
+        .find(|name| host.domains.find(name).is_none())
+        .unwrap_or_default();
+    let handle = new_handle();
+    if let Err(error) = domctl::set_handle(domain, handle) {
+        host.terminal
+            .notice(&format!("Domain {domain} keeps its handle: {error}"));
     }
+    // Nodes that cannot be written are as a domain that was made without them.
+    let _ = nodes::rename(&host.store, domain, &handle, &name);
+    console::rename(host, domain, &name);
+    host.domains.update(domain, |config| {
+        config.name = name;
+        config.uuid = None;
+    });
 }

@@ -21,6 +21,7 @@ use core::cell::RefCell;
 use abi::{Domid, Errno};
 use dom0_shim::executor::{Signal, pass};
 use dom0_shim::net::packet::Mac;
+use dom0_shim::restart;
 use dom0_shim::xlcfg::disk::{Disk, Place};
 use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
@@ -30,7 +31,7 @@ use super::backend::block::{self, OpenDisk};
 use super::backend::{self, Detach};
 use super::{Host, console};
 
-pub use build::create;
+pub use build::{check_name, create};
 pub use lifecycle::watch;
 
 /// The domains made by this toolstack.
@@ -41,6 +42,17 @@ pub struct Domains {
     pub gone: Signal,
 }
 
+/// What is being done with a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It does not have yet all that it is to have.
+    Making,
+    /// Nothing: it is there for commands.
+    Made,
+    /// It is being destroyed.
+    Destroying,
+}
+
 /// What is kept of a domain.
 #[derive(Clone)]
 struct Record {
@@ -49,9 +61,10 @@ struct Record {
     disks: Vec<OpenDisk>,
     /// System time at creation.
     created: u64,
-    /// It has all that it is to have; commands that need that wait for it.
-    complete: bool,
-    /// The stop has been acted on (the domain is preserved).
+    /// For how long it was not started again, when it had not run for long before.
+    delay: u64,
+    stage: Stage,
+    /// Its stop has been acted on, or is none of its own.
     handled: bool,
 }
 
@@ -140,18 +153,42 @@ impl Domains {
         self.records.borrow().get(&domain).map(|record| record.created)
     }
 
-    /// Whether a domain has been made completely.
-    pub fn is_complete(&self, domain: Domid) -> bool {
-        self.records
-            .borrow()
-            .get(&domain)
-            .is_some_and(|record| record.complete)
+    /// What is being done with a domain.
+    pub fn stage(&self, domain: Domid) -> Option<Stage> {
+        self.records.borrow().get(&domain).map(|record| record.stage)
     }
 
-    fn complete(&self, domain: Domid) {
+    /// A domain has all that it is to have.
+    fn made(&self, domain: Domid) {
         if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
-            record.complete = true;
+            record.stage = Stage::Made;
         }
+    }
+
+    /// How long to wait, in nanoseconds, before a domain that has stopped is started again.
+    fn delay(&self, domain: Domid) -> u64 {
+        let records = self.records.borrow();
+        let delay = |record: &Record| restart::delay(time::now() - record.created, record.delay);
+        records.get(&domain).map_or(0, delay)
+    }
+
+    /// A domain was started again after a delay.
+    fn delayed(&self, domain: Domid, delay: u64) {
+        if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
+            record.delay = delay;
+        }
+    }
+
+    /// A domain is going to be destroyed; whether nobody has begun to do so before.
+    fn begin_to_destroy(&self, domain: Domid) -> bool {
+        let mut records = self.records.borrow_mut();
+        let record = records.get_mut(&domain);
+        let Some(record) = record.filter(|record| record.stage != Stage::Destroying) else {
+            return false;
+        };
+        record.stage = Stage::Destroying;
+        record.handled = true;
+        true
     }
 
     fn remember(&self, domain: Domid, config: Rc<Config>, disks: Vec<OpenDisk>) {
@@ -159,7 +196,8 @@ impl Domains {
             config,
             disks,
             created: time::now(),
-            complete: false,
+            delay: 0,
+            stage: Stage::Making,
             handled: false,
         };
         self.records.borrow_mut().insert(domain, record);
@@ -213,6 +251,10 @@ pub async fn open_disks(host: &Host, config: &Config) -> Result<Vec<OpenDisk>, S
 /// A sentence.
 pub async fn attach_disk(host: &Rc<Host>, domain: Domid, disk: &Disk) -> Result<(), String> {
     let open = block::open(host, disk).await?;
+    // It may have been destroyed while the disk was read.
+    if host.domains.stage(domain) != Some(Stage::Made) {
+        return Err("the domain has gone meanwhile".into());
+    }
     block::attach(host, domain, open.clone())?;
     if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
         record.disks.push(open);
@@ -239,11 +281,11 @@ pub fn resize_disk(host: &Host, domain: Domid, number: u32, bytes: u64) -> Resul
 /// # Errors
 /// A sentence.
 pub async fn detach_disk(host: &Host, domain: Domid, number: u32, how: Detach) -> Result<(), String> {
-    backend::remove(host, block::id(domain, number), how).await?;
+    // The domain may let go of it when nobody waits for that any more.
     if let Some(record) = host.domains.records.borrow_mut().get_mut(&domain) {
         record.disks.retain(|open| open.disk.number != number);
     }
-    Ok(())
+    backend::remove(host, block::id(domain, number), how).await
 }
 
 /// A random Ethernet address of Xen's range.
@@ -288,11 +330,16 @@ async fn file(host: &Host, path: &str, most: u64) -> Result<Cow<'static, [u8]>, 
         .ok_or_else(|| format!("{path}: no such file in the boot archive"))
 }
 
-/// Ends a domain and forgets all about it.
+/// Ends a domain and forgets all about it. If somebody else is at it, or has done so, there is nothing left to do.
 ///
 /// # Errors
-/// What the hypervisor answers, `ESRCH` if there is no such domain.
+/// What the hypervisor answers.
 pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
+    if !host.domains.begin_to_destroy(domain) {
+        return Ok(());
+    }
+    // It does nothing any more that somebody would have to act on. One that is gone cannot, either.
+    let _ = domctl::pause(domain);
     // Pages of the domain mapped here would keep it from going away.
     console::close(host, domain).await;
     backend::remove_all(host, domain).await;
@@ -301,6 +348,7 @@ pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
     let result = loop {
         match domctl::destroy(domain) {
             Err(Errno::EAGAIN | Errno::ERESTART) => pass().await,
+            Err(Errno::ESRCH) => break Ok(()),
             result => break result,
         }
     };

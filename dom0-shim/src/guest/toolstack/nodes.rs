@@ -47,13 +47,12 @@ pub fn write(
     ports: super::build::Ports,
 ) -> Result<(), Error> {
     let home = format!("/local/domain/{domain}");
-    let vm = format!("/vm/{}", uuid_text(handle));
     let read_only = [String::from("n0"), format!("r{domain}")];
     store.write(&home, "")?;
     store.set_permissions(&home, &read_only.each_ref().map(String::as_str))?;
     let kib = config.memory * 1024;
     let nodes = [
-        ("vm", vm.clone()),
+        ("vm", vm_path(handle)),
         ("name", config.name.clone()),
         ("domid", format!("{domain}")),
         ("memory/static-max", format!("{}", config.max_memory * 1024)),
@@ -86,9 +85,33 @@ pub fn write(
         store.write(&path, "")?;
         store.set_permissions(&path, &[&owner])?;
     }
-    store.write(&format!("{vm}/uuid"), &uuid_text(handle))?;
-    store.write(&format!("{vm}/name"), &config.name)?;
+    write_vm(store, handle, &config.name)?;
     store.write(&format!("/libxl/{domain}/type"), "pvh")
+}
+
+fn vm_path(handle: &[u8; 16]) -> String {
+    format!("/vm/{}", uuid_text(handle))
+}
+
+fn write_vm(store: &Store, handle: &[u8; 16], name: &str) -> Result<(), Error> {
+    let vm = vm_path(handle);
+    store.write(&format!("{vm}/uuid"), &uuid_text(handle))?;
+    store.write(&format!("{vm}/name"), name)
+}
+
+/// A domain has another handle and name.
+pub fn rename(store: &Store, domain: Domid, handle: &[u8; 16], name: &str) -> Result<(), Error> {
+    let home = format!("/local/domain/{domain}");
+    remove_vm(store, &home);
+    write_vm(store, handle, name)?;
+    store.write(&format!("{home}/vm"), &vm_path(handle))?;
+    store.write(&format!("{home}/name"), name)
+}
+
+fn remove_vm(store: &Store, home: &str) {
+    if let Ok(vm) = store.read(&format!("{home}/vm")) {
+        store.remove(&vm);
+    }
 }
 
 /// Says that the first `count` of `max` vCPUs may be online. The domain's kernel, which watches that, brings them up or takes them down.
@@ -106,9 +129,7 @@ pub fn make_available(store: &Store, domain: Domid, count: u32, max: u32) -> Res
 /// Removes all nodes of a domain.
 pub fn remove(store: &Store, domain: Domid) {
     let home = format!("/local/domain/{domain}");
-    if let Ok(vm) = store.read(&format!("{home}/vm")) {
-        store.remove(&vm);
-    }
+    remove_vm(store, &home);
     store.remove(&home);
     store.remove(&format!("/libxl/{domain}"));
 }
