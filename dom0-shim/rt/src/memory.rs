@@ -68,6 +68,7 @@ pub(crate) fn init(info: &StartInfo) {
     unsafe {
         HEAP.0
             .lock()
+            .heap
             .init(heap.start as *mut u8, (heap.end - heap.start) as usize)
     }
 }
@@ -118,31 +119,121 @@ pub fn hole(bytes: u64) -> u64 {
     start
 }
 
-/// The heap behind `alloc`.
-struct SharedHeap(Mutex<Heap>);
+/// The heap behind `alloc`. What was freed of small blocks is kept for the next of that size: to find room takes the
+/// longer the more holes there are, and to free a block as long.
+struct SharedHeap(Mutex<KeepingHeap>);
+
+struct KeepingHeap {
+    heap: Heap,
+    /// Kept blocks of [`GRAIN`] bytes, of twice as many, and so on.
+    kept: [Option<NonNull<Kept>>; SIZES],
+    kept_bytes: usize,
+}
+
+/// The beginning of a kept block.
+struct Kept {
+    next: Option<NonNull<Kept>>,
+}
+
+/// Sizes of small blocks are multiples of this, and their alignment is.
+const GRAIN: usize = 16;
+/// How many sizes are small.
+const SIZES: usize = 64;
 
 #[global_allocator]
-static HEAP: SharedHeap = SharedHeap(Mutex::new(Heap::empty()));
+static HEAP: SharedHeap = SharedHeap(Mutex::new(KeepingHeap {
+    heap: Heap::empty(),
+    kept: [None; SIZES],
+    kept_bytes: 0,
+}));
 
-// SAFETY: `Heap` returns blocks that fit the layout and do not overlap; the mutex makes calls exclusive (and is
-// never taken in interrupt context, see the crate's invariants).
+// SAFETY: kept blocks are nobody's but the heap's, wherever it goes.
+unsafe impl Send for KeepingHeap {}
+
+impl KeepingHeap {
+    /// The layout that a block has, and if it is small, the index of its size.
+    fn block(layout: Layout) -> (Layout, Option<usize>) {
+        let rounded = Layout::from_size_align(layout.size().max(1).next_multiple_of(GRAIN), GRAIN);
+        match rounded {
+            Ok(block) if layout.align() <= GRAIN && block.size() <= SIZES * GRAIN => {
+                (block, Some(block.size() / GRAIN - 1))
+            }
+            _ => (layout, None),
+        }
+    }
+
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let (layout, size) = Self::block(layout);
+        if let Some(block) = size.and_then(|size| self.take(size)) {
+            return Some(block);
+        }
+        let found = self.heap.allocate_first_fit(layout);
+        found
+            .or_else(|()| {
+                self.give_up_kept();
+                self.heap.allocate_first_fit(layout)
+            })
+            .ok()
+    }
+
+    /// A kept block of a size.
+    fn take(&mut self, size: usize) -> Option<NonNull<u8>> {
+        let block = self.kept[size]?;
+        // SAFETY: `free` wrote it there, and nobody has had the block since.
+        self.kept[size] = unsafe { block.as_ref() }.next;
+        self.kept_bytes -= (size + 1) * GRAIN;
+        Some(block.cast())
+    }
+
+    /// # Safety
+    /// The block is of [`KeepingHeap::allocate`] with the same layout, and no longer in use.
+    unsafe fn free(&mut self, block: NonNull<u8>, layout: Layout) {
+        let (layout, size) = Self::block(layout);
+        let Some(size) = size else {
+            // SAFETY: the block is the heap's, with its layout.
+            return unsafe { self.heap.deallocate(block, layout) };
+        };
+        let block = block.cast();
+        let next = self.kept[size].replace(block);
+        // SAFETY: a small block is aligned for this and large enough, and it is nobody's now.
+        unsafe { block.write(Kept { next }) };
+        self.kept_bytes += layout.size();
+    }
+
+    /// Makes room of what is kept.
+    fn give_up_kept(&mut self) {
+        for size in 0..SIZES {
+            while let Some(block) = self.take(size) {
+                // SAFETY: kept blocks of a size have been allocated with this layout.
+                unsafe {
+                    let layout = Layout::from_size_align_unchecked((size + 1) * GRAIN, GRAIN);
+                    self.heap.deallocate(block, layout);
+                }
+            }
+        }
+    }
+}
+
+// SAFETY: blocks are those of `Heap`, which fit the layout and do not overlap, or kept ones of at least that size; the
+// mutex makes calls exclusive (and is never taken in interrupt context, see the crate's invariants).
 unsafe impl GlobalAlloc for SharedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0
             .lock()
-            .allocate_first_fit(layout)
+            .allocate(layout)
             .map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if let Some(block) = NonNull::new(block) {
             // SAFETY: the caller of `dealloc` passes a block of this allocator with its layout.
-            unsafe { self.0.lock().deallocate(block, layout) }
+            unsafe { self.0.lock().free(block, layout) }
         }
     }
 }
 
 /// Free bytes of the heap.
 pub fn heap_free() -> usize {
-    HEAP.0.lock().free()
+    let heap = HEAP.0.lock();
+    heap.heap.free() + heap.kept_bytes
 }

@@ -185,11 +185,11 @@ impl Front {
         BlkifResponse::read_from_bytes(&response).expect("its size")
     }
 
-    /// Sends `depth` requests at once and takes the responses as they come, as Linux does: events are sent and asked for
-    /// only when needed. Returns how many were sent, and came.
-    pub fn ask_at_once(&mut self, request: &BlkifRequest, depth: u32) -> (u32, u32) {
+    /// Sends requests at once and takes the responses as they come, as Linux does: events are sent and asked for only
+    /// when needed. Returns how many were sent, and came.
+    pub fn ask_at_once(&mut self, requests: &[BlkifRequest]) -> (usize, usize) {
         let before = self.sent;
-        for _ in 0..depth {
+        for request in requests {
             self.ring.write(self.offset(self.sent), request.as_bytes());
             self.sent = self.sent.wrapping_add(1);
         }
@@ -219,9 +219,9 @@ impl Front {
             if self.ring.load(self.start + rsp_prod) == seen && seen != self.sent {
                 sched::yield_now().expect("yielding");
             }
-            came += u32::from(event::take(self.port));
+            came += usize::from(event::take(self.port));
         }
-        (u32::from(notify), came)
+        (usize::from(notify), came)
     }
 
     /// The status of the response to a request.

@@ -3,11 +3,13 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem::offset_of;
 use core::ops::{Deref, DerefMut};
 
 use abi::domid::DOMID_SELF;
 use abi::grant::GrantRef;
 use abi::io::netif::*;
+use abi::io::ring::SringHeader;
 use abi::io::xenbus::*;
 use guest_rt::event;
 use guest_rt::hypercall::{event_channel, sched};
@@ -49,6 +51,8 @@ const SECOND_RX_RING: GrantRef = 13;
 pub const CONTROL_RING: GrantRef = 14;
 /// The first of the buffers' grants.
 pub const FIRST_BUFFER: GrantRef = 16;
+/// The first of as many buffers to send from.
+pub const FIRST_SENT: GrantRef = FIRST_BUFFER + BUFFERS;
 /// Nothing is granted by it.
 pub const NOTHING: GrantRef = 15;
 
@@ -60,7 +64,7 @@ static RINGS: Frames<5> = Frames::new();
 /// Where the control ring is.
 const CONTROL: usize = 4 * SIZE;
 static PAGE: Frames<1> = Frames::new();
-static BUFFER: Frames<{ BUFFERS as usize }> = Frames::new();
+static BUFFER: Frames<{ 2 * BUFFERS as usize }> = Frames::new();
 
 /// Nodes that only a front end with a control ring has.
 const WITH_CONTROL: [&str; 3] = ["multi-queue-num-queues", "ctrl-ring-ref", "event-channel-ctrl"];
@@ -125,7 +129,8 @@ impl Netfront {
         }
         grants.grant(PACKET, PAGE.first());
         grants.grant_read_only(READ_ONLY, PAGE.first());
-        (0..BUFFERS).for_each(|index| grants.grant(FIRST_BUFFER + index, BUFFER.first() + u64::from(index)));
+        (0..2 * BUFFERS)
+            .for_each(|index| grants.grant(FIRST_BUFFER + index, BUFFER.first() + u64::from(index)));
         let store = Xenstore::default();
         let back = store.read("device/vif/0/backend").expect("a network device");
         let mut mac = [0; 6];
@@ -240,7 +245,7 @@ impl Netfront {
                 *port = 0;
             }
         }
-        closed && !(TX_RING..FIRST_BUFFER + BUFFERS).any(|reference| self.grants.in_use(reference))
+        closed && !(TX_RING..FIRST_SENT + BUFFERS).any(|reference| self.grants.in_use(reference))
     }
 
     /// Tells the back end this end's state.
@@ -336,8 +341,18 @@ impl Queue {
 
     /// The next response on the TX ring, for a while.
     pub fn answer(&mut self) -> Option<NetifTxResponse> {
+        wait(|| self.is_answered())?;
+        self.next_answer()
+    }
+
+    /// Whether there is a response on the TX ring.
+    fn is_answered(&self) -> bool {
+        self.rings.load(self.ring(0, 8)) != self.tx.1
+    }
+
+    /// The next slot of the TX ring that the back end has written.
+    fn next_answer(&mut self) -> Option<NetifTxResponse> {
         let at = self.ring(0, HEADER + (self.tx.1 % SLOTS) as usize * TX_SLOT);
-        wait(|| self.rings.load(self.ring(0, 8)) != self.tx.1)?;
         self.tx.1 += 1;
         read(self.rings, at)
     }
@@ -347,8 +362,15 @@ impl Queue {
         self.answer().is_none()
     }
 
-    /// Gives buffers to receive into.
+    /// Gives buffers to receive into, and says so.
     pub fn post(&mut self, references: impl Iterator<Item = GrantRef>) {
+        self.give(references);
+        self.rings.store(self.ring(1, 0), self.rx.0);
+        let _ = event_channel::send(self.port);
+    }
+
+    /// Writes slots of the RX ring: buffers to receive into.
+    pub fn give(&mut self, references: impl Iterator<Item = GrantRef>) {
         for gref in references {
             let request = NetifRxRequest {
                 id: gref as u16,
@@ -359,8 +381,22 @@ impl Queue {
             self.rings.write(at, request.as_bytes());
             self.rx.0 += 1;
         }
-        self.rings.store(self.ring(1, 0), self.rx.0);
-        let _ = event_channel::send(self.port);
+    }
+
+    /// Lets the back end see what was put and given, as drivers do: with one event, if it asked for any.
+    pub fn push(&self) {
+        let [sent, given] = [(0, self.tx.0), (1, self.rx.0)].map(|(which, now)| {
+            let producer = self.ring(which, offset_of!(SringHeader, req_prod));
+            let before = self.rings.load(producer);
+            self.rings.store(producer, now);
+            let wanted = self
+                .rings
+                .load(self.ring(which, offset_of!(SringHeader, req_event)));
+            now.wrapping_sub(wanted) < now.wrapping_sub(before)
+        });
+        if sent || given {
+            let _ = event_channel::send(self.port);
+        }
     }
 
     /// Whether there is a response on the RX ring.
@@ -403,9 +439,12 @@ impl Queue {
         Some((response.id.into(), response.status.try_into().ok()?))
     }
 
-    /// Takes all responses on the TX ring as seen.
-    pub fn take_answers(&mut self) {
-        self.tx.1 = self.rings.load(self.ring(0, 8));
+    /// The number of a packet that has been sent, if one has.
+    pub fn take_answer(&mut self) -> Option<u16> {
+        if !self.is_answered() {
+            return None;
+        }
+        Some(self.next_answer()?.id)
     }
 
     /// Blocks until there is a response on the RX ring.
@@ -427,6 +466,23 @@ impl Default for Netfront {
 /// A port for the back end; 0: there is none.
 fn new_port() -> u32 {
     event_channel::alloc_unbound(DOMID_SELF, DOM0).unwrap_or(0)
+}
+
+/// Where a buffer is.
+fn buffer(gref: GrantRef) -> (Shared, usize) {
+    (Shared::of(&BUFFER), (gref - FIRST_BUFFER) as usize * SIZE)
+}
+
+/// Copies what a buffer begins with.
+pub fn read_buffer(gref: GrantRef, bytes: &mut [u8]) {
+    let (buffers, at) = buffer(gref);
+    buffers.read(at, bytes);
+}
+
+/// Puts bytes into a buffer.
+pub fn write_buffer(gref: GrantRef, bytes: &[u8]) {
+    let (buffers, at) = buffer(gref);
+    buffers.write(at, bytes);
 }
 
 fn control_slot(index: u32) -> usize {

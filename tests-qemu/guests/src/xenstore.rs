@@ -33,31 +33,45 @@ impl Default for Xenstore {
 }
 
 impl Xenstore {
-    fn send(&self, bytes: &[u8]) {
-        for &byte in bytes {
+    fn send(&self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
             let producer = self.page.load(offset_of!(Page, req_prod));
-            while producer.wrapping_sub(self.page.load(offset_of!(Page, req_cons))) == XENSTORE_RING_SIZE {
+            let used = producer.wrapping_sub(self.page.load(offset_of!(Page, req_cons)));
+            let (start, room) = stretch(producer, XENSTORE_RING_SIZE.saturating_sub(used));
+            let (part, rest) = bytes.split_at(room.min(bytes.len()));
+            if part.is_empty() {
                 self.wait();
+                continue;
             }
-            let at = offset_of!(Page, req) + (producer % XENSTORE_RING_SIZE) as usize;
-            self.page.write(at, &[byte]);
-            self.page
-                .store(offset_of!(Page, req_prod), producer.wrapping_add(1));
+            self.page.write(offset_of!(Page, req) + start, part);
+            self.page.store(
+                offset_of!(Page, req_prod),
+                producer.wrapping_add(part.len() as u32),
+            );
+            bytes = rest;
         }
     }
 
     fn receive(&self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        for byte in &mut bytes {
+        let mut received = 0;
+        while received < count {
             let consumer = self.page.load(offset_of!(Page, rsp_cons));
-            while self.page.load(offset_of!(Page, rsp_prod)) == consumer {
+            let used = self.page.load(offset_of!(Page, rsp_prod)).wrapping_sub(consumer);
+            let (start, there) = stretch(consumer, used.min(XENSTORE_RING_SIZE));
+            let part = there.min(count - received);
+            if part == 0 {
                 sched::yield_now().expect("yielding");
+                continue;
             }
-            let at = offset_of!(Page, rsp) + (consumer % XENSTORE_RING_SIZE) as usize;
-            self.page.read(at, core::slice::from_mut(byte));
+            self.page.read(
+                offset_of!(Page, rsp) + start,
+                &mut bytes[received..received + part],
+            );
             self.page
-                .store(offset_of!(Page, rsp_cons), consumer.wrapping_add(1));
-            if self.page.load(offset_of!(Page, rsp_prod)).wrapping_sub(consumer) >= XENSTORE_RING_SIZE {
+                .store(offset_of!(Page, rsp_cons), consumer.wrapping_add(part as u32));
+            received += part;
+            if used >= XENSTORE_RING_SIZE {
                 event_channel::send(self.port).expect("xenstore's port");
             }
         }
@@ -131,4 +145,10 @@ impl Xenstore {
     pub fn remove(&self, path: &str) {
         self.request(XS_RM, format!("{path}\0").as_bytes());
     }
+}
+
+/// Where in a ring an index is, and how much of `count` follows there before the ring begins again.
+fn stretch(index: u32, count: u32) -> (usize, usize) {
+    let start = index % XENSTORE_RING_SIZE;
+    (start as usize, count.min(XENSTORE_RING_SIZE - start) as usize)
 }

@@ -1,7 +1,7 @@
 //! What exits, hypercalls and requests to back ends cost a domU: guests measure it from inside, in ticks of the
 //! time-stamp counter. One tick is one instruction in Bochs, and in QEMU with `-icount`.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,7 +9,7 @@ use super::{Dom0, Hypervisor, PATIENCE, cell, grouped};
 use crate::runner::Bench;
 use crate::{Vehicle, outputs};
 
-/// Domains that measure something together. All but the last wait for what the last one does.
+/// Domains that measure something together, created one after the other: what they print of costs is the table.
 pub struct Measurement {
     /// What stands above the table.
     title: &'static str,
@@ -18,13 +18,17 @@ pub struct Measurement {
 
 /// A test guest as a domain.
 struct Guest {
-    /// The domain's name.
+    /// The domain's name; those of several end in a number.
     name: &'static str,
+    /// How many there are.
+    domains: u32,
     /// One of `guests/src/bin`.
     kernel: &'static str,
     /// Its command line.
     extra: &'static str,
     vcpus: u32,
+    /// In MiB.
+    memory: u32,
     device: Device,
 }
 
@@ -40,9 +44,11 @@ enum Device {
 /// A domain with one vCPU and nothing more.
 const PLAIN: Guest = Guest {
     name: "",
+    domains: 1,
     kernel: "",
     extra: "",
     vcpus: 1,
+    memory: 32,
     device: Device::None,
 };
 
@@ -110,11 +116,87 @@ pub const NETWORK: Measurement = Measurement {
     ],
 };
 
+/// A TCP connection between two domains.
+pub const TCP: Measurement = Measurement {
+    title: "TCP from one domain to another",
+    guests: &[
+        Guest {
+            name: "sink",
+            kernel: "netbench",
+            extra: "sink",
+            device: Device::Network("00:16:3e:00:00:04"),
+            ..PLAIN
+        },
+        Guest {
+            name: "tcp",
+            kernel: "netbench",
+            extra: "tcp",
+            device: Device::Network("00:16:3e:00:00:03"),
+            ..PLAIN
+        },
+    ],
+};
+
+/// Transactions with xenstore while ever more domains are alive that have nodes and watches there, too.
+pub const STORE: Measurement = Measurement {
+    title: "xenstore beside other domains",
+    guests: &[
+        store_clients("first", 1),
+        store_bench("beside-1", "what=measure others=1"),
+        store_clients("to-4", 3),
+        store_bench("beside-4", "what=measure others=4"),
+        store_clients("to-16", 12),
+        store_bench("beside-16", "what=measure others=16"),
+        store_clients("to-64", 48),
+        store_bench("beside-64", "what=measure others=64"),
+    ],
+};
+
+const fn store_clients(name: &'static str, domains: u32) -> Guest {
+    Guest {
+        domains,
+        memory: 4,
+        ..store_bench(name, "what=live")
+    }
+}
+
+const fn store_bench(name: &'static str, extra: &'static str) -> Guest {
+    Guest {
+        name,
+        kernel: "store",
+        extra,
+        ..PLAIN
+    }
+}
+
 /// What guests that wait for others print when they are ready.
 const READY: &str = "READY";
 
-/// The ticks of each operation.
-type Ticks = Vec<(String, u64)>;
+/// What an operation takes.
+#[derive(PartialEq, Eq, Debug)]
+struct Cost {
+    operation: String,
+    ticks: u64,
+    /// What goes with it, where the guest counts that.
+    events: Option<Events>,
+}
+
+/// Events of 1,000 operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Events {
+    /// By the guest.
+    sent: u64,
+    /// To the guest.
+    come: u64,
+}
+
+impl fmt::Display for Events {
+    /// Of one operation.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [sent, come] = [self.sent, self.come].map(|events| events as f64 / 1000.0);
+        f.pad(&format!("{sent:.2} + {come:.2}"))
+    }
+}
 
 /// Carries out measurements on each of the hypervisors, and prints their tables.
 ///
@@ -124,14 +206,14 @@ pub fn measure(vehicle: Vehicle, hypervisors: &[Hypervisor], measurements: &[&Me
     let mut floor = None;
     let mut results = Vec::new();
     for &hypervisor in hypervisors {
-        let (ticks, logged) =
+        let (costs, logged) =
             run(vehicle, hypervisor, measurements).with_context(|| format!("{hypervisor} on {vehicle}"))?;
-        results.push((hypervisor, ticks));
+        results.push((hypervisor, costs));
         floor = floor.or(logged);
     }
-    let of = |hypervisor: Hypervisor, index: usize| -> &[(String, u64)] {
+    let of = |hypervisor: Hypervisor, index: usize| -> &[Cost] {
         let found = results.iter().find(|(of, _)| *of == hypervisor);
-        found.map_or(&[], |(_, ticks)| &ticks[index])
+        found.map_or(&[], |(_, costs)| &costs[index])
     };
     let floor = floor.context("Oxen did not log the floor")?;
     for (index, measurement) in measurements.iter().enumerate() {
@@ -148,18 +230,35 @@ pub fn measure(vehicle: Vehicle, hypervisors: &[Hypervisor], measurements: &[&Me
     Ok(())
 }
 
-fn table(xen: &[(String, u64)], oxen: &[(String, u64)], floor: u64) {
-    println!("| operation                | Xen 4.17 |    Oxen | Oxen/Xen | Oxen/floor |");
-    println!("|--------------------------|---------:|--------:|---------:|-----------:|");
-    for (name, ticks) in oxen {
-        let xen = xen.iter().find(|(of, _)| of == name).map(|(_, ticks)| *ticks);
-        let ratio = xen.filter(|&xen| xen > 0).map(|xen| *ticks as f64 / xen as f64);
+fn table(xen: &[Cost], oxen: &[Cost], floor: u64) {
+    let counted = oxen.iter().any(|cost| cost.events.is_some());
+    let more = |text: String| if counted { text } else { String::new() };
+    println!(
+        "| operation                   |   Xen 4.17 |       Oxen | Oxen/Xen | Oxen/floor |{}",
+        more(format!(" {:<13} | {:<13} |", "events, Xen", "events, Oxen"))
+    );
+    println!(
+        "|-----------------------------|-----------:|-----------:|---------:|-----------:|{}",
+        more("---------------|---------------|".into())
+    );
+    for cost in oxen {
+        let xen = xen.iter().find(|xen| xen.operation == cost.operation);
+        let ticks = xen.map(|xen| xen.ticks);
+        let ratio = ticks
+            .filter(|&ticks| ticks > 0)
+            .map(|ticks| cost.ticks as f64 / ticks as f64);
+        let events = |of: Option<&Cost>| {
+            of.and_then(|cost| cost.events)
+                .map_or_else(String::new, |events| events.to_string())
+        };
         println!(
-            "| {name:<24} | {:>8} | {:>7} | {:>8} | {:>10.1} |",
-            cell(xen),
-            grouped(*ticks),
+            "| {:<27} | {:>10} | {:>10} | {:>8} | {:>10.1} |{}",
+            cost.operation,
+            cell(ticks),
+            grouped(cost.ticks),
             ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")),
-            *ticks as f64 / floor as f64,
+            cost.ticks as f64 / floor as f64,
+            more(format!(" {:<13} | {:<13} |", events(xen), events(Some(cost)))),
         );
     }
     println!();
@@ -170,12 +269,14 @@ fn run(
     vehicle: Vehicle,
     hypervisor: Hypervisor,
     measurements: &[&Measurement],
-) -> Result<(Vec<Ticks>, Option<u64>)> {
+) -> Result<(Vec<Vec<Cost>>, Option<u64>)> {
     let mut files = Vec::new();
     for guest in measurements.iter().flat_map(|measurement| measurement.guests) {
         let kernel = fs::read(outputs::output(&format!("guests/{}", guest.kernel))?)?;
         files.push((guest.kernel.to_owned(), kernel));
-        files.push((format!("{}.cfg", guest.name), guest.config(hypervisor).into()));
+        for name in guest.names() {
+            files.push((format!("{name}.cfg"), guest.config(hypervisor, &name).into()));
+        }
     }
     let files: Vec<_> = files
         .iter()
@@ -203,7 +304,7 @@ fn run(
             dom0.command(command)?;
         }
     }
-    let ticks = measurements
+    let costs = measurements
         .iter()
         .map(|measurement| dom0.measure(measurement))
         .collect::<Result<_>>()?;
@@ -212,15 +313,21 @@ fn run(
         .lines()
         .find_map(|line| line.split_once("floor         ")?.1.split_once(" TSC ticks"))
         .and_then(|(ticks, _)| ticks.parse().ok());
-    // What guests count beside ticks.
-    for (_, events) in output.lines().filter_map(|line| line.split_once("EVENTS ")) {
-        println!("{hypervisor}: {events}");
-    }
-    Ok((ticks, floor))
+    Ok((costs, floor))
 }
 
 impl Guest {
-    fn config(&self, hypervisor: Hypervisor) -> String {
+    /// The names of its domains.
+    fn names(&self) -> Vec<String> {
+        match self.domains {
+            1 => vec![self.name.into()],
+            domains => (1..=domains)
+                .map(|number| format!("{}-{number}", self.name))
+                .collect(),
+        }
+    }
+
+    fn config(&self, hypervisor: Hypervisor, name: &str) -> String {
         let device = match (&self.device, hypervisor) {
             (Device::None, _) => String::new(),
             (Device::Disk, Hypervisor::Xen) => "disk=['phy:/dev/ram0,xvda,w']".into(),
@@ -228,61 +335,86 @@ impl Guest {
             (Device::Network(mac), _) => format!("vif=['bridge=bench,mac={mac}']"),
         };
         hypervisor.config(
-            self.name,
+            name,
             &format!("/{}", self.kernel),
-            32,
+            self.memory,
             &format!("vcpus={}\nextra='{}'\n{device}", self.vcpus, self.extra),
         )
     }
 }
 
 impl Dom0<'_> {
-    fn measure(&mut self, measurement: &Measurement) -> Result<Ticks> {
-        let mut output = String::new();
-        for guest in measurement.guests {
-            self.type_xl(&format!("create /{}.cfg", guest.name))?;
+    fn measure(&mut self, measurement: &Measurement) -> Result<Vec<Cost>> {
+        let mut costs = Vec::new();
+        for name in measurement.guests.iter().flat_map(Guest::names) {
+            self.type_xl(&format!("create /{name}.cfg"))?;
             let (which, printed) = self
                 .console
                 .expect_any(&[READY, "RESULT pass", "RESULT fail"], PATIENCE)
-                .with_context(|| guest.name.to_owned())?;
+                .with_context(|| name.clone())?;
             if which == 2 {
-                bail!("{} failed:\n{printed}", guest.name);
+                bail!("{name} failed:\n{printed}");
             }
-            output = printed;
+            costs.extend(parse(&printed)?);
         }
-        parse(&output)
+        Ok(costs)
     }
 }
 
-/// The lines `BENCH operation: ticks` of a guest, whatever else is on a line before them.
-fn parse(output: &str) -> Result<Ticks> {
+/// The lines `BENCH operation: ticks` of a guest, whatever else is on a line before them; where it counts events, `, N
+/// sent, N come` for 1,000 operations follows.
+fn parse(output: &str) -> Result<Vec<Cost>> {
     output
         .lines()
         .filter_map(|line| line.split_once("BENCH ")?.1.split_once(": "))
-        .map(|(name, ticks)| {
-            let number = ticks
-                .trim()
-                .parse()
-                .with_context(|| format!("{name}: {ticks:?}"))?;
-            Ok((name.to_owned(), number))
+        .map(|(operation, numbers)| {
+            let number = |text: &str| -> Result<u64> {
+                let digits = text.split(' ').next().unwrap_or_default();
+                digits
+                    .parse()
+                    .with_context(|| format!("{operation}: {numbers:?}"))
+            };
+            let numbers: Vec<u64> = numbers.trim().split(", ").map(number).collect::<Result<_>>()?;
+            let (ticks, events) = match numbers[..] {
+                [ticks] => (ticks, None),
+                [ticks, sent, come] => (ticks, Some(Events { sent, come })),
+                _ => bail!("{operation}: {numbers:?}"),
+            };
+            Ok(Cost {
+                operation: operation.to_owned(),
+                ticks,
+                events,
+            })
         })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{Cost, Events, parse};
 
     #[test]
     fn lines_of_both_consoles() {
-        let output = "(oxen) [   1.5] d1: BENCH CPUID: 237\ndom0# (XEN) (d2) BENCH send, block: 1200\n\
+        let output = "(oxen) [   1.5] d1: BENCH CPUID: 237\ndom0# (XEN) (d2) BENCH send, block: 1200, 31 sent, 62 come\r\n\
                       (d2) TEST taken: pass\n";
-        let wanted = [("CPUID".to_owned(), 237), ("send, block".to_owned(), 1200)];
+        let cost = |operation: &str, ticks, events| Cost {
+            operation: operation.into(),
+            ticks,
+            events,
+        };
+        let events = Events { sent: 31, come: 62 };
+        let wanted = [cost("CPUID", 237, None), cost("send, block", 1200, Some(events))];
         assert_eq!(parse(output).unwrap(), wanted);
+        assert_eq!(events.to_string(), "0.03 + 0.06");
     }
 
     #[test]
     fn a_broken_number_is_an_error() {
-        assert!(parse("BENCH CPUID: 2x\n").is_err());
+        for numbers in ["2x", "", "2, 3 sent"] {
+            assert!(
+                parse(&format!("BENCH CPUID: {numbers}\n")).is_err(),
+                "{numbers:?}"
+            );
+        }
     }
 }

@@ -32,8 +32,10 @@ enum Table {
     Exits,
     /// Requests to the block back end
     Block,
-    /// Packets between two domains
+    /// Packets and a TCP connection between two domains
     Network,
+    /// Transactions with xenstore
+    Store,
     /// Seconds and memory
     Boot,
     /// Bytes and lines
@@ -53,6 +55,8 @@ fn main() -> Result<()> {
         (Table::Block, &costs::BLOCK),
         (Table::Block, &costs::BLOCK_PERSISTENT),
         (Table::Network, &costs::NETWORK),
+        (Table::Network, &costs::TCP),
+        (Table::Store, &costs::STORE),
     ]
     .into_iter()
     .filter_map(|(table, measurement)| wanted(table).then_some(measurement))

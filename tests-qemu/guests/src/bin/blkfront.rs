@@ -10,6 +10,7 @@
 extern crate alloc;
 
 use alloc::format;
+use alloc::vec;
 use core::mem::offset_of;
 
 use abi::io::blkif::*;
@@ -346,63 +347,54 @@ fn larger_rings(report: &mut Report, front: &mut Front) {
     report.equal("rings-in-use", used, [true; 2]);
 }
 
-/// Ticks from a request to its response, all domains' and the hypervisor's work in between included, and what a front
-/// end with persistent grants copies itself.
+/// Ticks from a request to its response, or of one among those that are under way at once: all domains' and the
+/// hypervisor's work in between included, and what a front end with persistent grants copies itself. Beside them how
+/// many events, each a hypercall of who sends it, go either way for 1,000 requests.
 fn measure(front: &mut Front) {
+    const ROUNDS: usize = 50;
     list_segments(DATA_FRAMES);
-    let one = [segment(DATA_REF, 0, 7)];
-    for (name, pages, request) in [
-        ("read 4 KiB", 1, request(BLKIF_OP_READ, 0, &one)),
-        ("write 4 KiB", 1, request(BLKIF_OP_WRITE, 0, &one)),
-        ("read 64 KiB", 16, indirect(BLKIF_OP_READ, 0, 16, INDIRECT_REF)),
-        ("write 64 KiB", 16, indirect(BLKIF_OP_WRITE, 0, 16, INDIRECT_REF)),
-        ("read 128 KiB", 32, indirect(BLKIF_OP_READ, 0, 32, INDIRECT_REF)),
-        ("write 128 KiB", 32, indirect(BLKIF_OP_WRITE, 0, 32, INDIRECT_REF)),
-        ("flush", 0, request(BLKIF_OP_FLUSH_DISKCACHE, 0, &[])),
+    let one = |operation| vec![page_request(operation, 0)];
+    let many = |operation| {
+        (0..DATA_FRAMES as u32)
+            .map(|page| page_request(operation, page))
+            .collect()
+    };
+    let large = |operation, pages| vec![indirect(operation, 0, pages, INDIRECT_REF)];
+    for (name, pages, requests) in [
+        ("read 4 KiB", 1, one(BLKIF_OP_READ)),
+        ("write 4 KiB", 1, one(BLKIF_OP_WRITE)),
+        ("read 64 KiB", 16, large(BLKIF_OP_READ, 16)),
+        ("write 64 KiB", 16, large(BLKIF_OP_WRITE, 16)),
+        ("read 128 KiB", 32, large(BLKIF_OP_READ, 32)),
+        ("write 128 KiB", 32, large(BLKIF_OP_WRITE, 32)),
+        ("read one of 32", DATA_FRAMES, many(BLKIF_OP_READ)),
+        ("write one of 32", DATA_FRAMES, many(BLKIF_OP_WRITE)),
+        ("flush", 0, vec![request(BLKIF_OP_FLUSH_DISKCACHE, 0, &[])]),
     ] {
         let mut least = u64::MAX;
+        let (mut sent, mut came) = (0, 0);
         let mut buffer = [0; SIZE];
-        for _ in 0..50 {
+        for _ in 0..ROUNDS {
             let start = cpu::tsc();
-            let status = front.status(&request);
+            let events = front.ask_at_once(&requests);
             for page in (0..pages).filter(|_| front.persistent) {
                 front.data.read(page * SIZE, &mut buffer);
             }
             least = least.min(cpu::tsc() - start);
-            assert_eq!(status, BLKIF_RSP_OKAY);
+            sent += events.0;
+            came += events.1;
         }
-        let how = if front.persistent { "persistent" } else { "copied" };
-        println!("BENCH {name} {how}: {least}");
-    }
-    for (name, operation) in [("read 4 KiB", BLKIF_OP_READ), ("write 4 KiB", BLKIF_OP_WRITE)] {
-        for depth in [1, 32] {
-            at_once(front, name, &request(operation, 0, &one), depth);
-        }
+        println!(
+            "BENCH {name}{}: {}, {} sent, {} come",
+            if front.persistent { ", persistent" } else { "" },
+            least / requests.len() as u64,
+            sent * 1000 / (ROUNDS * requests.len()),
+            came * 1000 / (ROUNDS * requests.len()),
+        );
     }
 }
 
-/// Ticks of a request among `depth` that are under way at once; how many events, each a hypercall of who sends it, go both
-/// ways for it.
-fn at_once(front: &mut Front, name: &str, request: &BlkifRequest, depth: u32) {
-    const ROUNDS: u32 = 50;
-    let mut least = u64::MAX;
-    let (mut sent, mut came) = (0, 0);
-    for _ in 0..ROUNDS {
-        let start = cpu::tsc();
-        let events = front.ask_at_once(request, depth);
-        least = least.min(cpu::tsc() - start);
-        sent += events.0;
-        came += events.1;
-    }
-    let how = if front.persistent { "persistent" } else { "copied" };
-    println!(
-        "BENCH {name}, {depth} at once, {how}: {}",
-        least / u64::from(depth)
-    );
-    let each = |events: u32| events * 1000 / (ROUNDS * depth);
-    println!(
-        "EVENTS {name}, {depth} at once, {how}: {} sent and {} come for 1000 requests",
-        each(sent),
-        each(came)
-    );
+/// A request for 4 KiB of the disk, from or to the frame of data of the same number.
+fn page_request(operation: u8, page: u32) -> BlkifRequest {
+    request(operation, u64::from(page) * 8, &[segment(DATA_REF + page, 0, 7)])
 }
