@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use super::packet::{Checksum, ETHERNET_HEADER, Family, Packet, VLAN_TAG};
+use super::wire::OUTPUT_MAX;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -18,8 +19,9 @@ const TCP_CWR: u8 = 0x80;
 
 /// Extension headers of IPv6 that are looked past.
 const EXTENSIONS_MAX: usize = 8;
-/// Segments that one packet may be cut into.
-pub const SEGMENTS_MAX: usize = 1024;
+/// Segments that one packet may be cut into: as many as a gateway takes at once. Those of the least size that every host
+/// takes (536 bytes: RFC 9293, 3.7.1) are half as many.
+pub const SEGMENTS_MAX: usize = OUTPUT_MAX;
 
 /// A packet that says of itself what is not so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

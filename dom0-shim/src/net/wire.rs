@@ -17,7 +17,7 @@ use super::packet::{ETHERNET_HEADER, Mac};
 /// Largest IP packet.
 pub const MTU: u16 = 1500;
 /// Frames that may wait to be taken; what is more is lost, as on any wire.
-const OUTPUT_MAX: usize = 256;
+pub const OUTPUT_MAX: usize = 256;
 
 /// An Ethernet frame.
 pub fn ethernet(from: Mac, to: Mac, ethertype: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
