@@ -31,6 +31,7 @@ use abi::event_channel::VIRQ_TIMER;
 use dom0_shim::archive::Archive;
 use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
+use dom0_shim::net::netback::rx::Room;
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, foreign, interrupt, memory, time};
@@ -67,6 +68,8 @@ pub struct Host {
     pub machine: Machine,
     /// Networks of the domains.
     pub networks: Networks,
+    /// Memory for packets whose front ends give no room for them yet.
+    pub waiting_packets: Room,
     /// The domains that this toolstack has made.
     pub domains: Domains,
     /// This domain's command line.
@@ -98,6 +101,7 @@ pub fn main(info: StartInfo) -> ! {
         devices: Devices::default(),
         machine: Machine::find(&info),
         networks: Networks::default(),
+        waiting_packets: Room::new(memory::heap_free() / 16),
         domains: Domains::default(),
         command_line: info.command_line(),
     });
