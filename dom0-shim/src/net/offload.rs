@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use super::packet::{Checksum, ETHERNET_HEADER, Family, Packet, VLAN_TAG};
+use super::packet::{Checksum, ETHERNET_HEADER, Family, Mac, Packet, VLAN_TAG};
 use super::wire::OUTPUT_MAX;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -229,7 +229,9 @@ fn cut(packet: &Packet, at: Layout) -> Result<Cut, Malformed> {
     let header = at.transport + usize::from(data_offset) * 4;
     let size = usize::from(segments.size);
     let fits = at.protocol == TCP && at.family == segments.family && data_offset >= 5 && header < at.end;
-    if !fits || size == 0 || (at.end - header).div_ceil(size) > SEGMENTS_MAX {
+    // TCP is between two hosts; a group's packet would be cut for each of its hosts.
+    let to_one = Mac::destination(&packet.bytes).is_some_and(Mac::is_unicast);
+    if !fits || !to_one || size == 0 || (at.end - header).div_ceil(size) > SEGMENTS_MAX {
         return Err(Malformed);
     }
     Ok(Cut { header, size })

@@ -61,6 +61,9 @@ fn a_packet_has_so_many_segments_at_most() {
         u16::MAX / 536 < SEGMENTS_MAX as u16,
         "the largest packet to any host"
     );
+    let mut group = whole(2);
+    group.bytes[0] = 1;
+    assert_eq!(check(&group), Err(Malformed), "it would be cut for each of them");
 }
 
 #[test]

@@ -21,7 +21,7 @@ const SLOTS_FATAL: usize = 20;
 const BATCH: usize = 64;
 /// With so many bytes, or so many frames when they are cut, a batch has enough: others wait for their turn. The last
 /// packet may exceed it.
-const BYTES_MAX: usize = 256 << 10;
+const BYTES_MAX: usize = 128 << 10;
 const FRAMES_MAX: usize = 256;
 const PAGE: usize = 4096;
 

@@ -113,7 +113,11 @@ fn a_turn_takes_so_much_and_no_more() {
         });
         turns.collect::<Vec<_>>()
     };
-    assert_eq!(turns(&mut tx), [5, 5], "256 KiB, and what the last has more");
+    assert_eq!(
+        turns(&mut tx),
+        [3, 3, 3, 1],
+        "128 KiB, and what the last has more"
+    );
     for _ in 0..3 {
         front.request(&request(1, 0, 3054, NETTXF_EXTRA_INFO, 0));
         let gso = [20, 0, XEN_NETIF_GSO_TYPE_TCPV4, 0, 0, 0];
