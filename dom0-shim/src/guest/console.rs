@@ -41,6 +41,8 @@ const INPUT: ByteRing = ByteRing {
 const CLASS: &str = "console";
 /// Bytes of input kept while the domain does not read.
 const TYPE_AHEAD: usize = 4096;
+/// Bytes of output shown at a time: the serial line may take 11 ms for so many, and nothing else is done meanwhile.
+const SHOWN: usize = 128;
 /// Ctrl-]
 const DETACH: u8 = 0x1d;
 /// Bytes that libxl lets xenconsoled keep of a console.
@@ -102,13 +104,18 @@ fn connect(host: &Rc<Host>, place: Place, page: SharedPages, channel: Channel) -
 /// Task: moves bytes between one ring and its console.
 async fn serve(host: Rc<Host>, place: Place, channel: Channel) {
     loop {
-        drain_one(&host, place);
+        let attached = host.consoles.attached.get() == Some(place);
+        let left = drain_one(&host, place, if attached { SHOWN } else { usize::MAX });
         send_input(&host, place);
-        if channel.event().await.is_err() {
+        let waited = match left {
+            0 => channel.event().await,
+            _ => channel.turn().await,
+        };
+        if waited.is_err() {
             break;
         }
     }
-    drain_one(&host, place);
+    drain_one(&host, place, usize::MAX);
     if let Some(console) = host.consoles.consoles.borrow_mut().get_mut(&place) {
         console.ring = None;
     }
@@ -236,29 +243,33 @@ fn places(host: &Host, domain: Domid) -> Vec<Place> {
 /// Takes what a domain has written.
 pub fn drain(host: &Host, domain: Domid) {
     for place in places(host, domain) {
-        drain_one(host, place);
+        drain_one(host, place, usize::MAX);
     }
 }
 
-fn drain_one(host: &Host, place: Place) {
+/// Takes up to `most` bytes that were written to one console. Returns how many are left.
+fn drain_one(host: &Host, place: Place, most: usize) -> usize {
     let consoles = host.consoles.consoles.borrow();
     let Some((ring, log)) = consoles
         .get(&place)
         .and_then(|console| Some((console.ring.as_ref()?, &console.log)))
     else {
-        return;
+        return 0;
     };
     // A domain with broken indices has no console until it mends them. What it writes from now on, it announces.
-    if let Ok(unread) = OUTPUT.peek(&ring.page)
-        && !unread.bytes.is_empty()
-    {
-        OUTPUT.consume(&ring.page, &unread, unread.bytes.len());
+    let Ok(unread) = OUTPUT.peek(&ring.page) else {
+        return 0;
+    };
+    let (taken, left) = unread.bytes.split_at(unread.bytes.len().min(most));
+    if !taken.is_empty() {
+        OUTPUT.consume(&ring.page, &unread, taken.len());
         let _ = event_channel::send(ring.port);
-        host.consoles.logs.borrow_mut().append(log, &unread.bytes);
+        host.consoles.logs.borrow_mut().append(log, taken);
         if host.consoles.attached.get() == Some(place) {
-            host.terminal.write(&unread.bytes);
+            host.terminal.write(taken);
         }
     }
+    left.len()
 }
 
 /// Gives a domain what was typed, as far as its ring has room.

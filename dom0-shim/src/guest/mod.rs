@@ -32,6 +32,7 @@ use dom0_shim::archive::Archive;
 use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
+use dom0_shim::net::netback::rx::Room;
 use dom0_shim::supply::Supply;
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
@@ -73,6 +74,8 @@ pub struct Host {
     pub networks: Networks,
     /// The right to make a domain: one at a time, as there is an unpacked kernel in memory meanwhile.
     pub making: Supply,
+    /// Memory for packets whose front ends give no room for them yet.
+    pub waiting_packets: Room,
     /// The domains that this toolstack has made.
     pub domains: Domains,
     /// This domain's command line.
@@ -107,6 +110,7 @@ pub fn main(info: StartInfo) -> ! {
         machine: Machine::find(&info),
         networks: Networks::default(),
         making: Supply::new(1),
+        waiting_packets: Room::new(memory::heap_free() / 16),
         domains: Domains::default(),
         command_line: info.command_line(),
     });

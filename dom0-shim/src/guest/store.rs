@@ -8,12 +8,12 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use abi::{Domid, Errno};
+use dom0_shim::backend::Events;
 use dom0_shim::executor::Signal;
 use dom0_shim::xenstore::{ConnectionId, DOM0, Effect, Error, HEADER_SIZE, Kind, Link, Server, message};
-use guest_rt::hypercall::event_channel;
 
 use super::Host;
-use super::backend::SharedPages;
+use super::backend::{Channel, SharedPages};
 
 /// xenstore and its connections.
 pub struct Store(RefCell<State>);
@@ -34,7 +34,9 @@ struct State {
 /// The ring of one domain.
 struct Served {
     link: Link<SharedPages>,
-    port: u32,
+    channel: Channel,
+    /// Gives the task a turn; the port's number may be another's once this is gone.
+    wake: Signal,
     /// Tells this one from an earlier one of a domain with the same number.
     serial: u64,
 }
@@ -171,8 +173,8 @@ impl Store {
         state.server.take_effects();
         if let Some(served) = state.served.remove(&domain) {
             state.domains.remove(&served.link.connection());
-            // The hypervisor closes the other end with the domain; a port that is closed already is as good.
-            let _ = event_channel::close(served.port);
+            // The task finds that it has nothing to serve, and ends.
+            served.wake.notify();
         }
     }
 }
@@ -197,7 +199,7 @@ impl Drop for Watch<'_> {
 /// Introduces a domain: maps its ring in frame `gfn`, binds its port, and serves it from a task.
 pub fn introduce(host: &Rc<Host>, domain: Domid, gfn: u64, remote_port: u32) -> Result<(), Errno> {
     let page = SharedPages::frame(domain, gfn)?;
-    let port = event_channel::bind_interdomain(domain, remote_port)?;
+    let channel = Channel::bind(host, domain, remote_port)?;
     let payload = format!("{domain}\0{gfn}\0{remote_port}\0");
     if host.store.request(Kind::Introduce, payload.as_bytes()).is_err() {
         return Err(Errno::EINVAL);
@@ -216,37 +218,38 @@ pub fn introduce(host: &Rc<Host>, domain: Domid, gfn: u64, remote_port: u32) -> 
     let serial = state.next_serial;
     state.next_serial += 1;
     state.domains.insert(connection, domain);
+    let wake = Signal::default();
+    channel.connect(&wake);
+    // What is in the ring already was announced before.
+    wake.notify();
+    host.spawner
+        .spawn(serve(host.clone(), domain, wake.clone(), serial));
     let served = Served {
         link: Link::new(page, connection),
-        port,
+        channel,
+        wake,
         serial,
     };
     state.served.insert(domain, served);
-    // What is in the ring already was announced before.
-    host.reactor.fire(port);
-    host.spawner.spawn(serve(host.clone(), domain, port, serial));
     Ok(())
 }
 
 /// Task: serves one domain's ring until the domain is released.
-async fn serve(host: Rc<Host>, domain: Domid, port: u32, serial: u64) {
+async fn serve(host: Rc<Host>, domain: Domid, wake: Signal, serial: u64) {
     loop {
-        host.reactor.event(port).await;
+        wake.wait().await;
         let mut state = host.store.0.borrow_mut();
         let State { server, served, .. } = &mut *state;
         let Some(served) = served.get_mut(&domain).filter(|served| served.serial == serial) else {
-            drop(state);
-            // The event may have been for another user of the same port number.
-            return host.reactor.fire(port);
+            return;
         };
         let turn = served.link.serve(server);
         if turn.notify {
-            served.notify();
+            served.channel.notify();
         }
         state.flush();
         if turn.more {
-            // After the others' turn.
-            host.reactor.fire(port);
+            wake.notify();
         }
     }
 }
@@ -289,16 +292,9 @@ impl State {
             if let Some(served) = domain.and_then(|domain| self.served.get_mut(domain))
                 && served.link.flush(&mut self.server)
             {
-                served.notify();
+                served.channel.notify();
             }
         }
-    }
-}
-
-impl Served {
-    fn notify(&self) {
-        // The only failure is a port closed from the other end, when nobody listens.
-        let _ = event_channel::send(self.port);
     }
 }
 

@@ -162,10 +162,10 @@ mod tests {
         ethernet(from, Mac::BROADCAST, EthernetProtocol::Arp, &bytes)
     }
 
-    /// An IPv4 packet from [`HOST`] to the gateway.
-    fn ipv4(protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
+    /// An IPv4 packet from A to the gateway.
+    fn ipv4(from: Ipv4Address, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
         let repr = Ipv4Repr {
-            src_addr: HOST,
+            src_addr: from,
             dst_addr: gateway::ADDRESS,
             next_header: protocol,
             payload_len: payload.len(),
@@ -198,7 +198,7 @@ mod tests {
             &mut Icmpv4Packet::new_unchecked(&mut bytes),
             &ChecksumCapabilities::default(),
         );
-        let deliveries = bridge.send(a, Packet::complete(ipv4(IpProtocol::Icmp, &bytes)), 1);
+        let deliveries = bridge.send(a, Packet::complete(ipv4(HOST, IpProtocol::Icmp, &bytes)), 1);
         let [(port, reply)] = &deliveries[..] else {
             panic!("{deliveries:?}")
         };
@@ -214,37 +214,45 @@ mod tests {
         assert_eq!(parsed, wanted);
     }
 
+    /// A query for a name, with a blank checksum.
+    fn query(from: Ipv4Address, name: &[u8]) -> Packet {
+        let query = [&[0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0, 0, 1, 0, 1]].concat();
+        let repr = UdpRepr {
+            src_port: 4000,
+            dst_port: 53,
+        };
+        let mut bytes = vec![0; repr.header_len() + query.len()];
+        let mut datagram = UdpPacket::new_unchecked(&mut bytes);
+        let copy = |payload: &mut [u8]| payload.copy_from_slice(&query);
+        repr.emit(
+            &mut datagram,
+            &from.into(),
+            &gateway::ADDRESS.into(),
+            query.len(),
+            copy,
+            &ChecksumCapabilities::ignored(),
+        );
+        datagram.set_checksum(0x1234);
+        Packet {
+            checksum: Checksum::Blank,
+            ..Packet::complete(ipv4(from, IpProtocol::Udp, &bytes))
+        }
+    }
+
     #[test]
     fn the_gateway_knows_names_also_of_packets_with_blank_checksums() {
         let mut bridge = Bridge::with_gateway(None);
         let a = bridge.connect(A, 1500, "Alpha");
-        bridge.send(a, Packet::complete(arp_request(A)), 0);
         let mut ask = |name: &[u8]| {
-            let query = [&[0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0, 0, 1, 0, 1]].concat();
-            let repr = UdpRepr {
-                src_port: 4000,
-                dst_port: 53,
-            };
-            let mut bytes = vec![0; repr.header_len() + query.len()];
-            let mut datagram = UdpPacket::new_unchecked(&mut bytes);
-            let (from, to) = (HOST.into(), gateway::ADDRESS.into());
-            let copy = |payload: &mut [u8]| payload.copy_from_slice(&query);
-            repr.emit(
-                &mut datagram,
-                &from,
-                &to,
-                query.len(),
-                copy,
-                &ChecksumCapabilities::ignored(),
-            );
-            datagram.set_checksum(0x1234);
-            let packet = Packet {
-                checksum: Checksum::Blank,
-                ..Packet::complete(ipv4(IpProtocol::Udp, &bytes))
-            };
-            let deliveries = bridge.send(a, packet, 1);
+            let deliveries = bridge.send(a, query(HOST, name), 1);
             assert_eq!(deliveries.len(), 1);
-            let reply = &deliveries[0].1.bytes[14 + 20 + 8..];
+            let frame = &deliveries[0].1.bytes;
+            let ip = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+            let datagram = UdpPacket::new_checked(ip.payload()).unwrap();
+            assert_eq!((datagram.src_port(), datagram.dst_port()), (53, 4000));
+            assert!(ip.verify_checksum());
+            assert!(datagram.verify_checksum(&gateway::ADDRESS.into(), &HOST.into()));
+            let reply = datagram.payload();
             (reply[3] & 0xf, reply[reply.len() - 4..].to_vec())
         };
         assert_eq!(
@@ -254,6 +262,25 @@ mod tests {
         assert_eq!(ask(b"\x07gateway"), (0, gateway::ADDRESS.octets().to_vec()));
         assert_eq!(ask(b"\x05alpha\x08internal").0, 0, "there, without an address");
         assert_eq!(ask(b"\x04beta\x08internal").0, 3);
+    }
+
+    #[test]
+    fn who_does_not_hear_the_answer_keeps_nobody_from_theirs() {
+        let mut bridge = Bridge::with_gateway(None);
+        let a = bridge.connect(A, 1500, "alpha");
+        let elsewhere = Ipv4Address::new(192, 0, 2, 1);
+        assert!(bridge.send(a, query(elsewhere, b"\x07gateway"), 1).is_empty());
+        let silent = Ipv4Address::new(10, 88, 0, 99);
+        for from in [silent, HOST] {
+            let deliveries = bridge.send(a, query(from, b"\x07gateway"), 2);
+            let [(port, reply)] = &deliveries[..] else {
+                panic!("{deliveries:?}")
+            };
+            assert_eq!((*port, Mac::destination(&reply.bytes)), (a, Some(A)));
+            let ip = Ipv4Packet::new_checked(&reply.bytes[14..]).unwrap();
+            assert_eq!((ip.dst_addr(), ip.next_header()), (from, IpProtocol::Udp));
+        }
+        assert_eq!(bridge.next_poll(2), None);
     }
 
     #[test]

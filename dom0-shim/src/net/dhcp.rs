@@ -8,13 +8,13 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::ops::RangeInclusive;
 
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress,
-    EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetFrame,
+    EthernetProtocol, IpProtocol, Ipv4Packet, UdpPacket,
 };
 
 use super::packet::Mac;
+use super::wire::{End, datagram};
 
 const SECOND: u64 = 1_000_000_000;
 /// How long a lease lasts, in seconds.
@@ -217,7 +217,7 @@ impl Server {
             (_, Some(_)) if !request.broadcast => address,
             _ => Ipv4Addr::BROADCAST,
         };
-        emit(us, request.client_hardware_address, to, &reply)
+        emit(us, Mac(request.client_hardware_address.0), to, &reply)
     }
 }
 
@@ -228,46 +228,29 @@ fn list_of<L: Extend<Ipv4Addr> + Default>(address: Ipv4Addr) -> L {
     list
 }
 
-fn emit(us: &Settings, client: EthernetAddress, to: Ipv4Addr, reply: &DhcpRepr<'_>) -> Option<Vec<u8>> {
-    let checksums = ChecksumCapabilities::default();
-    let udp = UdpRepr {
-        src_port: DHCP_SERVER_PORT,
-        dst_port: DHCP_CLIENT_PORT,
+fn emit(us: &Settings, client: Mac, to: Ipv4Addr, reply: &DhcpRepr<'_>) -> Option<Vec<u8>> {
+    let mut payload = alloc::vec![0; reply.buffer_len()];
+    reply
+        .emit(&mut DhcpPacket::new_unchecked(&mut payload[..]))
+        .ok()?;
+    let server = End {
+        mac: us.mac,
+        address: us.address,
+        port: DHCP_SERVER_PORT,
     };
-    let ip = Ipv4Repr {
-        src_addr: us.address,
-        dst_addr: to,
-        next_header: IpProtocol::Udp,
-        payload_len: udp.header_len() + reply.buffer_len(),
-        hop_limit: 64,
+    let client = End {
+        mac: client,
+        address: to,
+        port: DHCP_CLIENT_PORT,
     };
-    let ethernet = EthernetRepr {
-        src_addr: EthernetAddress(us.mac.0),
-        dst_addr: client,
-        ethertype: EthernetProtocol::Ipv4,
-    };
-    let mut bytes = alloc::vec![0; ethernet.buffer_len() + ip.buffer_len() + ip.payload_len];
-    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-    ethernet.emit(&mut frame);
-    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
-    ip.emit(&mut packet, &checksums);
-    let mut datagram = UdpPacket::new_unchecked(packet.payload_mut());
-    let mut emitted = Ok(());
-    udp.emit(
-        &mut datagram,
-        &us.address.into(),
-        &to.into(),
-        reply.buffer_len(),
-        |payload| emitted = reply.emit(&mut DhcpPacket::new_unchecked(payload)),
-        &checksums,
-    );
-    emitted.ok().map(|()| bytes)
+    Some(datagram(server, client, &payload))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use smoltcp::wire::EthernetAddress;
 
     const US: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 1);
     const SERVER: Mac = Mac([2, 0, 0, 0, 0, 0]);
@@ -327,7 +310,7 @@ mod tests {
         // Built as a reply is, but for the ports and addresses.
         let mut sender = server.settings.clone();
         sender.mac = from;
-        let mut frame = emit(&sender, EthernetAddress::BROADCAST, Ipv4Addr::BROADCAST, message).unwrap();
+        let mut frame = emit(&sender, Mac::BROADCAST, Ipv4Addr::BROADCAST, message).unwrap();
         frame[34..38].copy_from_slice(&[0, 68, 0, 67]);
         let reply = server.receive(&frame, now)?;
         let ethernet = EthernetFrame::new_checked(&reply).unwrap();
@@ -469,7 +452,7 @@ mod tests {
             let message = message(Discover, client(1), None);
             let mut sender = server.settings.clone();
             sender.mac = client(1);
-            let mut frame = emit(&sender, EthernetAddress::BROADCAST, Ipv4Addr::BROADCAST, &message).unwrap();
+            let mut frame = emit(&sender, Mac::BROADCAST, Ipv4Addr::BROADCAST, &message).unwrap();
             frame[34..38].copy_from_slice(&[0, 68, 0, 67]);
             // The fixed part is left as it is: what comes behind is random.
             frame.truncate(14 + 20 + 8 + 240);

@@ -2,12 +2,10 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::udp;
+use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, IpProtocol, Ipv4Cidr, Ipv4Packet, UdpPacket,
@@ -17,7 +15,7 @@ use super::dhcp::{self, Server};
 use super::dns::{self, Answer};
 use super::outside::Outside;
 use super::packet::Mac;
-use super::wire::{Wire, ethernet, instant, nanoseconds};
+use super::wire::{End, Wire, datagram, ethernet, instant, nanoseconds};
 
 /// Address of the gateway.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -30,16 +28,19 @@ pub const DOMAIN: &str = "internal";
 /// The gateway's own name.
 const NAME: &str = "gateway";
 
-const DNS_PORT: u16 = 53;
-/// Queries and answers that may wait.
-const DNS_QUEUE: usize = 32;
+/// Where it is asked for names.
+const NAME_SERVER: End = End {
+    mac: MAC,
+    address: ADDRESS,
+    port: 53,
+};
 
 /// The gateway.
 pub struct Gateway {
     interface: Interface,
     wire: Wire,
+    /// None; the interface wants a set of them.
     sockets: SocketSet<'static>,
-    dns: SocketHandle,
     dhcp: Server,
     /// Names of the domains, by the addresses of their devices.
     names: BTreeMap<Mac, String>,
@@ -58,15 +59,6 @@ impl Gateway {
             // The list is empty and has room for one.
             let _ = addresses.push(IpCidr::Ipv4(network));
         });
-        let buffer = || {
-            let metadata = vec![udp::PacketMetadata::EMPTY; DNS_QUEUE];
-            udp::PacketBuffer::new(metadata, vec![0; DNS_QUEUE * 512])
-        };
-        let mut sockets = SocketSet::new(Vec::new());
-        let mut socket = udp::Socket::new(buffer(), buffer());
-        // Fails only for port 0 or a socket in use.
-        let _ = socket.bind(DNS_PORT);
-        let dns = sockets.add(socket);
         let dhcp = Server::new(dhcp::Settings {
             mac: MAC,
             address: ADDRESS,
@@ -77,8 +69,7 @@ impl Gateway {
         Self {
             interface,
             wire,
-            sockets,
-            dns,
+            sockets: SocketSet::new(Vec::new()),
             dhcp,
             names: BTreeMap::new(),
             outside,
@@ -127,14 +118,10 @@ impl Gateway {
         let ip = Ipv4Packet::new_checked(parsed.payload()).ok()?;
         let network = Ipv4Cidr::new(ADDRESS, PREFIX);
         let to = ip.dst_addr();
-        if !network.contains_addr(&ip.src_addr()) {
+        if !network.contains_addr(&ip.src_addr()) || network.contains_addr(&to) {
             return None;
         }
-        if network.contains_addr(&to) {
-            let server = outside.name_server()?;
-            asks_for_others(&ip, &self.names, &self.dhcp, now).then_some(())?;
-            outside.send(from, parsed.payload().to_vec(), Some(server), now);
-        } else if !(to.is_multicast() || to.is_broadcast() || to.is_loopback() || to.is_unspecified()) {
+        if !(to.is_multicast() || to.is_broadcast() || to.is_loopback() || to.is_unspecified()) {
             outside.send(from, parsed.payload().to_vec(), None, now);
         }
         Some(())
@@ -142,6 +129,9 @@ impl Gateway {
 
     /// Takes a complete frame; answers are added to the output.
     pub fn receive(&mut self, frame: Vec<u8>, now: u64) {
+        if let Some(query) = Query::parse(&frame) {
+            return self.resolve(&query, now);
+        }
         if self.lead_out(&frame, now).is_some() {
             return;
         }
@@ -156,10 +146,8 @@ impl Gateway {
 
     /// Does what has become due.
     pub fn poll(&mut self, now: u64) {
-        let instant = instant(now);
-        self.interface.poll(instant, &mut self.wire, &mut self.sockets);
-        self.serve_names(now);
-        self.interface.poll(instant, &mut self.wire, &mut self.sockets);
+        self.interface
+            .poll(instant(now), &mut self.wire, &mut self.sockets);
         if let Some(outside) = &mut self.outside {
             outside.poll(now);
         }
@@ -180,35 +168,65 @@ impl Gateway {
         self.wire.output.pop_front()
     }
 
-    fn serve_names(&mut self, now: u64) {
-        let socket = self.sockets.get_mut::<udp::Socket>(self.dns);
-        while let Ok((query, from)) = socket.recv() {
-            let answer = dns::answer(query, |name| find(&self.names, &self.dhcp, name, now));
-            if let Some(answer) = answer {
-                // A full queue loses answers, as a wire may.
-                let _ = socket.send_slice(&answer, from.endpoint);
-            }
+    /// Answers a query, or leads it out if it is for a name that is none of ours. The answer goes to where the query
+    /// came from, as DHCP's does: nobody need answer ARP first.
+    fn resolve(&mut self, query: &Query<'_>, now: u64) {
+        if !Ipv4Cidr::new(ADDRESS, PREFIX).contains_addr(&query.from.address) {
+            return;
+        }
+        let mut unknown = false;
+        let answer = dns::answer(query.message, |name| {
+            let answer = find(&self.names, &self.dhcp, name, now);
+            unknown = answer == Answer::Unknown;
+            answer
+        });
+        if unknown
+            && let Some(outside) = &mut self.outside
+            && let Some(server) = outside.name_server()
+        {
+            outside.send(query.from.mac, query.packet.to_vec(), Some(server), now);
+        } else if let Some(answer) = answer {
+            self.wire.send(datagram(NAME_SERVER, query.from, &answer));
         }
     }
 }
 
-/// Is it a query to us for a name that is none of ours?
-fn asks_for_others(ip: &Ipv4Packet<&[u8]>, names: &BTreeMap<Mac, String>, dhcp: &Server, now: u64) -> bool {
-    if ip.dst_addr() != ADDRESS || ip.next_header() != IpProtocol::Udp {
-        return false;
+/// A query to us.
+struct Query<'a> {
+    from: End,
+    /// The whole packet.
+    packet: &'a [u8],
+    message: &'a [u8],
+}
+
+impl<'a> Query<'a> {
+    /// `None`: a frame with something else, or damaged.
+    fn parse(frame: &'a [u8]) -> Option<Self> {
+        let ethernet = EthernetFrame::new_checked(frame).ok()?;
+        if ethernet.ethertype() != EthernetProtocol::Ipv4 || ethernet.dst_addr().0 != MAC.0 {
+            return None;
+        }
+        let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+        let whole = ip.frag_offset() == 0 && !ip.more_frags();
+        if ip.dst_addr() != ADDRESS || ip.next_header() != IpProtocol::Udp || !whole {
+            return None;
+        }
+        let udp = UdpPacket::new_checked(ip.payload()).ok()?;
+        let intact =
+            ip.verify_checksum() && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into());
+        if udp.dst_port() != NAME_SERVER.port || !intact {
+            return None;
+        }
+        Some(Self {
+            from: End {
+                mac: Mac(ethernet.src_addr().0),
+                address: ip.src_addr(),
+                port: udp.src_port(),
+            },
+            packet: ethernet.payload(),
+            message: udp.payload(),
+        })
     }
-    let Ok(udp) = UdpPacket::new_checked(ip.payload()) else {
-        return false;
-    };
-    let mut unknown = false;
-    if udp.dst_port() == DNS_PORT {
-        dns::answer(udp.payload(), |name| {
-            let answer = find(names, dhcp, name, now);
-            unknown = answer == Answer::Unknown;
-            answer
-        });
-    }
-    unknown
 }
 
 /// `NAME` and `NAME.internal` alike: a resolver without a search list asks for the former.

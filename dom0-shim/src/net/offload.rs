@@ -4,7 +4,8 @@
 
 use alloc::vec::Vec;
 
-use super::packet::{Checksum, ETHERNET_HEADER, Family, Packet, VLAN_TAG};
+use super::packet::{Checksum, ETHERNET_HEADER, Family, Mac, Packet, VLAN_TAG};
+use super::wire::OUTPUT_MAX;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -18,8 +19,9 @@ const TCP_CWR: u8 = 0x80;
 
 /// Extension headers of IPv6 that are looked past.
 const EXTENSIONS_MAX: usize = 8;
-/// Segments that one packet may be cut into.
-pub const SEGMENTS_MAX: usize = 1024;
+/// Segments that one packet may be cut into: as many as a gateway takes at once. Those of the least size that every host
+/// takes (536 bytes: RFC 9293, 3.7.1) are half as many.
+pub const SEGMENTS_MAX: usize = OUTPUT_MAX;
 
 /// A packet that says of itself what is not so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +229,9 @@ fn cut(packet: &Packet, at: Layout) -> Result<Cut, Malformed> {
     let header = at.transport + usize::from(data_offset) * 4;
     let size = usize::from(segments.size);
     let fits = at.protocol == TCP && at.family == segments.family && data_offset >= 5 && header < at.end;
-    if !fits || size == 0 || (at.end - header).div_ceil(size) > SEGMENTS_MAX {
+    // TCP is between two hosts; a group's packet would be cut for each of its hosts.
+    let to_one = Mac::destination(&packet.bytes).is_some_and(Mac::is_unicast);
+    if !fits || !to_one || size == 0 || (at.end - header).div_ceil(size) > SEGMENTS_MAX {
         return Err(Malformed);
     }
     Ok(Cut { header, size })

@@ -53,6 +53,20 @@ fn gso(family: Family, size: u16) -> Option<Segments> {
 }
 
 #[test]
+fn a_packet_has_so_many_segments_at_most() {
+    let whole = |count: usize| blank(ipv4_frame(TCP, &tcp(&vec![7; count * 100])), gso(Family::V4, 100));
+    assert_eq!(complete(&whole(SEGMENTS_MAX)).unwrap().len(), SEGMENTS_MAX);
+    assert_eq!(check(&whole(SEGMENTS_MAX + 1)), Err(Malformed));
+    assert!(
+        u16::MAX / 536 < SEGMENTS_MAX as u16,
+        "the largest packet to any host"
+    );
+    let mut group = whole(2);
+    group.bytes[0] = 1;
+    assert_eq!(check(&group), Err(Malformed), "it would be cut for each of them");
+}
+
+#[test]
 fn fills_the_checksums_of_udp_and_tcp() {
     let (from, to) = (IpAddress::v4(10, 0, 0, 1), IpAddress::v4(10, 0, 0, 2));
     let udp = [0x10, 0, 0, 53, 0, 13, 0xaa, 0xaa, 1, 2, 3, 4, 5];

@@ -3,17 +3,21 @@
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr,
+    UdpPacket, UdpRepr,
+};
 
 use super::packet::{ETHERNET_HEADER, Mac};
 
 /// Largest IP packet.
 pub const MTU: u16 = 1500;
 /// Frames that may wait to be taken; what is more is lost, as on any wire.
-const OUTPUT_MAX: usize = 256;
+pub const OUTPUT_MAX: usize = 256;
 
 /// An Ethernet frame.
 pub fn ethernet(from: Mac, to: Mac, ethertype: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
@@ -27,6 +31,45 @@ pub fn ethernet(from: Mac, to: Mac, ethertype: EthernetProtocol, payload: &[u8])
     repr.emit(&mut frame);
     frame.payload_mut().copy_from_slice(payload);
     bytes
+}
+
+/// An end of a datagram's way.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// The host's Ethernet address.
+    pub mac: Mac,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// UDP port.
+    pub port: u16,
+}
+
+/// A frame with a datagram.
+pub fn datagram(from: End, to: End, payload: &[u8]) -> Vec<u8> {
+    let checksums = ChecksumCapabilities::default();
+    let udp = UdpRepr {
+        src_port: from.port,
+        dst_port: to.port,
+    };
+    let ip = Ipv4Repr {
+        src_addr: from.address,
+        dst_addr: to.address,
+        next_header: IpProtocol::Udp,
+        payload_len: udp.header_len() + payload.len(),
+        hop_limit: 64,
+    };
+    let mut bytes = vec![0; ip.buffer_len() + ip.payload_len];
+    let mut packet = Ipv4Packet::new_unchecked(&mut bytes);
+    ip.emit(&mut packet, &checksums);
+    udp.emit(
+        &mut UdpPacket::new_unchecked(packet.payload_mut()),
+        &from.address.into(),
+        &to.address.into(),
+        payload.len(),
+        |into| into.copy_from_slice(payload),
+        &checksums,
+    );
+    ethernet(from.mac, to.mac, EthernetProtocol::Ipv4, &bytes)
 }
 
 /// System time (ns) as smoltcp has it.

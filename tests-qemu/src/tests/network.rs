@@ -141,7 +141,8 @@ fn checksum(said: &str) -> Result<&str> {
         .with_context(|| format!("no checksum: {said}"))
 }
 
-/// A domU gets an address, reaches the gateway by number and by name, and loses and gets devices while it runs.
+/// A domU gets an address, reaches the gateway by number and by name, loses and gets devices while it runs, and has the
+/// same ones after a restart.
 fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = prompt(bench, machine)?;
     shim.console.type_line("create -c debian")?;
@@ -173,7 +174,15 @@ fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
     to_shell(&mut shim, "debian")?;
     let again = come_up(&mut shim)?;
     ensure!(again != own, "another device, and the same address");
-    ping(&mut shim, GATEWAY)
+    ping(&mut shim, GATEWAY)?;
+    shim.console.type_line("reboot")?;
+    shim.console.expect("has been started", PATIENCE)?;
+    let list = shim.command("network-list debian")?;
+    ensure!(
+        list.contains("00:16:3e:11:22:33") && !list.contains(&mac),
+        "after a restart: {list}"
+    );
+    Ok(())
 }
 
 /// Two domUs: ping by name, a few megabytes over TCP, and iperf3.

@@ -15,17 +15,20 @@ use crate::guest::Host;
 use crate::guest::backend::{self, Detach, Front};
 use crate::guest::toolstack::new_mac;
 
-/// `network-attach`: the keys are those of a config's `vif`.
+/// `network-attach`: the keys are those of a config's `vif`. The device is there after a restart, too.
 pub fn attach(host: &Rc<Host>, domain: Domid, keys: &[&str]) -> Result<(), String> {
     let mut warnings = Vec::new();
     let mut vif = vif::parse(&keys.join(","), &mut warnings)?;
     warnings.iter().for_each(|warning| println!("{warning}"));
     vif.mac.get_or_insert_with(new_mac);
     let name = host.domains.name(domain).unwrap_or_default();
-    device::attach(host, domain, &name, &vif)
+    device::attach(host, domain, &name, &vif)?;
+    host.domains.update(domain, |config| config.vifs.push(vif));
+    Ok(())
 }
 
-/// `network-detach`: the device is named by its number or its address.
+/// `network-detach`: the device is named by its number or its address. If its front end does not let go of it, it is
+/// taken.
 pub async fn detach(host: &Rc<Host>, domain: Domid, which: &str) -> Result<(), String> {
     let devices = host.networks.of_domain(domain);
     let found = match which.parse::<Mac>() {
@@ -35,7 +38,18 @@ pub async fn detach(host: &Rc<Host>, domain: Domid, which: &str) -> Result<(), S
             .find(|device| which.parse() == Ok(device.number)),
     };
     let device = found.ok_or_else(|| format!("Unknown device {which}."))?;
-    backend::remove(host, id(domain, device.number), Detach::Ask).await
+    let id = id(domain, device.number);
+    // As libxl: a front end that does not let go has nothing to lose but packets.
+    if backend::remove(host, id, Detach::Ask).await.is_err() {
+        backend::remove(host, id, Detach::Force).await?;
+    }
+    host.domains.update(domain, |config| {
+        let vifs = &mut config.vifs;
+        if let Some(index) = vifs.iter().position(|vif| vif.mac == Some(device.mac)) {
+            vifs.remove(index);
+        }
+    });
+    Ok(())
 }
 
 /// `network-list`.

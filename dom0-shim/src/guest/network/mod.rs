@@ -145,8 +145,9 @@ impl Segment {
         for packet in packets {
             let deliveries = self.bridge.borrow_mut().send(from, packet, now);
             self.deliver(deliveries);
+            // The gateway holds what one packet is cut into, and not what many are.
+            self.lead_out();
         }
-        self.lead_out();
         if self.bridge.borrow_mut().next_poll(now).is_some() {
             self.timing.notify();
         }

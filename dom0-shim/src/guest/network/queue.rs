@@ -166,7 +166,9 @@ pub fn connect(
     let ring = |broken: Broken| broken.0.to_string();
     let queue = Queue {
         tx: RefCell::new(Tx::attach(pages("tx-ring-ref")?).map_err(ring)?),
-        rx: RefCell::new(Rx::attach(pages("rx-ring-ref")?, features).map_err(ring)?),
+        rx: RefCell::new(
+            Rx::attach(pages("rx-ring-ref")?, features, host.waiting_packets.clone()).map_err(ring)?,
+        ),
         rx_channel: rx_port.map(channel).transpose()?,
         wake: Signal::default(),
         announces: front.flag("feature-rx-notify")?,

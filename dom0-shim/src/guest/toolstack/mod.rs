@@ -126,7 +126,7 @@ impl Domains {
     }
 
     /// Changes the config that a domain is started again with.
-    fn update(&self, domain: Domid, change: impl FnOnce(&mut Config)) {
+    pub fn update(&self, domain: Domid, change: impl FnOnce(&mut Config)) {
         if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
             change(Rc::make_mut(&mut record.config));
         }

@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use abi::io::netif::*;
 
@@ -17,6 +18,8 @@ use crate::net::packet::{Checksum, Family, Packet};
 pub const SLOT: usize = size_of::<NetifRxResponse>();
 /// Bytes that may wait for the front end to give buffers; what comes then is lost.
 const WAITING_MAX: usize = 1 << 20;
+/// Bytes that a packet takes while it waits, beside its own.
+const OVERHEAD: usize = 128;
 /// Packets that may wait.
 const WAITING_PACKETS_MAX: usize = 1024;
 /// Packets put into the ring at once: their grants are copied in one hypercall.
@@ -60,6 +63,34 @@ impl Features {
     }
 }
 
+/// Memory (bytes) for what waits for any front end. Clones share it.
+///
+/// A queue never holds more than it leaves. One whose front end gives no buffers leaves half to the others, two a third,
+/// and so on: there is always some for those that do give them.
+#[derive(Clone, Debug)]
+pub struct Room(Rc<Cell<usize>>);
+
+impl Room {
+    /// So many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    /// Takes `bytes` for a queue that holds `held`. Returns whether it may have them.
+    fn take(&self, bytes: usize, held: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        let left = left.filter(|left| held + bytes <= *left);
+        if let Some(left) = left {
+            self.0.set(left);
+        }
+        left.is_some()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.set(self.0.get() + bytes);
+    }
+}
+
 /// A packet waits, or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
@@ -74,7 +105,15 @@ pub struct Rx<M> {
     ring: BackRing<M>,
     features: Features,
     waiting: VecDeque<Parcel>,
+    /// Bytes that what waits takes.
     bytes: usize,
+    room: Room,
+}
+
+impl<M> Drop for Rx<M> {
+    fn drop(&mut self) {
+        self.room.give_back(self.bytes);
+    }
 }
 
 /// A packet, and what else the front end is told of it.
@@ -87,6 +126,11 @@ impl Parcel {
     /// The parts of the packet, each of which takes a slot. There is at least one: no packet is empty.
     fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         self.packet.bytes.chunks(PAGE)
+    }
+
+    /// Bytes that it takes while it waits.
+    fn bytes(&self) -> usize {
+        self.packet.bytes.len() + OVERHEAD
     }
 
     /// Slots of extra information behind the first part.
@@ -106,16 +150,17 @@ struct Filled {
 }
 
 impl<M: Shared> Rx<M> {
-    /// A ring whose front end takes `features`.
+    /// A ring whose front end takes `features`, and what waits for it `room`.
     ///
     /// # Errors
     /// The ring cannot be one.
-    pub fn attach(memory: M, features: Features) -> Result<Self, Broken> {
+    pub fn attach(memory: M, features: Features, room: Room) -> Result<Self, Broken> {
         Ok(Self {
             ring: BackRing::attach(memory, SLOT)?,
             features,
             waiting: VecDeque::new(),
             bytes: 0,
+            room,
         })
     }
 
@@ -140,13 +185,15 @@ impl<M: Shared> Rx<M> {
     }
 
     fn append(&mut self, packet: Rc<Packet>, hash: Option<Hash>) -> Queued {
-        let length = packet.bytes.len();
-        let fits = self.features.scatter_gather || length <= PAGE;
-        if !fits || self.bytes + length > WAITING_MAX || self.waiting.len() >= WAITING_PACKETS_MAX {
+        let takes = self.features.scatter_gather || packet.bytes.len() <= PAGE;
+        let parcel = Parcel { packet, hash };
+        let bytes = parcel.bytes();
+        let fits = self.bytes + bytes <= WAITING_MAX && self.waiting.len() < WAITING_PACKETS_MAX;
+        if !takes || !fits || !self.room.take(bytes, self.bytes) {
             return Queued::Lost;
         }
-        self.bytes += length;
-        self.waiting.push_back(Parcel { packet, hash });
+        self.bytes += bytes;
+        self.waiting.push_back(parcel);
         Queued::Waiting
     }
 
@@ -165,7 +212,8 @@ impl<M: Shared> Rx<M> {
             let requests = (0..wanted as u32).map(|index| self.ring.peek(index)).collect();
             self.ring.skip(wanted as u32);
             if let Some(parcel) = self.waiting.pop_front() {
-                self.bytes -= parcel.packet.bytes.len();
+                self.bytes -= parcel.bytes();
+                self.room.give_back(parcel.bytes());
                 filled.push(Filled { parcel, requests });
             }
         }

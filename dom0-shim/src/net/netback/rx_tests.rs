@@ -18,7 +18,11 @@ const HASH: Hash = Hash {
 };
 
 fn rx(front: &Front, features: Features) -> Rx<Page> {
-    Rx::attach(front.page.clone(), features).unwrap()
+    rx_of(&Room::new(usize::MAX / 2), front, features)
+}
+
+fn rx_of(room: &Room, front: &Front, features: Features) -> Rx<Page> {
+    Rx::attach(front.page.clone(), features, room.clone()).unwrap()
 }
 
 /// Posts buffers with grants and ids from `first` on.
@@ -183,6 +187,33 @@ fn what_waits_is_bounded() {
     let taken = (0..100)
         .filter(|_| rx.queue(packet(vec![1; 60_000], Checksum::Present, None), None) == Queued::Waiting);
     assert_eq!(taken.count(), WAITING_MAX / 60_000);
+}
+
+/// Sends packets until one is lost; how many were not.
+fn fill(rx: &mut Rx<Page>) -> usize {
+    let packet = packet(vec![1; 1000], Checksum::Present, None);
+    (0..)
+        .take_while(|_| rx.queue(packet.clone(), None) == Queued::Waiting)
+        .count()
+}
+
+#[test]
+fn what_waits_for_all_is_bounded_and_nobody_takes_all() {
+    let room = Room::new(60 * (1000 + OVERHEAD));
+    let (mut front, pages) = (Front::new(SLOT), Pages::default());
+    let mut deaf: Vec<_> = (0..5).map(|_| rx_of(&room, &Front::new(SLOT), ALL)).collect();
+    let waiting: Vec<_> = deaf.iter_mut().map(fill).collect();
+    assert_eq!(waiting, [30, 15, 7, 4, 2]);
+    let mut good = rx_of(&room, &front, ALL);
+    assert_eq!(fill(&mut good), 1, "of the two that are left");
+    post(&mut front, &pages, 1, 1);
+    good.put(&pages).unwrap();
+    assert_eq!(collect(&mut front, &pages).len(), 1);
+    assert_eq!(fill(&mut good), 1);
+    deaf.truncate(1);
+    assert_eq!(fill(&mut good), 14, "of 29, the rest is the others'");
+    drop((deaf, good));
+    assert_eq!(room.0.get(), 60 * (1000 + OVERHEAD));
 }
 
 #[test]

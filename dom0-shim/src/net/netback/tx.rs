@@ -19,6 +19,10 @@ const SLOTS_MAX: usize = XEN_NETIF_NR_SLOTS_MIN;
 const SLOTS_FATAL: usize = 20;
 /// Packets and the like taken at once: their grants are copied in one hypercall.
 const BATCH: usize = 64;
+/// With so many bytes, or so many frames when they are cut, a batch has enough: others wait for their turn. The last
+/// packet may exceed it.
+const BYTES_MAX: usize = 128 << 10;
+const FRAMES_MAX: usize = 256;
 const PAGE: usize = 4096;
 
 /// What a look into the ring brought.
@@ -101,8 +105,12 @@ impl<M: Shared> Tx<M> {
     ) -> Result<Batch, Broken> {
         let mut batch = Batch::default();
         let mut drafts = Vec::new();
+        let (mut bytes, mut frames) = (0, 0);
         batch.more = true;
         for _ in 0..BATCH {
+            if bytes >= BYTES_MAX || frames >= FRAMES_MAX {
+                break;
+            }
             let available = self.ring.waiting()? as usize;
             if available == 0 {
                 if self.ring.ask_for_event()? {
@@ -124,6 +132,11 @@ impl<M: Shared> Tx<M> {
                 batch.more = false;
                 break;
             }
+            let length = usize::from(first.size);
+            bytes += length;
+            frames += extras
+                .segments
+                .map_or(1, |segments| length.div_ceil(segments.size.into()));
             let draft = self.fragments(first, &extras, available)?;
             self.ring.skip((draft.ids.len() + draft.extras) as u32);
             drafts.push(draft);

@@ -97,6 +97,36 @@ fn offloads_are_taken_over() {
 }
 
 #[test]
+fn a_turn_takes_so_much_and_no_more() {
+    let (mut front, pages) = (Front::new(SLOT), Pages::default());
+    let mut tx = tx(&front);
+    pages.grant(1, &tcp(3000));
+    for _ in 0..10 {
+        front.request(&request(1, 0, 60_000, NETTXF_MORE_DATA, 0));
+        (0..13).for_each(|_| front.request(&request(1, 0, 4096, NETTXF_MORE_DATA, 0)));
+        front.request(&request(1, 0, 4096, 0, 0));
+    }
+    let turns = |tx: &mut Tx<_>| {
+        let turns = core::iter::from_fn(|| {
+            let batch = tx.take(&pages, FREE).unwrap();
+            (batch.more || !batch.packets.is_empty()).then_some(batch.packets.len())
+        });
+        turns.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        turns(&mut tx),
+        [3, 3, 3, 1],
+        "128 KiB, and what the last has more"
+    );
+    for _ in 0..3 {
+        front.request(&request(1, 0, 3054, NETTXF_EXTRA_INFO, 0));
+        let gso = [20, 0, XEN_NETIF_GSO_TYPE_TCPV4, 0, 0, 0];
+        front.request(&extra(XEN_NETIF_EXTRA_TYPE_GSO, 0, gso));
+    }
+    assert_eq!(turns(&mut tx), [2, 1], "153 frames each");
+}
+
+#[test]
 fn groups_are_entered_and_left() {
     let (mut front, pages) = (Front::new(SLOT), Pages::default());
     let mut tx = tx(&front);
