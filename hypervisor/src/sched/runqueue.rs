@@ -150,6 +150,16 @@ impl<T: Task> RunQueue<T> {
         self.first_of(|class| class.cpus.contains(cpu))
     }
 
+    /// The virtual time that the next on `cpu` waits at: its own, or a later one if it has yielded.
+    pub fn first_time(&self, cpu: u32) -> Option<u64> {
+        let first = self.first_for(cpu)?.entity();
+        let class = self.classes.get(first.class.load(Relaxed) as usize)?;
+        match first.urgent.load(Relaxed) {
+            true => Some(first.time.load(Relaxed)),
+            false => class.others.peek().map(|(time, _)| time),
+        }
+    }
+
     /// Who would be next on `cpu` of the domains that are `admitted`.
     pub fn first_admitted(&self, cpu: u32, admitted: impl Fn(Owner) -> bool) -> Option<&T> {
         self.first_of(|class| class.cpus.contains(cpu) && admitted(class.owner))

@@ -62,6 +62,31 @@ fn who_yields_has_another_turn_before_a_slice_ends() {
     assert!((hogs[1] / hogs[0] - 1.0).abs() < 0.02, "{hogs:?}");
 }
 
+/// One that is as far behind as one can be, and yields to another at once, has its turn when that one yields back.
+#[test]
+fn who_yields_from_far_behind_is_not_forgotten() {
+    let scheduler = Scheduler::new(1, Granularity::Cpu);
+    let wishes = Wishes::default();
+    let [ahead, behind] = [0, 1].map(|id| Arc::new(Job::new(id, Arc::new(Share::new()), false, 0)));
+    let yields = |job: &Arc<Job>, now| {
+        assert!(scheduler.yields(job, 0));
+        scheduler.put(job, 0, now, &wishes);
+        scheduler.pick(0, now, &wishes).expect("two want to run").id
+    };
+    scheduler.wake(&ahead, 0, &wishes);
+    assert_eq!(scheduler.pick(0, 0, &wishes).expect("one wants to run").id, 0);
+    let mut now = 100 * MS;
+    scheduler.wake(&behind, now, &wishes);
+    scheduler.put(&ahead, 0, now, &wishes);
+    assert_eq!(scheduler.pick(0, now, &wishes).expect("two want to run").id, 1);
+    assert_eq!(yields(&behind, now), 0);
+    let turns = (0..1000).position(|_| {
+        now += 20_000;
+        yields(&ahead, now) == 1
+    });
+    assert_eq!(turns, Some(0));
+}
+
 /// Of a domain with one that spins and one that it spins for, the second has what the domain is due, which is no more than without.
 #[test]
 fn who_spins_leaves_its_place_to_who_it_spins_for() {

@@ -397,9 +397,7 @@ impl<T: Task> Scheduler<T> {
             task.enters(if ready { State::Waiting } else { State::Stopped }, now);
             let yielding = entity.yielding.swap(false, SeqCst);
             let mut time = entity.time.load(SeqCst);
-            let rival = queue
-                .first_for(here)
-                .map(|first| first.entity().time.load(SeqCst));
+            let rival = queue.first_time(here);
             if let Some(rival) = rival {
                 time = fair::stopped(time, rival, entity.share.weight());
                 entity.time.store(time, SeqCst);
@@ -523,10 +521,12 @@ impl<T: Task> Scheduler<T> {
             cpu.budget_end.store(NEVER, SeqCst); // Once is enough.
             self.preempt(here, machine);
         } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
-            let goes_first = |first: &Entity| first.urgent.load(Relaxed) || first.time.load(SeqCst) < time;
             let queue = group.queue.lock();
             let first = queue.first_for(here).map(Task::entity);
-            let owner = first.filter(|first| goes_first(first)).map(Entity::owner);
+            let is_behind = queue.first_time(here).is_some_and(|first| first < time);
+            let owner = first
+                .filter(|first| is_behind || first.urgent.load(Relaxed))
+                .map(Entity::owner);
             drop(queue);
             if let Some(owner) = owner {
                 self.make_room(here, owner, machine);
