@@ -36,17 +36,17 @@ make_xen() {
     cp "$work/$libraries/ld-linux-x86-64.so.2" "$work/lib64/"
     package=$(unpack_package "xen-utils-$XEN")
     for name in xl xenstored xenconsoled xenconsole xen-init-dom0; do
-        cp "$package/$tools/$name" "$work/$tools/"
+        cp "$package/$tools/$name" "$work/$tools/" || return
     done
     package=$(unpack_package xenstore-utils)
     for name in ls read write; do
-        cp "$package/usr/bin/xenstore-$name" "$work/usr/bin/"
+        cp "$package/usr/bin/xenstore-$name" "$work/usr/bin/" || return
     done
     cp "$busybox/bin/busybox" "$work/bin/"
     cp -R "$ROOT/tests-qemu/xen/." "$work/"
     copy_modules "$kernel" "$work" "$busybox/bin/busybox" "${XEN_MODULES[@]}" || return
-    pack "$work" >"$OUT/xen/dom0.cpio"
-    cp "$kernel"/boot/vmlinuz-* "$OUT/xen/vmlinuz"
+    pack "$work" >"$OUT/xen/dom0.cpio" || return
+    cp "$kernel"/boot/vmlinuz-* "$OUT/xen/vmlinuz" || return
     package=$(unpack_package "xen-hypervisor-$XEN-amd64")
     cp "$package/boot/xen-$XEN-amd64.gz" "$OUT/xen/xen.gz"
     gunzip -c "$OUT/xen/xen.gz" >"$OUT/xen/xen"

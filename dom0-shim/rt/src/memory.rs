@@ -168,12 +168,11 @@ impl KeepingHeap {
             return Some(block);
         }
         let found = self.heap.allocate_first_fit(layout);
-        found
-            .or_else(|()| {
-                self.give_up_kept();
-                self.heap.allocate_first_fit(layout)
-            })
-            .ok()
+        if found.is_err() && layout.size() <= self.heap.free() + self.kept_bytes {
+            self.give_up_kept();
+            return self.heap.allocate_first_fit(layout).ok();
+        }
+        found.ok()
     }
 
     /// A kept block of a size.

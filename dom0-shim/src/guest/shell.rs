@@ -420,19 +420,26 @@ async fn poweroff(host: &Rc<Host>) -> Result<(), String> {
             destroy_or_say(host, domain, &name).await;
         }
     }
-    let deadline = time::now() + PATIENCE;
+    wait_for_all(host, PATIENCE).await;
+    for (domain, name) in host.domains.list() {
+        println!("{name} has not powered off: destroying it");
+        destroy_or_say(host, domain, &name).await;
+    }
+    // Those that somebody else is destroying: what they have written may be on its way to the disk.
+    wait_for_all(host, PATIENCE).await;
+    println!("Powering off");
+    sched::shutdown(SHUTDOWN_POWEROFF)
+}
+
+/// Waits until there is no domain, for `patience` (ns) at most.
+async fn wait_for_all(host: &Host, patience: u64) {
+    let deadline = time::now() + patience;
     while !host.domains.list().is_empty() {
         if let Either::Second(()) = either(host.domains.gone.wait(), host.reactor.sleep_until(deadline)).await
         {
             break;
         }
     }
-    for (domain, name) in host.domains.list() {
-        println!("{name} has not powered off: destroying it");
-        destroy_or_say(host, domain, &name).await;
-    }
-    println!("Powering off");
-    sched::shutdown(SHUTDOWN_POWEROFF)
 }
 
 /// Destroys a domain; that it cannot be done does not keep the machine from powering off.

@@ -105,6 +105,10 @@ fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("destroy h")?;
     let said = shim.command("xenstore-ls /vm")?;
     ensure!(said.contains("\"h-2\"") && !said.contains(UUID), "{said}");
+    ensure!(
+        !said.contains("h-3"),
+        "it was not destroyed before its start: {said}"
+    );
     shim.command("destroy h-2")?;
     std::thread::sleep(Duration::from_secs(10));
     shim.wait_for("h", false)

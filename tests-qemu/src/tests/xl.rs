@@ -65,7 +65,16 @@ fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     console
         .expect(xen::PROMPT, PATIENCE)
         .context("leaving the console")?;
-    says(console, "xl list; xl vcpu-list", &["debian", "-b----", "-b-"])?;
+    says(
+        console,
+        "for i in $(seq 60); do xl list debian | grep 'b----' && break; sleep 1; done",
+        &["debian", "-b----"],
+    )?;
+    says(
+        console,
+        "xl vcpu-list debian | grep '-b-'",
+        &["debian", "all / all"],
+    )?;
     says(
         console,
         "xl block-list debian; xl network-list debian",

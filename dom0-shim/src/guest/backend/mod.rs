@@ -146,6 +146,8 @@ pub async fn remove(host: &Host, id: Id, how: Detach) -> Result<(), String> {
             return Err("the domain does not let go of the device; it will be gone as soon as it has".into());
         }
     }
+    // Somebody else may wait for the same, and a signal wakes one.
+    device.gone.notify();
     Ok(())
 }
 

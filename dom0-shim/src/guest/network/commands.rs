@@ -39,17 +39,18 @@ pub async fn detach(host: &Rc<Host>, domain: Domid, which: &str) -> Result<(), S
     };
     let device = found.ok_or_else(|| format!("Unknown device {which}."))?;
     let id = id(domain, device.number);
-    // As libxl: a front end that does not let go has nothing to lose but packets.
-    if backend::remove(host, id, Detach::Ask).await.is_err() {
-        backend::remove(host, id, Detach::Force).await?;
-    }
+    // Before it is gone: the domain may be started again meanwhile.
     host.domains.update(domain, |config| {
         let vifs = &mut config.vifs;
         if let Some(index) = vifs.iter().position(|vif| vif.mac == Some(device.mac)) {
             vifs.remove(index);
         }
     });
-    Ok(())
+    // As libxl: a front end that does not let go has nothing to lose but packets.
+    match backend::remove(host, id, Detach::Ask).await {
+        Ok(()) => Ok(()),
+        Err(_) => backend::remove(host, id, Detach::Force).await,
+    }
 }
 
 /// `network-list`.

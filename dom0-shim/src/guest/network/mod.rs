@@ -228,11 +228,14 @@ fn id(domain: Domid, number: u32) -> Id {
     }
 }
 
-/// Connects the devices of a new domain.
+/// Connects the devices of a new domain: first those whose numbers are given, which others could take.
 ///
 /// # Errors
 /// A sentence on the first that could not be.
 pub fn attach_all(host: &Rc<Host>, domain: Domid, config: &Config) -> Result<(), String> {
-    let mut vifs = config.vifs.iter();
-    vifs.try_for_each(|vif| device::attach(host, domain, &config.name, vif))
+    let with_number = config.vifs.iter().filter(|vif| vif.devid.is_some());
+    let without = config.vifs.iter().filter(|vif| vif.devid.is_none());
+    with_number
+        .chain(without)
+        .try_for_each(|vif| device::attach(host, domain, &config.name, vif))
 }

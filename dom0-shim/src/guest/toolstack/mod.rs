@@ -160,7 +160,11 @@ impl Domains {
 
     /// A domain has all that it is to have.
     fn made(&self, domain: Domid) {
-        if let Some(record) = self.records.borrow_mut().get_mut(&domain) {
+        let mut records = self.records.borrow_mut();
+        if let Some(record) = records
+            .get_mut(&domain)
+            .filter(|record| record.stage == Stage::Making)
+        {
             record.stage = Stage::Made;
         }
     }
