@@ -452,9 +452,10 @@ fn boolean(value: &str) -> Option<bool> {
 
 /// As for Xen, `no` is the only boolean by itself, and each of the list can be `NAME`, `no-NAME` or `NAME=BOOL`.
 fn spec_ctrl(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let mut wish = line.defences;
     for word in value.split(',') {
         if boolean(word) == Some(false) {
-            (line.defences.on, line.defences.off) = (Defences::empty(), Defences::all());
+            (wish.on, wish.off) = (Defences::empty(), Defences::all());
             continue;
         }
         let (name, on) = match (word.split_once('='), word.strip_prefix("no-")) {
@@ -469,9 +470,10 @@ fn spec_ctrl(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
             "md-clear" => Defences::MD_CLEAR,
             _ => return None,
         };
-        line.defences.on.set(which, on);
-        line.defences.off.set(which, !on);
+        wish.on.set(which, on);
+        wish.off.set(which, !on);
     }
+    line.defences = wish;
     Some(())
 }
 

@@ -92,7 +92,7 @@ bitflags! {
         /// Each entry flushes L1D, from which a guest could read by its own page tables (L1TF).
         const L1D_FLUSH = 1 << 2;
         /// Each entry clears the CPU's buffers and register files, of which guests could sample what is left (MDS,
-        /// RFDS).
+        /// TAA, RFDS).
         const MD_CLEAR = 1 << 3;
     }
 }
@@ -140,6 +140,8 @@ impl fmt::Display for Defences {
 struct Cpu {
     /// CPUID 7, EDX; 0 on AMD's CPUs.
     leaf_7_edx: u32,
+    /// It has transactions: RTM.
+    rtm: bool,
     /// CPUID 8000_0008, EBX; 0 on Intel's CPUs.
     extended_8_ebx: u32,
     /// IA32_ARCH_CAPABILITIES; 0 without it.
@@ -148,10 +150,13 @@ struct Cpu {
 
 impl Cpu {
     fn this() -> Cpu {
-        let (amd, leaf_7, extended_8) = (is_amd(), cpuid(0, 7)[3], cpuid(0x8000_0000, 0x8000_0008)[1]);
+        const RTM: u32 = 1 << 11;
+        let (amd, extended_8) = (is_amd(), cpuid(0x8000_0000, 0x8000_0008)[1]);
+        let [_, features, _, leaf_7] = cpuid(0, 7);
         let has_capabilities = !amd && leaf_7 & leaf_7::ARCH_CAPABILITIES != 0;
         Cpu {
             leaf_7_edx: if amd { 0 } else { leaf_7 },
+            rtm: features & RTM != 0,
             extended_8_ebx: if amd { extended_8 } else { 0 },
             capabilities: if has_capabilities {
                 // SAFETY: CPUID says that the register exists; it is read-only.
@@ -190,7 +195,8 @@ impl Cpu {
         let md_clear = intel & leaf_7::MD_CLEAR != 0;
         useful.set(
             Defences::MD_CLEAR,
-            md_clear && !is(MDS_NO) || is(RFDS_CLEAR) && !is(RFDS_NO),
+            // By what a transaction that was aborted leaves behind, where not by less (TAA).
+            md_clear && (!is(MDS_NO) || self.rtm && !is(TAA_NO)) || is(RFDS_CLEAR) && !is(RFDS_NO),
         );
         let mut possible = useful;
         possible.set(Defences::L1D_FLUSH, self.has_l1d_flush());
@@ -301,6 +307,7 @@ mod tests {
     fn intel_with(leaf_7_edx: u32, capabilities: u64, wish: Wish) -> Defences {
         Cpu {
             leaf_7_edx,
+            rtm: false,
             extended_8_ebx: 0,
             capabilities,
         }
@@ -314,6 +321,7 @@ mod tests {
     fn amd(extended_8_ebx: u32) -> Defences {
         Cpu {
             leaf_7_edx: 0,
+            rtm: false,
             extended_8_ebx,
             capabilities: 0,
         }
@@ -333,6 +341,18 @@ mod tests {
         // Ice Lake.
         let caps = RDCL_NO | IBRS_ALL | MDS_NO;
         assert_eq!(intel(skylake, caps), Defences::IBRS | Defences::IBPB);
+        // Cascade Lake: transactions that were aborted leave something, unless it says that they do not.
+        let with_rtm = |capabilities| {
+            let cpu = Cpu {
+                leaf_7_edx: skylake,
+                rtm: true,
+                extended_8_ebx: 0,
+                capabilities,
+            };
+            cpu.used(Wish::NONE)
+        };
+        assert!(with_rtm(caps).contains(Defences::MD_CLEAR));
+        assert!(!with_rtm(caps | TAA_NO).contains(Defences::MD_CLEAR));
         // Gracemont: register files are sampled.
         assert!(intel(skylake, caps | RFDS_CLEAR).contains(Defences::MD_CLEAR));
         assert!(!intel(skylake, caps | RFDS_CLEAR | RFDS_NO).contains(Defences::MD_CLEAR));

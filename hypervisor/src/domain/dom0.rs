@@ -210,7 +210,9 @@ impl Dom0<'_> {
         for range in self.ram {
             let (mut gfn, end) = (range.start >> PAGE_SHIFT, range.end >> PAGE_SHIFT);
             while gfn < end && left > 0 {
-                let large = gfn % LARGE == 0 && end - gfn >= LARGE && left >= LARGE;
+                // Not where large pages cannot be executed: dom0 pays for all its tables now, as it does not stand having none later.
+                let fits = gfn % LARGE == 0 && end - gfn >= LARGE && left >= LARGE;
+                let large = fits && !machine::pages().small_code;
                 let (mfn, order) = if large && frames::take_range(Mfn(gfn), LARGE).is_ok() {
                     (Some(Mfn(gfn)), LARGE_ORDER)
                 } else if frames::take_range(Mfn(gfn), 1).is_ok() {

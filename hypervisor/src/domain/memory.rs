@@ -54,9 +54,16 @@ impl Domain {
             page_info::put(mfn, order);
             Errno::from(error)
         })?;
-        // Whoever destroys the domain meanwhile may have been here before it was mapped.
+        // Whoever destroys the domain meanwhile may have been here before it was mapped, in pages of whatever size.
         if self.is_dying() {
-            self.unmap(gfn, order)?;
+            let mut done = 0;
+            while done < 1 << order {
+                let at = gfn.offset(done);
+                done += 1
+                    << self
+                        .unmap(at, order.min(at.0.trailing_zeros() / 9 * 9))?
+                        .unwrap_or(0);
+            }
             return Err(Errno::EINVAL);
         }
         Ok(())

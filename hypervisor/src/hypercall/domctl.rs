@@ -346,7 +346,10 @@ fn vcpu(domain: &Domain, id: u32) -> Result<&Arc<Vcpu>, Errno> {
 
 fn vcpu_info(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     let mut info: DomctlGetvcpuinfo = u.get();
-    let vcpu = domain.vcpu(VcpuId(info.vcpu)).ok_or(Errno::EINVAL)?;
+    if info.vcpu >= domain.config.max_vcpus {
+        return Err(Errno::EINVAL);
+    }
+    let vcpu = domain.vcpu(VcpuId(info.vcpu)).ok_or(Errno::ESRCH)?;
     info.online = (!vcpu.held_by(Hold::DOWN)).into();
     info.blocked = vcpu.held_by(Hold::BLOCKED | Hold::POLLING).into();
     info.running = vcpu.entity.running().into();

@@ -433,7 +433,7 @@ fn claim_pages(caller: &mut Caller<'_>, at: u64) -> Outcome {
     if request.nr_extents > domain.max_pages() {
         return Err(Errno::EINVAL.into());
     }
-    if request.nr_extents != 0 && more > frames::free_count() {
+    if request.nr_extents != 0 && more > frames::free_for_domains() {
         Err(Errno::ENOMEM.into())
     } else {
         Ok(0)

@@ -48,7 +48,7 @@ fn at_once(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(
         XEN_SYSCTL_GETCPUINFO => cpu_info(caller, u),
         XEN_SYSCTL_AVAILHEAP => {
             let mut request: SysctlAvailheap = u.get();
-            request.avail_bytes = frames::free_count() << PAGE_SHIFT;
+            request.avail_bytes = frames::free_for_domains() << PAGE_SHIFT;
             u.set(&request);
             Ok(())
         }
@@ -120,7 +120,7 @@ fn physinfo() -> SysctlPhysinfo {
             | XEN_SYSCTL_PHYSCAP_GNTTAB_V1
             | XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
         total_pages: frames::total_count(),
-        free_pages: frames::free_count(),
+        free_pages: frames::free_for_domains(),
         max_mfn: frames::highest().0,
         hw_cap: core::array::from_fn(|index| host_features(index).unwrap_or(0)),
         ..Default::default()
@@ -207,7 +207,7 @@ fn numa(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
         if !request.meminfo.is_null() {
             let (memsize, memfree) = (
                 frames::total_count() << PAGE_SHIFT,
-                frames::free_count() << PAGE_SHIFT,
+                frames::free_for_domains() << PAGE_SHIFT,
             );
             caller.write_element(request.meminfo, 0, &SysctlMeminfo { memsize, memfree })?;
         }

@@ -1,6 +1,6 @@
 //! Heap memory for what a guest asks for: none left is an error of that call. (`Box::new` and `collect` would be a panic.)
 //!
-//! None of it comes from the heap's reserve: that is for what cannot fail, which a guest cannot ask for without end.
+//! None is given once the heap lives on its reserve: that is for what cannot fail, which a guest cannot ask for without end.
 // UNSAFETY: makes a box of memory from the allocator.
 #![expect(unsafe_code, reason = "makes a box of memory from the allocator")]
 

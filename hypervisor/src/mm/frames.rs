@@ -267,6 +267,11 @@ pub fn free_count() -> u64 {
     FRAMES.lock().ready().free()
 }
 
+/// Those of them that domains may have as memory.
+pub fn free_for_domains() -> u64 {
+    free_count().saturating_sub(RESERVE)
+}
+
 /// Frames that the allocator was given at boot.
 pub fn total_count() -> u64 {
     FRAMES.lock().ready().total

@@ -210,6 +210,9 @@ impl Encoding {
     }
 }
 
+/// Gives frames for tables: what a guest sets off by itself takes none that are kept for the hypervisor.
+type Alloc = fn(u32) -> Option<Mfn>;
+
 /// A domain's nested page tables.
 pub struct P2m {
     root: Hpa,
@@ -232,7 +235,7 @@ impl P2m {
     /// # Errors
     /// No frame for the root.
     pub fn new(format: NestedFormat, address_bits: u32, pages: Pages, pool: u32) -> Result<P2m, MapError> {
-        let root = new_table().ok_or(MapError::NoMemory)?;
+        let root = frames::alloc_zeroed(0).ok_or(MapError::NoMemory)?.addr();
         Ok(P2m {
             root,
             encoding: Encoding::of(format),
@@ -355,7 +358,7 @@ impl P2m {
         let entry = slot.load(Ordering::Acquire);
         if entry & self.encoding.present == 0 {
             let entry = if order > self.pages.largest {
-                let table = self.take_table()?;
+                let table = self.take_table(frames::alloc_zeroed)?;
                 self.fill(table, order - 9, mfn, kind)?;
                 table.0 | self.encoding.table
             } else {
@@ -408,7 +411,7 @@ impl P2m {
                 return Ok(None);
             }
             if found > order {
-                self.split(slot, found)?;
+                self.split(slot, found, frames::alloc_zeroed)?;
                 continue;
             }
             let entry = slot.swap(0, Ordering::AcqRel);
@@ -438,7 +441,7 @@ impl P2m {
         let _writer = self.writer.lock();
         loop {
             match self.descend(gfn) {
-                (slot, order @ 1.., true) => self.split(slot, order)?,
+                (slot, order @ 1.., true) => self.split(slot, order, frames::alloc_zeroed_for_domain)?,
                 _ => return Ok(()),
             }
         }
@@ -471,13 +474,13 @@ impl P2m {
         }
     }
 
-    /// Replace a large page by a table that maps the same frames.
-    fn split(&self, slot: &AtomicU64, order: u32) -> Result<(), MapError> {
+    /// Replace a large page by a table that maps the same frames; `alloc` gives the table's.
+    fn split(&self, slot: &AtomicU64, order: u32, alloc: Alloc) -> Result<(), MapError> {
         let entry = slot.load(Ordering::Acquire);
         let Some(kind) = Kind::of(entry) else {
             return Err(MapError::NoMemory);
         };
-        let table = self.take_table()?;
+        let table = self.take_table(alloc)?;
         self.fill(table, order - 9, Mfn((entry & ADDRESS) >> 12), kind)?;
         slot.store(table.0 | self.encoding.table, Ordering::Release);
         Ok(())
@@ -507,17 +510,17 @@ impl P2m {
     }
 
     fn link_table(&self, slot: &AtomicU64) -> Result<Hpa, MapError> {
-        let table = self.take_table()?;
+        let table = self.take_table(frames::alloc_zeroed)?;
         slot.store(table.0 | self.encoding.table, Ordering::Release);
         Ok(table)
     }
 
     /// A table page out of the domain's pool. The caller holds `writer`.
-    fn take_table(&self) -> Result<Hpa, MapError> {
+    fn take_table(&self, alloc: Alloc) -> Result<Hpa, MapError> {
         if self.tables.load(Ordering::Relaxed) >= self.pool.load(Ordering::Relaxed) {
             return Err(MapError::NoMemory);
         }
-        let table = new_table().ok_or(MapError::NoMemory)?;
+        let table = alloc(0).map(Mfn::addr).ok_or(MapError::NoMemory)?;
         self.tables.fetch_add(1, Ordering::Relaxed);
         Ok(table)
     }
@@ -549,10 +552,6 @@ fn slot<'a>(table: Hpa, gfn: Gfn, order: u32) -> &'a AtomicU64 {
     // SAFETY: `table` is a page of the tree (or about to be linked): 512 words that are only accessed as atomics, by the CPUs
     // too, and freed only when the `P2m` that the callers borrow is dropped. `index` is masked.
     unsafe { &*phys::ptr(table).cast::<AtomicU64>().add(index) }
-}
-
-fn new_table() -> Option<Hpa> {
-    frames::alloc_zeroed(0).map(Mfn::addr)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::domain::vcpu::NEVER;
-use crate::mm::fallible::OutOfMemory;
+use crate::mm::fallible::{OutOfMemory, ensure_reserve};
 
 /// A [`Slot::slot`] of something that is in no heap.
 pub const UNQUEUED: u32 = u32::MAX;
@@ -41,6 +41,9 @@ impl<T: Slot<K>, K> Heap<T, K> {
     /// There is none.
     pub fn reserve(&mut self, count: usize) -> Result<(), OutOfMemory> {
         let more = count.saturating_sub(self.heap.len());
+        if count > self.heap.capacity() {
+            ensure_reserve()?;
+        }
         self.heap.try_reserve(more).map_err(|_| OutOfMemory)
     }
 

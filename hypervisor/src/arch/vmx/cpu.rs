@@ -94,11 +94,8 @@ pub fn probe(apicv: bool) -> Result<Caps, Unsupported> {
 
 /// Can instruction fetches hang this CPU ([`multihit`])? In a virtual machine no hardware walks our tables.
 pub fn multihit_affects() -> bool {
-    const ARCH_CAPABILITIES: u32 = 0x10a;
     let features = raw_cpuid::cpuid!(1);
-    let says = raw_cpuid::cpuid!(0).eax >= 7 && raw_cpuid::cpuid!(7, 0).edx & 1 << 29 != 0;
-    let capabilities = if says { read(ARCH_CAPABILITIES) } else { 0 };
-    features.ecx >> 31 == 0 && multihit::affected(features.eax, capabilities)
+    features.ecx >> 31 == 0 && multihit::affected(features.eax, speculation::capabilities())
 }
 
 /// What all CPUs share.

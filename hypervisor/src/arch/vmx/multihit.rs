@@ -3,8 +3,8 @@
 //! A fetch that finds a page in the TLB both as a part of a large one and as a small one is a machine check on such a CPU. A guest that changes the size
 //! of a page and executes from it can bring that about, unless what its nested page tables let it execute are small pages only.
 
-/// IA32_ARCH_CAPABILITIES.IF_PSCHANGE_MC_NO (SDM 4, table 2-2): the CPU is not affected.
-const NOT_AFFECTED: u64 = 1 << 6;
+use crate::arch::speculation::capability::IF_PSCHANGE_MC_NO;
+
 /// Models of family 6 that have VT-x and are not affected, without saying so: Atoms and Xeon Phis.
 const IMMUNE: [u32; 22] = [
     0x1c, 0x26, 0x27, 0x35, 0x36, // Bonnell, Saltwell
@@ -19,7 +19,7 @@ const IMMUNE: [u32; 22] = [
 pub fn affected(signature: u32, capabilities: u64) -> bool {
     let family = signature >> 8 & 0xf;
     let model = signature >> 12 & 0xf0 | signature >> 4 & 0xf;
-    family == 6 && !IMMUNE.contains(&model) && capabilities & NOT_AFFECTED == 0
+    family == 6 && !IMMUNE.contains(&model) && capabilities & IF_PSCHANGE_MC_NO == 0
 }
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ mod tests {
     fn core_is_affected_and_atom_is_not() {
         // Haswell, Cascade Lake; Goldmont; Pentium 4.
         assert!(affected(0x0003_06c3, 0) && affected(0x0005_0657, 1 << 5));
-        assert!(!affected(0x0005_0657, NOT_AFFECTED));
+        assert!(!affected(0x0005_0657, IF_PSCHANGE_MC_NO));
         assert!(!affected(0x0005_06c9, 0) && !affected(0x0000_0f43, 0));
     }
 }

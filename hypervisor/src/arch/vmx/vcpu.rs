@@ -307,7 +307,7 @@ impl Vcpu {
     /// Enter with the guest's SPEC_CTRL. It is its own to write, so that only an exit tells what it is.
     fn enter_with_spec_ctrl(&mut self, how: How) -> u32 {
         let mut register = Msr::new(msr::SPEC_CTRL);
-        // Not after the exit: no branch comes before the host's value is back.
+        // Not after the exit: no branch but the return from there comes before the host's value is back.
         let hosts = speculation::spec_ctrl();
         // SAFETY: the register exists where guests are offered it. Its values are the host's own, one that the exit
         // loop has checked, or one that the CPU has taken from the guest; they do not change what instructions do. The

@@ -140,9 +140,9 @@ impl<T: Task> Scheduler<T> {
             .filter_map(|id| {
                 let cpu = self.cpu(id)?;
                 let slice = virtual_time(SLICE, cpu.weight.load(SeqCst));
-                let first = queue.first_for(id)?.entity();
-                let limit = first.time.load(SeqCst).saturating_add(slice);
-                Some((cpu.time_at(now)?.checked_sub(limit)?, id, first.owner()))
+                let owner = queue.first_for(id)?.entity().owner();
+                let limit = queue.first_time(id)?.saturating_add(slice);
+                Some((cpu.time_at(now)?.checked_sub(limit)?, id, owner))
             })
             .max();
         drop(queue);
