@@ -85,6 +85,7 @@ fn reboot(bench: &mut Bench, machine: Machine) -> Result<()> {
     shell(shim.console, "echo written before | dd of=/dev/xvda conv=fsync")?;
     shim.detach()?;
     shim.command("block-attach debian ram:1M,xvdc,rw")?;
+    connected(&mut shim, 2)?;
     shim.command("pause debian")?;
     let said = shim.command("block-detach debian xvdc")?;
     ensure!(said.contains("does not let go"), "{said}");
