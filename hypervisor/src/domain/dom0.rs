@@ -210,9 +210,7 @@ impl Dom0<'_> {
         for range in self.ram {
             let (mut gfn, end) = (range.start >> PAGE_SHIFT, range.end >> PAGE_SHIFT);
             while gfn < end && left > 0 {
-                // Not where large pages cannot be executed: dom0 pays for all its tables now, as it does not stand having none later.
-                let fits = gfn % LARGE == 0 && end - gfn >= LARGE && left >= LARGE;
-                let large = fits && !machine::pages().small_code;
+                let large = gfn % LARGE == 0 && end - gfn >= LARGE && left >= LARGE;
                 let (mfn, order) = if large && frames::take_range(Mfn(gfn), LARGE).is_ok() {
                     (Some(Mfn(gfn)), LARGE_ORDER)
                 } else if frames::take_range(Mfn(gfn), 1).is_ok() {
@@ -234,6 +232,13 @@ impl Dom0<'_> {
                     Some(last) if last.end == at => last.end = next,
                     _ => given.push(at..next),
                 }
+            }
+        }
+        // Where large pages cannot be executed, it has all the tables for small ones now: it would not stand that there is none left later.
+        for range in &given {
+            for gpa in range.clone().step_by((LARGE << PAGE_SHIFT) as usize) {
+                let split = domain.p2m.let_execute(Gpa(gpa).frame());
+                split.map_err(|error| refused("tables")(error.into()))?;
             }
         }
         Ok(given)
