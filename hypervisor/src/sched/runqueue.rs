@@ -145,19 +145,17 @@ impl<T: Task> RunQueue<T> {
         place as u32
     }
 
-    /// Who would be next on `cpu`, of this group or another, if its core were free.
-    pub fn first_for(&self, cpu: u32) -> Option<&T> {
-        self.first_of(|class| class.cpus.contains(cpu))
-    }
-
-    /// The virtual time that the next on `cpu` waits at: its own, or a later one if it has yielded.
-    pub fn first_time(&self, cpu: u32) -> Option<u64> {
-        let first = self.first_for(cpu)?.entity();
-        let class = self.classes.get(first.class.load(Relaxed) as usize)?;
-        match first.urgent.load(Relaxed) {
-            true => Some(first.time.load(Relaxed)),
-            false => class.others.peek().map(|(time, _)| time),
-        }
+    /// Who would be next on `cpu`, of this group or another, if its core were free; and the virtual time that it waits at: its own, or a later one
+    /// if it has yielded.
+    pub fn first_for(&self, cpu: u32) -> Option<(u64, &T)> {
+        let first = self.first_of(|class| class.cpus.contains(cpu))?;
+        let entity = first.entity();
+        let class = self.classes.get(entity.class.load(Relaxed) as usize)?;
+        let time = match entity.urgent.load(Relaxed) {
+            true => entity.time.load(Relaxed),
+            false => class.others.peek()?.0,
+        };
+        Some((time, first))
     }
 
     /// Who would be next on `cpu` of the domains that are `admitted`.

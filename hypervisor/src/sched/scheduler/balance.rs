@@ -140,9 +140,9 @@ impl<T: Task> Scheduler<T> {
             .filter_map(|id| {
                 let cpu = self.cpu(id)?;
                 let slice = virtual_time(SLICE, cpu.weight.load(SeqCst));
-                let owner = queue.first_for(id)?.entity().owner();
-                let limit = queue.first_time(id)?.saturating_add(slice);
-                Some((cpu.time_at(now)?.checked_sub(limit)?, id, owner))
+                let (first, task) = queue.first_for(id)?;
+                let limit = first.saturating_add(slice);
+                Some((cpu.time_at(now)?.checked_sub(limit)?, id, task.entity().owner()))
             })
             .max();
         drop(queue);

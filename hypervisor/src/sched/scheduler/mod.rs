@@ -358,7 +358,7 @@ impl<T: Task> Scheduler<T> {
                 // Who is behind and waits has yielded: as on credit2 it is not to pay for that with a slice.
                 let yielded = queue
                     .first_for(here)
-                    .is_some_and(|next| next.entity().time.load(SeqCst) < time);
+                    .is_some_and(|(_, next)| next.entity().time.load(SeqCst) < time);
                 let slice = if yielded { self.rate_limit() } else { SLICE };
                 cpu.slice_end.store(now + slice, SeqCst);
                 return Some(task);
@@ -397,7 +397,7 @@ impl<T: Task> Scheduler<T> {
             task.enters(if ready { State::Waiting } else { State::Stopped }, now);
             let yielding = entity.yielding.swap(false, SeqCst);
             let mut time = entity.time.load(SeqCst);
-            let rival = queue.first_time(here);
+            let rival = queue.first_for(here).map(|(time, _)| time);
             if let Some(rival) = rival {
                 time = fair::stopped(time, rival, entity.share.weight());
                 entity.time.store(time, SeqCst);
@@ -522,11 +522,10 @@ impl<T: Task> Scheduler<T> {
             self.preempt(here, machine);
         } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
             let queue = group.queue.lock();
-            let first = queue.first_for(here).map(Task::entity);
-            let is_behind = queue.first_time(here).is_some_and(|first| first < time);
+            let first = queue.first_for(here).map(|(first, task)| (first, task.entity()));
             let owner = first
-                .filter(|first| is_behind || first.urgent.load(Relaxed))
-                .map(Entity::owner);
+                .filter(|(first, entity)| *first < time || entity.urgent.load(Relaxed))
+                .map(|(_, entity)| entity.owner());
             drop(queue);
             if let Some(owner) = owner {
                 self.make_room(here, owner, machine);

@@ -179,26 +179,18 @@ impl End {
     /// Takes all packets that have come.
     fn take(&mut self) {
         let now = now();
-        let End {
-            wire,
-            interface,
-            sockets,
-            ..
-        } = self;
-        while interface.poll_ingress_single(now, wire, sockets) != PollIngressSingleResult::None {}
+        while self
+            .interface
+            .poll_ingress_single(now, &mut self.wire, &mut self.sockets)
+            != PollIngressSingleResult::None
+        {}
     }
 
     /// Sends all that can be sent.
     fn send(&mut self) {
         let now = now();
-        let End {
-            wire,
-            interface,
-            sockets,
-            ..
-        } = self;
-        while interface.poll_egress(now, wire, sockets) != PollResult::None {}
-        wire.flush();
+        while self.interface.poll_egress(now, &mut self.wire, &mut self.sockets) != PollResult::None {}
+        self.wire.flush();
     }
 
     /// Sends streams, and measures how long each takes until all of it is acknowledged. Returns whether all went.
