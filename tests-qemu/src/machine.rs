@@ -139,8 +139,8 @@ pub struct Machine {
     /// Disks, by virtio (QEMU): images, raw unless their names end in `.qcow2`, with blocks of 4 KiB if they end in `.4k`.
     /// Their names in QEMU are `disk0` and on.
     pub disks: Vec<PathBuf>,
-    /// A network device, by virtio (QEMU): what `-netdev` takes but its id, as `user`.
-    pub network: Option<String>,
+    /// Network devices, by virtio (QEMU): what `-netdev` takes but its id, as `user`.
+    pub networks: Vec<String>,
     /// Wait for gdb on port 1234 (QEMU).
     pub gdb: bool,
     /// A reset starts it again, as it always does in Bochs; else QEMU ends.
@@ -180,7 +180,7 @@ impl Machine {
             one_thread: false,
             lenient_msrs: false,
             disks: Vec::new(),
-            network: None,
+            networks: Vec::new(),
             gdb: false,
             restarts: false,
         })
@@ -234,9 +234,10 @@ impl Machine {
         if self.icount {
             qemu.args(["-icount", "shift=0,sleep=off"]);
         }
-        if let Some(network) = &self.network {
-            qemu.arg("-netdev").arg(format!("{network},id=net0"));
-            qemu.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+        for (number, network) in self.networks.iter().enumerate() {
+            qemu.arg("-netdev").arg(format!("{network},id=net{number}"));
+            qemu.arg("-device")
+                .arg(format!("virtio-net-pci,netdev=net{number},romfile="));
         }
         for (number, disk) in self.disks.iter().enumerate() {
             let ends = |end: &str| disk.extension().is_some_and(|own| own == end);
@@ -311,7 +312,7 @@ impl Machine {
             bail!("Bochs boots from a BIOS CD only: {} is not possible", self.door);
         }
         ensure!(
-            self.disks.is_empty() && self.network.is_none(),
+            self.disks.is_empty() && self.networks.is_empty(),
             "Bochs has no virtio devices"
         );
         let iso = media::grub_iso(self, scratch)?;

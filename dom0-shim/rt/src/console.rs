@@ -1,19 +1,31 @@
 //! Output to the hypervisor's console: `print!`, `println!`.
 //!
 //! A domain that may use `CONSOLEIO_write` (dom0 always, a domU where the hypervisor logs guests) writes there; the
-//! others, and a panicking guest before hypercalls work, write to debug port 0xe9.
+//! others, and a panicking guest before hypercalls work, write to debug port 0xe9. Without a hypervisor, to the first
+//! serial port.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use crate::hypercall::console as console_io;
 use crate::port::outb;
 
-/// Set once the hypervisor has refused `CONSOLEIO_write`.
+/// Set once the hypervisor has refused `CONSOLEIO_write`, or there is none.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
 /// Port of the "Bochs debug console", which Xen and Oxen log for every domain.
 const DEBUG_PORT: u16 = 0xe9;
+/// Data register of the first serial port, which an emulator takes bytes from without having been told a speed.
+const SERIAL_PORT: u16 = 0x3f8;
+
+/// The port to write to when `CONSOLEIO_write` is refused.
+static PORT: AtomicU16 = AtomicU16::new(DEBUG_PORT);
+
+/// There is no hypervisor.
+pub(crate) fn use_serial_port() {
+    PORT.store(SERIAL_PORT, Ordering::Relaxed);
+    REFUSED.store(true, Ordering::Relaxed);
+}
 
 /// Writes bytes as they are, by whichever way works.
 pub fn write(bytes: &[u8]) {
@@ -23,8 +35,9 @@ pub fn write(bytes: &[u8]) {
         }
         REFUSED.store(true, Ordering::Relaxed);
     }
+    let port = PORT.load(Ordering::Relaxed);
     for &byte in bytes {
-        outb(DEBUG_PORT, byte);
+        outb(port, byte);
     }
 }
 

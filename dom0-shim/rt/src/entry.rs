@@ -9,7 +9,7 @@ use core::arch::global_asm;
 use core::panic::PanicInfo;
 
 use crate::start_info::StartInfo;
-use crate::{event, hypercall, memory, paging, println, trap};
+use crate::{console, event, hypercall, memory, paging, println, trap};
 
 global_asm!(
     r#"
@@ -107,13 +107,18 @@ unsafe extern "Rust" {
 /// First Rust code: sets up what the crate promises and calls the guest.
 extern "C" fn rust_entry(start_info: u64) -> ! {
     trap::init();
-    hypercall::init();
+    let hypervisor = hypercall::init();
+    if !hypervisor {
+        console::use_serial_port();
+    }
     // SAFETY: the loader passed this address in EBX; the structure and what it points to is in guest RAM below
     // 4 GiB, which is mapped, and nothing has been allocated yet that could overlap it.
     let info = unsafe { StartInfo::read(start_info) };
     memory::init(&info);
     paging::map_ram();
-    event::init();
+    if hypervisor {
+        event::init();
+    }
     guest_main(info)
 }
 

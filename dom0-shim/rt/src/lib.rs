@@ -26,6 +26,7 @@ pub mod port;
 pub mod start_info;
 pub mod time;
 pub mod trap;
+pub mod virtio;
 
 /// Names the guest's main function: `fn(guest_rt::start_info::StartInfo) -> !`.
 #[macro_export]

@@ -18,6 +18,7 @@
 //! * [`shared`]: memory shared with another domain.
 //! * [`smp`]: a second vCPU.
 //! * [`startup`]: a second vCPU, started as on a machine.
+//! * [`tcp`]: the ends of a connection by which costs are measured.
 //! * [`wreck`]: ways in which a guest can end itself.
 //! * [`xenstore`]: a client.
 //!
@@ -42,5 +43,6 @@ pub mod report;
 pub mod shared;
 pub mod smp;
 pub mod startup;
+pub mod tcp;
 pub mod wreck;
 pub mod xenstore;

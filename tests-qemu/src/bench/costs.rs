@@ -3,17 +3,29 @@
 
 use std::{fmt, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Dom0, Hypervisor, PATIENCE, cell, grouped};
 use crate::runner::Bench;
-use crate::{Vehicle, outputs};
+use crate::{Machine, Vehicle, outputs};
 
 /// Domains that measure something together, created one after the other: what they print of costs is the table.
 pub struct Measurement {
     /// What stands above the table.
     title: &'static str,
+    floor: Floor,
     guests: &'static [Guest],
+}
+
+/// What a table's operations cannot cost less than.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Floor {
+    /// A bare world switch.
+    WorldSwitch,
+    /// The same on the emulator's virtio devices, for a guest that has the machine to itself.
+    Virtio,
+    /// There is no such thing.
+    None,
 }
 
 /// A test guest as a domain.
@@ -55,6 +67,7 @@ const PLAIN: Guest = Guest {
 /// Exits, hypercalls, events, timers, grants. These are the first domains, so that they know each other's numbers.
 pub const EXITS: Measurement = Measurement {
     title: "Exits and hypercalls",
+    floor: Floor::WorldSwitch,
     guests: &[
         Guest {
             name: "peer",
@@ -75,6 +88,7 @@ pub const EXITS: Measurement = Measurement {
 /// Requests to a disk in dom0's RAM, by grants that the back end copies from or maps each time.
 pub const BLOCK: Measurement = Measurement {
     title: "Block requests",
+    floor: Floor::Virtio,
     guests: &[Guest {
         name: "block",
         kernel: "blkfront",
@@ -87,6 +101,7 @@ pub const BLOCK: Measurement = Measurement {
 /// The same by grants that the back end keeps mapped.
 pub const BLOCK_PERSISTENT: Measurement = Measurement {
     title: "Block requests, persistent grants",
+    floor: Floor::Virtio,
     guests: &[Guest {
         name: "persistent",
         kernel: "blkfront",
@@ -99,6 +114,7 @@ pub const BLOCK_PERSISTENT: Measurement = Measurement {
 /// Packets between two domains.
 pub const NETWORK: Measurement = Measurement {
     title: "Packets from one domain to another",
+    floor: Floor::Virtio,
     guests: &[
         Guest {
             name: "echo",
@@ -119,6 +135,7 @@ pub const NETWORK: Measurement = Measurement {
 /// A TCP connection between two domains.
 pub const TCP: Measurement = Measurement {
     title: "TCP from one domain to another",
+    floor: Floor::Virtio,
     guests: &[
         Guest {
             name: "sink",
@@ -140,6 +157,7 @@ pub const TCP: Measurement = Measurement {
 /// Transactions with xenstore while ever more domains are alive that have nodes and watches there, too.
 pub const STORE: Measurement = Measurement {
     title: "xenstore beside other domains",
+    floor: Floor::None,
     guests: &[
         store_clients("first", 1),
         store_bench("beside-1", "what=measure others=1"),
@@ -203,65 +221,108 @@ impl fmt::Display for Events {
 /// # Errors
 /// A machine does not do what is expected of it.
 pub fn measure(vehicle: Vehicle, hypervisors: &[Hypervisor], measurements: &[&Measurement]) -> Result<()> {
-    let mut floor = None;
+    let mut switch = None;
     let mut results = Vec::new();
     for &hypervisor in hypervisors {
         let (costs, logged) =
             run(vehicle, hypervisor, measurements).with_context(|| format!("{hypervisor} on {vehicle}"))?;
         results.push((hypervisor, costs));
-        floor = floor.or(logged);
+        switch = switch.or(logged);
     }
     let of = |hypervisor: Hypervisor, index: usize| -> &[Cost] {
         let found = results.iter().find(|(of, _)| *of == hypervisor);
         found.map_or(&[], |(_, costs)| &costs[index])
     };
-    let floor = floor.context("Oxen did not log the floor")?;
+    let switch = switch.context("Oxen did not log the floor")?;
+    // Bochs has no virtio devices.
+    let virtio = match vehicle {
+        Vehicle::Svm if measurements.iter().any(|of| of.floor == Floor::Virtio) => {
+            virtio().context("virtio devices without a hypervisor")?
+        }
+        _ => Vec::new(),
+    };
     for (index, measurement) in measurements.iter().enumerate() {
+        let (floor, floors) = match measurement.floor {
+            Floor::WorldSwitch => (format!(" (floor: {switch})"), None),
+            Floor::Virtio => (String::new(), Some(&virtio[..])),
+            Floor::None => (String::new(), Some(&[][..])),
+        };
         println!(
-            "{}, instructions of a domU, {} (floor: {floor})\n",
+            "{}, instructions of a domU, {}{floor}\n",
             measurement.title,
             match vehicle {
                 Vehicle::Vmx => "VT-x in Bochs",
                 _ => "AMD-V in QEMU",
             },
         );
+        let floor = |operation: &str| match floors {
+            None => Some(switch),
+            Some(floors) => {
+                // Without another domain there are no grants that could be persistent.
+                let operation = operation.trim_end_matches(", persistent");
+                let floor = floors.iter().find(|floor| floor.operation == operation);
+                floor.map(|floor| floor.ticks)
+            }
+        };
         table(of(Hypervisor::Xen, index), of(Hypervisor::Oxen, index), floor);
     }
     Ok(())
 }
 
-fn table(xen: &[Cost], oxen: &[Cost], floor: u64) {
+fn table(xen: &[Cost], oxen: &[Cost], floor: impl Fn(&str) -> Option<u64>) {
     let counted = oxen.iter().any(|cost| cost.events.is_some());
     let more = |text: String| if counted { text } else { String::new() };
     println!(
-        "| operation                   |   Xen 4.17 |       Oxen | Oxen/Xen | Oxen/floor |{}",
+        "| operation                   |   Xen 4.17 |       Oxen | Oxen/Xen |     floor | Oxen/floor |{}",
         more(format!(" {:<13} | {:<13} |", "events, Xen", "events, Oxen"))
     );
     println!(
-        "|-----------------------------|-----------:|-----------:|---------:|-----------:|{}",
+        "|-----------------------------|-----------:|-----------:|---------:|----------:|-----------:|{}",
         more("---------------|---------------|".into())
     );
     for cost in oxen {
         let xen = xen.iter().find(|xen| xen.operation == cost.operation);
         let ticks = xen.map(|xen| xen.ticks);
-        let ratio = ticks
-            .filter(|&ticks| ticks > 0)
-            .map(|ticks| cost.ticks as f64 / ticks as f64);
+        let floor = floor(&cost.operation);
+        let ratio = |to: Option<u64>, digits: usize| {
+            to.filter(|&to| to > 0).map_or_else(String::new, |to| {
+                format!("{:.digits$}", cost.ticks as f64 / to as f64)
+            })
+        };
         let events = |of: Option<&Cost>| {
             of.and_then(|cost| cost.events)
                 .map_or_else(String::new, |events| events.to_string())
         };
         println!(
-            "| {:<27} | {:>10} | {:>10} | {:>8} | {:>10.1} |{}",
+            "| {:<27} | {:>10} | {:>10} | {:>8} | {:>9} | {:>10} |{}",
             cost.operation,
             cell(ticks),
             grouped(cost.ticks),
-            ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")),
-            cost.ticks as f64 / floor as f64,
+            ratio(ticks, 3),
+            cell(floor),
+            ratio(floor, 1),
             more(format!(" {:<13} | {:<13} |", events(xen), events(Some(cost)))),
         );
     }
     println!();
+}
+
+/// What requests cost a guest on QEMU's virtio devices, without a hypervisor.
+fn virtio() -> Result<Vec<Cost>> {
+    let mut bench = Bench::new(None)?;
+    let disk = bench.scratch().join("disk");
+    fs::write(&disk, vec![0; 1 << 20])?;
+    let mut machine = Machine::new(Vehicle::Svm)?;
+    machine.image = outputs::output("guests/virtio")?;
+    machine.command_line = String::new();
+    machine.icount = true;
+    machine.disks = vec![disk];
+    machine.networks = vec!["hubport,hubid=1".into(); 2];
+    let (passed, printed) = bench
+        .start(&machine)?
+        .expect_any(&["RESULT pass", "PANIC"], PATIENCE)?;
+    ensure!(passed == 0, "{printed}");
+    parse(&printed)
 }
 
 /// Boots once for all measurements. Returns their results, and the floor, which only Oxen measures.

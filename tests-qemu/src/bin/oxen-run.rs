@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     machine.memory = options.mem;
     machine.gdb = options.gdb;
     machine.disks = options.disk;
-    machine.network = options.net;
+    machine.networks = options.net.into_iter().collect();
     machine.command_line += " ";
     machine.command_line += if options.xl { xen::MEMORY } else { "dom0_mem=384M" };
     for option in &options.options {

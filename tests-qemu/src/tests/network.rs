@@ -99,10 +99,10 @@ fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     std::fs::write(&file, contents)?;
     let sum = Command::new("md5sum").arg(&file).output().context("md5sum")?;
     let sum = String::from_utf8(sum.stdout)?;
-    machine.network = Some(format!(
+    machine.networks = vec![format!(
         "user,guestfwd=tcp:10.0.2.100:80-cmd:cat {}",
         file.display()
-    ));
+    )];
     let server = tools::Server::start()?;
     let mut shim = tools::prompt(bench, machine)?;
     shim.console

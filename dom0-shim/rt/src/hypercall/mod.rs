@@ -9,6 +9,9 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use abi::cpuid::{
+    XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX,
+};
 use abi::{Errno, GuestHandle};
 
 pub mod console;
@@ -25,12 +28,22 @@ pub mod version;
 /// Whether this CPU's hypercall instruction is AMD's.
 static USES_VMMCALL: AtomicBool = AtomicBool::new(false);
 
-/// Chooses the instruction by CPUID vendor: `vmmcall` on AMD and Hygon.
-pub(crate) fn init() {
+/// Chooses the instruction by CPUID vendor: `vmmcall` on AMD and Hygon. Returns whether there is a hypervisor to call:
+/// one of Xen's leaves of CPUID says so, which are behind those of another interface that is offered as well.
+pub(crate) fn init() -> bool {
     let leaf = core::arch::x86_64::__cpuid(0);
     const AMD: u32 = u32::from_le_bytes(*b"Auth");
     const HYGON: u32 = u32::from_le_bytes(*b"Hygo");
     USES_VMMCALL.store(matches!(leaf.ebx, AMD | HYGON), Ordering::Relaxed);
+    const SIGNATURE: [u32; 3] = [
+        XEN_CPUID_SIGNATURE_EBX,
+        XEN_CPUID_SIGNATURE_ECX,
+        XEN_CPUID_SIGNATURE_EDX,
+    ];
+    (XEN_CPUID_FIRST_LEAF..0x4001_0000).step_by(0x100).any(|base| {
+        let leaf = core::arch::x86_64::__cpuid(base);
+        [leaf.ebx, leaf.ecx, leaf.edx] == SIGNATURE
+    })
 }
 
 /// Is this CPU's hypercall instruction `vmmcall`?

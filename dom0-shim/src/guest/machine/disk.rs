@@ -17,12 +17,12 @@ use dom0_shim::block::claim::{Claim, InUse, Users};
 use dom0_shim::block::{Access, BlockDevice, BlockSizes, Failed, SECTOR, zeros};
 use dom0_shim::executor::Signal;
 use dom0_shim::supply::{Share, Supply};
+use guest_rt::virtio::Identity;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::{InterruptStatus, Transport};
 
 use super::Interrupted;
-use super::pci::Identity;
 
 bitflags::bitflags! {
     /// Features that are asked for.

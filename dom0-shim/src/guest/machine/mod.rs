@@ -5,8 +5,8 @@
 //! IOMMU, its RAM must have gfn == mfn, as Oxen gives it.
 
 mod disk;
+mod lines;
 mod nic;
-mod pci;
 mod place;
 
 use alloc::collections::BTreeMap;
@@ -19,11 +19,12 @@ use core::cell::RefCell;
 use dom0_shim::executor::Signal;
 use guest_rt::interrupt;
 use guest_rt::start_info::StartInfo;
+use guest_rt::virtio::{self, Function};
 use virtio_drivers::transport::DeviceType;
 
 pub use disk::{MachineDisk, VirtioDisk};
+use lines::Lines;
 pub use nic::Nic;
-use pci::{Function, Lines};
 
 /// A device with a line.
 trait Interrupted {
@@ -48,7 +49,7 @@ impl Machine {
     /// Looks for devices and starts them.
     pub fn find(info: &StartInfo) -> Self {
         let mut machine = Self::default();
-        let functions = pci::virtio_functions();
+        let functions = virtio::functions();
         if functions.is_empty() {
             return machine;
         }

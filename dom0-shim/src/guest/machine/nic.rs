@@ -12,11 +12,11 @@ use core::fmt;
 
 use dom0_shim::executor::Signal;
 use dom0_shim::net::packet::Mac;
+use guest_rt::virtio::Identity;
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::pci::PciTransport;
 
 use super::Interrupted;
-use super::pci::Identity;
 
 /// Entries of each queue.
 const ENTRIES: usize = 64;

@@ -9,7 +9,6 @@
 
 extern crate alloc;
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use abi::grant::GrantRef;
@@ -20,11 +19,9 @@ use guest_rt::{println, time};
 use guests::cpu;
 use guests::netfront::{BUFFERS, FIRST_BUFFER, FIRST_SENT, Netfront, PACKET, read_buffer, write_buffer};
 use guests::report::Report;
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::tcp::{Socket, SocketBuffer};
+use guests::tcp::{self, End, FRAME, STREAM, STREAMS};
+use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
 guest_rt::main!(main);
 
@@ -37,20 +34,10 @@ const TRIES: u32 = 50;
 /// The first packets find the bridge without knowledge of addresses.
 const WARM_UP: u32 = 3;
 
-/// Addresses and ports of the two ends of a TCP connection.
-const ADDRESSES: [IpAddress; 2] = [IpAddress::v4(10, 0, 0, 1), IpAddress::v4(10, 0, 0, 2)];
-/// As above.
-const PORTS: [u16; 2] = [5000, 5001];
-/// Bytes of a full frame, and of the data of TCP in it.
-const FRAME: usize = 1514;
-/// As above.
-const SEGMENT: usize = 1460;
-/// What may be under way: it fits the buffers of the one that receives.
-const WINDOW: usize = (BUFFERS as usize - 2) * SEGMENT;
-/// Bytes that are sent for each measurement, and how many there are.
-const STREAM: usize = 1 << 20;
-/// As above.
-const STREAMS: u32 = 8;
+fn end(front: Netfront, which: usize) -> End<Wire> {
+    let mac = front.mac;
+    End::new(Wire::new(front), mac, which)
+}
 
 fn main(info: StartInfo) -> ! {
     let mut report = Report::default();
@@ -58,9 +45,9 @@ fn main(info: StartInfo) -> ! {
     report.check("connect", front.connect(), "refused");
     front.post(FIRST_BUFFER..FIRST_BUFFER + BUFFERS);
     match info.command_line() {
-        "sink" => End::new(front, 1).sink(),
+        "sink" => sink(end(front, 1)),
         "tcp" => {
-            report.check("stream", End::new(front, 0).stream(), "the connection was closed");
+            report.check("stream", stream(end(front, 0)), "the connection was closed");
             report.finish();
         }
         _ => {}
@@ -131,114 +118,40 @@ fn send(front: &mut Netfront, size: u16) {
     });
 }
 
-/// One end of a TCP connection.
-struct End {
-    wire: Wire,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    socket: SocketHandle,
+/// Sends streams, and measures how long each takes until all of it is acknowledged. Returns whether all went.
+fn stream(mut end: End<Wire>) -> bool {
+    while !end.socket().may_send() {
+        end.take();
+        end.send();
+        let _ = sched::yield_now();
+    }
+    let mut least = u64::MAX;
+    for _ in 0..STREAMS {
+        let start = cpu::tsc();
+        let mut left = STREAM;
+        while end.fill(&mut left) {
+            end.send();
+            end.wire.sleep();
+            end.take();
+        }
+        if left > 0 {
+            return false;
+        }
+        least = least.min(cpu::tsc() - start);
+    }
+    println!("BENCH TCP, 1 MiB: {least}");
+    true
 }
 
-impl End {
-    /// The end with one of the addresses; the second listens for the first.
-    fn new(front: Netfront, which: usize) -> End {
-        let config = Config::new(EthernetAddress(front.mac).into());
-        let mut wire = Wire::new(front);
-        let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
-        interface.update_ip_addrs(|addresses| {
-            addresses
-                .push(IpCidr::new(ADDRESSES[which], 24))
-                .expect("room for one");
-        });
-        let buffer = || SocketBuffer::new(vec![0; WINDOW]);
-        let mut socket = Socket::new(buffer(), buffer());
-        // What is late would be counted as work.
-        socket.set_ack_delay(None);
-        socket.set_nagle_enabled(false);
-        let begun = match which {
-            0 => socket
-                .connect(interface.context(), (ADDRESSES[1], PORTS[1]), PORTS[0])
-                .is_ok(),
-            _ => socket.listen(PORTS[1]).is_ok(),
-        };
-        assert!(begun, "a new socket is free");
-        let mut sockets = SocketSet::new(Vec::new());
-        let socket = sockets.add(socket);
-        End {
-            wire,
-            interface,
-            sockets,
-            socket,
-        }
+/// Takes what comes, for ever.
+fn sink(mut end: End<Wire>) -> ! {
+    println!("READY");
+    loop {
+        end.wire.sleep();
+        end.take();
+        end.drop_data();
+        end.send();
     }
-
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.socket)
-    }
-
-    /// Takes all packets that have come.
-    fn take(&mut self) {
-        let now = now();
-        while self
-            .interface
-            .poll_ingress_single(now, &mut self.wire, &mut self.sockets)
-            != PollIngressSingleResult::None
-        {}
-    }
-
-    /// Sends all that can be sent.
-    fn send(&mut self) {
-        let now = now();
-        while self.interface.poll_egress(now, &mut self.wire, &mut self.sockets) != PollResult::None {}
-        self.wire.flush();
-    }
-
-    /// Sends streams, and measures how long each takes until all of it is acknowledged. Returns whether all went.
-    fn stream(&mut self) -> bool {
-        while !self.socket().may_send() {
-            self.take();
-            self.send();
-            let _ = sched::yield_now();
-        }
-        let bytes = [0x5a; WINDOW];
-        let mut least = u64::MAX;
-        for _ in 0..STREAMS {
-            let start = cpu::tsc();
-            let mut left = STREAM;
-            loop {
-                match self.socket().send_slice(&bytes[..left.min(WINDOW)]) {
-                    Ok(taken) => left -= taken,
-                    Err(_) => return false,
-                }
-                if left == 0 && self.socket().send_queue() == 0 {
-                    break;
-                }
-                self.send();
-                self.wire.sleep();
-                self.take();
-            }
-            least = least.min(cpu::tsc() - start);
-        }
-        println!("BENCH TCP, 1 MiB: {least}");
-        true
-    }
-
-    /// Takes what comes, for ever.
-    fn sink(&mut self) -> ! {
-        println!("READY");
-        loop {
-            self.wire.sleep();
-            self.take();
-            while self.socket().can_recv() {
-                let _ = self.socket().recv(|bytes| (bytes.len(), ()));
-            }
-            self.send();
-        }
-    }
-}
-
-fn now() -> Instant {
-    Instant::from_micros((time::now() / 1000) as i64)
 }
 
 /// The front end as smoltcp wants it.
@@ -274,6 +187,12 @@ impl Wire {
     fn sleep(&self) {
         self.sender.front.sleep();
     }
+}
+
+impl tcp::Wire for Wire {
+    fn now(&self) -> Instant {
+        Instant::from_micros((time::now() / 1000) as i64)
+    }
 
     /// Lets the back end see what is to be sent, and gives it back what has been received.
     fn flush(&mut self) {
@@ -300,10 +219,7 @@ impl Device for Wire {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = FRAME;
-        capabilities
+        tcp::capabilities()
     }
 }
 
