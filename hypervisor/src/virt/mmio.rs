@@ -1,7 +1,8 @@
 //! Guest-physical accesses that the nested page tables do not allow.
 //!
 //! Behind such an address is the local APIC or an I/O APIC, a page that may only be read, a device that the privileged domain has not touched before, or
-//! nothing at all. Nothing reads as all ones and swallows writes, as on Xen. The instruction is fetched again and carried out by
+//! nothing at all. Nothing reads as all ones and swallows writes, a write to a frame that was granted to be read only is a general-protection fault, as
+//! on Xen. The instruction is fetched again and carried out by
 //! [`super::emulate`]; the address is the one that the hardware reported, never one that is computed from registers.
 
 use abi::Errno;
@@ -37,6 +38,8 @@ enum Verdict {
     Emulate(Target),
     /// A device of the machine: map it.
     MapDevice,
+    /// General protection, as on Xen.
+    Refuse,
     /// The guest cannot go on.
     Crash(&'static str),
 }
@@ -66,7 +69,7 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
         }
         Verdict::Retry => {}
         // The instruction at RIP has not begun.
-        Verdict::Emulate(_) if running.cpu.is_delivering() => {
+        Verdict::Emulate(_) | Verdict::Refuse if running.cpu.is_delivering() => {
             crash(
                 running,
                 &fault,
@@ -74,6 +77,7 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
             );
         }
         Verdict::Emulate(target) => emulate(running, fault.gpa, target),
+        Verdict::Refuse => running.cpu.inject(Event::GP0),
         Verdict::MapDevice => {
             if let Err(error) = map_device(running.domain, gfn) {
                 crash(
@@ -103,6 +107,7 @@ fn judge(fault: &NestedFault, kind: Option<Kind>, own: Option<Target>, device: b
         (Some(kind), Access::Write) if kind.writable() => return Verdict::Retry,
         (Some(kind), Access::Execute) if kind.executable() => return Verdict::Retry,
         (Some(_), Access::Execute) => return Verdict::Crash("executes what is not its own memory"),
+        (Some(Kind::GrantRo), Access::Write) if !fault.during_walk => return Verdict::Refuse,
         (Some(_), Access::Write) => Target::ReadOnly,
         // Before the device, which is the machine's.
         (None, _) if own.is_none() && device => return Verdict::MapDevice,
@@ -259,11 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn writes_to_read_only_pages_are_dropped() {
-        for kind in [Kind::RamRo, Kind::GrantRo] {
-            let verdict = judge(&fault(Access::Write), Some(kind), None, true);
-            assert_eq!(verdict, Verdict::Emulate(Target::ReadOnly));
-        }
+    fn writes_to_read_only_memory_are_dropped_and_to_grants_refused() {
+        let verdict = |kind| judge(&fault(Access::Write), Some(kind), None, true);
+        assert_eq!(verdict(Kind::RamRo), Verdict::Emulate(Target::ReadOnly));
+        assert_eq!(verdict(Kind::GrantRo), Verdict::Refuse);
     }
 
     #[test]
@@ -337,10 +341,9 @@ mod tests {
             during_walk: true,
             ..fault(Access::Write)
         };
-        assert!(matches!(
-            judge(&walk, Some(Kind::RamRo), None, false),
-            Verdict::Crash(_)
-        ));
+        for kind in [Kind::RamRo, Kind::GrantRo] {
+            assert!(matches!(judge(&walk, Some(kind), None, false), Verdict::Crash(_)));
+        }
         assert!(matches!(judge(&walk, None, None, false), Verdict::Crash(_)));
     }
 }

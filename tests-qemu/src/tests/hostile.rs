@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         .flat_map(|vehicle| {
             [
                 test("hostile domUs", vehicle, ends),
+                test("domUs that call anything", vehicle, wild),
                 test("spinning domU", vehicle, spin),
                 test("100 lives", vehicle, lives),
                 test("lives on all CPUs at once", vehicle, lives_at_once),
@@ -43,8 +44,12 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn config(what: &str) -> Vec<u8> {
+    config_of("hostile", &format!("what={what}"))
+}
+
+fn config_of(kernel: &str, extra: &str) -> Vec<u8> {
     format!(
-        "name = \"h\"\ntype = \"pvh\"\nkernel = \"/guests/hostile\"\nextra = \"what={what}\"\nmemory = 32\nvcpus = 1\n\
+        "name = \"h\"\ntype = \"pvh\"\nkernel = \"/guests/{kernel}\"\nextra = \"{extra}\"\nmemory = 32\nvcpus = 1\n\
          on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n"
     )
     .into_bytes()
@@ -58,7 +63,7 @@ fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Sh
         .zip(whats)
         .map(|(name, what)| (name.as_str(), config(what)))
         .collect();
-    for path in ["guests/hostile", "guests/punctual"] {
+    for path in ["guests/hostile", "guests/punctual", "guests/fuzz"] {
         files.push((path, std::fs::read(outputs::output(path)?)?));
     }
     let archive = archive(&bench.scratch(), &files)?;
@@ -79,6 +84,41 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let failed: Vec<&str> = output.lines().filter(|line| line.contains(": fail: ")).collect();
     ensure!(failed.is_empty(), "{failed:?}");
     Ok(())
+}
+
+/// Domains that make every hypercall with random arguments, those that end them or take their memory away included: whatever
+/// becomes of them, the next one comes, a good one is not disturbed, and all of them is free again.
+fn wild(bench: &mut Bench, machine: Machine) -> Result<()> {
+    const SEEDS: u64 = 24;
+    /// Most have ended by then, or block for ever.
+    const LIFE: Duration = Duration::from_secs(5);
+    let mut files = vec![("punctual.cfg".to_owned(), config_of("punctual", ""))];
+    for seed in 1..=SEEDS {
+        let extra = format!("wild=1 seed={seed} calls=4000");
+        files.push((format!("{seed}.cfg"), config_of("fuzz", &extra)));
+    }
+    for path in ["guests/fuzz", "guests/punctual"] {
+        files.push((path.to_owned(), std::fs::read(outputs::output(path)?)?));
+    }
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, contents)| (name.as_str(), contents.clone()))
+        .collect();
+    let archive = archive(&bench.scratch(), &files)?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    let free = shim.first_life("/punctual.cfg", "h")?;
+    for seed in 1..=SEEDS {
+        let said = shim.command(&format!("create /{seed}.cfg"))?;
+        ensure!(said.contains("created"), "seed {seed}: {said}");
+        let _ = shim.console.expect_any(&["RESULT ", "(h) has shut down"], LIFE);
+        shim.command("destroy h")?;
+        shim.wait_for("h", false)
+            .with_context(|| format!("seed {seed}"))?;
+    }
+    shim.console.type_line("create /punctual.cfg")?;
+    super::guests::verdict(shim.console)?;
+    shim.wait_for("h", false)?;
+    shim.expect_free(free)
 }
 
 /// A domain that reboots at once is started again later each time, and no more once it is destroyed. Those that are kept

@@ -11,7 +11,9 @@ use abi::domid::DOMID_SELF;
 use abi::grant::*;
 use abi::hypercall::{HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_MEMORY_OP};
 use abi::memory::*;
+use guest_rt::paging;
 use guest_rt::start_info::StartInfo;
+use guests::cpu::GP0;
 use guests::frames::{Frames, SIZE};
 use guests::hypercall::{UNMAPPED, call, error_code, op};
 use guests::random::Random;
@@ -161,6 +163,11 @@ impl Guest {
         report.equal("v1-map", status, GNTST_OKAY);
         let flags = self.table.load(entry) as u16;
         report.equal("v1-in-use", flags, GTF_PERMIT_ACCESS | GTF_READONLY | GTF_READING);
+        let mapped = NOWHERE * SIZE as u64 + 64;
+        paging::map(mapped..mapped + 4);
+        report.equal("v1-read", cpu::load(mapped), Ok(0x1234_5678));
+        report.equal("v1-write", cpu::store(mapped, 0), Err(GP0));
+        report.equal("v1-unchanged", self.pages.load(64), 0x1234_5678);
         report.equal(
             "version-while-in-use",
             set_version(2),
