@@ -19,19 +19,22 @@ use core::task::{Context, Poll, Waker};
 
 use spin::Mutex;
 
+use crate::numbered::Numbered;
+
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 type ReadyQueue = Arc<Mutex<VecDeque<usize>>>;
 
 /// Runs tasks that are ready.
 #[derive(Default)]
 pub struct Executor {
-    /// With what wakes them: the same waker every time, so that who keeps one can tell that it is the same.
-    tasks: BTreeMap<usize, (Task, Waker)>,
+    /// By number, each with what wakes it: the same waker every time, so that who keeps one can tell that it is the same.
+    tasks: Vec<Option<(Task, Waker)>>,
+    /// Numbers of tasks that have finished.
+    free: Vec<usize>,
     ready: ReadyQueue,
     /// Those of the current round; kept for its memory.
     round: VecDeque<usize>,
     spawner: Spawner,
-    next: usize,
 }
 
 /// Adds tasks, from inside a task too.
@@ -69,22 +72,26 @@ impl Executor {
     /// and comes back, so that a busy task does not keep the others from theirs.
     pub fn run_round(&mut self) -> bool {
         for task in self.spawner.0.take() {
+            let number = self.free.pop().unwrap_or_else(|| {
+                self.tasks.push(None);
+                self.tasks.len() - 1
+            });
             let waker = Waker::from(Arc::new(TaskWaker {
-                task: self.next,
+                task: number,
                 ready: self.ready.clone(),
             }));
-            self.tasks.insert(self.next, (task, waker));
-            self.ready.lock().push_back(self.next);
-            self.next += 1;
+            self.tasks[number] = Some((task, waker.clone()));
+            waker.wake();
         }
         core::mem::swap(&mut self.round, &mut *self.ready.lock());
         for number in self.round.drain(..) {
-            // A finished task may still have been woken.
-            let Some((task, waker)) = self.tasks.get_mut(&number) else {
+            // A finished task may still have been woken; to one that has its number now, that is one turn too many.
+            let Some((task, waker)) = &mut self.tasks[number] else {
                 continue;
             };
             if task.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
-                self.tasks.remove(&number);
+                self.tasks[number] = None;
+                self.free.push(number);
             }
         }
         !self.ready.lock().is_empty() || !self.spawner.0.borrow().is_empty()
@@ -106,7 +113,7 @@ pub async fn pass() {
 
 #[derive(Default)]
 struct Sources {
-    ports: BTreeMap<u32, Port>,
+    ports: Numbered<Port>,
     timers: BTreeMap<(u64, u64), Waker>,
     timer_number: u64,
     now: u64,
@@ -127,7 +134,7 @@ impl Reactor {
     /// An event came in on `port`. Remembered if nobody waits yet.
     pub fn fire(&self, port: u32) {
         let mut sources = self.0.borrow_mut();
-        let port = sources.ports.entry(port).or_default();
+        let port = sources.ports.get_or_default(port);
         if let Some(signal) = &port.signal {
             return signal.notify();
         }
@@ -140,7 +147,7 @@ impl Reactor {
     /// Has events on `port` set `signal`, for a task that waits for several things.
     pub fn connect(&self, port: u32, signal: &Signal) {
         let mut sources = self.0.borrow_mut();
-        let port = sources.ports.entry(port).or_default();
+        let port = sources.ports.get_or_default(port);
         port.signal = Some(signal.clone());
         if core::mem::take(&mut port.fired) {
             signal.notify();
@@ -149,17 +156,17 @@ impl Reactor {
 
     /// Forgets a closed port.
     pub fn forget(&self, port: u32) {
-        self.0.borrow_mut().ports.remove(&port);
+        self.0.borrow_mut().ports.remove(port);
     }
 
     /// Waits for an event on `port`; one task per port.
     pub async fn event(&self, port: u32) {
-        if self.0.borrow().ports.get(&port).is_some_and(|port| port.fired) {
+        if self.0.borrow().ports.get(port).is_some_and(|port| port.fired) {
             pass().await;
         }
         poll_fn(|context| {
             let mut sources = self.0.borrow_mut();
-            let port = sources.ports.entry(port).or_default();
+            let port = sources.ports.get_or_default(port);
             if core::mem::take(&mut port.fired) {
                 return Poll::Ready(());
             }
@@ -350,7 +357,7 @@ mod tests {
         reactor.advance(150);
         run_ready(&mut executor);
         assert_eq!(*log.borrow(), ["event", "timer", "signal", "nested"]);
-        assert!(executor.tasks.is_empty());
+        assert!(executor.tasks.iter().all(Option::is_none));
     }
 
     #[test]
@@ -406,7 +413,7 @@ mod tests {
         assert_eq!(signal.0.waiting.borrow().len(), 1);
         signal.notify();
         run_ready(&mut executor);
-        assert!(executor.tasks.is_empty());
+        assert!(executor.tasks.iter().all(Option::is_none));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! * [`executor`]: async tasks woken by event channels and timers.
 //! * [`layout`]: where things are in a domU.
 //! * [`net`]: networks between the domains.
+//! * [`numbered`]: a map from numbers.
 //! * [`restart`]: how soon domains are started again.
 //! * [`shell`]: line editing, command table, output formats.
 //! * [`supply`]: what there is only so much of, for tasks that wait for it.
@@ -26,6 +27,7 @@ pub mod cpus;
 pub mod executor;
 pub mod layout;
 pub mod net;
+pub mod numbered;
 pub mod restart;
 pub mod shell;
 pub mod supply;

@@ -10,6 +10,7 @@ use core::cell::RefCell;
 use abi::{Domid, Errno};
 use dom0_shim::backend::Events;
 use dom0_shim::executor::Signal;
+use dom0_shim::numbered::Numbered;
 use dom0_shim::xenstore::{ConnectionId, DOM0, Effect, Error, HEADER_SIZE, Kind, Link, Server, message};
 
 use super::Host;
@@ -25,9 +26,7 @@ struct State {
     /// For watches, whose events are thus never taken for replies.
     watcher: ConnectionId,
     watches: BTreeMap<u64, Fired>,
-    served: BTreeMap<Domid, Served>,
-    /// Whose connection is whose.
-    domains: BTreeMap<ConnectionId, Domid>,
+    served: Numbered<Served>,
     next_serial: u64,
 }
 
@@ -75,8 +74,7 @@ impl Default for Store {
             own,
             watcher,
             watches: BTreeMap::new(),
-            served: BTreeMap::new(),
-            domains: BTreeMap::new(),
+            served: Numbered::default(),
             next_serial: 0,
         }))
     }
@@ -171,8 +169,7 @@ impl Store {
         let _ = self.request(Kind::Release, format!("{domain}\0").as_bytes());
         let mut state = self.0.borrow_mut();
         state.server.take_effects();
-        if let Some(served) = state.served.remove(&domain) {
-            state.domains.remove(&served.link.connection());
+        if let Some(served) = state.served.remove(domain.into()) {
             // The task finds that it has nothing to serve, and ends.
             served.wake.notify();
         }
@@ -217,7 +214,6 @@ pub fn introduce(host: &Rc<Host>, domain: Domid, gfn: u64, remote_port: u32) -> 
     let connection = state.server.connect(domain);
     let serial = state.next_serial;
     state.next_serial += 1;
-    state.domains.insert(connection, domain);
     let wake = Signal::default();
     channel.connect(&wake);
     // What is in the ring already was announced before.
@@ -230,7 +226,7 @@ pub fn introduce(host: &Rc<Host>, domain: Domid, gfn: u64, remote_port: u32) -> 
         wake,
         serial,
     };
-    state.served.insert(domain, served);
+    state.served.insert(domain.into(), served);
     Ok(())
 }
 
@@ -240,7 +236,10 @@ async fn serve(host: Rc<Host>, domain: Domid, wake: Signal, serial: u64) {
         wake.wait().await;
         let mut state = host.store.0.borrow_mut();
         let State { server, served, .. } = &mut *state;
-        let Some(served) = served.get_mut(&domain).filter(|served| served.serial == serial) else {
+        let Some(served) = served
+            .get_mut(domain.into())
+            .filter(|served| served.serial == serial)
+        else {
             return;
         };
         let turn = served.link.serve(server);
@@ -288,8 +287,8 @@ impl State {
             if connection == self.watcher {
                 self.signal_watches();
             }
-            let domain = self.domains.get(&connection);
-            if let Some(served) = domain.and_then(|domain| self.served.get_mut(domain))
+            let domain = self.server.domain(connection);
+            if let Some(served) = domain.and_then(|domain| self.served.get_mut(domain.into()))
                 && served.link.flush(&mut self.server)
             {
                 served.channel.notify();

@@ -9,9 +9,9 @@ use super::server::Broken;
 use super::transaction::Transaction;
 use super::watches::Watch;
 use super::wire::Header;
-use super::{DOM0, DomId, Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message, quota};
+use super::{DOM0, DomId, Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message, path, places, quota};
 
-/// What a watch costs beside its texts, roughly.
+/// What a watch costs beside its texts and places, roughly.
 const WATCH: usize = 128;
 /// What an open transaction costs while it is empty, roughly.
 const TRANSACTION: usize = 256;
@@ -21,6 +21,11 @@ const REPLY: u64 = 0;
 
 /// Header and payload.
 type Request = (Header, Vec<u8>);
+
+/// Memory that a watch takes at most, about: nothing else may need the places on its path.
+pub fn watch_cost(path: &str, token: &str) -> usize {
+    WATCH + path.len() + token.len() + places::COST * path::depth(path)
+}
 
 #[derive(Debug)]
 pub struct Connection {
@@ -159,14 +164,14 @@ impl Connection {
 
     /// Takes note of a watch.
     pub fn watch(&mut self, path: &str, token: &str) {
-        self.watched_size += path.len() + token.len() + WATCH;
+        self.watched_size += watch_cost(path, token);
         self.watched.insert((path.into(), token.into()));
     }
 
     /// Forgets a watch.
     pub fn unwatch(&mut self, path: &str, token: &str) {
         if self.watched.remove(&(path.into(), token.into())) {
-            self.watched_size -= path.len() + token.len() + WATCH;
+            self.watched_size -= watch_cost(path, token);
         }
     }
 

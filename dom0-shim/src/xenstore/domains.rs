@@ -129,7 +129,7 @@ impl Server {
             Kind::Release => self.release(self.one_domain(payload)?),
             Kind::Resume => {
                 let domain = self.one_domain(payload)?;
-                if let Some(domain) = self.domains.get_mut(&domain) {
+                if let Some(domain) = self.domains.get_mut(domain.into()) {
                     domain.shut_down = false;
                 }
                 Ok(Done::ok())
@@ -147,7 +147,7 @@ impl Server {
         let [domain] = exactly(payload)?;
         match number(domain)? {
             DOM0 => Err(Error::Invalid),
-            domain if self.domains.contains_key(&domain) => Ok(domain),
+            domain if self.domains.contains(domain.into()) => Ok(domain),
             _ => Err(Error::NotFound),
         }
     }
@@ -157,13 +157,13 @@ impl Server {
             return Err(Error::Invalid);
         }
         self.effects.push(Effect::Introduce { domain, gfn, port });
-        if let Some(known) = self.domains.get(&domain) {
+        if let Some(known) = self.domains.get(domain.into()) {
             if let Some(connection) = known.connection {
                 self.reset(connection);
             }
             return Ok(Done::ok());
         }
-        self.domains.insert(domain, Domain::default());
+        self.domains.insert(domain.into(), Domain::default());
         Ok(Done {
             special: Some((INTRODUCE, domain)),
             ..Done::ok()
@@ -171,7 +171,11 @@ impl Server {
     }
 
     fn release(&mut self, domain: DomId) -> Result<Done, Error> {
-        if let Some(connection) = self.domains.remove(&domain).and_then(|domain| domain.connection) {
+        if let Some(connection) = self
+            .domains
+            .remove(domain.into())
+            .and_then(|domain| domain.connection)
+        {
             self.disconnect(connection);
         }
         for connection in self.connections.values_mut() {
@@ -206,12 +210,12 @@ impl Server {
         if target == DOM0 {
             return Err(Error::Invalid);
         }
-        let stub = self.domains.get(&stub).ok_or(Error::NotFound)?;
-        if !self.domains.contains_key(&target) {
+        let stub = self.domains.get(stub.into()).ok_or(Error::NotFound)?;
+        if !self.domains.contains(target.into()) {
             return Err(Error::NotFound);
         }
         let connection = stub.connection.ok_or(Error::Invalid)?;
-        let connection = self.connections.get_mut(&connection).ok_or(Error::Invalid)?;
+        let connection = self.connections.get_mut(connection.0).ok_or(Error::Invalid)?;
         connection.who.truncate(1);
         connection.who.push(target);
         Ok(Done::ok())
@@ -231,9 +235,9 @@ impl Server {
 
     /// What a domain holds of what is limited.
     fn holding_text(&self, domain: DomId) -> Result<String, Error> {
-        let record = self.domains.get(&domain).ok_or(Error::NotFound)?;
+        let record = self.domains.get(domain.into()).ok_or(Error::NotFound)?;
         let held = self.tree.holding(domain);
-        let connection = record.connection.and_then(|id| self.connections.get(&id));
+        let connection = record.connection.and_then(|id| self.connections.get(id.0));
         let of = |count: fn(&super::connection::Connection) -> usize| connection.map_or(0, count);
         let rows = [
             ("nodes", held.nodes),

@@ -4,6 +4,7 @@
 //! * [`wire`]: framing of requests and replies, error names.
 //! * [`path`]: which paths are valid and what a relative one means.
 //! * [`perms`]: who may read and write a node.
+//! * [`places`]: trees of names, where nodes and watches are.
 //! * [`tree`]: the nodes; [`transaction`]: changes not committed yet; [`view`]: what one client may do to both.
 //! * [`watches`]: who wants to know of which changes.
 //! * [`connection`]: one client's half-read requests, replies, and what it holds.
@@ -18,6 +19,7 @@ mod domains;
 mod link;
 mod path;
 mod perms;
+mod places;
 mod server;
 pub mod tools;
 mod transaction;

@@ -85,6 +85,34 @@ pub fn name(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(_, name)| name)
 }
 
+/// The elements of an absolute path; none of the root.
+pub fn names(path: &str) -> impl Iterator<Item = &str> {
+    let mut rest = path.strip_prefix('/').unwrap_or(path);
+    core::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = rest.bytes().position(|byte| byte == b'/');
+        let (name, behind) = match end {
+            Some(end) => (&rest[..end], &rest[end + 1..]),
+            None => (rest, ""),
+        };
+        rest = behind;
+        Some(name)
+    })
+}
+
+/// Whether an absolute path is another one or below it.
+pub fn is_within(path: &str, top: &str) -> bool {
+    let below = |rest: &str| rest.is_empty() || rest.starts_with('/');
+    top == "/" || path.strip_prefix(top).is_some_and(below)
+}
+
+/// How many elements an absolute path has.
+pub fn depth(path: &str) -> usize {
+    names(path).count()
+}
+
 /// Path of a child.
 pub fn child(parent: &str, name: &str) -> String {
     if parent == "/" {
@@ -128,5 +156,21 @@ mod tests {
         assert_eq!((parent("/a"), name("/a")), (Some("/"), "a"));
         assert_eq!(parent("/"), None);
         assert_eq!(child("/", "a"), "/a");
+        let all: [&[&str]; 3] = [&[], &["a"], &["a", "bc", "d"]];
+        for (path, expected) in ["/", "/a", "/a/bc/d"].iter().zip(all) {
+            assert!(names(path).eq(expected.iter().copied()), "{path}");
+            assert_eq!(depth(path), expected.len());
+        }
+        for (path, top, within) in [
+            ("/", "/", true),
+            ("/a/b", "/", true),
+            ("/a/b", "/a", true),
+            ("/a/b", "/a/b", true),
+            ("/a-b", "/a", false),
+            ("/a", "/a/b", false),
+            ("/", "/a", false),
+        ] {
+            assert_eq!(is_within(path, top), within, "{path} {top}");
+        }
     }
 }

@@ -3,24 +3,25 @@
 //! One request is answered at a time and completely; replies and watch events leave in order. A connection whose
 //! framing is broken (payload longer than the protocol allows) is dead: the caller closes it.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::connection::Connection;
+use super::connection::{Connection, watch_cost};
 use super::domains::{Domain, Effect, RELEASE, SpecialEvents};
 use super::perms::{Need, allows, format_permissions, parse_permissions};
 use super::tree::Tree;
-use super::view::{Change, View};
-use super::watches::{Watch, Watches};
+use super::view::{Change, Found, View};
+use super::watches::{START, Watch, Watches};
 use super::wire::{exactly, strings};
 use super::{DOM0, DomId, Error, Header, Kind, PAYLOAD_MAX, message, path, quota};
+use crate::numbered::Numbered;
 
 /// Names a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(u32);
+pub struct ConnectionId(pub(super) u32);
 
 /// A framing error; the connection is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +32,9 @@ pub struct Broken;
 pub struct Server {
     pub(super) tree: Tree,
     pub(super) watches: Watches,
-    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) connections: Numbered<Connection>,
     next_connection: u32,
-    pub(super) domains: BTreeMap<DomId, Domain>,
+    pub(super) domains: Numbered<Domain>,
     pub(super) special: SpecialEvents,
     pub(super) effects: Vec<Effect>,
     /// Connections that have been given something to send.
@@ -57,12 +58,14 @@ impl Default for Server {
 impl Server {
     /// A store with only a root node; domain 0 counts as introduced.
     pub fn new() -> Self {
+        let mut domains = Numbered::default();
+        domains.insert(DOM0.into(), Domain::default());
         Self {
             tree: Tree::new(),
             watches: Watches::default(),
-            connections: BTreeMap::new(),
+            connections: Numbered::default(),
             next_connection: 0,
-            domains: BTreeMap::from([(DOM0, Domain::default())]),
+            domains,
             special: SpecialEvents::default(),
             effects: Vec::new(),
             ready: BTreeSet::new(),
@@ -72,15 +75,19 @@ impl Server {
 
     /// Opens a connection on behalf of a domain. A domain other than dom0 has one: it starts afresh.
     pub fn connect(&mut self, domain: DomId) -> ConnectionId {
-        if let Some(id) = self.domains.get(&domain).and_then(|domain| domain.connection) {
+        if let Some(id) = self
+            .domains
+            .get(domain.into())
+            .and_then(|domain| domain.connection)
+        {
             self.reset(id);
             return id;
         }
         let id = ConnectionId(self.next_connection);
         self.next_connection = self.next_connection.wrapping_add(1);
-        self.connections.insert(id, Connection::new(domain));
+        self.connections.insert(id.0, Connection::new(domain));
         if domain != DOM0 {
-            self.domains.entry(domain).or_default().connection = Some(id);
+            self.domains.get_or_default(domain.into()).connection = Some(id);
         }
         id
     }
@@ -88,20 +95,20 @@ impl Server {
     /// Closes a connection; its watches and transactions are gone.
     pub fn disconnect(&mut self, id: ConnectionId) {
         self.reset(id);
-        self.connections.remove(&id);
+        self.connections.remove(id.0);
     }
 
     /// Forgets a connection's watches, transactions, half-read request and unsent messages.
     pub fn reset(&mut self, id: ConnectionId) {
         self.reset_watches(id);
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id.0) {
             connection.drop_messages();
         }
         self.ready.remove(&id);
     }
 
     fn reset_watches(&mut self, id: ConnectionId) {
-        let watched = self.connections.get_mut(&id).map(Connection::reset);
+        let watched = self.connections.get_mut(id.0).map(Connection::reset);
         for (path, token) in watched.into_iter().flatten() {
             // It was there, or the connection would not know it.
             let _ = self.watches.remove(id, &path, &token);
@@ -121,7 +128,7 @@ impl Server {
         let mut answered = 0;
         let before = self.fired;
         while answered + (self.fired - before) / quota::EVENTS < limit {
-            let connection = self.connections.get_mut(&id).ok_or(Broken)?;
+            let connection = self.connections.get_mut(id.0).ok_or(Broken)?;
             if connection.is_congested() {
                 break;
             }
@@ -138,12 +145,17 @@ impl Server {
 
     /// Next message for the client.
     pub fn take_output(&mut self, id: ConnectionId) -> Option<Rc<[u8]>> {
-        self.connections.get_mut(&id)?.take()
+        self.connections.get_mut(id.0)?.take()
     }
 
     /// A connection that has been given something to send since it was last returned.
     pub fn take_ready(&mut self) -> Option<ConnectionId> {
         self.ready.pop_first()
+    }
+
+    /// Whose a connection is.
+    pub fn domain(&self, id: ConnectionId) -> Option<DomId> {
+        self.connections.get(id.0).map(Connection::domain)
     }
 
     /// What requests asked of the owner of the rings since the last call.
@@ -153,7 +165,7 @@ impl Server {
 
     /// Tells those who watch for it that a domain has shut down or died; once, until it is resumed.
     pub fn shut_down(&mut self, domain: DomId) {
-        if let Some(record) = self.domains.get_mut(&domain)
+        if let Some(record) = self.domains.get_mut(domain.into())
             && !core::mem::replace(&mut record.shut_down, true)
         {
             self.fire_special(RELEASE, domain);
@@ -173,7 +185,7 @@ impl Server {
             _ => Err(Error::TooBig),
         });
         let room = self.room(id);
-        let Some(connection) = self.connections.get_mut(&id) else {
+        let Some(connection) = self.connections.get_mut(id.0) else {
             return;
         };
         self.ready.insert(id);
@@ -203,40 +215,37 @@ impl Server {
             Kind::Read => {
                 let [path] = exactly(payload)?;
                 self.on_node(id, tx, path, |view, path| {
-                    Ok(view.node(path, Need::Read)?.value.to_vec())
+                    Ok(view.node(path, Need::Read)?.node.value.to_vec())
                 })
             }
             Kind::Directory => {
                 let [path] = exactly(payload)?;
                 self.on_node(id, tx, path, |view, path| {
-                    let node = view.node(path, Need::Read)?;
-                    if node.names_size > PAYLOAD_MAX {
+                    let found = view.node(path, Need::Read)?;
+                    if found.node.names_size > PAYLOAD_MAX {
                         return Err(Error::TooBig);
                     }
-                    Ok(names(node.children.iter()).into_bytes())
+                    Ok(names(view, path, &found).into_bytes())
                 })
             }
             Kind::DirectoryPart => {
                 let [path, offset] = exactly(payload)?;
                 let offset: usize = offset.parse().map_err(|_| Error::Invalid)?;
                 self.on_node(id, tx, path, |view, path| {
-                    let node = view.node(path, Need::Read)?;
-                    Ok(directory_part(
-                        node.generation,
-                        &names(node.children.iter()),
-                        offset,
-                    ))
+                    let found = view.node(path, Need::Read)?;
+                    let names = names(view, path, &found);
+                    Ok(directory_part(found.node.generation, &names, offset))
                 })
             }
             Kind::GetPerms => {
                 let [path] = exactly(payload)?;
                 if path.starts_with('@') {
-                    let who = &self.connections.get(&id).ok_or(Error::Invalid)?.who;
+                    let who = &self.connections.get(id.0).ok_or(Error::Invalid)?.who;
                     let list = self.special.permissions(path, who, Need::Read)?;
                     return Ok(Done::reply(format_permissions(list).into_bytes()));
                 }
                 self.on_node(id, tx, path, |view, path| {
-                    Ok(format_permissions(&view.node(path, Need::Read)?.permissions).into_bytes())
+                    Ok(format_permissions(&view.node(path, Need::Read)?.node.permissions).into_bytes())
                 })
             }
             Kind::SetPerms => self.set_permissions(id, tx, payload),
@@ -272,12 +281,12 @@ impl Server {
             }
             Kind::IsDomainIntroduced => {
                 let [domain] = exactly(payload)?;
-                let domain = number(domain)?;
-                let known = domain == abi::domid::DOMID_SELF || self.domains.contains_key(&domain);
+                let domain: DomId = number(domain)?;
+                let known = domain == abi::domid::DOMID_SELF || self.domains.contains(domain.into());
                 Ok(Done::reply(if known { b"T\0".to_vec() } else { b"F\0".to_vec() }))
             }
             Kind::Introduce | Kind::Release | Kind::Resume | Kind::SetTarget | Kind::Control => {
-                if !self.connections.get(&id).is_some_and(Connection::is_privileged) {
+                if !self.connections.get(id.0).is_some_and(Connection::is_privileged) {
                     return Err(Error::Access);
                 }
                 self.privileged_request(kind, payload)
@@ -288,7 +297,7 @@ impl Server {
 
     /// Bytes that a connection may still take.
     fn room(&self, id: ConnectionId) -> usize {
-        match self.connections.get(&id) {
+        match self.connections.get(id.0) {
             Some(connection) if !connection.is_privileged() => {
                 let held = self.tree.holding(connection.domain()).memory + connection.memory();
                 quota::MEMORY.saturating_sub(held)
@@ -306,7 +315,7 @@ impl Server {
         action: impl FnOnce(&mut View<'_>, &str) -> Result<Vec<u8>, Error>,
     ) -> Result<Done, Error> {
         let room = self.room(id);
-        let connection = self.connections.get_mut(&id).ok_or(Error::Invalid)?;
+        let connection = self.connections.get_mut(id.0).ok_or(Error::Invalid)?;
         let privileged = connection.is_privileged();
         let domain = connection.domain();
         let transaction = match tx {
@@ -334,7 +343,7 @@ impl Server {
     }
 
     fn set_permissions(&mut self, id: ConnectionId, tx: u32, payload: &[u8]) -> Result<Done, Error> {
-        let connection = self.connections.get(&id).ok_or(Error::Invalid)?;
+        let connection = self.connections.get(id.0).ok_or(Error::Invalid)?;
         let parts = strings(payload)?;
         let (path, entries) = parts.split_first().ok_or(Error::Invalid)?;
         if !connection.is_privileged() && entries.len() > quota::PERMISSIONS {
@@ -351,7 +360,7 @@ impl Server {
     }
 
     fn transaction_start(&mut self, id: ConnectionId, tx: u32) -> Result<Done, Error> {
-        let connection = self.connections.get_mut(&id).ok_or(Error::Invalid)?;
+        let connection = self.connections.get_mut(id.0).ok_or(Error::Invalid)?;
         match tx {
             0 => {
                 let number = connection.start()?;
@@ -363,7 +372,7 @@ impl Server {
     }
 
     fn transaction_end(&mut self, id: ConnectionId, tx: u32, payload: &[u8]) -> Result<Done, Error> {
-        let connection = self.connections.get_mut(&id).ok_or(Error::Invalid)?;
+        let connection = self.connections.get_mut(id.0).ok_or(Error::Invalid)?;
         if tx != 0 && !connection.transactions.contains_key(&tx) {
             return Err(Error::NotFound);
         }
@@ -386,7 +395,7 @@ impl Server {
 
     fn watch(&mut self, id: ConnectionId, payload: &[u8]) -> Result<Done, Error> {
         let room = self.room(id);
-        let connection = self.connections.get_mut(&id).ok_or(Error::Invalid)?;
+        let connection = self.connections.get_mut(id.0).ok_or(Error::Invalid)?;
         let (given, token, depth) = match *strings(payload)?.as_slice() {
             [given, token] => (given, token, None),
             [given, token, depth] => (given, token, Some(number(depth)?)),
@@ -400,7 +409,7 @@ impl Server {
             if connection.watches() >= quota::WATCHES {
                 return Err(Error::TooBig);
             }
-            if room < path.len() + token.len() {
+            if room < watch_cost(&path, token) {
                 return Err(Error::NoMemory);
             }
         }
@@ -416,7 +425,7 @@ impl Server {
     }
 
     fn unwatch(&mut self, id: ConnectionId, payload: &[u8]) -> Result<Done, Error> {
-        let connection = self.connections.get_mut(&id).ok_or(Error::Invalid)?;
+        let connection = self.connections.get_mut(id.0).ok_or(Error::Invalid)?;
         let [given, token] = exactly(payload)?;
         let path = path::resolve_watched(connection.domain(), given).map_err(|_| Error::NotFound)?;
         self.watches.remove(id, &path, token)?;
@@ -426,11 +435,12 @@ impl Server {
 
     /// Tells every watch that a change concerns and whose owner may know of it.
     fn fire(&mut self, changes: &[Change]) {
+        let mut near = START;
         for change in changes {
-            for watch in self.watches.concerned(&change.path, change.scope) {
+            for watch in self.watches.concerned(&change.path, change.scope, &mut near) {
                 let who = self
                     .connections
-                    .get(&watch.connection)
+                    .get(watch.connection.0)
                     .map(|connection| &connection.who);
                 let may_know = |who: &Vec<DomId>| {
                     let mut lists = change.audience.iter();
@@ -448,7 +458,7 @@ impl Server {
         for (watch, shown) in self.watches.of_special(special, &for_domain) {
             let who = self
                 .connections
-                .get(&watch.connection)
+                .get(watch.connection.0)
                 .map(|connection| &connection.who);
             if who.is_some_and(|who| self.special.permissions(special, who, Need::Read).is_ok()) {
                 self.notify(&watch, &shown);
@@ -459,7 +469,7 @@ impl Server {
     fn notify(&mut self, watch: &Watch, path: &str) {
         self.fired += 1;
         let room = self.room(watch.connection);
-        if let Some(connection) = self.connections.get_mut(&watch.connection) {
+        if let Some(connection) = self.connections.get_mut(watch.connection.0) {
             connection.notify(watch, path, room);
             self.ready.insert(watch.connection);
         }
@@ -493,13 +503,14 @@ pub(super) fn number<T: core::str::FromStr>(text: &str) -> Result<T, Error> {
     text.parse().map_err(|_| Error::Invalid)
 }
 
-/// Names, each NUL-terminated.
-fn names<'a>(children: impl Iterator<Item = &'a String>) -> String {
-    children.fold(String::new(), |mut all, name| {
-        all.push_str(name);
+/// Names of a node's children, each NUL-terminated.
+fn names(view: &View<'_>, path: &str, node: &Found) -> String {
+    let mut all = String::new();
+    for (name, _) in view.children(path, node) {
+        all.push_str(&name);
         all.push('\0');
-        all
-    })
+    }
+    all
 }
 
 /// A `DIRECTORY_PART` reply: the generation, then as many whole names from `offset` on as fit, then an empty name

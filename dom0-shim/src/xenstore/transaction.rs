@@ -2,12 +2,14 @@
 //! has changed since.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Bound;
 
-use super::DomId;
-use super::tree::{Node, Tree};
+use super::tree::Node;
 use super::view::{Change, Scope};
+use super::{DomId, path};
 
 /// What an entry of a map costs beside its key, roughly.
 const ENTRY: usize = 64;
@@ -35,38 +37,54 @@ impl Transaction {
         self.memory
     }
 
-    /// The node at a path as the transaction sees it.
-    pub fn get<'a>(&'a self, tree: &'a Tree, path: &str) -> Option<&'a Node> {
-        match self.overlay.get(path) {
-            Some(node) => node.as_ref(),
-            None => tree.get(path),
+    /// What the transaction has of a path, if it has changed it: the node, or that there is none.
+    pub fn draft(&self, path: &str) -> Option<&Option<Node>> {
+        self.overlay.get(path)
+    }
+
+    /// What the transaction has changed of the children of a path: their names, and whether they are there.
+    pub fn children(&self, path: &str) -> Vec<(&str, bool)> {
+        let top = path::child(path, "");
+        let mut children = Vec::new();
+        let mut next = Bound::Excluded(top.clone());
+        loop {
+            let bounds = (next.as_ref().map(String::as_str), Bound::Unbounded);
+            let below = self.overlay.range::<str, _>(bounds).next();
+            let Some((below, node)) = below.filter(|(below, _)| below.starts_with(&top)) else {
+                return children;
+            };
+            let name = &below[top.len()..];
+            next = match name.split_once('/') {
+                None => {
+                    children.push((name, node.is_some()));
+                    Bound::Excluded(below.clone())
+                }
+                // What is further below comes before the character behind the slash.
+                Some((name, _)) => Bound::Included(format!("{top}{name}0")),
+            };
         }
     }
 
-    /// Takes note that the transaction depends on a node.
-    pub fn look_at(&mut self, tree: &Tree, path: &str) {
+    /// Takes note that the transaction depends on a node, which has this generation if it is there.
+    pub fn look_at(&mut self, path: &str, generation: Option<u64>) {
         if !self.overlay.contains_key(path) && !self.seen.contains_key(path) {
-            let generation = tree.get(path).map(|node| node.generation);
             self.seen.insert(path.to_string(), generation);
             self.memory += path.len() + ENTRY;
         }
     }
 
-    /// Puts or removes a node.
-    pub fn replace(&mut self, tree: &Tree, path: String, node: Option<Node>) {
-        if let Some(before) = self.get(tree, &path) {
-            let owner = before.owner();
+    /// Puts or removes a node in place of one with this owner, if there is one.
+    pub fn replace(&mut self, path: String, before: Option<DomId>, node: Option<Node>) {
+        if let Some(owner) = before {
             *self.owned.entry(owner).or_default() -= 1;
         }
         if let Some(node) = &node {
             *self.owned.entry(node.owner()).or_default() += 1;
         }
-        let cost = |node: &Option<Node>| node.as_ref().map_or(0, |node| node.cost(&path) + node.names_size);
-        let before = self
-            .overlay
-            .get(&path)
-            .map_or(0, |before| cost(before) + path.len() + ENTRY);
-        self.memory = self.memory - before + cost(&node) + path.len() + ENTRY;
+        let cost =
+            |node: &Option<Node>| path.len() + ENTRY + node.as_ref().map_or(0, |node| node.cost(&path));
+        self.memory += cost(&node);
+        self.memory -= self.overlay.get(&path).map_or(0, cost);
         self.overlay.insert(path, node);
     }
 

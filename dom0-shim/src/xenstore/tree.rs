@@ -3,19 +3,17 @@
 //! The generation of a node is the value of a global counter at its last change (value, permissions or list of
 //! children).
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::path;
 use super::perms::{Acl, Permission};
+use super::places::{self, Place, Places, ROOT};
 use super::transaction::Transaction;
 use super::view::{Change, View};
-use super::{DOM0, DomId, Error, quota};
+use super::{DOM0, DomId, Error, path, quota};
+use crate::numbered::Numbered;
 
-/// What a node costs beside its texts, roughly.
-const NODE_OVERHEAD: usize = 128;
 /// Bytes of a node's record in xenstored beside permissions, value and names; the quota of a node's size counts so.
 const RECORD_HEADER: usize = 20;
 /// Bytes of a permission in such a record.
@@ -28,8 +26,6 @@ pub struct Node {
     pub value: Rc<[u8]>,
     /// Never empty.
     pub permissions: Acl,
-    /// Names of the children.
-    pub children: Rc<BTreeSet<String>>,
     /// Bytes of the children's names, each with its NUL.
     pub names_size: usize,
     /// Counter value of the last change.
@@ -42,7 +38,6 @@ impl Node {
         Self {
             value: value.into(),
             permissions,
-            children: Rc::default(),
             names_size: 0,
             generation: 0,
         }
@@ -58,29 +53,22 @@ impl Node {
         RECORD_HEADER + RECORD_PERMISSION * self.permissions.len() + self.value.len() + self.names_size
     }
 
-    /// Memory that it takes, about.
+    /// Memory that it takes at a path, about.
     pub fn cost(&self, path: &str) -> usize {
-        cost(path, self.value.len(), self.permissions.len())
+        let permissions = self.permissions.len() * size_of::<Permission>();
+        places::COST + path::name(path).len() + self.value.len() + permissions
     }
 
-    /// Adds a child.
+    /// Counts a child's name.
     pub fn adopt(&mut self, name: &str) {
-        if Rc::make_mut(&mut self.children).insert(name.to_string()) {
-            self.names_size += name.len() + 1;
-        }
+        self.names_size += name.len() + 1;
     }
 
-    /// Takes a child away.
+    /// Counts a child's name no more.
     pub fn disown(&mut self, name: &str) {
-        if Rc::make_mut(&mut self.children).remove(name) {
-            self.names_size -= name.len() + 1;
-        }
+        // A transaction may see a child that was made since it saw the parent; such a one is not committed.
+        self.names_size = self.names_size.saturating_sub(name.len() + 1);
     }
-}
-
-/// Memory that a node takes, about: its path, and its name in the parent's list.
-pub fn cost(path: &str, value: usize, permissions: usize) -> usize {
-    NODE_OVERHEAD + path.len() + path::name(path).len() + value + permissions * size_of::<Permission>()
 }
 
 /// What a domain owns.
@@ -95,9 +83,9 @@ pub struct Holding {
 /// All nodes, without those of transactions.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    nodes: BTreeMap<String, Node>,
+    nodes: Places<Node>,
     generation: u64,
-    owned: BTreeMap<DomId, Holding>,
+    owned: Numbered<Holding>,
 }
 
 impl Tree {
@@ -108,13 +96,17 @@ impl Tree {
             read: true,
             write: false,
         };
-        let mut tree = Self {
-            nodes: BTreeMap::new(),
-            generation: 0,
-            owned: BTreeMap::new(),
+        let root = Node {
+            generation: 1,
+            ..Node::new(&[], Rc::new([everyone]))
         };
-        tree.replace("/".to_string(), Some(Node::new(&[], Rc::new([everyone]))));
-        tree
+        let mut owned = Numbered::default();
+        add(&mut owned, DOM0, root.cost("/"));
+        Self {
+            nodes: Places::new(root),
+            generation: 1,
+            owned,
+        }
     }
 
     /// A view on behalf of `who`, who may take so much more memory; changes take effect at once, or in a transaction
@@ -128,14 +120,14 @@ impl Tree {
         View::new(self, transaction, who, memory)
     }
 
-    /// The committed node at a path.
-    pub fn get(&self, path: &str) -> Option<&Node> {
-        self.nodes.get(path)
+    /// The committed nodes and where they are.
+    pub fn nodes(&self) -> &Places<Node> {
+        &self.nodes
     }
 
     /// What a domain owns.
     pub fn holding(&self, domain: DomId) -> Holding {
-        self.owned.get(&domain).copied().unwrap_or_default()
+        self.owned.get(domain.into()).copied().unwrap_or_default()
     }
 
     /// Commits a transaction and returns what changed.
@@ -143,13 +135,13 @@ impl Tree {
     /// # Errors
     /// `Again` if a node it depends on has changed since; `NoSpace` if a quota would be exceeded by now.
     pub fn commit(&mut self, transaction: Transaction) -> Result<Vec<Change>, Error> {
-        let current = |path: &String| self.nodes.get(path).map(|node| node.generation);
-        if transaction
-            .seen
-            .iter()
-            .any(|(path, generation)| current(path) != *generation)
-        {
-            return Err(Error::Again);
+        let mut from = ("/", ROOT);
+        for (path, seen) in &transaction.seen {
+            from = self.nodes.nearest_from(from, path);
+            let there = from.0.len() == path.len();
+            if there.then(|| self.nodes[from.1].generation) != *seen {
+                return Err(Error::Again);
+            }
         }
         let over = |(&domain, &more): (&DomId, &isize)| {
             let held = self.holding(domain).nodes;
@@ -159,49 +151,82 @@ impl Tree {
             return Err(Error::NoSpace);
         }
         let mut changes = transaction.changes();
-        for change in &mut changes {
-            self.let_know(change);
-        }
-        for (path, node) in transaction.overlay {
-            self.replace(path, node);
-        }
-        for change in &mut changes {
-            self.let_know(change);
-        }
+        self.let_know(&mut changes);
+        self.apply(&transaction);
+        self.let_know(&mut changes);
         Ok(changes)
     }
 
-    /// Adds those who may see the node or its parent now to those who may learn of a change.
-    pub fn let_know(&self, change: &mut Change) {
-        let parent = path::parent(&change.path);
-        for at in [Some(change.path.as_str()), parent].into_iter().flatten() {
-            change
-                .audience
-                .extend(self.nodes.get(at).map(|node| node.permissions.clone()));
+    /// Makes the changes of a transaction, with which the nodes agree.
+    fn apply(&mut self, transaction: &Transaction) {
+        let mut from = ("/", ROOT);
+        // What is below goes before what is above, and comes after it.
+        for (path, _) in transaction
+            .overlay
+            .iter()
+            .rev()
+            .filter(|(_, node)| node.is_none())
+        {
+            from = self.nodes.nearest_from(from, path);
+            if let (found, place) = from
+                && found.len() == path.len()
+                && let (Some(above), Some(parent)) = (path::parent(path), self.nodes.parent(place))
+            {
+                self.remove(path, place);
+                from = (above, parent);
+            }
         }
+        for (path, node) in &transaction.overlay {
+            let Some(node) = node.clone() else { continue };
+            let (found, place) = self.nodes.nearest_from(from, path);
+            let place = if found.len() == path.len() {
+                self.update(path, place, |there| *there = node);
+                place
+            } else {
+                debug_assert_eq!(Some(found), path::parent(path));
+                self.add(path, place, node)
+            };
+            from = (path, place);
+        }
+    }
+
+    /// Adds those who may see a node or its parent now to those who may learn of its change.
+    fn let_know(&self, changes: &mut [Change]) {
+        let mut from = ("/", ROOT);
+        for Change { path, audience, .. } in changes {
+            from = self.nodes.nearest_from(from, path);
+            let (found, place) = from;
+            if found.len() == path.len() {
+                audience.extend(self.audience(place));
+            } else if Some(found) == path::parent(path) {
+                audience.push(self.nodes[place].permissions.clone());
+            }
+        }
+    }
+
+    /// The access lists of a node and its parent.
+    pub fn audience(&self, place: Place) -> impl Iterator<Item = Acl> {
+        let both = [Some(place), self.nodes.parent(place)];
+        both.into_iter()
+            .flatten()
+            .map(|at| self.nodes[at].permissions.clone())
     }
 
     /// Every node owned by `domain`, parents before children.
     pub fn owned_by(&self, domain: DomId) -> Vec<String> {
-        self.nodes
-            .iter()
-            .filter(|(_, node)| node.owner() == domain)
-            .map(|(path, _)| path.clone())
-            .collect()
+        let mut all = self.nodes.all();
+        all.retain(|(_, place)| self.nodes[*place].owner() == domain);
+        all.into_iter().map(|(path, _)| path).collect()
     }
 
     /// Takes a domain off every access list: the next one of its number inherits nothing.
     pub fn strike(&mut self, domain: DomId) {
-        let listed = |node: &Node| {
-            node.permissions
-                .iter()
-                .skip(1)
-                .any(|entry| entry.domain == domain)
-        };
-        let nodes = self.nodes.iter().filter(|(_, node)| listed(node));
-        let paths: Vec<String> = nodes.map(|(path, _)| path.clone()).collect();
-        for path in paths {
-            self.update(&path, |node| {
+        for (path, place) in self.nodes.all() {
+            let others = self.nodes[place].permissions.iter().skip(1);
+            if others.into_iter().all(|entry| entry.domain != domain) {
+                continue;
+            }
+            self.update(&path, place, |node| {
                 let keep = |(index, entry): &(usize, &Permission)| *index == 0 || entry.domain != domain;
                 let kept = node.permissions.iter().enumerate().filter(keep);
                 node.permissions = kept.map(|(_, entry)| *entry).collect();
@@ -209,11 +234,9 @@ impl Tree {
         }
     }
 
-    /// Changes a node that is there.
-    pub fn update(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
-        let Some(node) = self.nodes.get_mut(path) else {
-            return;
-        };
+    /// Changes the node of this path at this place.
+    pub fn update(&mut self, path: &str, place: Place, change: impl FnOnce(&mut Node)) {
+        let node = &mut self.nodes[place];
         discount(&mut self.owned, node.owner(), node.cost(path));
         change(node);
         self.generation += 1;
@@ -221,39 +244,31 @@ impl Tree {
         add(&mut self.owned, node.owner(), node.cost(path));
     }
 
-    /// Puts or removes a node.
-    pub fn replace(&mut self, path: String, node: Option<Node>) {
+    /// Puts a node where there is none, below a place. The parent's count of names is the caller's matter.
+    pub fn add(&mut self, path: &str, parent: Place, mut node: Node) -> Place {
         self.generation += 1;
-        if let Some(old) = self.nodes.get(&path) {
-            discount(&mut self.owned, old.owner(), old.cost(&path));
-        }
-        match node {
-            Some(mut node) => {
-                node.generation = self.generation;
-                add(&mut self.owned, node.owner(), node.cost(&path));
-                self.nodes.insert(path, node);
-            }
-            None => {
-                self.nodes.remove(&path);
-            }
-        }
+        node.generation = self.generation;
+        add(&mut self.owned, node.owner(), node.cost(path));
+        self.nodes.add(parent, path::name(path), node)
     }
 
-    /// Whether the lists of children, and what domains own, agree with the nodes.
+    /// Removes the node of this path at this place, which has no children. The parent's count of names is the caller's
+    /// matter.
+    pub fn remove(&mut self, path: &str, place: Place) {
+        let node = &self.nodes[place];
+        discount(&mut self.owned, node.owner(), node.cost(path));
+        self.generation += 1;
+        self.nodes.remove(place);
+    }
+
+    /// Whether the sizes of children's names, and what domains own, agree with the nodes.
     pub fn is_consistent(&self) -> bool {
-        let mut owned = BTreeMap::new();
-        for (path, node) in &self.nodes {
-            add(&mut owned, node.owner(), node.cost(path));
-            let listed = path::parent(path).is_none_or(|parent| {
-                self.get(parent)
-                    .is_some_and(|parent| parent.children.contains(path::name(path)))
-            });
-            let names: usize = node.children.iter().map(|name| name.len() + 1).sum();
-            let mut children = node.children.iter();
-            if !listed
-                || names != node.names_size
-                || !children.all(|name| self.nodes.contains_key(&path::child(path, name)))
-            {
+        let mut owned = Numbered::default();
+        for (path, place) in self.nodes.all() {
+            let node = &self.nodes[place];
+            add(&mut owned, node.owner(), node.cost(&path));
+            let names: usize = self.nodes.children(place).map(|(name, _)| name.len() + 1).sum();
+            if names != node.names_size || self.nodes.find(&path) != Some(place) {
                 return false;
             }
         }
@@ -261,17 +276,17 @@ impl Tree {
     }
 }
 
-fn add(owned: &mut BTreeMap<DomId, Holding>, domain: DomId, memory: usize) {
-    let holding = owned.entry(domain).or_default();
+fn add(owned: &mut Numbered<Holding>, domain: DomId, memory: usize) {
+    let holding = owned.get_or_default(domain.into());
     holding.nodes += 1;
     holding.memory += memory;
 }
 
-fn discount(owned: &mut BTreeMap<DomId, Holding>, domain: DomId, memory: usize) {
-    let holding = owned.entry(domain).or_default();
+fn discount(owned: &mut Numbered<Holding>, domain: DomId, memory: usize) {
+    let holding = owned.get_or_default(domain.into());
     holding.nodes -= 1;
     holding.memory -= memory;
     if holding.nodes == 0 {
-        owned.remove(&domain);
+        owned.remove(domain.into());
     }
 }

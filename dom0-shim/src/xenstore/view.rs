@@ -1,11 +1,14 @@
 //! The tree as one client sees it during one request: permissions and quotas.
 
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::perms::{Acl, Need, allows};
+use super::places::{Place, ROOT};
 use super::transaction::Transaction;
-use super::tree::{Node, Tree, cost};
+use super::tree::{Node, Tree};
 use super::{DOM0, DomId, Error, path, quota};
 
 /// A change that watches are told of.
@@ -26,6 +29,15 @@ pub enum Scope {
     NodeAndAbove,
     /// The node's own watches: it vanished with a node above it.
     NodeOnly,
+}
+
+/// A node that a client sees.
+#[derive(Debug)]
+pub struct Found {
+    /// The node.
+    pub node: Node,
+    /// Where the committed one of this path is, if there is one.
+    place: Option<Place>,
 }
 
 /// The tree during one request.
@@ -65,28 +77,56 @@ impl<'a> View<'a> {
     /// # Errors
     /// `Access`; `NotFound`, but only to those who could have used the nearest existing ancestor, so that nothing can
     /// be learned about hidden subtrees.
-    pub fn node(&mut self, path: &str, need: Need) -> Result<&Node, Error> {
-        let who = self.who;
-        match self.lookup(path) {
-            Some(node) if !allows(&node.permissions, who, need) => Err(Error::Access),
-            Some(_) => self.peek(path).ok_or(Error::NotFound),
-            None => Err(self.absent(path, need)),
+    pub fn node(&mut self, path: &str, need: Need) -> Result<Found, Error> {
+        let (nearest, found) = self.nearest(path);
+        let is_there = nearest.len() == path.len();
+        // Of a node that is not there, nobody is the owner: to write is enough to learn that.
+        let need = match need {
+            Need::Own if !is_there => Need::Write,
+            need => need,
+        };
+        match allows(&found.node.permissions, self.who, need) {
+            false => Err(Error::Access),
+            true if is_there => Ok(found),
+            true => Err(Error::NotFound),
         }
+    }
+
+    /// The children of a node: their names, sorted, and where they are if they are committed.
+    pub fn children(&self, path: &str, node: &Found) -> Vec<(Rc<str>, Option<Place>)> {
+        let committed = node.place.map(|place| self.tree.nodes().children(place));
+        let committed = committed
+            .into_iter()
+            .flatten()
+            .map(|(name, place)| (name.clone(), Some(place)));
+        let Some(transaction) = &self.transaction else {
+            return committed.collect();
+        };
+        let mut children: BTreeMap<_, _> = committed.collect();
+        for (name, is_there) in transaction.children(path) {
+            if is_there {
+                children.entry(name.into()).or_insert(None);
+            } else {
+                children.remove(name);
+            }
+        }
+        children.into_iter().collect()
     }
 
     /// Writes a value, creating the node and missing parents.
     pub fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
-        match self.node(path, Need::Write) {
-            Ok(node) => {
-                let size = node.size() - node.value.len() + value.len();
-                let more = value.len().saturating_sub(node.value.len());
+        let place = match self.node(path, Need::Write) {
+            Ok(found) => {
+                let size = found.node.size() - found.node.value.len() + value.len();
+                let more = value.len().saturating_sub(found.node.value.len());
                 self.afford(size, more)?;
-                self.update(path, |node| node.value = value.into());
+                self.update(path, &found, |node| node.value = value.into());
+                found.place
             }
             Err(Error::NotFound) => self.create(path, value)?,
             Err(error) => return Err(error),
-        }
-        self.changed(path, Scope::NodeAndAbove, &[]);
+        };
+        self.changed(path, place, Scope::NodeAndAbove, &[]);
         Ok(())
     }
 
@@ -95,8 +135,8 @@ impl<'a> View<'a> {
         match self.node(path, Need::Write) {
             Ok(_) => Ok(()),
             Err(Error::NotFound) => {
-                self.create(path, &[])?;
-                self.changed(path, Scope::NodeAndAbove, &[]);
+                let place = self.create(path, &[])?;
+                self.changed(path, place, Scope::NodeAndAbove, &[]);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -107,57 +147,69 @@ impl<'a> View<'a> {
     pub fn remove(&mut self, path: &str) -> Result<(), Error> {
         let parent = path::parent(path);
         match (self.node(path, Need::Write), parent) {
-            (Ok(_), Some(parent)) => self.remove_subtree(path, parent),
+            (Ok(found), Some(parent)) => self.remove_subtree(path, found, parent),
             (Ok(_), None) => return Err(Error::Invalid),
             (Err(Error::NotFound), Some(parent)) => {
-                return self.lookup(parent).map(|_| ()).ok_or(Error::NotFound);
+                let (nearest, _) = self.nearest(parent);
+                return if nearest.len() == parent.len() {
+                    Ok(())
+                } else {
+                    Err(Error::NotFound)
+                };
             }
             (Err(error), _) => return Err(error),
         }
         Ok(())
     }
 
-    fn remove_subtree(&mut self, path: &str, parent: &str) {
-        let mut doomed = alloc::vec![path.to_string()];
+    fn remove_subtree(&mut self, path: &str, node: Found, parent: &str) {
+        let (_, above) = self.nearest(parent);
+        let mut doomed = alloc::vec![(path.to_string(), node)];
         let mut next = 0;
-        while let Some(top) = doomed.get(next).cloned() {
-            if let Some(node) = self.lookup(&top) {
-                doomed.extend(node.children.iter().map(|name| path::child(&top, name)));
+        while let Some((top, node)) = doomed.get(next) {
+            for (name, place) in self.children(top, node) {
+                let path = path::child(&doomed[next].0, &name);
+                if let Some(child) = self.look_at(&path, place) {
+                    doomed.push((path, child));
+                }
             }
             next += 1;
         }
-        for (index, victim) in doomed.iter().enumerate() {
+        for (index, (victim, node)) in doomed.iter().enumerate() {
             let scope = if index == 0 {
                 Scope::NodeAndAbove
             } else {
                 Scope::NodeOnly
             };
-            self.changed(victim, scope, &[]);
+            self.changed(victim, node.place, scope, &[]);
         }
-        for victim in doomed {
-            self.replace(victim, None);
+        for (victim, found) in doomed.into_iter().rev() {
+            match (&mut self.transaction, found.place) {
+                (Some(transaction), _) => transaction.replace(victim, Some(found.node.owner()), None),
+                (None, Some(place)) => self.tree.remove(&victim, place),
+                (None, None) => {}
+            }
         }
-        self.lookup(parent);
-        self.update(parent, |parent| parent.disown(path::name(path)));
+        self.update(parent, &above, |parent| parent.disown(path::name(path)));
     }
 
     /// Replaces the access list; only the owner may, and only dom0 may change the owner.
     pub fn set_permissions(&mut self, path: &str, permissions: Acl) -> Result<(), Error> {
         let privileged = self.is_privileged();
-        let node = self.node(path, Need::Own)?;
+        let found = self.node(path, Need::Own)?;
         let owner = permissions.first().ok_or(Error::Invalid)?.domain;
-        if !privileged && owner != node.owner() {
+        if !privileged && owner != found.node.owner() {
             return Err(Error::NotPermitted);
         }
-        let before = node.permissions.clone();
+        let before = found.node.permissions.clone();
         let changed = Node {
             permissions: permissions.clone(),
-            ..node.clone()
+            ..found.node.clone()
         };
-        let more = changed.cost(path).saturating_sub(node.cost(path));
+        let more = changed.cost(path).saturating_sub(found.node.cost(path));
         self.afford(changed.size(), more)?;
-        self.update(path, |node| node.permissions = permissions);
-        self.changed(path, Scope::NodeAndAbove, &[before]);
+        self.update(path, &found, |node| node.permissions = permissions);
+        self.changed(path, found.place, Scope::NodeAndAbove, &[before]);
         Ok(())
     }
 
@@ -177,56 +229,51 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// The node, remembered as something the transaction depends on.
-    fn lookup(&mut self, path: &str) -> Option<&Node> {
-        if let Some(transaction) = &mut self.transaction {
-            transaction.look_at(self.tree, path);
-        }
-        self.peek(path)
-    }
-
-    fn peek(&self, path: &str) -> Option<&Node> {
-        match &self.transaction {
-            Some(transaction) => transaction.get(self.tree, path),
-            None => self.tree.get(path),
-        }
-    }
-
-    /// Why an absent node cannot be had.
-    fn absent(&mut self, path: &str, need: Need) -> Error {
-        let who = self.who;
-        // Of a node that is not there, nobody is the owner: to write is enough to learn that.
-        let need = if need == Need::Own { Need::Write } else { need };
+    /// The node at a path or at the nearest above it that is there, and its path. All these are remembered as something
+    /// that the transaction depends on.
+    fn nearest<'p>(&mut self, path: &'p str) -> (&'p str, Found) {
+        let (committed, mut place) = self.tree.nodes().nearest(path);
         let mut at = path;
-        while let Some(parent) = path::parent(at) {
-            if let Some(node) = self.lookup(parent) {
-                return if allows(&node.permissions, who, need) {
-                    Error::NotFound
-                } else {
-                    Error::Access
-                };
+        loop {
+            let is_committed = at.len() <= committed.len();
+            if let Some(node) = self.look_at(at, is_committed.then_some(place)) {
+                return (at, node);
             }
-            at = parent;
+            // Nothing removes the root.
+            at = path::parent(at).unwrap_or("/");
+            if is_committed {
+                place = self.tree.nodes().parent(place).unwrap_or(ROOT);
+            }
         }
-        Error::NotFound
     }
 
-    /// Creates a node and its missing parents. The caller has the right to write to the nearest ancestor.
-    fn create(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
-        let mut missing = alloc::vec![path];
-        let (top, ancestor) = loop {
-            let at = missing
-                .last()
-                .and_then(|at| path::parent(at))
-                .ok_or(Error::Invalid)?;
-            match self.lookup(at) {
-                Some(node) => break (at, node),
-                None => missing.push(at),
+    /// The node at a path, of which the committed one is at `place`; remembered as something that the transaction
+    /// depends on.
+    fn look_at(&mut self, path: &str, place: Option<Place>) -> Option<Found> {
+        let committed = place.map(|place| &self.tree.nodes()[place]);
+        let mut node = committed.cloned();
+        if let Some(transaction) = &mut self.transaction {
+            match transaction.draft(path) {
+                Some(draft) => node = draft.clone(),
+                None => transaction.look_at(path, committed.map(|node| node.generation)),
             }
-        };
-        let mut permissions = ancestor.permissions.clone();
+        }
+        node.map(|node| Found { node, place })
+    }
+
+    /// Creates a node and its missing parents; where it is if it is committed. The caller has the right to write to the
+    /// nearest ancestor.
+    fn create(&mut self, path: &str, value: &[u8]) -> Result<Option<Place>, Error> {
+        let (top, ancestor) = self.nearest(path);
+        let mut missing = alloc::vec![path];
+        while let Some(parent) = missing.last().and_then(|at| path::parent(at))
+            && parent.len() > top.len()
+        {
+            missing.push(parent);
+        }
         let names = |name: &str| name.len() + 1;
-        let top_size = ancestor.size() + missing.last().map_or(0, |child| names(path::name(child)));
+        let first = missing.last().map_or("", |first| path::name(first));
+        let mut permissions = ancestor.node.permissions.clone();
         // Unprivileged domains own what they create; what dom0 creates belongs to the parent's owner.
         if !self.is_privileged()
             && let Some(&me) = self.who.first()
@@ -239,29 +286,28 @@ impl<'a> View<'a> {
             if self.owned(me).saturating_add(missing.len()) > quota::NODES {
                 return Err(Error::NoSpace);
             }
-            self.afford(top_size, 0)?;
+            self.afford(ancestor.node.size() + names(first), 0)?;
         }
         let mut nodes = Vec::with_capacity(missing.len());
         let mut child = None;
         for at in missing {
-            let mut node = match child {
-                None => Node::new(value, permissions.clone()),
-                Some(_) => Node::new(&[], permissions.clone()),
-            };
+            let mut node = Node::new(if child.is_none() { value } else { &[] }, permissions.clone());
             if let Some(child) = child {
                 node.adopt(path::name(child));
             }
-            self.afford(node.size(), cost(at, node.value.len(), permissions.len()))?;
+            self.afford(node.size(), node.cost(at))?;
             nodes.push((at, node));
             child = Some(at);
         }
-        for (at, node) in nodes {
-            self.replace(at.to_string(), Some(node));
+        self.update(top, &ancestor, |ancestor| ancestor.adopt(first));
+        let mut place = ancestor.place;
+        for (at, node) in nodes.into_iter().rev() {
+            match (&mut self.transaction, place) {
+                (Some(transaction), _) => transaction.replace(at.to_string(), None, Some(node)),
+                (None, parent) => place = parent.map(|parent| self.tree.add(at, parent, node)),
+            }
         }
-        if let Some(child) = child {
-            self.update(top, |ancestor| ancestor.adopt(path::name(child)));
-        }
-        Ok(())
+        Ok(place)
     }
 
     fn owned(&self, domain: DomId) -> usize {
@@ -275,36 +321,29 @@ impl<'a> View<'a> {
     }
 
     /// Changes a node that is there.
-    fn update(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
-        match &mut self.transaction {
-            Some(transaction) => {
-                if let Some(mut node) = transaction.get(self.tree, path).cloned() {
-                    change(&mut node);
-                    transaction.replace(self.tree, path.to_string(), Some(node));
-                }
+    fn update(&mut self, path: &str, found: &Found, change: impl FnOnce(&mut Node)) {
+        match (&mut self.transaction, found.place) {
+            (Some(transaction), _) => {
+                let mut node = found.node.clone();
+                change(&mut node);
+                transaction.replace(path.to_string(), Some(found.node.owner()), Some(node));
             }
-            None => self.tree.update(path, change),
-        }
-    }
-
-    fn replace(&mut self, path: String, node: Option<Node>) {
-        match &mut self.transaction {
-            Some(transaction) => transaction.replace(self.tree, path, node),
-            None => self.tree.replace(path, node),
+            (None, Some(place)) => self.tree.update(path, place, change),
+            (None, None) => {}
         }
     }
 
     /// Takes note of a change. Outside a transaction, who sees it now may learn of it, and who may by `before`.
-    fn changed(&mut self, path: &str, scope: Scope, before: &[Acl]) {
+    fn changed(&mut self, path: &str, place: Option<Place>, scope: Scope, before: &[Acl]) {
         if let Some(transaction) = &mut self.transaction {
             return transaction.note(path, scope);
         }
-        let mut change = Change {
+        let mut audience = before.to_vec();
+        audience.extend(place.into_iter().flat_map(|place| self.tree.audience(place)));
+        self.changes.push(Change {
             path: path.to_string(),
             scope,
-            audience: before.to_vec(),
-        };
-        self.tree.let_know(&mut change);
-        self.changes.push(change);
+            audience,
+        });
     }
 }

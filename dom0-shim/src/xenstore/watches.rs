@@ -1,10 +1,11 @@
-//! Watches, found by the path that changes: what a change costs does not depend on how many domains watch other nodes.
+//! Watches, each at the place of its path: what a change costs does not depend on how many domains watch other nodes.
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use super::places::{Place, Places, ROOT};
 use super::server::ConnectionId;
 use super::view::Scope;
 use super::{Error, path};
@@ -32,11 +33,27 @@ impl Watch {
     }
 }
 
+/// Near everything, but not very.
+pub const START: (&str, Place) = ("/", ROOT);
+
 /// All watches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watches {
-    by_path: BTreeMap<String, Vec<Watch>>,
+    /// Of nodes.
+    places: Places<Vec<Watch>>,
+    /// Of special events.
+    special: BTreeMap<String, Vec<Watch>>,
     serial: u64,
+}
+
+impl Default for Watches {
+    fn default() -> Self {
+        Self {
+            places: Places::new(Vec::new()),
+            special: BTreeMap::new(),
+            serial: 0,
+        }
+    }
 }
 
 impl Watches {
@@ -52,27 +69,33 @@ impl Watches {
         prefix: usize,
         depth: Option<u32>,
     ) -> Result<Watch, Error> {
-        if self.find(connection, path, token).is_some() {
+        let serial = self.serial + 1;
+        let list = self.list_for(path);
+        if position(list, connection, token).is_some() {
             return Err(Error::Exists);
         }
-        self.serial += 1;
         let watch = Watch {
             connection,
             token: token.into(),
             prefix,
             depth,
-            serial: self.serial,
+            serial,
         };
-        let list = self.by_path.entry(path.to_string()).or_default();
         list.push(watch.clone());
+        self.serial = serial;
         Ok(watch)
     }
 
-    fn find(&self, connection: ConnectionId, path: &str, token: &str) -> Option<usize> {
-        self.by_path
-            .get(path)?
-            .iter()
-            .position(|watch| watch.connection == connection && &*watch.token == token)
+    /// The watches of a path, of which there are some or will be.
+    fn list_for(&mut self, path: &str) -> &mut Vec<Watch> {
+        if path.starts_with('@') {
+            return self.special.entry(path.to_string()).or_default();
+        }
+        let (found, mut place) = self.places.nearest(path);
+        for name in path::names(path).skip(path::depth(found)) {
+            place = self.places.add(place, name, Vec::new());
+        }
+        &mut self.places[place]
     }
 
     /// Removes a watch.
@@ -80,41 +103,61 @@ impl Watches {
     /// # Errors
     /// `NotFound`.
     pub fn remove(&mut self, connection: ConnectionId, path: &str, token: &str) -> Result<(), Error> {
-        let index = self.find(connection, path, token).ok_or(Error::NotFound)?;
-        if let Some(list) = self.by_path.get_mut(path) {
+        let take = |list: &mut Vec<Watch>| {
+            let index = position(list, connection, token).ok_or(Error::NotFound)?;
             list.remove(index);
+            Ok(())
+        };
+        if path.starts_with('@') {
+            let list = self.special.get_mut(path).ok_or(Error::NotFound)?;
+            take(list)?;
             if list.is_empty() {
-                self.by_path.remove(path);
+                self.special.remove(path);
             }
+            return Ok(());
+        }
+        let mut place = self.places.find(path).ok_or(Error::NotFound)?;
+        take(&mut self.places[place])?;
+        // Places that are of no more use.
+        while self.places[place].is_empty()
+            && self.places.children(place).next().is_none()
+            && let Some(parent) = self.places.parent(place)
+        {
+            self.places.remove(place);
+            place = parent;
         }
         Ok(())
     }
 
-    /// The watches that a change of a node concerns, in the order in which they were set.
-    pub fn concerned(&self, path: &str, scope: Scope) -> Vec<Watch> {
-        let above = match scope {
-            Scope::NodeAndAbove => u32::MAX,
-            Scope::NodeOnly => 0,
-        };
-        let mut found = Vec::new();
-        let mut at = Some(path);
-        for distance in 0..=above {
-            let Some(here) = at else { break };
-            let list = self.by_path.get(here).into_iter().flatten();
-            found.extend(
-                list.filter(|watch| watch.depth.is_none_or(|depth| distance <= depth))
-                    .cloned(),
-            );
-            at = path::parent(here);
+    /// The watches that a change of a node concerns, in the order in which they were set. `near` is where another path's
+    /// were found, or [`START`].
+    pub fn concerned<'p>(&self, path: &'p str, scope: Scope, near: &mut (&'p str, Place)) -> Vec<Watch> {
+        *near = self.places.nearest_from(*near, path);
+        let (found, place) = *near;
+        let mut found_here = Vec::new();
+        let mut at = Some(place);
+        let mut distance = path::depth(path) - path::depth(found);
+        if scope == Scope::NodeOnly && distance > 0 {
+            return found_here;
         }
-        found.sort_by_key(|watch| watch.serial);
-        found
+        while let Some(place) = at {
+            let list = self.places[place].iter();
+            let counts = |watch: &&Watch| watch.depth.is_none_or(|depth| distance <= depth as usize);
+            found_here.extend(list.filter(counts).cloned());
+            at = match scope {
+                Scope::NodeAndAbove => self.places.parent(place),
+                Scope::NodeOnly => None,
+            };
+            distance += 1;
+        }
+        found_here.sort_by_key(|watch| watch.serial);
+        found_here
     }
 
     /// The watches of a special event: of `name` itself, and of its form for one domain. With each, the path that it
     /// is to be told.
     pub fn of_special(&self, name: &str, for_domain: &str) -> Vec<(Watch, String)> {
-        let list = |path: &str| self.by_path.get(path).cloned().unwrap_or_default();
+        let list = |path: &str| self.special.get(path).cloned().unwrap_or_default();
         let general = list(name).into_iter().filter_map(|watch| match watch.depth {
             None => Some((watch, name.to_string())),
             Some(1) => Some((watch, for_domain.to_string())),
@@ -127,4 +170,10 @@ impl Watches {
         found.sort_by_key(|(watch, _)| watch.serial);
         found
     }
+}
+
+/// Which of a list is a connection's with this token.
+fn position(list: &[Watch], connection: ConnectionId, token: &str) -> Option<usize> {
+    list.iter()
+        .position(|watch| watch.connection == connection && &*watch.token == token)
 }
