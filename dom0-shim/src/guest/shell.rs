@@ -78,7 +78,7 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, 
     let failed = |failure: String| format!("Domain {} was not created: {failure}", config.name);
     // Before its disks, which are in use then.
     check_name(host, &config).map_err(|failure| failed(failure.to_string()))?;
-    let disks = open_disks(host, &config).await.map_err(failed)?;
+    let disks = open_disks(host, &config.disks).await.map_err(failed)?;
     let domain = create(host, config.clone(), disks)
         .await
         .map_err(|failure| failed(failure.to_string()))?;

@@ -122,20 +122,27 @@ fn wild(bench: &mut Bench, machine: Machine) -> Result<()> {
 }
 
 /// A domain that reboots at once is started again later each time, and no more once it is destroyed. Those that are kept
-/// beside it have nodes of their own.
+/// beside it have nodes of their own; a new one has the disks that the one before had in the end.
 fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
     const UUID: &str = "2d2c6a0e-5ad5-4c8f-9d6a-6c0f0e1b7a51";
     const CREATE: &str = "create /etc/oxen/reboot.cfg";
     let mut shim = shim(bench, machine, &["reboot"])?;
-    shim.console
-        .type_line(&format!("{CREATE} on_reboot='rename-restart' uuid='{UUID}'"))?;
+    shim.console.type_line(&format!(
+        "{CREATE} on_reboot='rename-restart' uuid='{UUID}' disk=['ram:256K,xvda,rw']"
+    ))?;
     for seconds in [2, 4] {
         let wait = format!("it is started again in {seconds} seconds");
         shim.console.expect(&wait, PATIENCE)?;
+        if seconds == 4 {
+            shim.command("block-attach h ram:256K,xvdb,rw")?;
+            shim.command("block-detach --force h xvda")?;
+        }
         shim.console.expect("(h) has been started", PATIENCE)?;
     }
     shim.console
         .expect("it is started again in 8 seconds", PATIENCE)?;
+    let disks = shim.command("block-list h")?;
+    ensure!(disks.contains("/51728") && !disks.contains("/51712"), "{disks}");
     let said = shim.command(CREATE)?;
     ensure!(said.contains("a domain named h exists already"), "{said}");
     shim.command("destroy h-1")?;

@@ -139,8 +139,8 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
     };
     let disks = if action == Action::RenameRestart {
         keep(host, domain, &record.config);
-        // The disks stay with the domain that is kept.
-        open_disks(host, &record.config).await
+        // The disks stay with the domain that is kept: the new one has others like those that this one has by now.
+        open_disks(host, record.disks.iter().map(|open| &*open.disk)).await
     } else {
         destroy_or_say(host, domain).await;
         Ok(record.disks)

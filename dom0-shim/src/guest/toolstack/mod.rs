@@ -237,16 +237,19 @@ pub async fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<R
     Ok(Rc::new(config))
 }
 
-/// Opens the disks of a config.
+/// Opens the disks that a domain is to have.
 ///
 /// # Errors
 /// The first that cannot be opened, in a sentence.
-pub async fn open_disks(host: &Host, config: &Config) -> Result<Vec<OpenDisk>, String> {
-    let mut disks = Vec::new();
-    for disk in &config.disks {
-        disks.push(block::open(host, disk).await?);
+pub async fn open_disks<'a>(
+    host: &Host,
+    disks: impl IntoIterator<Item = &'a Disk>,
+) -> Result<Vec<OpenDisk>, String> {
+    let mut open = Vec::new();
+    for disk in disks {
+        open.push(block::open(host, disk).await?);
     }
-    Ok(disks)
+    Ok(open)
 }
 
 /// Gives a running domain another disk.
