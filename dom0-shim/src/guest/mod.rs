@@ -32,7 +32,7 @@ use dom0_shim::archive::Archive;
 use dom0_shim::block::allowance::Allowance;
 use dom0_shim::block::ram::Budget;
 use dom0_shim::executor::{Executor, Reactor, Spawner};
-use dom0_shim::net::netback::rx::Room;
+use dom0_shim::net::room::Room;
 use dom0_shim::supply::Supply;
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
@@ -74,7 +74,7 @@ pub struct Host {
     pub networks: Networks,
     /// The right to make a domain: one at a time, as there is an unpacked kernel in memory meanwhile.
     pub making: Supply,
-    /// Memory for packets whose front ends give no room for them yet.
+    /// Memory for packets that front ends and the machine's devices have no room for yet.
     pub waiting_packets: Room,
     /// The domains that this toolstack has made.
     pub domains: Domains,
@@ -94,6 +94,7 @@ impl Host {
 /// The guest's main function.
 pub fn main(info: StartInfo) -> ! {
     let mut executor = Executor::default();
+    let waiting_packets = Room::new(memory::heap_free() / 16);
     let host = Rc::new(Host {
         reactor: Reactor::default(),
         spawner: executor.spawner(),
@@ -107,10 +108,10 @@ pub fn main(info: StartInfo) -> ! {
         // The other half of the addresses is for rings and for the toolstack.
         kept_pages: Allowance::new(foreign::WINDOW / 2),
         devices: Devices::default(),
-        machine: Machine::find(&info),
+        machine: Machine::find(&info, &waiting_packets),
         networks: Networks::default(),
         making: Supply::new(1),
-        waiting_packets: Room::new(memory::heap_free() / 16),
+        waiting_packets,
         domains: Domains::default(),
         command_line: info.command_line(),
     });

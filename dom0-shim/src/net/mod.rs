@@ -8,10 +8,12 @@
 //! * [`outside`]: its outer end; [`nat`] translates between the two.
 //! * [`bridge`]: a switch with its gateway.
 //! * [`netback`]: the rings of a device.
+//! * [`room`]: memory for what waits; [`backlog`] is what waits for a device of the machine.
 //! * [`toeplitz`]: the hash that spreads packets over queues.
 //!
 //! Every byte of a packet was chosen by a domain.
 
+pub mod backlog;
 pub mod bridge;
 pub mod bucket;
 pub mod dhcp;
@@ -22,6 +24,7 @@ pub mod netback;
 pub mod offload;
 pub mod outside;
 pub mod packet;
+pub mod room;
 pub mod switch;
 pub mod toeplitz;
 mod wire;

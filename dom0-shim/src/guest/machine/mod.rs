@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use dom0_shim::executor::Signal;
+use dom0_shim::net::room::Room;
 use guest_rt::interrupt;
 use guest_rt::start_info::StartInfo;
 use guest_rt::virtio::{self, Function};
@@ -46,8 +47,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks for devices and starts them.
-    pub fn find(info: &StartInfo) -> Self {
+    /// Looks for devices and starts them. What network devices have no room for yet waits in `waiting_packets`.
+    pub fn find(info: &StartInfo, waiting_packets: &Room) -> Self {
         let mut machine = Self::default();
         let functions = virtio::functions();
         if functions.is_empty() {
@@ -57,14 +58,14 @@ impl Machine {
         let mut lines = Lines::new(info);
         for function in functions {
             let place = function.place();
-            if let Err(error) = machine.add(function, &mut lines) {
+            if let Err(error) = machine.add(function, &mut lines, waiting_packets) {
                 machine.report.push(format!("{place}: not used: {error}"));
             }
         }
         machine
     }
 
-    fn add(&mut self, function: Function, lines: &mut Lines) -> Result<(), String> {
+    fn add(&mut self, function: Function, lines: &mut Lines, waiting_packets: &Room) -> Result<(), String> {
         let device: Rc<dyn Interrupted>;
         let vector;
         match function.kind {
@@ -80,7 +81,7 @@ impl Machine {
             }
             DeviceType::Network => {
                 vector = lines.route(&function)?;
-                let nic = Rc::new(Nic::start(function.transport()?)?);
+                let nic = Rc::new(Nic::start(function.transport()?, waiting_packets.clone())?);
                 let name = format!("eth{}", self.nics.len());
                 self.report.push(format!("{name}: {nic}"));
                 self.nics.insert(name, nic.clone());

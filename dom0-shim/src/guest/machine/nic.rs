@@ -11,7 +11,9 @@ use core::cell::RefCell;
 use core::fmt;
 
 use dom0_shim::executor::Signal;
+use dom0_shim::net::backlog::Backlog;
 use dom0_shim::net::packet::Mac;
+use dom0_shim::net::room::Room;
 use guest_rt::virtio::Identity;
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::pci::PciTransport;
@@ -32,6 +34,8 @@ struct Device {
     /// With the device: to be filled, and to be sent.
     filling: BTreeMap<u16, Box<[u8]>>,
     sending: BTreeMap<u16, Vec<u8>>,
+    /// To be sent when the device has let go of others.
+    backlog: Backlog,
     received: VecDeque<Vec<u8>>,
 }
 
@@ -50,17 +54,18 @@ impl fmt::Display for Nic {
 }
 
 impl Nic {
-    /// Starts the device.
+    /// Starts the device. What it has no room for yet waits in `room`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn start(transport: PciTransport) -> Result<Self, String> {
+    pub fn start(transport: PciTransport, room: Room) -> Result<Self, String> {
         let driver = Driver::new(transport).map_err(|error| error.to_string())?;
         let mac = Mac(driver.mac_address());
         let mut device = Device {
             driver,
             filling: BTreeMap::new(),
             sending: BTreeMap::new(),
+            backlog: Backlog::new(room),
             received: VecDeque::new(),
         };
         for _ in 0..ENTRIES {
@@ -83,7 +88,7 @@ impl Nic {
         core::mem::take(&mut self.device.borrow_mut().received)
     }
 
-    /// Sends a frame; it is lost if too many wait already.
+    /// Sends a frame, when the device can take it; it is lost if too much waits already.
     pub fn send(&self, frame: &[u8]) {
         self.device.borrow_mut().send(frame);
     }
@@ -93,7 +98,7 @@ impl Interrupted for Nic {
     fn interrupted(&self) {
         let device = &mut *self.device.borrow_mut();
         device.driver.ack_interrupt();
-        device.reap();
+        device.catch_up();
         if device.collect() {
             self.arrived.notify();
         }
@@ -152,9 +157,45 @@ impl Device {
         };
         buffer.truncate(header);
         buffer.extend_from_slice(frame);
-        // SAFETY: the buffer is on the heap, and stays as it is in `sending` until the device is done.
-        if let Ok(token) = unsafe { self.driver.transmit_begin(&buffer) } {
-            self.sending.insert(token, buffer);
+        let Self {
+            driver,
+            sending,
+            backlog,
+            ..
+        } = self;
+        backlog.send(buffer, |frame| hand_over(driver, sending, frame));
+    }
+
+    /// Sends what waits for the device to have let go of others.
+    fn catch_up(&mut self) {
+        self.reap();
+        let Self {
+            driver,
+            sending,
+            backlog,
+            ..
+        } = self;
+        backlog.catch_up(|frame| hand_over(driver, sending, frame));
+    }
+}
+
+/// Gives the device a frame to send.
+///
+/// # Errors
+/// The frame: the device has as many as its queue holds.
+fn hand_over(
+    driver: &mut Driver,
+    sending: &mut BTreeMap<u16, Vec<u8>>,
+    frame: Vec<u8>,
+) -> Result<(), Vec<u8>> {
+    // SAFETY: the buffer is on the heap, and stays as it is in `sending` until the device is done.
+    match unsafe { driver.transmit_begin(&frame) } {
+        Ok(token) => {
+            sending.insert(token, frame);
+            Ok(())
         }
+        Err(virtio_drivers::Error::QueueFull) => Err(frame),
+        // No device will ever take it.
+        Err(_) => Ok(()),
     }
 }

@@ -3,7 +3,6 @@
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::Cell;
 
 use abi::io::netif::*;
 
@@ -13,6 +12,7 @@ use super::{Broken, Outcome};
 use crate::backend::ring::{BackRing, Shared};
 use crate::net::offload;
 use crate::net::packet::{Checksum, Family, Packet};
+use crate::net::room::Room;
 
 /// Bytes of a slot.
 pub const SLOT: usize = size_of::<NetifRxResponse>();
@@ -60,34 +60,6 @@ impl Features {
                 None => false,
             };
         segments && checksum
-    }
-}
-
-/// Memory (bytes) for what waits for any front end. Clones share it.
-///
-/// A queue never holds more than it leaves. One whose front end gives no buffers leaves half to the others, two a third,
-/// and so on: there is always some for those that do give them.
-#[derive(Clone, Debug)]
-pub struct Room(Rc<Cell<usize>>);
-
-impl Room {
-    /// So many bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self(Rc::new(Cell::new(bytes)))
-    }
-
-    /// Takes `bytes` for a queue that holds `held`. Returns whether it may have them.
-    fn take(&self, bytes: usize, held: usize) -> bool {
-        let left = self.0.get().checked_sub(bytes);
-        let left = left.filter(|left| held + bytes <= *left);
-        if let Some(left) = left {
-            self.0.set(left);
-        }
-        left.is_some()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.0.set(self.0.get() + bytes);
     }
 }
 

@@ -213,7 +213,7 @@ fn what_waits_for_all_is_bounded_and_nobody_takes_all() {
     deaf.truncate(1);
     assert_eq!(fill(&mut good), 14, "of 29, the rest is the others'");
     drop((deaf, good));
-    assert_eq!(room.0.get(), 60 * (1000 + OVERHEAD));
+    assert_eq!(room.left(), 60 * (1000 + OVERHEAD));
 }
 
 #[test]
