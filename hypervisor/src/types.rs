@@ -86,6 +86,13 @@ frame_and_address!(
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Gva(pub u64);
 
+impl Gva {
+    /// Offset within the page, in bytes.
+    pub const fn page_offset(self) -> u64 {
+        self.0 & (PAGE_SIZE - 1)
+    }
+}
+
 /// A domain's number. 0 is dom0; numbers from `abi`'s first reserved one on are not domains.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct DomId(pub u16);

@@ -144,9 +144,6 @@ impl Domain {
     /// # Errors
     /// There is none, or it does not allow `access`.
     pub fn pin(&self, gfn: Gfn, access: Access) -> Result<GuestFrame, Fault> {
-        if gfn >= self.p2m.limit() {
-            return Err(Fault);
-        }
         GuestFrame::pin(&self.p2m, gfn, access)
     }
 
@@ -156,9 +153,6 @@ impl Domain {
     /// # Errors
     /// As [`Domain::pin`]; or it is another domain's.
     pub fn pin_own(&self, gfn: Gfn, access: Access) -> Result<GuestFrame, Fault> {
-        if gfn >= self.p2m.limit() {
-            return Err(Fault);
-        }
         GuestFrame::pin_of(&self.p2m, gfn, access, self.id)
     }
 

@@ -6,9 +6,9 @@
 //! # Why a cached walk cannot be stale
 //! Hypercall arguments are guest-virtual addresses, and mostly the same few. [`WalkCache`] keeps the result of a walk of the guest's page
 //! tables, along with the machine address and the value of every guest entry that the walk read, and the p2m's
-//! generation from before it. A result is used only if
+//! generation of own memory from before it. Walks that lead through other domains' frames are not kept. A result is used only if
 //! 1. CR3 and all mode bits that steer a walk are those of the walk (they are the key),
-//! 2. the p2m's generation is the same, so every guest frame is still where it was, the tables included, and
+//! 2. that generation is the same, so every frame of the guest's own is still where it was, the tables included, and
 //! 3. reading the entries (at most five words) again gives the same values.
 //!
 //! Then a walk made now would read the same words at the same places and end at the same frame: the result *is* a walk made
@@ -27,11 +27,11 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fe
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::fallible::OutOfMemory;
-use super::p2m::P2m;
+use super::p2m::{Entry, P2m};
 use super::walk::{self, Walk};
 use super::{frames, page_info, phys};
 use crate::arch::Translation;
-use crate::types::{DomId, Gfn, Gpa, Gva, Hpa, Mfn, PAGE_SIZE};
+use crate::types::{DomId, Gfn, Gpa, Gva, Mfn, PAGE_SIZE};
 
 /// The guest named memory that it does not have, or may not access that way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +66,10 @@ pub fn read_phys(p2m: &P2m, from: Gpa, to: &mut [u8]) -> Result<(), Fault> {
     for_each_page(from.page_offset(), to.len(), |range| {
         let page = &mut to[range];
         with_stable(p2m, || {
-            let hpa = ram(p2m, at, Access::Read)?;
+            let hpa = ram(p2m, at.frame(), Access::Read)?
+                .mfn
+                .addr()
+                .offset(at.page_offset());
             // SAFETY: `hpa` was RAM of the guest when it was looked up, and the hypervisor maps all RAM; `page` does not cross a page's end. If
             // the frame has moved on meanwhile, the generation says so, and the bytes are not used.
             unsafe { copy(page.as_mut_ptr(), phys::ptr(hpa), page.len()) };
@@ -92,13 +95,14 @@ pub fn write_phys(p2m: &P2m, to: Gpa, from: &[u8]) -> Result<(), Fault> {
     })
 }
 
-/// Where the byte at `gpa` is, if it is RAM that allows `access`.
-pub(super) fn ram(p2m: &P2m, gpa: Gpa, access: Access) -> Result<Hpa, Fault> {
-    let entry = p2m.lookup(gpa.frame()).ok_or(Fault)?;
+/// What is behind `gfn`, if it is RAM that allows `access`.
+#[inline(always)]
+pub(super) fn ram(p2m: &P2m, gfn: Gfn, access: Access) -> Result<Entry, Fault> {
+    let entry = p2m.lookup(gfn).ok_or(Fault)?;
     if !entry.kind.is_ram() || (access == Access::Write && !entry.kind.writable()) {
         return Err(Fault);
     }
-    Ok(entry.mfn.addr().offset(gpa.page_offset()))
+    Ok(entry)
 }
 
 /// Do `read` until the p2m's generation did not change meanwhile.
@@ -148,6 +152,22 @@ impl WalkCache {
             walks: [const { Walk::NONE }; CACHED_WALKS],
         }
     }
+
+    /// Which of the walks would be one for `gva`.
+    #[inline(always)]
+    fn index(gva: Gva) -> usize {
+        let page = gva.0 >> 12;
+        (page ^ page >> 9) as usize % CACHED_WALKS
+    }
+
+    #[inline(always)]
+    fn place(&self, gva: Gva) -> &Walk {
+        &self.walks[Self::index(gva)]
+    }
+
+    fn place_mut(&mut self, gva: Gva) -> &mut Walk {
+        &mut self.walks[Self::index(gva)]
+    }
 }
 
 impl Default for WalkCache {
@@ -160,20 +180,27 @@ impl Default for WalkCache {
 pub struct GuestVirt<'a> {
     p2m: &'a P2m,
     walks: &'a mut WalkCache,
-    cr3: u64,
-    mode: u64,
+    by: Translation,
 }
 
 impl<'a> GuestVirt<'a> {
     /// The memory behind `p2m` as a vCPU with these registers sees it. `walks` belongs to that vCPU.
     #[inline]
     pub fn new(p2m: &'a P2m, walks: &'a mut WalkCache, translation: impl Into<Translation>) -> Self {
-        let Translation { cr3, mode } = translation.into();
         Self {
             p2m,
             walks,
-            cr3,
-            mode,
+            by: translation.into(),
+        }
+    }
+
+    /// The same memory, for a call that need not come back: values that nobody else has the address of stay in registers.
+    #[inline(always)]
+    fn again(&mut self) -> GuestVirt<'_> {
+        GuestVirt {
+            p2m: self.p2m,
+            walks: self.walks,
+            by: self.by,
         }
     }
 
@@ -181,7 +208,7 @@ impl<'a> GuestVirt<'a> {
     ///
     /// # Errors
     /// Not all of it is mapped, readable RAM.
-    #[inline]
+    #[inline(always)]
     pub fn read<T: FromBytes + IntoBytes>(&mut self, from: Gva) -> Result<T, Fault> {
         let mut value = T::new_zeroed();
         self.read_bytes(from, value.as_mut_bytes())?;
@@ -201,13 +228,19 @@ impl<'a> GuestVirt<'a> {
     ///
     /// # Errors
     /// As [`GuestVirt::read`].
-    #[inline]
+    #[inline(always)]
     pub fn read_bytes(&mut self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
-        let offset = from.0 & (PAGE_SIZE - 1);
+        let offset = from.page_offset();
         if to.len() as u64 <= PAGE_SIZE - offset {
             return self.read_in_page(from, to);
         }
-        for_each_page(offset, to.len(), |range| {
+        self.again().read_pages(from, to)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_pages(mut self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
+        for_each_page(from.page_offset(), to.len(), |range| {
             let at = Gva(from.0.wrapping_add(range.start as u64));
             self.read_in_page(at, &mut to[range])
         })
@@ -219,46 +252,81 @@ impl<'a> GuestVirt<'a> {
     /// As [`GuestVirt::write`].
     #[inline]
     pub fn write_bytes(&mut self, to: Gva, from: &[u8]) -> Result<(), Fault> {
-        let offset = to.0 & (PAGE_SIZE - 1);
+        let offset = to.page_offset();
         if from.len() as u64 <= PAGE_SIZE - offset {
             return self.write_in_page(to, from);
         }
-        for_each_page(offset, from.len(), |range| {
+        self.again().write_pages(to, from)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_pages(mut self, to: Gva, from: &[u8]) -> Result<(), Fault> {
+        for_each_page(to.page_offset(), from.len(), |range| {
             let at = Gva(to.0.wrapping_add(range.start as u64));
             self.write_in_page(at, &from[range])
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_in_page(&mut self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
-        for _ in 0..MAX_TRIES {
-            let generation = self.p2m.generation();
-            let page = self.translate(from, Access::Read, generation);
-            if let Ok(page) = page {
-                let hpa = page.addr().offset(from.0 & (PAGE_SIZE - 1));
-                // SAFETY: as in `read_phys`; `to` does not cross a page's end.
-                unsafe { copy(to.as_mut_ptr(), phys::ptr(hpa), to.len()) };
-            }
+        let generation = self.p2m.own_generation();
+        if let Some(page) = self.known(from, Access::Read, generation) {
+            // SAFETY: as in `read_phys`; `to` does not cross a page's end.
+            unsafe {
+                copy(
+                    to.as_mut_ptr(),
+                    phys::ptr(page.addr().offset(from.page_offset())),
+                    to.len(),
+                )
+            };
             fence(Ordering::Acquire);
-            if self.p2m.generation() == generation {
-                return page.map(drop);
-            }
-        }
-        Err(Fault)
-    }
-
-    #[inline]
-    fn write_in_page(&mut self, to: Gva, from: &[u8]) -> Result<(), Fault> {
-        for _ in 0..MAX_TRIES {
-            let generation = self.p2m.generation();
-            let page = self.translate(to, Access::Write, generation);
-            let frame = page.and_then(GuestFrame::reference);
-            if self.p2m.generation() == generation {
-                frame?.copy_in(to.0 & (PAGE_SIZE - 1), from);
+            if self.p2m.own_generation() == generation {
                 return Ok(());
             }
         }
-        Err(Fault)
+        self.again().walk_and_read(from, to)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn walk_and_read(mut self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
+        let p2m = self.p2m;
+        with_stable(p2m, || {
+            let hpa = self.walk(from, Access::Read)?.addr().offset(from.page_offset());
+            // SAFETY: as in `read_phys`; `to` does not cross a page's end.
+            unsafe { copy(to.as_mut_ptr(), phys::ptr(hpa), to.len()) };
+            Ok(())
+        })
+    }
+
+    #[inline(always)]
+    fn write_in_page(&mut self, to: Gva, from: &[u8]) -> Result<(), Fault> {
+        self.frame(to)?.copy_in(to.page_offset(), from);
+        Ok(())
+    }
+
+    /// Hold the frame that `at` is in, and that may be written. What the guest does to its page tables afterwards does not matter.
+    ///
+    /// # Errors
+    /// It is not mapped, writable RAM.
+    #[inline(always)]
+    pub fn frame(&mut self, at: Gva) -> Result<GuestFrame, Fault> {
+        let generation = self.p2m.own_generation();
+        if let Some(page) = self.known(at, Access::Write, generation)
+            && let Ok(frame) = GuestFrame::reference(page)
+            && self.p2m.own_generation() == generation
+        {
+            return Ok(frame);
+        }
+        self.again().walk_to_frame(at)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn walk_to_frame(mut self, at: Gva) -> Result<GuestFrame, Fault> {
+        let p2m = self.p2m;
+        with_stable(p2m, || GuestFrame::reference(self.walk(at, Access::Write)?))
     }
 
     /// Hold the frames behind `len` bytes (a page at most) at `at`, which `owner` owns, to write to them later. What the guest does to its
@@ -267,11 +335,11 @@ impl<'a> GuestVirt<'a> {
     /// # Errors
     /// Not all of it is mapped, writable RAM; or it is another domain's.
     pub fn pin_own(&mut self, at: Gva, len: usize, owner: DomId) -> Result<GuestRange, Fault> {
-        let offset = at.0 & (PAGE_SIZE - 1);
+        let offset = at.page_offset();
         let in_first = ((PAGE_SIZE - offset) as usize).min(len);
-        let first = self.pin_page(at, owner)?;
+        let first = self.own_frame(at, owner)?;
         let second = if in_first < len {
-            Some(self.pin_page(Gva(at.0.wrapping_add(in_first as u64)), owner)?)
+            Some(self.own_frame(Gva(at.0.wrapping_add(in_first as u64)), owner)?)
         } else {
             None
         };
@@ -283,29 +351,28 @@ impl<'a> GuestVirt<'a> {
         })
     }
 
-    fn pin_page(&mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
-        for _ in 0..MAX_TRIES {
-            let generation = self.p2m.generation();
-            let frame = self
-                .translate(at, Access::Write, generation)
-                .and_then(|mfn| GuestFrame::reference_of(mfn, owner));
-            if self.p2m.generation() == generation {
-                return frame;
-            }
+    fn own_frame(&mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
+        let frame = self.frame(at)?;
+        match page_info::owner(frame.mfn) {
+            Some((found, _)) if found == owner => Ok(frame),
+            _ => Err(Fault),
         }
-        Err(Fault)
     }
 
-    /// The frame behind `gva`, at `generation`.
-    #[inline]
-    fn translate(&mut self, gva: Gva, access: Access, generation: u64) -> Result<Mfn, Fault> {
-        let page = gva.0 >> 12;
-        let index = (page ^ page >> 9) as usize % CACHED_WALKS;
-        let walk = &mut self.walks.walks[index];
-        if !walk.answers(self.cr3, self.mode, gva, access, generation) {
-            *walk = walk::walk(self.p2m, self.cr3, self.mode, gva, access, generation)?;
-        }
-        Ok(walk.frame())
+    /// The frame behind `gva`, if a cached walk answers at `generation`.
+    #[inline(always)]
+    fn known(&self, gva: Gva, access: Access, generation: u64) -> Option<Mfn> {
+        let walk = self.walks.place(gva);
+        walk.answers(self.by, gva, access, generation)
+            .then(|| walk.frame())
+    }
+
+    /// The frame behind `gva`, by a walk, which is kept.
+    fn walk(&mut self, gva: Gva, access: Access) -> Result<Mfn, Fault> {
+        let walk = walk::walk(self.p2m, self.by, gva, access)?;
+        let frame = walk.frame();
+        *self.walks.place_mut(gva) = walk;
+        Ok(frame)
     }
 }
 
@@ -339,18 +406,30 @@ impl GuestFrame {
     /// # Errors
     /// None is, or it does not allow `access`.
     pub fn pin(p2m: &P2m, gfn: Gfn, access: Access) -> Result<Self, Fault> {
-        with_stable(p2m, || Self::reference(ram(p2m, gfn.addr(), access)?.frame()))
+        with_stable(p2m, || Self::reference(ram(p2m, gfn, access)?.mfn))
     }
 
     /// The frame of RAM that is mapped at `gfn` now, if `owner` owns it.
     ///
     /// # Errors
     /// As [`GuestFrame::pin`]; or it is another domain's.
-    #[inline]
     pub fn pin_of(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
-        with_stable(p2m, || {
-            Self::reference_of(ram(p2m, gfn.addr(), access)?.frame(), owner)
-        })
+        let generation = p2m.generation();
+        let frame = Self::find(p2m, gfn, access, owner);
+        if p2m.generation() == generation {
+            return frame;
+        }
+        Self::pin_moving(p2m, gfn, access, owner)
+    }
+
+    #[cold]
+    fn pin_moving(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
+        with_stable(p2m, || Self::find(p2m, gfn, access, owner))
+    }
+
+    #[inline(always)]
+    fn find(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
+        Self::reference_of(ram(p2m, gfn, access)?.mfn, owner)
     }
 
     /// Take a reference on `mfn`. The caller checks afterwards that what led to `mfn` still holds.
@@ -420,26 +499,49 @@ impl GuestFrame {
         unsafe { &*self.at(offset, 8).cast() }
     }
 
+    /// The value at `offset`; zeros in place of what lies beyond the frame's end.
+    #[inline(always)]
+    pub fn read<T: FromBytes + IntoBytes>(&self, offset: u64) -> T {
+        let mut value = T::new_zeroed();
+        self.copy_out(offset, value.as_mut_bytes());
+        value
+    }
+
     /// Copy bytes in at `offset`; what does not fit into the frame is not written.
+    #[inline]
     pub fn copy_in(&self, offset: u64, from: &[u8]) {
         let offset = offset % PAGE_SIZE;
-        let len = from.len().min((PAGE_SIZE - offset) as usize);
+        let room = (PAGE_SIZE - offset) as usize;
         // SAFETY: within the frame, which is referenced. `from` is the hypervisor's own memory.
-        unsafe { copy(self.at(offset, 1), from.as_ptr(), len) };
+        unsafe {
+            if from.len() <= room {
+                copy(self.at(offset, 1), from.as_ptr(), from.len());
+            } else {
+                copy_apart(self.at(offset, 1), from.as_ptr(), room);
+            }
+        }
     }
 
     /// Copy bytes out from `offset` on; what lies beyond the frame's end is left alone.
+    #[inline]
     pub fn copy_out(&self, offset: u64, to: &mut [u8]) {
         let offset = offset % PAGE_SIZE;
-        let len = to.len().min((PAGE_SIZE - offset) as usize);
+        let room = (PAGE_SIZE - offset) as usize;
         // SAFETY: within the frame, which is referenced. `to` is the hypervisor's own memory.
-        unsafe { copy(to.as_mut_ptr(), self.at(offset, 1), len) };
+        unsafe {
+            if to.len() <= room {
+                copy(to.as_mut_ptr(), self.at(offset, 1), to.len());
+            } else {
+                copy_apart(to.as_mut_ptr(), self.at(offset, 1), room);
+            }
+        }
     }
 
     /// Copy `len` bytes from a place in `from` to one here, both within their frames.
     ///
     /// # Errors
     /// One of the ranges leaves its frame.
+    #[inline]
     pub fn copy_from(&self, offset: u64, from: &GuestFrame, from_offset: u64, len: u64) -> Result<(), Fault> {
         let fits = |offset: u64| offset.checked_add(len).is_some_and(|end| end <= PAGE_SIZE);
         if !fits(offset) || !fits(from_offset) {
@@ -507,27 +609,40 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
         }
         return;
     }
-    let words = len / 8;
-    for i in 0..words {
-        // SAFETY: within the caller's ranges; any alignment will do.
-        unsafe {
-            core::arch::asm!("mov {word}, [{from} + 8 * {i}]", "mov [{to} + 8 * {i}], {word}", word = out(reg) _,
-                from = in(reg) from, to = in(reg) to, i = in(reg) i, options(nostack, preserves_flags));
-        }
+    /// One part of it, of the type `$type`, which is read by an instruction.
+    macro_rules! part {
+        ($at:expr, $type:ty, $class:ident, $format:literal) => {{
+            let word: $type;
+            // SAFETY: within the caller's ranges; any alignment will do.
+            unsafe {
+                core::arch::asm!(concat!("mov ", $format, ", [{}]"), out($class) word, in(reg) from.add($at),
+                    options(nostack, preserves_flags, readonly));
+                to.add($at).cast::<$type>().write_unaligned(word);
+            }
+        }};
     }
-    let mut at = words * 8;
-    if len & 4 != 0 {
-        // SAFETY: as above.
-        unsafe {
-            core::arch::asm!("mov {word:e}, [{from} + {at}]", "mov [{to} + {at}], {word:e}", word = out(reg) _,
-                from = in(reg) from, to = in(reg) to, at = in(reg) at, options(nostack, preserves_flags));
-        }
-        at += 4;
+    let words = len / 8 * 8;
+    for word in 0..len / 8 {
+        part!(word * 8, u64, reg, "{}");
     }
-    for i in at..len {
-        // SAFETY: within the caller's ranges.
-        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    let halves = words + (len & 4);
+    if halves != words {
+        part!(words, u32, reg, "{:e}");
     }
+    for at in halves..len {
+        part!(at, u8, reg_byte, "{}");
+    }
+}
+
+/// [`copy`] where it is rare: a length that is known at the other places makes short code there.
+///
+/// # Safety
+/// As for [`copy`].
+#[cold]
+#[inline(never)]
+unsafe fn copy_apart(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's.
+    unsafe { copy(to, from, len) };
 }
 
 #[cfg(test)]

@@ -160,6 +160,44 @@ fn the_cache_sees_every_change() {
 }
 
 #[test]
+fn grants_that_come_and_go_leave_walks_of_own_memory_alone() {
+    let (guest, granter) = (Guest::new(9113), Guest::new(9114));
+    let paging = long_mode(&guest, PRESENT | WRITE);
+    guest.poke(0x10000, 0xaaaa);
+    granter.poke(0x5000, 0xbbbb);
+    granter.poke(0x6000, 0x10000 | PRESENT);
+    let map = |gfn: u64, of: u64| {
+        let frame = GuestFrame::pin(&granter.p2m, Gfn(of), Access::Write).expect("RAM");
+        let mapped = guest
+            .p2m
+            .map(Gfn(gfn), frame.into_reference(), 0, Backing::GrantRw);
+        mapped.expect("empty");
+    };
+    let kept = |walks: &WalkCache| {
+        let walk = walks.place(LINEAR);
+        walk.answers(paging.into(), LINEAR, Access::Read, guest.p2m.own_generation())
+    };
+    let mut walks = WalkCache::new();
+    let read = |walks: &mut WalkCache| GuestVirt::new(&guest.p2m, walks, paging).read::<u64>(LINEAR);
+    assert_eq!(read(&mut walks), Ok(0xaaaa));
+    map(100, 5);
+    guest.remove(100);
+    assert!(kept(&walks), "none of the walk's frames was another's");
+    // A page of another's.
+    map(100, 5);
+    guest.poke(0x4000, 100 << 12 | PRESENT);
+    assert_eq!((read(&mut walks), kept(&walks)), (Ok(0xbbbb), false));
+    guest.remove(100);
+    assert_eq!(read(&mut walks), Err(Fault));
+    // A table of another's.
+    map(101, 6);
+    guest.poke(0x3000, 101 << 12 | PRESENT | WRITE);
+    assert_eq!((read(&mut walks), kept(&walks)), (Ok(0xaaaa), false));
+    guest.remove(101);
+    assert_eq!(read(&mut walks), Err(Fault));
+}
+
+#[test]
 fn rights_are_the_supervisors() {
     let guest = Guest::new(9104);
     let mut walks = WalkCache::new();

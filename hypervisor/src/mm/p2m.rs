@@ -5,10 +5,12 @@
 //!
 //! Invariants:
 //! - Readers take no lock. Entries are single atomic words, and a table page that was ever linked into the tree stays
-//!   until the `P2m` is dropped, so a reader may be late, but never astray.
+//!   until the `P2m` is dropped, so a reader may be late, but never astray. It stays where it is, too: what was a table's entry never maps
+//!   a page again.
 //! - Writers hold `writer`.
 //! - [`P2m::generation`] changes after every entry that was removed: who cached a translation along with the generation
-//!   read *before* it looked up may use it while the generation is the same.
+//!   read *before* it looked up may use it while the generation is the same. So does [`P2m::own_generation`] with entries of
+//!   the domain's [own](Kind::is_own) memory, before that: a back end maps and unmaps others' frames all the time.
 //! - The `P2m` counts no references on the frames it maps. Each entry stands for one on every frame; whoever
 //!   maps hands one over, whoever unmaps gets it back in [`Removed`] and must see to the flush before he
 //!   drops it.
@@ -78,6 +80,11 @@ impl Kind {
 
     /// May the guest execute? Only its own memory.
     pub fn executable(self) -> bool {
+        self.is_own()
+    }
+
+    /// Is it the domain's own memory?
+    pub fn is_own(self) -> bool {
         matches!(self, Kind::RamRw | Kind::RamRo)
     }
 
@@ -210,6 +217,36 @@ impl Encoding {
     }
 }
 
+/// How many [`Leaf`]s a `P2m` remembers, each for its part of the regions of 2 MiB.
+const LEAVES: usize = 64;
+
+/// Where the table of a region's small pages is, in one word: the table's frame, and in the lower 24 bits which region it is, of those with the same
+/// [`Leaf::index`]. True for ever, as no table moves; 0, which is the frame of no table, is of none.
+struct Leaf(u64);
+
+impl Leaf {
+    #[inline]
+    fn index(gfn: Gfn) -> usize {
+        (gfn.0 >> 9) as usize % LEAVES
+    }
+
+    /// Regions have 27 bits.
+    #[inline]
+    fn region(gfn: Gfn) -> u64 {
+        gfn.0 >> 9 >> LEAVES.trailing_zeros()
+    }
+
+    fn new(gfn: Gfn, table: Hpa) -> Leaf {
+        Leaf(table.frame().0 << 24 | Leaf::region(gfn))
+    }
+
+    #[inline]
+    fn of(self, gfn: Gfn) -> Option<Hpa> {
+        let table = Mfn(self.0 >> 24);
+        (self.0 & 0xff_ffff == Leaf::region(gfn) && table != Mfn(0)).then(|| table.addr())
+    }
+}
+
 /// Gives frames for tables: what a guest sets off by itself takes none that are kept for the hypervisor.
 type Alloc = fn(u32) -> Option<Mfn>;
 
@@ -221,8 +258,11 @@ pub struct P2m {
     /// First frame that the guest cannot address.
     limit: Gfn,
     generation: AtomicU64,
+    own_generation: AtomicU64,
     /// One past the last frame that was ever mapped; written by writers.
     end: AtomicU64,
+    /// Tables of small pages that were looked at: see [`Leaf`].
+    leaves: [AtomicU64; LEAVES],
     /// Table pages in use besides the root, and how many there may be.
     tables: AtomicU32,
     pool: AtomicU32,
@@ -242,6 +282,8 @@ impl P2m {
             pages,
             limit: Gfn(1 << (address_bits.min(TREE_BITS) - 12)),
             generation: AtomicU64::new(0),
+            own_generation: AtomicU64::new(0),
+            leaves: [const { AtomicU64::new(0) }; LEAVES],
             end: AtomicU64::new(0),
             tables: AtomicU32::new(0),
             pool: AtomicU32::new(pool),
@@ -265,6 +307,12 @@ impl P2m {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Changes whenever a translation to the domain's own memory ceased to hold.
+    #[inline]
+    pub fn own_generation(&self) -> u64 {
+        self.own_generation.load(Ordering::Acquire)
+    }
+
     /// Table pages that may be used, the root not counted.
     pub fn pool(&self) -> u32 {
         self.pool.load(Ordering::Relaxed)
@@ -281,6 +329,24 @@ impl P2m {
         if gfn >= self.limit {
             return None;
         }
+        let leaf = self.leaves[Leaf::index(gfn)].load(Ordering::Acquire);
+        if let Some(table) = Leaf(leaf).of(gfn) {
+            let entry = slot(table, gfn, 0).load(Ordering::Acquire);
+            if entry & self.encoding.present == 0 {
+                return None;
+            }
+            return Some(Entry {
+                mfn: Mfn((entry & ADDRESS) >> 12),
+                order: 0,
+                kind: Kind::of(entry)?,
+            });
+        }
+        self.look_down(gfn)
+    }
+
+    /// [`P2m::lookup`] from the root on.
+    #[inline(never)]
+    fn look_down(&self, gfn: Gfn) -> Option<Entry> {
         let mut table = self.root;
         let mut order = 27;
         loop {
@@ -289,6 +355,9 @@ impl P2m {
                 return None;
             }
             if order == 0 || entry & SUPERPAGE != 0 {
+                if order == 0 {
+                    self.leaves[Leaf::index(gfn)].store(Leaf::new(gfn, table).0, Ordering::Release);
+                }
                 let within = gfn.0 & ((1 << order) - 1);
                 let mfn = Mfn((entry & ADDRESS) >> 12 | within);
                 return Some(Entry {
@@ -415,8 +484,12 @@ impl P2m {
                 continue;
             }
             let entry = slot.swap(0, Ordering::AcqRel);
+            let kind = Kind::of(entry);
+            if kind.is_some_and(Kind::is_own) {
+                self.own_generation.fetch_add(1, Ordering::AcqRel);
+            }
             self.generation.fetch_add(1, Ordering::AcqRel);
-            let Some(kind) = Kind::of(entry) else {
+            let Some(kind) = kind else {
                 return Ok(None);
             };
             let mfn = Mfn((entry & ADDRESS) >> 12);

@@ -52,11 +52,12 @@ pub(super) struct Walk {
     page: u64,
     cr3: u64,
     mode: u64,
+    /// The p2m's [`own_generation`](P2m::own_generation) from before.
     generation: u64,
     frame: Mfn,
     /// Writing is allowed and needs no further bit set.
     writable: bool,
-    levels: usize,
+    levels: u8,
     read: [Read; MAX_LEVELS],
 }
 
@@ -79,21 +80,26 @@ impl Walk {
         self.frame
     }
 
-    /// Would a walk for this access, made now with these registers (of [`Translation`](crate::arch::Translation)) at `generation`, be this one?
-    #[inline]
-    pub(super) fn answers(&self, cr3: u64, mode: u64, gva: Gva, access: Access, generation: u64) -> bool {
+    /// Would a walk for this access, made now with these registers at `generation` (of the guest's own memory), be this one?
+    #[inline(always)]
+    pub(super) fn answers(&self, by: Translation, gva: Gva, access: Access, generation: u64) -> bool {
         self.page == gva.0 >> 12
-            && self.cr3 == cr3
+            && self.cr3 == by.cr3
             && self.generation == generation
-            && self.mode == mode
+            && self.mode == by.mode
             && (access == Access::Read || self.writable)
             && self.still_holds()
     }
 
+    /// It led through memory that others can take away.
+    fn forget(&mut self) {
+        self.page = Walk::NONE.page;
+    }
+
     /// Are the entries what they were?
-    #[inline]
+    #[inline(always)]
     fn still_holds(&self) -> bool {
-        let read = self.read.iter().take(self.levels);
+        let read = self.read.iter().take(self.levels.into());
         if self.mode & CR4_PAE != 0 {
             read.fold(0, |changed, read| changed | load_64(read.at) ^ read.value) == 0
         } else {
@@ -170,16 +176,9 @@ const MAX_TRIES: u32 = 64;
 ///
 /// # Errors
 /// The guest's tables do not allow the access, or lead to what is not RAM of the guest.
-pub(super) fn walk(
-    p2m: &P2m,
-    cr3: u64,
-    mode: u64,
-    gva: Gva,
-    access: Access,
-    generation: u64,
-) -> Result<Walk, Fault> {
+pub(super) fn walk(p2m: &P2m, by: Translation, gva: Gva, access: Access) -> Result<Walk, Fault> {
     for _ in 0..MAX_TRIES {
-        if let Some(walk) = try_walk(p2m, cr3, mode, gva, access, generation)? {
+        if let Some(walk) = try_walk(p2m, by, gva, access)? {
             return Ok(walk);
         }
     }
@@ -187,19 +186,13 @@ pub(super) fn walk(
 }
 
 /// [`walk`]; `None`: the guest changed an entry between our reading it and setting bits in it.
-fn try_walk(
-    p2m: &P2m,
-    cr3: u64,
-    mode: u64,
-    gva: Gva,
-    access: Access,
-    generation: u64,
-) -> Result<Option<Walk>, Fault> {
+fn try_walk(p2m: &P2m, by: Translation, gva: Gva, access: Access) -> Result<Option<Walk>, Fault> {
+    let Translation { cr3, mode } = by;
     let mut walk = Walk {
         page: gva.0 >> 12,
         cr3,
         mode,
-        generation,
+        generation: p2m.own_generation(),
         ..Walk::NONE
     };
     let linear = if mode & EFER_LMA != 0 {
@@ -218,7 +211,11 @@ fn try_walk(
         let entry_size = if mode & CR4_PAE != 0 { 8 } else { 4 };
         let index = (linear >> shift) & ((1 << shape.index_bits) - 1);
         let at = table.offset(index * entry_size);
-        let hpa = ram(p2m, at, Access::Read)?;
+        let backing = ram(p2m, at.frame(), Access::Read)?;
+        if !backing.kind.is_own() {
+            walk.forget();
+        }
+        let hpa = backing.mfn.addr().offset(at.page_offset());
         let entry = load(hpa, mode);
         if entry & PRESENT == 0 {
             return Err(Fault);
@@ -242,7 +239,7 @@ fn try_walk(
         if wanted != entry && !replace(p2m, at, entry, wanted, mode)? {
             return Ok(None);
         }
-        let slot = walk.read.get_mut(walk.levels).ok_or(Fault)?;
+        let slot = walk.read.get_mut(usize::from(walk.levels)).ok_or(Fault)?;
         *slot = Read {
             at: hpa,
             value: wanted,
@@ -260,10 +257,13 @@ fn try_walk(
 
 /// The last step: from the guest's frame to the machine's.
 fn finish(p2m: &P2m, mut walk: Walk, gpa: Gpa, access: Access) -> Result<Walk, Fault> {
-    walk.frame = ram(p2m, gpa, access)?.frame();
+    let backing = ram(p2m, gpa.frame(), access)?;
+    if !backing.kind.is_own() {
+        walk.forget();
+    }
+    walk.frame = backing.mfn;
     let paged = walk.mode & CR0_PG != 0;
-    walk.writable =
-        (walk.writable || !paged) && (access == Access::Write || ram(p2m, gpa, Access::Write).is_ok());
+    walk.writable = (walk.writable || !paged) && backing.kind.writable();
     Ok(walk)
 }
 
@@ -292,9 +292,10 @@ impl core::fmt::Display for Trace<'_> {
         loop {
             let index = (self.gva.0 >> shift) & ((1 << shape.index_bits) - 1);
             let at = table.offset(index * entry_size);
-            let Ok(hpa) = ram(self.p2m, at, Access::Read) else {
+            let Ok(backing) = ram(self.p2m, at.frame(), Access::Read) else {
                 return write!(f, " {:x} is not RAM", at.0);
             };
+            let hpa = backing.mfn.addr().offset(at.page_offset());
             let entry = load(hpa, mode);
             write!(f, " {:x} (mfn {:x}) = {entry:x}", at.0, hpa.frame().0)?;
             let pae_root = mode & EFER_LMA == 0 && shift == 30;
