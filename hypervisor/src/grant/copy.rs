@@ -1,10 +1,12 @@
 //! Copies by grant: from or to frames that are never mapped.
 
+use alloc::sync::Arc;
+
 use abi::grant::{
     GNTST_BAD_COPY_ARG, GNTST_BAD_DOMAIN, GNTST_BAD_PAGE, GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR,
 };
 
-use super::{GrantTable, Purpose, Status};
+use super::{GrantTable, Pin, Pinned, Purpose, Status};
 use crate::domain::{Domain, table};
 use crate::mm::guest::{Access, GuestFrame};
 use crate::types::{DomId, Gfn, PAGE_SIZE};
@@ -29,40 +31,69 @@ pub fn copy(domain: &Domain, from: (CopyEnd, u16), to: (CopyEnd, u16), len: u16)
     let covers = |(first, length): (u16, u16), offset: u16| {
         offset >= first && end(offset) <= u32::from(first) + u32::from(length)
     };
-    with_end(domain, from.0, Access::Read, |source, readable| {
-        with_end(domain, to.0, Access::Write, |target, writable| {
-            if !fits(from.1) || !fits(to.1) {
-                return Err(Status(GNTST_BAD_COPY_ARG));
-            }
-            if !covers(readable, from.1) || !covers(writable, to.1) {
-                return Err(Status(GNTST_GENERAL_ERROR));
-            }
-            target
-                .copy_from(to.1.into(), source, from.1.into(), len.into())
-                .map_err(|_| Status(GNTST_BAD_VIRT_ADDR))
-        })
-    })
+    // Not moved out of the results, which takes longer than to look at them there.
+    let source = Side::begin(domain, from.0, Access::Read);
+    let source = source.as_ref().map_err(|&status| status)?;
+    let target = Side::begin(domain, to.0, Access::Write);
+    let target = target.as_ref().map_err(|&status| status)?;
+    if !fits(from.1) || !fits(to.1) {
+        return Err(Status(GNTST_BAD_COPY_ARG));
+    }
+    if !covers(source.range, from.1) || !covers(target.range, to.1) {
+        return Err(Status(GNTST_GENERAL_ERROR));
+    }
+    target
+        .frame
+        .copy_from(to.1.into(), &source.frame, from.1.into(), len.into())
+        .map_err(|_| Status(GNTST_BAD_VIRT_ADDR))
 }
 
-/// Do `work` with the frame of a side, and with the first byte and the number of bytes in it that may be used.
-#[inline]
-fn with_end(
-    domain: &Domain,
-    end: CopyEnd,
-    access: Access,
-    work: impl FnOnce(&GuestFrame, (u16, u16)) -> Result<(), Status>,
-) -> Result<(), Status> {
-    match end {
-        CopyEnd::Own(gfn) => {
-            let frame = domain.pin_own(gfn, access).map_err(|_| Status(GNTST_BAD_PAGE))?;
-            work(&frame, (0, PAGE_SIZE as u16))
+/// One side of a copy while it is under way.
+struct Side {
+    frame: GuestFrame,
+    /// The first byte and the number of bytes that may be used.
+    range: (u16, u16),
+    /// The use of a grant that this is by, and whose it is.
+    grant: Option<(Arc<Domain>, Pin)>,
+}
+
+impl Side {
+    #[inline(always)]
+    fn begin(domain: &Domain, end: CopyEnd, access: Access) -> Result<Side, Status> {
+        match end {
+            CopyEnd::Own(gfn) => Side::own(domain, gfn, access),
+            CopyEnd::Grant(granter, reference) => Side::grant(granter, reference, domain.id, access),
         }
-        CopyEnd::Grant(granter, reference) => {
-            let granter = table::get(granter).ok_or(Status(GNTST_BAD_DOMAIN))?;
-            let pinned = GrantTable::pin(&granter, reference, domain.id, access, Purpose::Copy)?;
-            let result = work(&pinned.frame, pinned.range);
-            pinned.release(&granter);
-            result
+    }
+
+    #[inline]
+    fn own(domain: &Domain, gfn: Gfn, access: Access) -> Result<Side, Status> {
+        match domain.pin_own(gfn, access) {
+            Ok(frame) => Ok(Side {
+                frame,
+                range: (0, PAGE_SIZE as u16),
+                grant: None,
+            }),
+            Err(_) => Err(Status(GNTST_BAD_PAGE)),
+        }
+    }
+
+    #[inline(never)]
+    fn grant(granter: DomId, reference: u32, user: DomId, access: Access) -> Result<Side, Status> {
+        let granter = table::get(granter).ok_or(Status(GNTST_BAD_DOMAIN))?;
+        let Pinned { frame, range, pin } = GrantTable::pin(&granter, reference, user, access, Purpose::Copy)?;
+        Ok(Side {
+            frame,
+            range,
+            grant: Some((granter, pin)),
+        })
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if let Some((granter, pin)) = &self.grant {
+            pin.end(granter);
         }
     }
 }

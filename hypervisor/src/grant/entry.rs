@@ -85,7 +85,7 @@ impl Entry<'_> {
     ///
     /// # Errors
     /// `GNTST_GENERAL_ERROR`: it does not grant that, or changes all the time.
-    #[inline]
+    #[inline(always)]
     pub fn begin(&mut self, user: DomId, access: Access, purpose: Purpose) -> Result<Granted, Status> {
         const REFUSED: Status = Status(GNTST_GENERAL_ERROR);
         let used = match access {

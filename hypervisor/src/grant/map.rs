@@ -168,7 +168,7 @@ pub fn map(
     // Named only when it is there: another vCPU that guesses the handle must not undo what is half done.
     let reserved = domain.grants.mappings.lock().reserve();
     let Some(handle) = reserved else {
-        pinned.release(&granter);
+        pinned.pin.end(&granter);
         return Err(Status(GNTST_NO_DEVICE_SPACE));
     };
     let kind = if access == Access::Read {

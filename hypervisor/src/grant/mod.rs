@@ -55,28 +55,33 @@ pub struct GrantTable {
     mappings: Mutex<Mappings>,
 }
 
-/// A use of an entry, which [`Pinned::release`] ends. (The frame is a matter of its own reference.)
-#[must_use = "the entry stays in use"]
+/// A granted frame, with a reference.
 pub struct Pinned {
-    /// The granted frame.
+    /// The frame.
     pub frame: GuestFrame,
     /// Granted are so many bytes from the first number on.
     pub range: (u16, u16),
+    /// The use of the entry that this is by.
+    pub pin: Pin,
+}
+
+/// A use of an entry, which [`Pin::end`] ends.
+#[must_use = "the entry stays in use"]
+pub struct Pin {
     reference: u32,
     access: Access,
     /// The entry that this one, transitive, led to.
     through: Option<(Arc<Domain>, u32)>,
 }
 
-impl Pinned {
-    /// End the use of `granter`'s entry; the frame remains.
-    #[inline]
-    pub fn release(self, granter: &Domain) -> GuestFrame {
+impl Pin {
+    /// End the use of `granter`'s entry; once.
+    #[inline(always)]
+    pub fn end(&self, granter: &Domain) {
         if let Some((other, reference)) = &self.through {
             other.grants.unpin(*reference, self.access);
         }
         granter.grants.unpin(self.reference, self.access);
-        self.frame
     }
 }
 
@@ -110,7 +115,7 @@ impl GrantTable {
     /// # Errors
     /// `GNTST_BAD_GNTREF`: the table has no such entry. `GNTST_GENERAL_ERROR`: it does not grant `access` to `user`, or is transitive
     /// and leads to its own domain. `GNTST_BAD_DOMAIN`: it leads to one that is not there. `GNTST_BAD_PAGE`: it names memory that `granter` does not own.
-    #[inline]
+    #[inline(always)]
     pub fn pin(
         granter: &Domain,
         reference: u32,
@@ -118,19 +123,24 @@ impl GrantTable {
         access: Access,
         purpose: Purpose,
     ) -> Result<Pinned, Status> {
-        let granted = granter
-            .grants
-            .table
-            .with_entry(reference, |entry| entry.begin(user, access, purpose))??;
+        let table = &granter.grants.table;
+        let granted = {
+            let (mut uses, version) = table.lock_entry(reference)?;
+            let mut entry = table.entry(version, reference, &mut uses)?;
+            entry.begin(user, access, purpose)?
+        };
         let status = match granted {
             Granted::Memory { gfn, offset, length } => match granter.pin_own(gfn, access) {
                 Ok(frame) => {
-                    return Ok(Pinned {
-                        frame,
-                        range: (offset, length),
+                    let pin = Pin {
                         reference,
                         access,
                         through: None,
+                    };
+                    return Ok(Pinned {
+                        frame,
+                        range: (offset, length),
+                        pin,
                     });
                 }
                 Err(_) => Status(GNTST_BAD_PAGE),
@@ -140,13 +150,12 @@ impl GrantTable {
                 reference: further,
             } => match through(granter, domain, further, access) {
                 Ok((domain, pinned)) => {
-                    return Ok(Pinned {
-                        frame: pinned.frame,
-                        range: pinned.range,
+                    let pin = Pin {
                         reference,
                         access,
                         through: Some((domain, further)),
-                    });
+                    };
+                    return Ok(Pinned { pin, ..pinned });
                 }
                 Err(status) => status,
             },

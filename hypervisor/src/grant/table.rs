@@ -17,7 +17,7 @@ use super::entry::{Entry, Use};
 use super::version::{Current, Version};
 use crate::mm::fallible;
 use crate::mm::guest::GuestFrame;
-use crate::sync::{Mutex, Once, Rank};
+use crate::sync::{Mutex, MutexGuard, Once, Rank};
 use crate::types::{DomId, Gfn, Mfn, PAGE_SIZE};
 
 /// Entries in a frame: version 1, version 2, and status words of version 2.
@@ -208,8 +208,13 @@ impl Table {
     }
 
     /// Entry `reference` in the form of `version`, for who holds its lock.
-    #[inline]
-    fn entry<'a>(&'a self, version: Version, reference: u32, uses: &'a mut Use) -> Result<Entry<'a>, Status> {
+    #[inline(always)]
+    pub(super) fn entry<'a>(
+        &'a self,
+        version: Version,
+        reference: u32,
+        uses: &'a mut Use,
+    ) -> Result<Entry<'a>, Status> {
         const NONE: Status = Status(GNTST_BAD_GNTREF);
         let (frame, at, status) = match version {
             Version::V1 => {
@@ -235,14 +240,20 @@ impl Table {
     ///
     /// # Errors
     /// `GNTST_BAD_GNTREF`: there is no such entry.
-    #[inline]
+    #[inline(always)]
     pub(super) fn with_entry<R>(
         &self,
         reference: u32,
         work: impl FnOnce(&mut Entry<'_>) -> R,
     ) -> Result<R, Status> {
-        let (mut uses, version) = self.version.lock(self.uses(reference)?);
+        let (mut uses, version) = self.lock_entry(reference)?;
         Ok(work(&mut self.entry(version, reference, &mut uses)?))
+    }
+
+    /// For [`Table::entry`].
+    #[inline(always)]
+    pub(super) fn lock_entry(&self, reference: u32) -> Result<(MutexGuard<'_, Use>, Version), Status> {
+        Ok(self.version.lock(self.uses(reference)?))
     }
 
     /// Exchange two entries.

@@ -505,7 +505,7 @@ fn a_grant_that_has_ended_is_not_used() {
                 let pinned = GrantTable::pin(guests.domain(0), 9, user, Access::Write, Purpose::Copy);
                 if let Ok(pinned) = pinned {
                     late = over.load(SeqCst);
-                    pinned.release(guests.domain(0));
+                    pinned.pin.end(guests.domain(0));
                     used += 1;
                 }
             }

@@ -31,6 +31,13 @@ pub(super) fn grant_table_op(caller: &mut Caller<'_>, command: u64, list: u64, c
         GNTTABOP_MAP_GRANT_REF => each::<GnttabMapGrantRef>(caller, command, list, count, map_one),
         GNTTABOP_UNMAP_GRANT_REF => each::<GnttabUnmapGrantRef>(caller, command, list, count, unmap_one),
         GNTTABOP_COPY => each::<GnttabCopy>(caller, command, list, count, copy_one),
+        _ => less_frequent(caller, command, list, count),
+    }
+}
+
+#[inline(never)]
+fn less_frequent(caller: &mut Caller<'_>, command: u64, list: u64, count: u32) -> Outcome {
+    match command as u32 {
         GNTTABOP_SWAP_GRANT_REF => each::<GnttabSwapGrantRef>(caller, command, list, count, |caller, op| {
             op.status = status(caller.domain.grants.table.swap(op.ref_a, op.ref_b));
         }),
@@ -54,18 +61,17 @@ fn status<T>(result: Result<T, Status>) -> i16 {
 }
 
 /// Do each operation of the list, writing back what became of it.
+#[inline(never)]
 fn each<T: Compat>(
     caller: &mut Caller<'_>,
     command: u64,
     at: u64,
     count: u32,
-    mut operate: impl FnMut(&Caller<'_>, &mut T),
+    operate: impl Fn(&Caller<'_>, &mut T),
 ) -> Outcome {
     let list = GuestHandle::<T>::new(at);
     for index in 0..count.min(SLICE) {
-        let mut operation = caller.read_element(list, u64::from(index))?;
-        operate(caller, &mut operation);
-        caller.write_element(list, u64::from(index), &operation)?;
+        caller.with_element(list, u64::from(index), &operate)?;
     }
     crate::domain::lifecycle::reap();
     if count <= SLICE {
@@ -111,6 +117,7 @@ fn unmap_and_replace_one(caller: &Caller<'_>, op: &mut GnttabUnmapAndReplace) {
     };
 }
 
+#[inline(always)]
 fn copy_one(caller: &Caller<'_>, op: &mut GnttabCopy) {
     let end = |pointer: &GnttabCopyPtr, by_grant: bool| {
         if by_grant {

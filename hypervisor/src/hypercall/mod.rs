@@ -41,7 +41,7 @@ use abi::{Compat, Domid, Errno, GuestHandle, Layout, hypercall as nr};
 use crate::arch::GuestCpu;
 use crate::domain::{Domain, table};
 use crate::mm::guest::{Fault, GuestVirt};
-use crate::types::{DomId, Gva};
+use crate::types::{DomId, Gva, PAGE_SIZE};
 use crate::virt::Running;
 
 /// The arguments of a call: RDI, RSI and RDX. No call has more; the interface knows five.
@@ -161,8 +161,13 @@ impl<'a> Caller<'a> {
     }
 
     /// Copy a value out of the caller's memory.
-    #[inline]
     fn read<T: Compat>(&mut self, at: u64) -> Result<T, Errno> {
+        self.read_inline(at)
+    }
+
+    /// The same without a call, for the most frequent calls.
+    #[inline(always)]
+    fn read_inline<T: Compat>(&mut self, at: u64) -> Result<T, Errno> {
         if self.differs::<T>() {
             return self.read_compat(at);
         }
@@ -207,6 +212,41 @@ impl<'a> Caller<'a> {
         value: &T,
     ) -> Result<(), Errno> {
         self.write(self.element(array, index), value)
+    }
+
+    /// Do `work` with element `index` of an array in the caller's memory, then write it back to where it was read.
+    #[inline(always)]
+    fn with_element<T: Compat>(
+        &mut self,
+        array: GuestHandle<T>,
+        index: u64,
+        work: impl Fn(&Self, &mut T),
+    ) -> Result<(), Errno> {
+        let at = Gva(array
+            .addr()
+            .wrapping_add(index.wrapping_mul(size_of::<T>() as u64)));
+        if self.differs::<T>() || at.page_offset() > PAGE_SIZE - size_of::<T>() as u64 {
+            return self.with_part(array, index, &work);
+        }
+        let frame = self.memory().frame(at)?;
+        let mut value = frame.read(at.page_offset());
+        work(self, &mut value);
+        frame.copy_in(at.page_offset(), value.as_bytes());
+        Ok(())
+    }
+
+    /// The same where one frame does not hold it, or in another layout.
+    #[cold]
+    #[inline(never)]
+    fn with_part<T: Compat>(
+        &mut self,
+        array: GuestHandle<T>,
+        index: u64,
+        work: &dyn Fn(&Self, &mut T),
+    ) -> Result<(), Errno> {
+        let mut value = self.read_element(array, index)?;
+        work(self, &mut value);
+        self.write_element(array, index, &value)
     }
 
     /// Is there nothing of `value` that the caller's layout has no room for?

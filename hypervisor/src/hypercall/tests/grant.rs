@@ -105,6 +105,38 @@ fn a_grant_is_mapped_and_unmapped() {
 }
 
 #[test]
+fn a_list_may_cross_a_page_and_must_be_writable() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, 0);
+    let wanted = GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP,
+        ref_: 9,
+        dom: a.domain.id.0,
+        status: 1,
+        ..Default::default()
+    };
+    // Its status is in the second page.
+    let at = LIST - core::mem::offset_of!(GnttabMapGrantRef, status) as u64;
+    b.put(at, &wanted);
+    let map = |b: &mut World, at: u64| b.call(GRANT, &[GNTTABOP_MAP_GRANT_REF.into(), at, 1]);
+    assert_eq!(map(&mut b, at), Ok(0));
+    assert_eq!(b.get::<GnttabMapGrantRef>(at).status, GNTST_OKAY);
+    assert_eq!(b.get::<u64>(0x100_0000), 0xcafe);
+    // Where the result cannot be written, nothing is done.
+    grant(&mut b, a.domain.id, GTF_READONLY);
+    let read_only = GnttabMapGrantRef {
+        host_addr: 0x200_0000,
+        flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
+        dom: b.domain.id.0,
+        ..wanted
+    };
+    b.put(0x5000, &wanted);
+    assert_eq!(one(&mut a, GNTTABOP_MAP_GRANT_REF, &mut read_only.clone()), Ok(0));
+    assert_eq!(map(&mut a, 0x200_0000), Err(Errno::EFAULT));
+}
+
+#[test]
 fn bad_grants_have_a_status() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, GTF_READONLY);
