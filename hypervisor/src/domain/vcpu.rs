@@ -270,8 +270,7 @@ impl Vcpu {
     /// Ask the vCPU to look at `what`, wherever it is: it is woken if it waits and made to exit if it runs elsewhere.
     #[inline]
     pub fn request(self: &Arc<Self>, what: Request) {
-        let effects = self.wakeup.request(what);
-        if effects.any() {
+        if let Some(effects) = self.wakeup.request(what) {
             self.carry_out(effects);
         }
     }

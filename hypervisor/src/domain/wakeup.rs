@@ -85,14 +85,6 @@ pub struct Effects {
     pub interrupt: bool,
 }
 
-impl Effects {
-    /// Is there anything to do?
-    #[inline]
-    pub fn any(self) -> bool {
-        self.wake | self.end_poll | self.interrupt
-    }
-}
-
 impl Wakeup {
     /// A vCPU without requests that may not run for the reason of `hold`.
     pub fn new(hold: Hold) -> Self {
@@ -127,17 +119,21 @@ impl Wakeup {
         self.requests.fetch_or(what.bits(), SeqCst);
     }
 
-    /// Ask the vCPU to look at `what`.
+    /// Ask the vCPU to look at `what`. `None`: nothing is left to do.
     #[inline]
-    pub fn request(&self, what: Request) -> Effects {
+    pub fn request(&self, what: Request) -> Option<Effects> {
         self.requests.fetch_or(what.bits(), SeqCst);
         let waits = what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED | Hold::POLLING);
-        Effects {
+        // Whoever is not in the guest looks before it enters.
+        let interrupt = self.requests.load(SeqCst) & OUTSIDE == 0;
+        if !waits && !interrupt {
+            return None;
+        }
+        Some(Effects {
             wake: waits && self.release(Hold::BLOCKED),
             end_poll: waits,
-            // Whoever is not in the guest looks before it enters.
-            interrupt: self.requests.load(SeqCst) & OUTSIDE == 0,
-        }
+            interrupt,
+        })
     }
 
     /// The CPU that runs it is about to enter the guest. `true`: not before it has looked at the requests. From here on whoever makes another sees

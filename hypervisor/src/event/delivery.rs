@@ -16,7 +16,6 @@ use crate::types::{Port, VcpuId};
 
 /// How events are delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub(super) enum Abi {
     /// 2-level, to a 64-bit guest.
     Long,
@@ -39,18 +38,12 @@ impl Abi {
 impl EventChannels {
     #[inline]
     pub(super) fn abi(&self) -> Abi {
-        match self.abi.load(Ordering::SeqCst) {
-            0 => Abi::Long,
-            1 => Abi::Compat,
-            _ => Abi::Fifo,
-        }
-    }
-
-    /// 2-level delivery, in the domain's layout.
-    pub(super) fn two_level(&self) -> Abi {
-        match self.layout() {
-            Layout::X86_64 => Abi::Long,
-            Layout::I386 => Abi::Compat,
+        if self.by_fifo.load(Ordering::SeqCst) {
+            Abi::Fifo
+        } else if self.compat.load(Ordering::SeqCst) {
+            Abi::Compat
+        } else {
+            Abi::Long
         }
     }
 
@@ -75,14 +68,6 @@ impl EventChannels {
     pub fn set_layout(&self, layout: Layout) {
         let _hint = self.lock.lock();
         self.compat.store(layout == Layout::I386, Ordering::SeqCst);
-        if self.abi() != Abi::Fifo {
-            self.use_abi(self.two_level());
-        }
-    }
-
-    /// Deliver so from now on. The caller holds the lock.
-    pub(super) fn use_abi(&self, abi: Abi) {
-        self.abi.store(abi as u8, Ordering::SeqCst);
     }
 
     /// The port is not pending any more, if it was.
@@ -102,18 +87,20 @@ impl EventChannels {
 pub(super) fn deliver(domain: &Domain, port: Port, vcpu: VcpuId) {
     let Some(vcpu) = domain.vcpu(vcpu) else { return };
     match domain.events.abi() {
-        Abi::Long => announce(
-            domain,
-            port,
-            vcpu,
-            two_level::set_pending(&domain.shared_info, Words::LONG, &vcpu.events, port),
-        ),
+        Abi::Long => deliver_long(domain, port, vcpu),
         Abi::Compat => deliver_compat(domain, port, vcpu),
         Abi::Fifo => deliver_by_fifo(domain, port, vcpu),
     }
 }
 
-/// Apart, so that 64-bit 2-level delivery does not pay for its registers. A port from before the guest's layout changed may be out of reach.
+/// Apart, so that none of these pays for the registers of another.
+#[inline(never)]
+fn deliver_long(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
+    let delivery = two_level::set_pending(&domain.shared_info, Words::LONG, &vcpu.events, port);
+    announce(domain, port, vcpu, delivery);
+}
+
+/// A port from before the guest's layout changed may be out of reach.
 #[inline(never)]
 fn deliver_compat(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
     if port.0 < Words::COMPAT.ports() {
@@ -122,7 +109,6 @@ fn deliver_compat(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
     }
 }
 
-/// Apart, as [`deliver_compat`] is.
 #[inline(never)]
 fn deliver_by_fifo(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
     if let Some(state) = domain.events.ports.fifo(port) {
@@ -132,7 +118,7 @@ fn deliver_by_fifo(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
 }
 
 /// Tell the vCPU, and those that poll.
-#[inline]
+#[inline(always)]
 fn announce(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>, delivery: Delivery) {
     if delivery.upcall {
         vcpu.raise_upcall();

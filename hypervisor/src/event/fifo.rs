@@ -303,6 +303,7 @@ impl Queues {
     }
 
     /// Put the word of `port`, which is pending and not masked, at its queue's end. `true`: the vCPU must be told.
+    #[inline]
     fn link(
         &self,
         port: Port,
@@ -313,9 +314,13 @@ impl Queues {
     ) -> bool {
         let queue = QueueId::new(vcpu, state.priority.load(SeqCst));
         // A guest does not unmask events of a vCPU before that has a control block.
-        let control = self.vcpus.get(queue.vcpu()).and_then(|vcpu| vcpu.control.get());
-        let Some(control) = control else { return false };
-        let Some(mut locked) = self.lock(state, queue) else {
+        let Some(vcpu) = self.vcpus.get(queue.vcpu()) else {
+            return false;
+        };
+        let (Some(control), Some(tail)) = (vcpu.control.get(), vcpu.tail(queue)) else {
+            return false;
+        };
+        let Some(mut locked) = self.lock(state, queue, tail) else {
             return false;
         };
         if word.fetch_or(LINKED, SeqCst) & LINKED != 0 {
@@ -341,26 +346,47 @@ impl Queues {
             && events.mark_upcall_pending()
     }
 
-    /// The locks of `queue` and of the queue that the port was in last.
-    #[inline]
-    fn lock(&self, state: &PortState, queue: QueueId) -> Option<Locked<'_>> {
+    /// The locks of `queue`, which is `tail`'s, and of the queue that the port was in last.
+    #[inline(always)]
+    fn lock<'a>(&'a self, state: &PortState, queue: QueueId, tail: &'a Mutex<Tail>) -> Option<Locked<'a>> {
+        // Ports stay where they are, mostly.
+        if state.last_queue() == queue {
+            let locked = Locked {
+                queue: tail.lock(),
+                last: None,
+            };
+            if state.last_queue() == queue {
+                return Some(locked);
+            }
+        }
+        self.lock_both(state, queue, tail)
+    }
+
+    #[inline(never)]
+    fn lock_both<'a>(
+        &'a self,
+        state: &PortState,
+        queue: QueueId,
+        tail: &'a Mutex<Tail>,
+    ) -> Option<Locked<'a>> {
         for _ in 0..MAX_MOVES {
             let last = state.last_queue();
+            let last_tail = self.vcpus.get(last.vcpu())?.tail(last)?;
             let locked = match last.cmp(&queue) {
                 core::cmp::Ordering::Equal => Locked {
-                    queue: self.tail(queue)?.lock(),
+                    queue: tail.lock(),
                     last: None,
                 },
                 core::cmp::Ordering::Less => {
-                    let last = self.tail(last)?.lock();
+                    let last = last_tail.lock();
                     Locked {
-                        queue: self.tail(queue)?.lock(),
+                        queue: tail.lock(),
                         last: Some(last),
                     }
                 }
                 core::cmp::Ordering::Greater => Locked {
-                    queue: self.tail(queue)?.lock(),
-                    last: Some(self.tail(last)?.lock()),
+                    queue: tail.lock(),
+                    last: Some(last_tail.lock()),
                 },
             };
             if state.last_queue() == last {
@@ -369,11 +395,13 @@ impl Queues {
         }
         None
     }
+}
 
+impl VcpuQueues {
+    /// The one of this vCPU's that has the priority of `queue`.
     #[inline]
     fn tail(&self, queue: QueueId) -> Option<&Mutex<Tail>> {
-        let vcpu = self.vcpus.get(queue.vcpu())?;
-        vcpu.tails.get(usize::from(queue.priority()))
+        self.tails.get(usize::from(queue.priority()))
     }
 }
 

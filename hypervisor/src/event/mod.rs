@@ -24,7 +24,7 @@ pub mod two_level;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::Errno;
 use abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_MIN, NR_VIRQS};
@@ -51,8 +51,8 @@ pub struct EventChannels {
     ports: Ports,
     /// Held by whoever changes a binding.
     lock: Mutex<Hint>,
-    /// [`Abi`]; changes with the lock held.
-    abi: AtomicU8,
+    /// Are events delivered by the FIFO ABI? Changes with the lock held.
+    by_fifo: AtomicBool,
     /// Is the domain's layout that of i386 guests? Likewise.
     compat: AtomicBool,
     fifo: Fifo,
@@ -80,7 +80,7 @@ impl EventChannels {
                     bound: 0,
                 },
             ),
-            abi: AtomicU8::new(Abi::Long as u8),
+            by_fifo: AtomicBool::new(false),
             compat: AtomicBool::new(false),
             fifo: Fifo::new(),
             virqs: (0..max_vcpus)
@@ -400,7 +400,7 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
                 state.hold_back();
             }
         }
-        events.use_abi(Abi::Fifo);
+        events.by_fifo.store(true, Ordering::SeqCst);
     }
     Ok(())
 }
@@ -462,7 +462,7 @@ pub fn reset_delivery(domain: &Domain) -> Result<(), Errno> {
     if hint.bound != 0 {
         return Err(Errno::EAGAIN);
     }
-    domain.events.use_abi(domain.events.two_level());
+    domain.events.by_fifo.store(false, Ordering::SeqCst);
     domain.events.fifo.turn_off();
     Ok(())
 }

@@ -18,8 +18,8 @@ use crate::types::{DomId, Gfn, Port, VcpuId};
 
 pub(super) fn event_channel_op(caller: &mut Caller<'_>, command: u64, at: u64, next: u64) -> Outcome {
     if command as u32 == EVTCHNOP_SEND {
-        let port = port(caller, at)?;
-        event::send(caller.domain, port)?;
+        let send: EvtchnPortArg = caller.read_inline(at)?;
+        event::send(caller.domain, Port(send.port))?;
         return Ok(0);
     }
     less_frequent(caller, command, at, next)
@@ -74,7 +74,6 @@ fn less_frequent(caller: &mut Caller<'_>, command: u64, at: u64, next: u64) -> O
     Ok(0)
 }
 
-#[inline(always)]
 fn port(caller: &mut Caller<'_>, at: u64) -> Result<Port, Errno> {
     Ok(Port(caller.read::<EvtchnPortArg>(at)?.port))
 }

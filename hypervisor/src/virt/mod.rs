@@ -222,51 +222,63 @@ enum Next {
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
+    if hw::irq::softirq_pending() {
+        take_softirqs(running);
+    }
+    let vcpu = running.vcpu;
+    let mut requests = vcpu.take_requests();
+    // These ask for others.
+    const FIRST: Request = Request::FLUSH.union(Request::STARTUP).union(Request::TIMER);
+    if requests.intersects(FIRST) {
+        if requests.contains(Request::FLUSH) {
+            running.cpu.flush(crate::arch::Flush::Nested);
+        }
+        if requests.contains(Request::STARTUP) {
+            lapic::startup(running);
+        }
+        if requests.contains(Request::TIMER) {
+            time::expire(running);
+        }
+        // Another CPU's new request for one of the above stays: an exit is on its way with it.
+        requests |= vcpu.take(!FIRST);
+    }
+    if requests.contains(Request::NMI) {
+        deliver_nmi(running);
+    }
+    if requests.contains(Request::CALLBACK) {
+        exits::deliver_callback(running);
+    }
+    if requests.intersects(Request::INTERRUPT | Request::STARTUP) {
+        lapic::deliver(running);
+    }
+    if requests.contains(Request::LEAVE) || !vcpu.runnable() {
+        Next::Leave
+    } else {
+        Next::Enter
+    }
+}
+
+/// Apart from [`before_entry`], as what follows is, so that an upcall does not pay for their registers.
+#[inline(never)]
+fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) {
     while hw::irq::softirq_pending() {
         if softirqs().contains(SoftIrq::REGISTERS) {
             debug_keys::log_registers(running.vcpu, running.cpu);
         }
     }
-    let vcpu = running.vcpu;
-    let requests = vcpu.take_requests();
-    if requests.contains(Request::FLUSH) {
-        running.cpu.flush(crate::arch::Flush::Nested);
+}
+
+#[inline(never)]
+fn deliver_nmi(running: &mut Running<'_, dyn GuestCpu>) {
+    if running.cpu.nmi_allowed() {
+        running.cpu.inject(crate::arch::Event::nmi());
+        let _ = running.cpu.request_nmi_window(false);
+        return;
     }
-    if requests.contains(Request::STARTUP) {
-        lapic::startup(running);
-    }
-    if requests.contains(Request::TIMER) {
-        time::expire(running);
-    }
-    // What the above has asked for. Another CPU's new request for one of the above stays: an exit is on its way with it.
-    const FIRST: Request = Request::FLUSH.union(Request::STARTUP).union(Request::TIMER);
-    let again = if requests.intersects(FIRST) {
-        requests | vcpu.take(!FIRST)
-    } else {
-        requests
-    };
-    if again.contains(Request::NMI) {
-        if running.cpu.nmi_allowed() {
-            running.cpu.inject(crate::arch::Event::nmi());
-            let _ = running.cpu.request_nmi_window(false);
-        } else {
-            // It stays asked for: a guest that halts in between must not sleep over it.
-            vcpu.defer(Request::NMI);
-            if !running.cpu.request_nmi_window(true) {
-                hw::apic::kick(hw::percpu::id());
-            }
-        }
-    }
-    if again.contains(Request::CALLBACK) {
-        exits::deliver_callback(running);
-    }
-    if again.intersects(Request::INTERRUPT | Request::STARTUP) {
-        lapic::deliver(running);
-    }
-    if again.contains(Request::LEAVE) || !vcpu.runnable() {
-        Next::Leave
-    } else {
-        Next::Enter
+    // It stays asked for: a guest that halts in between must not sleep over it.
+    running.vcpu.defer(Request::NMI);
+    if !running.cpu.request_nmi_window(true) {
+        hw::apic::kick(hw::percpu::id());
     }
 }
 

@@ -22,7 +22,7 @@ fn no_wake_up_is_lost_to_a_halt() {
         let vcpu = running();
         let senders = [Request::CALLBACK, Request::INTERRUPT].map(|what| {
             let vcpu = vcpu.clone();
-            thread::spawn(move || vcpu.request(what).wake)
+            thread::spawn(move || vcpu.request(what).is_some_and(|effects| effects.wake))
         });
         vcpu.block();
         let asleep = !vcpu.runnable();
@@ -45,7 +45,11 @@ fn one_of_those_who_release_queues() {
         let others = vcpu.clone();
         let unpause = thread::spawn(move || others.unpause());
         let others = vcpu.clone();
-        let event = thread::spawn(move || others.request(Request::INTERRUPT).wake);
+        let event = thread::spawn(move || {
+            others
+                .request(Request::INTERRUPT)
+                .is_some_and(|effects| effects.wake)
+        });
         let again = vcpu.release(Hold::BLOCKED);
         let queued = [
             again,
@@ -63,7 +67,11 @@ fn who_enters_the_guest_is_told() {
     check(None, || {
         let vcpu = running();
         let sender = vcpu.clone();
-        let sender = thread::spawn(move || sender.request(Request::NMI).interrupt);
+        let sender = thread::spawn(move || {
+            sender
+                .request(Request::NMI)
+                .is_some_and(|effects| effects.interrupt)
+        });
         let seen = vcpu.enter();
         let interrupted = sender.join().expect("no panic");
         assert!(
