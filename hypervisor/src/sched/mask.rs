@@ -17,7 +17,8 @@ impl CpuSet {
     /// Is `cpu` in it?
     #[inline]
     pub fn contains(&self, cpu: u32) -> bool {
-        self.window(cpu) & 1 != 0
+        let word = self.0.get(cpu as usize / 64);
+        word.is_some_and(|word| word >> (cpu % 64) & 1 != 0)
     }
 
     /// The CPUs from `first` on, as bits, that are in it: 32 of them.
@@ -59,7 +60,8 @@ impl CpuMask {
     /// Is `cpu` in it?
     #[inline]
     pub fn contains(&self, cpu: u32) -> bool {
-        self.window(cpu) & 1 != 0
+        let word = self.words.get(cpu as usize / 64);
+        word.is_some_and(|word| word.load(Relaxed) >> (cpu % 64) & 1 != 0)
     }
 
     /// Are all CPUs that there can be in it?

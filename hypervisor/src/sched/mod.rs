@@ -266,7 +266,10 @@ pub fn wake(vcpu: &Arc<Vcpu>) {
 pub fn pick() -> Option<Arc<Vcpu>> {
     let vcpu = SCHEDULER.get()?.pick(hw::percpu::id(), hw::time::now_ns(), &Cpus);
     // Who waits since the vCPU was taken is seen here.
-    program_timer();
+    match vcpu {
+        Some(_) => program_timer(),
+        None => program_timer_exactly(),
+    }
     vcpu
 }
 
@@ -390,14 +393,32 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
     program_timer();
 }
 
-/// Set this CPU's one-shot timer to whatever comes first: a vCPU's deadline, or what the scheduler waits for.
+/// What comes first on this CPU: a vCPU's deadline, or what the scheduler waits for.
+fn next_deadline(cpu: &CpuSched, here: u32) -> u64 {
+    let timers = cpu.timers.lock().first();
+    let scheduler = SCHEDULER
+        .get()
+        .map_or(NEVER, |scheduler| scheduler.deadline(here));
+    timers.min(scheduler).min(cpu.beat.load(SeqCst))
+}
+
+/// Have this CPU's one-shot timer fire when the first deadline has come, at the latest. A time that was put off is left alone: mostly the next to come is put
+/// off, too, before it has, and a timer that fires early is set again.
 fn program_timer() {
     let here = hw::percpu::id();
-    let (Some(cpu), Some(scheduler)) = (cpu(here), SCHEDULER.get()) else {
-        return;
-    };
-    let deadline = cpu.timers.lock().first().min(scheduler.deadline(here));
-    let deadline = deadline.min(cpu.beat.load(SeqCst));
+    let Some(cpu) = cpu(here) else { return };
+    let deadline = next_deadline(cpu, here);
+    if deadline < cpu.armed.load(SeqCst) {
+        cpu.armed.store(deadline, SeqCst);
+        hw::timer::arm(deadline);
+    }
+}
+
+/// The same without firing early, for a CPU that has nothing else to do.
+fn program_timer_exactly() {
+    let here = hw::percpu::id();
+    let Some(cpu) = cpu(here) else { return };
+    let deadline = next_deadline(cpu, here);
     if cpu.armed.swap(deadline, SeqCst) != deadline {
         hw::timer::arm(deadline);
     }

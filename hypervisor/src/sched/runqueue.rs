@@ -169,6 +169,9 @@ impl<T: Task> RunQueue<T> {
     }
 
     fn first_of(&self, eligible: impl Fn(&Class<T>) -> bool) -> Option<&T> {
+        if self.waiting == 0 {
+            return None;
+        }
         let classes = || self.classes.iter().filter(|class| eligible(class));
         let urgent = classes().filter_map(|class| class.urgent.peek());
         let others = classes().filter_map(|class| class.others.peek());

@@ -70,6 +70,10 @@ impl<T: Task> Scheduler<T> {
     /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last, if it can be; else nearby.
     pub(super) fn claim_for(&self, entity: &Entity, home: u32) -> Option<u32> {
         let group = self.group(home)?;
+        // On a busy machine there is nothing to look for.
+        if group.idle.load(SeqCst) == 0 && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
+            return None;
+        }
         let (hard, soft) = (&entity.hard, &entity.soft);
         let owner = entity.owner();
         if hard.contains(home) && soft.contains(home) && self.admits(home, owner) && self.claim(group, home) {
