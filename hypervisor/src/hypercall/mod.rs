@@ -214,7 +214,8 @@ impl<'a> Caller<'a> {
         self.write(self.element(array, index), value)
     }
 
-    /// Do `work` with element `index` of an array in the caller's memory, then write it back to where it was read.
+    /// Do `work` with element `index` of an array in the caller's memory, then write it back to where it was read. Where it cannot be written,
+    /// nothing is done.
     #[inline(always)]
     fn with_element<T: Compat>(
         &mut self,
@@ -228,14 +229,17 @@ impl<'a> Caller<'a> {
         if self.differs::<T>() || at.page_offset() > PAGE_SIZE - size_of::<T>() as u64 {
             return self.with_part(array, index, &work);
         }
-        let frame = self.memory().frame(at)?;
+        let owner = self.domain.id;
+        let Ok(frame) = self.memory().own_frame(at, owner) else {
+            return self.with_part(array, index, &work);
+        };
         let mut value = frame.read(at.page_offset());
         work(self, &mut value);
         frame.copy_in(at.page_offset(), value.as_bytes());
         Ok(())
     }
 
-    /// The same where one frame does not hold it, or in another layout.
+    /// The same where no single frame of the caller's own holds it, or in another layout: it is written to what is there afterwards.
     #[cold]
     #[inline(never)]
     fn with_part<T: Compat>(
@@ -244,6 +248,11 @@ impl<'a> Caller<'a> {
         index: u64,
         work: &dyn Fn(&Self, &mut T),
     ) -> Result<(), Errno> {
+        let first = self.element(array, index);
+        let last = self.element(array, index.wrapping_add(1)).wrapping_sub(1);
+        for end in [first, last] {
+            self.memory().frame(Gva(end))?;
+        }
         let mut value = self.read_element(array, index)?;
         work(self, &mut value);
         self.write_element(array, index, &value)

@@ -329,6 +329,32 @@ impl<'a> GuestVirt<'a> {
         with_stable(p2m, || GuestFrame::reference(self.walk(at, Access::Write)?))
     }
 
+    /// The same of a frame that `owner` owns. Only such a one may be held for long: another's is not to be written any more once its grant has
+    /// ended, which no reference prevents.
+    ///
+    /// # Errors
+    /// As [`GuestVirt::frame`]; or it is another domain's.
+    #[inline(always)]
+    pub fn own_frame(&mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
+        let generation = self.p2m.own_generation();
+        if let Some(page) = self.known(at, Access::Write, generation)
+            && let Ok(frame) = GuestFrame::reference_of(page, owner)
+            && self.p2m.own_generation() == generation
+        {
+            return Ok(frame);
+        }
+        self.again().walk_to_own_frame(at, owner)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn walk_to_own_frame(mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
+        let p2m = self.p2m;
+        with_stable(p2m, || {
+            GuestFrame::reference_of(self.walk(at, Access::Write)?, owner)
+        })
+    }
+
     /// Hold the frames behind `len` bytes (a page at most) at `at`, which `owner` owns, to write to them later. What the guest does to its
     /// page tables afterwards does not matter.
     ///
@@ -349,14 +375,6 @@ impl<'a> GuestVirt<'a> {
             offset,
             len,
         })
-    }
-
-    fn own_frame(&mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
-        let frame = self.frame(at)?;
-        match page_info::owner(frame.mfn) {
-            Some((found, _)) if found == owner => Ok(frame),
-            _ => Err(Fault),
-        }
     }
 
     /// The frame behind `gva`, if a cached walk answers at `generation`.
@@ -594,7 +612,8 @@ impl GuestRange {
 /// Bytes from which on the string instruction is the faster copy.
 const LONG_COPY: usize = 128;
 
-/// Copy `len` bytes, reading each once, whatever others do to them meanwhile.
+/// Copy `len` bytes, reading each once, whatever others do to them meanwhile. Stores are the compiler's: they are not put off beyond the
+/// next of these loads, nor beyond an atomic access.
 ///
 /// # Safety
 /// `to` must be writable and `from` readable for `len` bytes.

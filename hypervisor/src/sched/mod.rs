@@ -25,7 +25,10 @@ pub use share::Share;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
 
@@ -45,6 +48,8 @@ struct CpuSched {
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// When the timer will fire, unless it just has.
     armed: AtomicU64,
+    /// When it is wanted to: later, if that time was put off.
+    due: AtomicU64,
     /// When it is to beat for the watchdog, or [`NEVER`].
     beat: AtomicU64,
     /// It is to give up what it has: [`hotplug`].
@@ -111,6 +116,7 @@ pub fn init(most: usize, granularity: Granularity) {
                 timers: Mutex::new(Rank::Timers, Heap::new()),
                 loaded: Mutex::new(Rank::Loaded, None),
                 armed: AtomicU64::new(NEVER),
+                due: AtomicU64::new(NEVER),
                 beat: AtomicU64::new(NEVER),
                 retiring: AtomicBool::new(false),
             })
@@ -408,6 +414,7 @@ fn program_timer() {
     let here = hw::percpu::id();
     let Some(cpu) = cpu(here) else { return };
     let deadline = next_deadline(cpu, here);
+    cpu.due.store(deadline, Relaxed);
     if deadline < cpu.armed.load(SeqCst) {
         cpu.armed.store(deadline, SeqCst);
         hw::timer::arm(deadline);
@@ -419,15 +426,16 @@ fn program_timer_exactly() {
     let here = hw::percpu::id();
     let Some(cpu) = cpu(here) else { return };
     let deadline = next_deadline(cpu, here);
+    cpu.due.store(deadline, Relaxed);
     if cpu.armed.swap(deadline, SeqCst) != deadline {
         hw::timer::arm(deadline);
     }
 }
 
-/// How long what begins to run on this CPU may go on before the timer is due, in nanoseconds; a slice at most.
+/// How long what begins to run on this CPU may go on before something is due, in nanoseconds; a slice at most.
 pub fn time_to_run() -> u64 {
-    let armed = this_cpu().map_or(NEVER, |cpu| cpu.armed.load(SeqCst));
-    armed.saturating_sub(hw::time::now_ns()).min(SLICE)
+    let due = this_cpu().map_or(NEVER, |cpu| cpu.due.load(Relaxed));
+    due.saturating_sub(hw::time::now_ns()).min(SLICE)
 }
 
 /// The timer fired, or another CPU wants this one to reconsider: tell the vCPUs whose time has come, end a slice or a budget that is over.

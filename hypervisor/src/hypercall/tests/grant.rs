@@ -136,6 +136,43 @@ fn a_list_may_cross_a_page_and_must_be_writable() {
     assert_eq!(map(&mut a, 0x200_0000), Err(Errno::EFAULT));
 }
 
+/// A list in another domain's frame is as good as any, but nothing is written there once the grant has ended: not even by the operation
+/// that ends it.
+#[test]
+fn a_list_in_a_granted_frame_is_not_written_when_that_is_no_longer_granted() {
+    let (mut a, mut b) = (World::new(), World::new());
+    grant(&mut a, b.domain.id, 0);
+    let mut map = GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP,
+        ref_: 9,
+        dom: a.domain.id.0,
+        ..Default::default()
+    };
+    let mut second = GnttabMapGrantRef {
+        host_addr: 0x100_1000,
+        ..map
+    };
+    for map in [&mut map, &mut second] {
+        assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, map), Ok(0));
+    }
+    let unmap = |b: &mut World, map: &GnttabMapGrantRef| {
+        let unmap = GnttabUnmapGrantRef {
+            host_addr: map.host_addr,
+            handle: map.handle,
+            status: 1,
+            ..Default::default()
+        };
+        b.put(0x100_0000, &unmap);
+        b.call(GRANT, &[GNTTABOP_UNMAP_GRANT_REF.into(), 0x100_0000, 1])
+    };
+    assert_eq!(unmap(&mut b, &second), Ok(0));
+    assert_eq!(b.get::<GnttabUnmapGrantRef>(0x100_0000).status, GNTST_OKAY);
+    assert_eq!(unmap(&mut b, &map), Err(Errno::EFAULT));
+    assert_eq!(flags_of(&a), GTF_PERMIT_ACCESS);
+    assert_eq!(a.get::<GnttabUnmapGrantRef>(0x5000).status, 1);
+}
+
 #[test]
 fn bad_grants_have_a_status() {
     let (mut a, mut b) = (World::new(), World::new());
