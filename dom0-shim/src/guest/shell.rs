@@ -12,6 +12,8 @@ use dom0_shim::shell::commands::{self, Command, Names, TABLE};
 use dom0_shim::shell::format::{
     BLOCK_LIST_HEAD, BlockLine, DomainLine, LIST_HEAD, block_line, flag, list_line, uptime,
 };
+use dom0_shim::shell::words::{self, Word};
+use dom0_shim::xlcfg;
 use dom0_shim::xlcfg::disk::{self, Disk};
 use guest_rt::hypercall::sysctl::PoolChange;
 use guest_rt::hypercall::{domctl, sched, sysctl, version};
@@ -41,10 +43,12 @@ pub async fn run(host: Rc<Host>) {
     start_configured(&host).await;
     loop {
         let line = host.terminal.line(|before| candidates(&host, before)).await;
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        if let Some((&name, arguments)) = words.split_first()
-            && let Err(message) = run_command(&host, name, arguments).await
-        {
+        let result = match words::split(&line).as_deref() {
+            Ok([name, arguments @ ..]) => run_command(&host, &name.text, arguments).await,
+            Ok([]) => Ok(()),
+            Err(message) => Err(message.clone()),
+        };
+        if let Err(message) = result {
             println!("{message}");
         }
     }
@@ -108,7 +112,8 @@ fn candidates(host: &Host, before: &str) -> Vec<String> {
     }
 }
 
-async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<(), String> {
+async fn run_command(host: &Rc<Host>, name: &str, words: &[Word<'_>]) -> Result<(), String> {
+    let arguments: &[&str] = &words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>();
     let entry = commands::find(name).ok_or_else(|| format!("{name}: no such command; try help"))?;
     let usage = || format!("Usage: {} {}", entry.name, entry.arguments);
     let (least, most) = entry.count;
@@ -120,12 +125,22 @@ async fn run_command(host: &Rc<Host>, name: &str, arguments: &[&str]) -> Result<
         (Command::List, which) => list(host, which.first().copied()),
         (Command::Info, _) => info(),
         (Command::Dmesg, options) => dmesg(options),
-        (Command::Create, ["-c", path, settings @ ..] | [path, "-c", settings @ ..]) => {
-            let domain = start(host, path, settings).await?;
-            console::attach(host, domain, 0).await;
+        (Command::Create, _) => {
+            let (options, rest): (Vec<&Word>, Vec<&Word>) =
+                words.iter().partition(|word| word.typed.starts_with('-'));
+            let [path, settings @ ..] = &rest[..] else {
+                return Err(usage());
+            };
+            if options.iter().any(|option| option.text != "-c") {
+                return Err(usage());
+            }
+            let settings: Vec<&str> = settings.iter().map(|word| xlcfg::setting(word)).collect();
+            let domain = start(host, &path.text, &settings).await?;
+            if !options.is_empty() {
+                console::attach(host, domain, 0).await;
+            }
             Ok(())
         }
-        (Command::Create, [path, settings @ ..]) => start(host, path, settings).await.map(|_| ()),
         (Command::Console, words) => console::console(host, words)
             .await
             .unwrap_or_else(|| Err(usage())),

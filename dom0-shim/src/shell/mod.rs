@@ -1,6 +1,7 @@
-//! The management shell's parts that need no hypervisor: line editing, the command table, `xl`'s output formats.
+//! The management shell's parts that need no hypervisor: line editing, words, the command table, `xl`'s output formats.
 
 pub mod commands;
 pub mod format;
 pub mod line;
 pub mod size;
+pub mod words;

@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::cpus::CpuSet;
+use crate::shell::words::Word;
 use channel::{CHANNELS_MAX, Channel};
 use disk::Disk;
 use syntax::{Setting, Value};
@@ -173,6 +174,15 @@ pub fn parse(text: &str) -> Result<Config, Error> {
         draft.set(&setting)?;
     }
     draft.finish()
+}
+
+/// A setting (`key=value`) at the prompt: as it was typed if that is one, as its quotes are those of a config then;
+/// otherwise what is left of it as a word, as xl gets it from a shell. So `extra='a b'` and `'extra="a b"'` are the same.
+pub fn setting<'a>(word: &'a Word<'_>) -> &'a str {
+    match syntax::parse(word.typed) {
+        Ok(settings) if settings.len() == 1 => word.typed,
+        _ => &word.text,
+    }
 }
 
 /// A config while its keys are being read.

@@ -159,3 +159,19 @@ fn reads_a_uuid() {
     ];
     assert_eq!(config.uuid, Some(wanted));
 }
+
+#[test]
+fn settings_at_the_prompt() {
+    let line = r#"extra='a b' 'extra="a b"' disk=["a b,xvda,rw"] vcpus=2 extra='say "hi"' name=x"#;
+    let words = crate::shell::words::split(line).unwrap();
+    let settings: Vec<&str> = words.iter().map(setting).collect();
+    let wanted = [
+        "extra='a b'",
+        r#"extra="a b""#,
+        r#"disk=["a b,xvda,rw"]"#,
+        "vcpus=2",
+        r#"extra='say "hi"'"#,
+        "name=x",
+    ];
+    assert_eq!(settings, wanted);
+}

@@ -80,8 +80,15 @@ pub fn shell(console: &mut Console, command: &str) -> Result<String> {
 /// Log in, look around, detach and come back, reboot, log in again, power off; the kernel is as Debian ships it.
 fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
-    shim.console.type_line("create -c /etc/oxen/debian.cfg")?;
+    shim.console.type_line(
+        "create -c /etc/oxen/debian.cfg extra='console=hvc0 words=\"a b\"'",
+    )?;
     log_in(shim.console)?;
+    let line = shell(shim.console, "cat /proc/cmdline")?;
+    ensure!(
+        line.contains("\nconsole=hvc0 words=\"a b\"\n"),
+        "/proc/cmdline: {line}"
+    );
     let uname = shell(shim.console, "uname -a")?;
     ensure!(
         uname.contains("Debian") && uname.contains("x86_64"),

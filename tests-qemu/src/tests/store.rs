@@ -70,7 +70,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
 fn tools(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = shim(bench, machine, &[])?;
     for (command, printed) in [
-        ("xenstore-write /a/b one /a/c two\\x20words\\n", ""),
+        ("xenstore-write /a/b one /a/c 'two words\\n'", ""),
         ("xenstore-read /a/b", "one\n"),
         ("xenstore-read -p /a/b /a/c", "/a/b: one\n/a/c: two words\\n\n"),
         ("xenstore-read -R /a/c", "two words\n"),
