@@ -1,4 +1,4 @@
-//! Sets of physical CPUs as `xl` reads and prints them: `all`, `0-3,^2`, `5`.
+//! Sets of physical CPUs as `xl` reads and prints them: `all`, `0-3,^2`, `5`, `node:0`.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -18,7 +18,8 @@ impl CpuSet {
     /// None.
     pub const NONE: Self = Self([0; BYTES]);
 
-    /// Reads a list of CPUs and ranges of them, separated by commas; `^` takes out what follows it.
+    /// Reads a list of CPUs and ranges of them, separated by commas; `^` takes out what follows it. Node 0, the only one,
+    /// has all CPUs.
     ///
     /// # Errors
     /// A sentence on the first part that is neither, or that the set is empty.
@@ -29,8 +30,12 @@ impl CpuSet {
                 Some(range) => (false, range),
                 None => (true, part),
             };
+            let nodes = range
+                .strip_prefix("nodes:")
+                .or_else(|| range.strip_prefix("node:"));
             let (first, last) = match range.split_once('-') {
-                _ if range == "all" => (0, CPUS_MAX - 1),
+                _ if range == "all" || nodes == Some("0") => (0, CPUS_MAX - 1),
+                _ if nodes.is_some() => return Err(format!("'{part}': there is node 0 only")),
                 Some((first, last)) => (number(first)?, number(last)?),
                 None => (number(range)?, number(range)?),
             };
@@ -111,7 +116,10 @@ mod tests {
         assert_eq!(members("0-3,^2"), [0, 1, 3]);
         assert_eq!(members(" 1, 5-6 "), [1, 5, 6]);
         assert_eq!(members("all,^0-5"), [6, 7]);
+        assert_eq!(members("node:0,^1-6"), [0, 7]);
+        assert_eq!(members("2,3,^node:0,5"), [5]);
         assert_eq!(CpuSet::parse("all"), Ok(CpuSet::ALL));
+        assert_eq!(CpuSet::parse("nodes:0"), Ok(CpuSet::ALL));
     }
 
     #[test]
@@ -121,6 +129,7 @@ mod tests {
         assert_eq!(error("512"), "'512' is not the number of a CPU");
         assert_eq!(error("x"), "'x' is not the number of a CPU");
         assert_eq!(error(""), "'' is not the number of a CPU");
+        assert_eq!(error("node:1"), "'node:1': there is node 0 only");
         assert_eq!(error("1,^1"), "'1,^1' names no CPU");
     }
 

@@ -1,10 +1,12 @@
 //! Domain configs in xl.cfg syntax (xl.cfg(5)), for PVH guests.
 //!
 //! An unknown key is an error. Keys for what dom0-shim does not have are refused, or ignored with a warning where
-//! the guest runs without.
+//! the guest runs without ([`others`]).
 
 pub mod channel;
+pub mod cpuid;
 pub mod disk;
+mod others;
 mod syntax;
 pub mod vif;
 
@@ -18,7 +20,9 @@ use crate::shell::words::Word;
 use channel::{CHANNELS_MAX, Channel};
 use disk::Disk;
 use syntax::{Setting, Value};
+use cpuid::Changes;
 use vif::Vif;
+use others::Fate;
 
 /// What is wrong with a config, and on which line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +134,14 @@ pub struct Config {
     pub max_maptrack_frames: i32,
     /// Disks; no two with the same number.
     pub disks: Vec<Disk>,
+    /// Highest version of the grant table, if not the highest that there is.
+    pub max_grant_version: Option<u32>,
+    /// MiB for nested page tables, if not as many as libxl reckons.
+    pub shadow_memory: Option<u64>,
+    /// What its clock is ahead of UTC, in seconds.
+    pub time_offset: i64,
+    /// What CPUID is to tell otherwise than by default.
+    pub cpuid: Changes,
     /// Network devices.
     pub vifs: Vec<Vif>,
     /// Consoles beside the first.
@@ -215,6 +227,10 @@ struct Draft {
     channels: Vec<Channel>,
     warnings: Vec<String>,
 }
+    max_grant_version: Option<u32>,
+    shadow_memory: Option<u64>,
+    time_offset: i64,
+    cpuid: Changes,
 
 impl Draft {
     fn set(&mut self, setting: &Setting) -> Result<(), Error> {
@@ -240,7 +256,10 @@ impl Draft {
             "cpu_weight" => self.cpu_weight = Some(number(setting, 1, 65_535)? as u16),
             "cap" => self.cap = Some(number(setting, 0, 65_535)? as u16),
             "pool" => self.pool = Some(string(setting)?),
-            "event_channels" => self.event_channels = Some(number(setting, 1, 131_071)?),
+            // The first is of xl before 4.17.
+            "event_channels" | "max_event_channels" => {
+                self.event_channels = Some(number(setting, 1, 131_071)?)
+            }
             "max_grant_frames" => self.max_grant_frames = Some(number(setting, 1, 4096)?),
             "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
             "disk" => self.disks = disks(setting)?,
@@ -248,7 +267,28 @@ impl Draft {
             "channel" => self.channels = channels(setting)?,
             "cpus" => self.cpus = pins(setting)?,
             "cpus_soft" => self.cpus_soft = pins(setting)?,
-            key => return Err(Error::at(setting.line, format!("unknown key '{key}'"))),
+            "max_grant_version" => self.max_grant_version = Some(number(setting, 1, 2)? as u32),
+            "shadow_memory" => self.shadow_memory = Some(number(setting, 1, 1 << 20)?),
+            "rtc_timeoffset" => self.time_offset = seconds(setting)?,
+            "cpuid" => self.cpuid = cpuid(setting)?,
+            // Nobody can: it is so in any case.
+            "nomigrate" => _ = number(setting, 0, 1)?,
+            "builder" => check_builder(setting)?,
+            key => self.set_other(setting, others::fate(key, &setting.value))?,
+        }
+        Ok(())
+    }
+
+    /// A key that nothing is done about.
+    fn set_other(&mut self, setting: &Setting, fate: Option<Fate>) -> Result<(), Error> {
+        let Setting { line, key, .. } = setting;
+        match fate {
+            Some(Fate::AsIs) => {}
+            Some(Fate::Ignored(why)) => self
+                .warnings
+                .push(format!("line {line}: '{key}' is ignored: {why}")),
+            Some(Fate::Refused(why)) => return Err(refuse(setting, why)),
+            None => return Err(Error::at(*line, format!("unknown key '{key}'"))),
         }
         Ok(())
     }
@@ -330,6 +370,10 @@ impl Draft {
             channels: self.channels,
             warnings: self.warnings,
         })
+            max_grant_version: self.max_grant_version,
+            shadow_memory: self.shadow_memory,
+            time_offset: self.time_offset,
+            cpuid: self.cpuid,
     }
 }
 
@@ -393,6 +437,40 @@ fn disks(setting: &Setting) -> Result<Vec<Disk>, Error> {
     let Value::List(list) = &setting.value else {
         return Err(refuse(setting, "a list is wanted"));
     };
+/// Seconds, in quotes if they are fewer than none.
+fn seconds(setting: &Setting) -> Result<i64, Error> {
+    /// A year.
+    const MOST: i64 = 366 * 24 * 3600;
+    let seconds = match &setting.value {
+        Value::Number(number) => i64::try_from(*number).ok(),
+        Value::String(text) => text.trim().parse().ok(),
+        Value::List(_) => None,
+    };
+    seconds
+        .filter(|seconds| (-MOST..=MOST).contains(seconds))
+        .ok_or_else(|| refuse(setting, &format!("seconds from \"-{MOST}\" to {MOST} are wanted")))
+}
+
+/// `"host,avx2=0"`, or a list of leaves.
+fn cpuid(setting: &Setting) -> Result<Changes, Error> {
+    let changes = match &setting.value {
+        Value::List(_) => Changes::parse_list(&strings(setting)?),
+        _ => Changes::parse(&string(setting)?),
+    };
+    changes.map_err(|error| refuse(setting, &error))
+}
+
+/// What `type` says now.
+fn check_builder(setting: &Setting) -> Result<(), Error> {
+    match string(setting)?.as_str() {
+        "generic" | "linux" => Ok(()),
+        builder => Err(refuse(
+            setting,
+            &format!("'{builder}' guests are not supported; only those of type=\"pvh\" are"),
+        )),
+    }
+}
+
     let mut disks: Vec<Disk> = Vec::new();
     for value in list {
         let Value::String(text) = value else {

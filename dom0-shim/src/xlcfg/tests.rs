@@ -175,3 +175,58 @@ fn settings_at_the_prompt() {
     ];
     assert_eq!(settings, wanted);
 }
+
+#[test]
+fn keys_for_what_there_is_not() {
+    let warnings = |more: &str| parse(&format!("{SMALL}{more}")).unwrap().warnings;
+    assert_eq!(
+        warnings("vnc=1"),
+        ["line 4: 'vnc' is ignored: a guest has a console and no screen"]
+    );
+    assert_eq!(
+        warnings("hap=0"),
+        ["line 4: 'hap' is ignored: there are nested page tables only"]
+    );
+    assert_eq!(
+        warnings("localtime=1"),
+        ["line 4: 'localtime' is ignored: dom0-shim's time zone is UTC"]
+    );
+    let quiet = "vnc=0\nhap=1\nacpi=1\nlocaltime=0\npci=[]\nnomigrate=1\nbuilder='generic'\npassthrough='disabled'\n\
+                 bootloader=''\nnestedhvm=0";
+    assert_eq!(warnings(quiet), [""; 0]);
+    assert_eq!(
+        error("pci=['01:00.0']"),
+        "line 4: pci: there is no passthrough of devices"
+    );
+    assert!(error("bootloader='pygrub'").contains("as /dev/vda1:/vmlinuz"));
+    assert!(error("builder='hvm'").contains("'hvm' guests are not supported"));
+    assert_eq!(
+        error("nomigrate=2"),
+        "line 4: nomigrate: 2 is not between 0 and 1"
+    );
+}
+
+#[test]
+fn limits_and_clocks() {
+    let config = parse(&format!(
+        "{SMALL}max_grant_version=1\nshadow_memory=8\nmax_event_channels=64\nrtc_timeoffset='-3600'\ncpuid='host,avx2=0'"
+    ))
+    .unwrap();
+    assert_eq!(
+        (config.max_grant_version, config.shadow_memory),
+        (Some(1), Some(8))
+    );
+    assert_eq!((config.event_channels, config.time_offset), (64, -3600));
+    assert_eq!(Ok(config.cpuid), Changes::parse("host,avx2=0"));
+    assert!(parse(SMALL).unwrap().cpuid.is_empty());
+    assert_eq!(
+        error("max_grant_version=3"),
+        "line 4: max_grant_version: 3 is not between 1 and 2"
+    );
+    assert!(error("rtc_timeoffset='soon'").contains("seconds from"));
+    assert_eq!(
+        error("cpuid='host,avx9=0'"),
+        "line 4: cpuid: 'avx9=0': no feature has this name"
+    );
+    assert_eq!(error("cpuid=['7']"), "line 4: cpuid: '7': ':' is missing");
+}

@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 use abi::event_channel::VIRQ_DOM_EXC;
@@ -98,6 +98,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             pausing: Mutex::new(Rank::Pausing, ()),
             pollers: AtomicU32::new(0),
             wall_clock: Mutex::new(Rank::Areas, ()),
+            time_offset: AtomicI64::new(0),
         };
         domain.publish_wall_clock();
         domain.set_param(HVM_PARAM_TRIPLE_FAULT_REASON, u64::from(SHUTDOWN_REBOOT))?;

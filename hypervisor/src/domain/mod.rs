@@ -14,7 +14,7 @@ pub mod wakeup;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_CALLBACK_IRQ};
 use abi::hvm::{HVM_PARAM_CALLBACK_TYPE_SHIFT, HVM_PARAM_CALLBACK_TYPE_VECTOR};
@@ -139,6 +139,8 @@ pub struct Domain {
     pollers: AtomicU32,
     /// Held by who writes the wall clock.
     wall_clock: Mutex<()>,
+    /// What its wall clock is ahead of the machine's, in seconds: the toolstack's choice.
+    time_offset: AtomicI64,
 }
 
 impl Domain {
@@ -261,7 +263,9 @@ impl Domain {
         };
         let paused = self.vcpus().first().map_or(0, |vcpu| vcpu.behind());
         let base = wall_clock_base().wrapping_add(paused);
-        let (seconds, nanoseconds) = (base / 1_000_000_000, base % 1_000_000_000);
+        let offset = self.time_offset.load(Ordering::SeqCst);
+        let seconds = (base / 1_000_000_000).wrapping_add_signed(offset);
+        let nanoseconds = base % 1_000_000_000;
         let put = |at, value| self.shared_info.u32_at(at).store(value, Ordering::SeqCst);
         // The version is odd while the rest is being written.
         let writing = self
@@ -275,6 +279,12 @@ impl Domain {
         put(fraction, nanoseconds as u32);
         put(high, (seconds >> 32) as u32);
         put(version, writing.wrapping_add(1));
+    }
+
+    /// Have the wall clock go ahead of the machine's by so many seconds.
+    pub fn set_time_offset(&self, seconds: i64) {
+        self.time_offset.store(seconds, Ordering::SeqCst);
+        self.publish_wall_clock();
     }
 
     /// Use the layout of the mode that `cpu`, which is the domain's, is in. This is done where drivers begin, and begin again after a kexec, as on

@@ -147,8 +147,9 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             return Ok(Answer::Changed);
         }
         XEN_DOMCTL_SENDTRIGGER => trigger(&domain, &u.get())?,
-        // The guest's clock is UTC; toolstacks set the offset of its emulated RTC, and there is none.
-        XEN_DOMCTL_SETTIMEOFFSET => {}
+        XEN_DOMCTL_SETTIMEOFFSET => {
+            domain.set_time_offset(u.get::<DomctlSettimeoffset>().time_offset_seconds);
+        }
         _ => return Err(Errno::ENOSYS),
     }
     Ok(Answer::Done)

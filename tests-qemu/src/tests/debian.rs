@@ -81,13 +81,22 @@ pub fn shell(console: &mut Console, command: &str) -> Result<String> {
 fn session(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
     shim.console.type_line(
-        "create -c /etc/oxen/debian.cfg extra='console=hvc0 words=\"a b\"'",
+        "create -c /etc/oxen/debian.cfg extra='console=hvc0 words=\"a b\"' 'cpuid=\"host,avx2=0\"'",
     )?;
     log_in(shim.console)?;
     let line = shell(shim.console, "cat /proc/cmdline")?;
     ensure!(
         line.contains("\nconsole=hvc0 words=\"a b\"\n"),
         "/proc/cmdline: {line}"
+    );
+    // The emulated CPUs have both.
+    let features = shell(
+        shim.console,
+        "grep -w -c avx /proc/cpuinfo; grep -w -c avx2 /proc/cpuinfo",
+    )?;
+    ensure!(
+        features.contains("\n1\n0\n"),
+        "lines with avx, avx2 in /proc/cpuinfo: {features}"
     );
     let uname = shell(shim.console, "uname -a")?;
     ensure!(

@@ -112,6 +112,43 @@ pub fn set_paging_pool(domain: Domid, bytes: u64) -> Result<(), Errno> {
     .map(|_| ())
 }
 
+/// Sets what a domain's clock is ahead of UTC, in seconds.
+pub fn set_time_offset(domain: Domid, time_offset_seconds: i64) -> Result<(), Errno> {
+    let payload = DomctlSettimeoffset { time_offset_seconds };
+    plain(XEN_DOMCTL_SETTIMEOFFSET, domain, &payload).map(|_| ())
+}
+
+/// What CPUID tells a domain: all leaves.
+pub fn cpu_policy(domain: Domid) -> Result<Vec<CpuidLeaf>, Errno> {
+    // SAFETY: null handles ask for the numbers.
+    let (_, answer) = unsafe { call(XEN_DOMCTL_GET_CPU_POLICY, domain, &DomctlCpuPolicy::default()) }?;
+    let mut leaves = vec![CpuidLeaf::default(); answer.nr_leaves as usize];
+    let mut msrs = vec![MsrEntry::default(); answer.nr_msrs as usize];
+    let request = DomctlCpuPolicy {
+        leaves: handle_mut(&mut leaves),
+        msrs: handle_mut(&mut msrs),
+        ..answer
+    };
+    // SAFETY: the hypervisor writes at most `nr_leaves` and `nr_msrs` entries.
+    let (_, answer) = unsafe { call(XEN_DOMCTL_GET_CPU_POLICY, domain, &request) }?;
+    leaves.truncate(answer.nr_leaves as usize);
+    Ok(leaves)
+}
+
+/// Changes what CPUID tells a domain that has not run yet.
+///
+/// # Errors
+/// What the hypervisor answers; `EINVAL` if the domain cannot have a leaf.
+pub fn set_cpu_policy(domain: Domid, leaves: &[CpuidLeaf]) -> Result<(), Errno> {
+    let payload = DomctlCpuPolicy {
+        nr_leaves: leaves.len() as u32,
+        leaves: handle(leaves),
+        ..Default::default()
+    };
+    // SAFETY: the hypervisor reads `nr_leaves` leaves, and no MSR.
+    unsafe { call(XEN_DOMCTL_SET_CPU_POLICY, domain, &payload) }.map(|_| ())
+}
+
 /// Sets weight and cap under the host's scheduler.
 pub fn set_scheduling(domain: Domid, scheduler: u32, parameters: DomctlSchedCredit) -> Result<(), Errno> {
     let payload = DomctlSchedulerOp {

@@ -5,6 +5,7 @@
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -26,6 +27,7 @@ use dom0_shim::executor::pass;
 use dom0_shim::layout::{self, PAGE};
 use dom0_shim::xenstore::DOM0;
 use dom0_shim::xlcfg::Config;
+use dom0_shim::xlcfg::cpuid::Changes;
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::{domctl, event_channel, hvm, memory, sysctl};
 use guest_rt::time;
@@ -148,7 +150,7 @@ fn creation(config: &Config, handle: [u8; 16], cpupool_id: u32) -> DomctlCreated
         max_evtchn_port: config.event_channels,
         max_grant_frames: config.max_grant_frames,
         max_maptrack_frames: config.max_maptrack_frames,
-        grant_opts: if v2 { 2 } else { 1 },
+        grant_opts: config.max_grant_version.unwrap_or(if v2 { 2 } else { 1 }),
         cpupool_id,
         arch: ArchDomainconfig {
             emulation_flags: XEN_X86_EMU_LAPIC,
@@ -200,13 +202,27 @@ async fn build(
     set_parameters(domain, ports).step("setting the HVM parameters")?;
     set_entry_state(domain, plan)?;
     seed_grants(domain).step("seeding the grant table")?;
+    set_cpuid(domain, &config.cpuid).step("setting what CPUID tells")?;
+    if config.time_offset != 0 {
+        domctl::set_time_offset(domain, config.time_offset).step("setting the clock")?;
+    }
     set_scheduling(domain, config).step("setting the scheduling parameters")?;
     Ok(ports)
 }
 
-/// Bytes for nested page tables, as libxl reckons: 1 MiB a vCPU, 8 KiB a MiB of RAM.
+/// Bytes for nested page tables; if the config does not say, as libxl reckons: 1 MiB a vCPU, 8 KiB a MiB of RAM.
 fn paging_pool(config: &Config) -> u64 {
-    4 * (256 * u64::from(config.max_vcpus) + 2 * config.max_memory) * 1024
+    let usual = 4 * (256 * u64::from(config.max_vcpus) + 2 * config.max_memory) * 1024;
+    config.shadow_memory.map_or(usual, |mib| mib << 20)
+}
+
+/// Has CPUID tell what the config wants.
+fn set_cpuid(domain: Domid, changes: &Changes) -> Result<(), String> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let all = domctl::cpu_policy(domain).map_err(|error| format!("{error}"))?;
+    domctl::set_cpu_policy(domain, &changes.of(&all)?).map_err(|error| format!("{error}"))
 }
 
 /// Gives the domain its memory, in the largest blocks possible.

@@ -10,6 +10,7 @@ use crate::hypercall::testing::{ARG, World, destroy};
 use crate::types::DomId;
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
 
 fn wanted() -> DomctlCreatedomain {
     DomctlCreatedomain {
@@ -95,4 +96,37 @@ fn limits_of_a_new_domain() {
     ] {
         assert!(matches!(create(&mut dom0, &bad), Err(Errno::EINVAL)), "{bad:?}");
     }
+}
+
+#[test]
+fn wall_clock_of_a_domain_is_ahead() {
+    let mut dom0 = World::privileged();
+    let domain = create(&mut dom0, &wanted()).expect("all is well");
+    let seconds = || {
+        let word = |at| u64::from(domain.shared_info.u32_at(at).load(SeqCst));
+        word(3076) | word(3084) << 32
+    };
+    let mut set = |time_offset_seconds: i64| {
+        let mut u = Union::default();
+        u.set(&DomctlSettimeoffset { time_offset_seconds });
+        let request = Domctl {
+            cmd: XEN_DOMCTL_SETTIMEOFFSET,
+            interface_version: XEN_DOMCTL_INTERFACE_VERSION,
+            domain: domain.id.0,
+            u,
+            ..Default::default()
+        };
+        dom0.put(ARG, &request);
+        assert_eq!(dom0.call(HYPERVISOR_DOMCTL, &[ARG]), Ok(0));
+    };
+    set(0);
+    let before = seconds();
+    set(3600);
+    assert_eq!(seconds(), before + 3600);
+    set(-7200);
+    assert_eq!(seconds(), before.wrapping_sub(7200));
+    set(i64::MIN);
+    set(0);
+    assert_eq!(seconds(), before);
+    destroy(&domain);
 }
