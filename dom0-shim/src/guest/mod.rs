@@ -9,15 +9,17 @@
 //! * [`network`]: the domains' networks.
 //! * [`pools`]: CPU pools.
 //! * [`toolstack`]: builds, ends and watches over domains.
-//! * [`shell`]: the commands.
+//! * [`shell`]: the commands; [`info`] and [`power`] have those that show and stop domains and the host.
 //!
 //! Tasks share one [`Host`]; no borrow of its cells is held across an `await`.
 
 mod backend;
 mod console;
+mod info;
 mod machine;
 mod network;
 mod pools;
+mod power;
 mod scheduling;
 mod shell;
 mod store;

@@ -13,7 +13,7 @@ use guest_rt::println;
 use super::Host;
 
 /// The only scheduler that there is.
-const SCHEDULER: &str = "credit2";
+pub const SCHEDULER: &str = "credit2";
 
 /// What there is to know of a pool.
 struct Pool {
@@ -55,10 +55,9 @@ fn all(host: &Host) -> Result<Vec<Pool>, String> {
         };
         let Some(info) = info else { break };
         let id = info.cpupool_id;
-        let name = host.store.read(&format!("{}/name", directory(id)));
         pools.push(Pool {
             id,
-            name: name.unwrap_or_else(|_| format!("Pool-{id}")),
+            name: name(host, id),
             domains: info.n_dom,
             cpus,
         });
@@ -83,6 +82,12 @@ fn find(host: &Host, which: &str) -> Result<Pool, String> {
 /// A sentence.
 pub fn number(host: &Host, which: &str) -> Result<u32, String> {
     find(host, which).map(|pool| pool.id)
+}
+
+/// The name of a pool, if it has one.
+pub fn name(host: &Host, id: u32) -> String {
+    let name = host.store.read(&format!("{}/name", directory(id)));
+    name.unwrap_or_else(|_| format!("Pool-{id}"))
 }
 
 fn set_name(host: &Host, id: u32, name: &str) -> Result<(), String> {

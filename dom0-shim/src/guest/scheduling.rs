@@ -8,7 +8,7 @@ use abi::domctl::{DomctlGetdomaininfo, DomctlSchedCredit};
 use abi::sysctl::{XEN_SYSCTL_CPU_HOTPLUG_OFFLINE, XEN_SYSCTL_CPU_HOTPLUG_ONLINE};
 use abi::{Domid, Errno};
 use dom0_shim::cpus::CpuSet;
-use dom0_shim::shell::format::seconds;
+use dom0_shim::shell::format::{VCPU_LIST_HEAD, VcpuLine, vcpu_line};
 use guest_rt::hypercall::{domctl, sysctl};
 use guest_rt::println;
 
@@ -44,32 +44,26 @@ pub fn hptool(operation: &str, cpu: &str) -> Result<(), String> {
 /// The vCPUs of the domains, or of one: where they run, and where they may and should.
 pub fn vcpu_list(host: &Host, only: Option<Domid>) -> Result<(), String> {
     let cpus = sysctl::physinfo().map_err(failed("physinfo"))?.max_cpu_id + 1;
-    println!(
-        "{:<32} {:>5} {:>5} {:>4} {:>7} {:>9} Affinity (Hard / Soft)",
-        "Name", "ID", "VCPU", "CPU", "State", "Time(s)"
-    );
+    println!("{VCPU_LIST_HEAD}");
     for info in domains(only)? {
         let name = name_of(host, info.domain);
         for vcpu in 0..=info.max_vcpu_id {
             let Ok(state) = domctl::vcpu_info(info.domain, vcpu) else {
                 continue;
             };
-            let (cpu, marks) = match (state.online, state.running, state.blocked) {
-                (0, ..) => ("-".to_string(), "--p"),
-                (_, 1.., _) => (format!("{}", state.cpu), "r--"),
-                (_, _, 1..) => (format!("{}", state.cpu), "-b-"),
-                _ => (format!("{}", state.cpu), "---"),
-            };
+            let line = vcpu_line(&VcpuLine {
+                name: &name,
+                id: info.domain,
+                vcpu,
+                cpu: (state.online != 0).then_some(state.cpu),
+                running: state.running != 0,
+                blocked: state.blocked != 0,
+                cpu_time: state.cpu_time,
+            });
             let (mut hard, mut soft) = (CpuSet::NONE, CpuSet::NONE);
             domctl::affinity(info.domain, vcpu, hard.bytes_mut(), soft.bytes_mut())
                 .map_err(failed("getvcpuaffinity"))?;
-            println!(
-                "{name:<32} {:>5} {vcpu:>5} {cpu:>4} {marks:>7} {:>9} {} / {}",
-                info.domain,
-                seconds(state.cpu_time),
-                hard.describe(cpus),
-                soft.describe(cpus)
-            );
+            println!("{line}{} / {}", hard.describe(cpus), soft.describe(cpus));
         }
     }
     Ok(())

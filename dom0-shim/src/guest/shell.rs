@@ -5,31 +5,26 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use abi::sched::SHUTDOWN_POWEROFF;
 use abi::{Domid, Errno};
-use dom0_shim::executor::{Either, either};
 use dom0_shim::shell::commands::{self, Command, Names, TABLE};
-use dom0_shim::shell::format::{
-    BLOCK_LIST_HEAD, BlockLine, DomainLine, LIST_HEAD, block_line, flag, list_line, uptime,
-};
+use dom0_shim::shell::format::{BLOCK_LIST_HEAD, BlockLine, block_line, uptime};
 use dom0_shim::shell::words::{self, Word};
-use dom0_shim::xlcfg;
 use dom0_shim::xlcfg::disk::{self, Disk};
+use dom0_shim::xlcfg::{self, DOM0_NAME};
 use guest_rt::hypercall::sysctl::PoolChange;
-use guest_rt::hypercall::{domctl, sched, sysctl, version};
+use guest_rt::hypercall::{domctl, sysctl};
 use guest_rt::{println, time};
 
 use super::backend::{Detach, Front, block};
+use super::power::{self, Wish};
 use super::toolstack::{
-    Stage, attach_disk, check_name, create, destroy, detach_disk, open_disks, read_config, resize,
-    resize_disk,
+    First, Stage, attach_disk, check_name, create, destroy, detach_disk, open_disks, read_config, rename,
+    resize, resize_disk,
 };
-use super::{Host, console, network, pools, scheduling, store_tools};
+use super::{Host, console, info, network, pools, scheduling, store_tools};
 
 /// Where configs of domains to start at once are.
 const AUTO: &str = "etc/oxen/auto";
-/// Name of the domain that is this one.
-const DOM0_NAME: &str = "Domain-0";
 
 /// Task: starts the configured domains, then reads and carries out commands for ever.
 pub async fn run(host: Rc<Host>) {
@@ -60,7 +55,7 @@ async fn start_configured(host: &Rc<Host>) {
     let named = host.option("domu").into_iter().flat_map(|list| list.split(','));
     let configs: Vec<&str> = host.archive.configs_in(AUTO).chain(named).collect();
     for path in configs {
-        if let Err(message) = start(host, path, &[]).await {
+        if let Err(message) = start(host, path, &[], First::Running).await {
             println!("{message}");
         }
     }
@@ -75,7 +70,7 @@ async fn start_configured(host: &Rc<Host>) {
 }
 
 /// Creates a domain from the config at `path`, with `settings` (`key=value`) as if they were its last lines.
-async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, String> {
+async fn start(host: &Rc<Host>, path: &str, settings: &[&str], first: First) -> Result<Domid, String> {
     println!("Parsing config from {path}");
     let config = read_config(host, path, settings).await?;
     let started = time::now();
@@ -83,7 +78,7 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, 
     // Before its disks, which are in use then.
     check_name(host, &config).map_err(|failure| failed(failure.to_string()))?;
     let disks = open_disks(host, &config.disks).await.map_err(failed)?;
-    let domain = create(host, config.clone(), disks)
+    let domain = create(host, config.clone(), disks, first)
         .await
         .map_err(|failure| failed(failure.to_string()))?;
     println!(
@@ -92,6 +87,30 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str]) -> Result<Domid, 
         (time::now() - started) / 1_000_000
     );
     Ok(domain)
+}
+
+/// `create`; `None` if its words make no sense.
+async fn create_as(host: &Rc<Host>, words: &[Word<'_>]) -> Option<Result<(), String>> {
+    let (options, rest): (Vec<&Word>, Vec<&Word>) =
+        words.iter().partition(|word| word.typed.starts_with('-'));
+    let [path, settings @ ..] = &rest[..] else {
+        return None;
+    };
+    let options: Vec<&str> = options.iter().map(|option| option.text.as_str()).collect();
+    let (given, _) = words::options(&options, "cp")?;
+    let settings: Vec<&str> = settings.iter().map(|word| xlcfg::setting(word)).collect();
+    let first = match given.contains('p') {
+        true => First::Paused,
+        false => First::Running,
+    };
+    let domain = match start(host, &path.text, &settings, first).await {
+        Ok(domain) => domain,
+        Err(message) => return Some(Err(message)),
+    };
+    if given.contains('c') {
+        console::attach(host, domain, 0).await;
+    }
+    Some(Ok(()))
 }
 
 /// What could complete the word at the end of `before`.
@@ -122,33 +141,26 @@ async fn run_command(host: &Rc<Host>, name: &str, words: &[Word<'_>]) -> Result<
     }
     match (entry.command, arguments) {
         (Command::Help, topic) => help(topic.first().copied()),
-        (Command::List, which) => list(host, which.first().copied()),
-        (Command::Info, _) => info(),
+        (Command::List, words) => info::list(host, words).unwrap_or_else(|| Err(usage())),
+        (Command::Info, words) => info::info(words).unwrap_or_else(|| Err(usage())),
         (Command::Dmesg, options) => dmesg(options),
-        (Command::Create, _) => {
-            let (options, rest): (Vec<&Word>, Vec<&Word>) =
-                words.iter().partition(|word| word.typed.starts_with('-'));
-            let [path, settings @ ..] = &rest[..] else {
-                return Err(usage());
-            };
-            if options.iter().any(|option| option.text != "-c") {
-                return Err(usage());
-            }
-            let settings: Vec<&str> = settings.iter().map(|word| xlcfg::setting(word)).collect();
-            let domain = start(host, &path.text, &settings).await?;
-            if !options.is_empty() {
-                console::attach(host, domain, 0).await;
-            }
-            Ok(())
-        }
+        (Command::Create, _) => create_as(host, words).await.unwrap_or_else(|| Err(usage())),
         (Command::Console, words) => console::console(host, words)
             .await
             .unwrap_or_else(|| Err(usage())),
         (Command::ConsoleLog, words) => console::log(host, words).unwrap_or_else(|| Err(usage())),
         (Command::ChannelList, which) => console::list_channels(host, &find_all(host, which)?),
         (Command::Destroy, [which]) => answer(destroy(host, find(host, which)?).await),
-        (Command::Shutdown, [which]) => ask(host, which, "poweroff"),
-        (Command::Reboot, [which]) => ask(host, which, "reboot"),
+        (Command::Shutdown, words) => power::ask(host, Wish::PowerOff, words)
+            .await
+            .unwrap_or_else(|| Err(usage())),
+        (Command::Reboot, words) => power::ask(host, Wish::Reboot, words)
+            .await
+            .unwrap_or_else(|| Err(usage())),
+        (Command::Rename, [which, name]) => rename(host, find(host, which)?, name),
+        (Command::Sysrq, [which, letter]) => power::sysrq(host, which, letter),
+        (Command::Trigger, [which, name]) => power::trigger(host, which, name, "0"),
+        (Command::Trigger, [which, name, vcpu]) => power::trigger(host, which, name, vcpu),
         (Command::Pause, [which]) => answer(domctl::pause(find(host, which)?)),
         (Command::Unpause, [which]) => answer(domctl::unpause(find(host, which)?)),
         (Command::Domid, [which]) => {
@@ -209,7 +221,7 @@ async fn run_command(host: &Rc<Host>, name: &str, words: &[Word<'_>]) -> Result<
         (Command::BlockDetach, [which, disk]) => block_detach(host, which, disk, Detach::Ask).await,
         (Command::BlockResize, [which, disk, size]) => block_resize(host, which, disk, size),
         (Command::BlockList, domains) => block_list(host, domains),
-        (Command::Poweroff, _) => poweroff(host).await,
+        (Command::Poweroff, _) => power::end(host, Wish::PowerOff).await,
         _ => Err(usage()),
     }
 }
@@ -273,63 +285,6 @@ pub(super) fn name_of(host: &Host, domain: Domid) -> String {
     }
 }
 
-fn list(host: &Host, which: Option<&str>) -> Result<(), String> {
-    let only = which.map(|which| find_any(host, which)).transpose()?;
-    println!("{LIST_HEAD}");
-    for info in all_domains()?
-        .iter()
-        .filter(|info| only.is_none_or(|only| only == info.domain))
-    {
-        let line = DomainLine {
-            name: &name_of(host, info.domain),
-            id: info.domain,
-            pages: info.tot_pages,
-            vcpus: info.nr_online_vcpus,
-            flags: info.flags,
-            cpu_time: info.cpu_time,
-        };
-        println!("{}", list_line(&line));
-    }
-    Ok(())
-}
-
-fn info() -> Result<(), String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_string();
-    let failed = |error: Errno| format!("{error}");
-    let (major, minor) = version::version().map_err(failed)?;
-    let extra = text(&version::extra_version().map_err(failed)?);
-    let host = sysctl::physinfo().map_err(failed)?;
-    let (cores, threads) = (host.cores_per_socket, host.threads_per_core);
-    let row = |name: &str, value: String| println!("{name:<23}: {value}");
-    row("nr_cpus", format!("{}", host.nr_cpus));
-    row("max_cpu_id", format!("{}", host.max_cpu_id));
-    row("nr_nodes", format!("{}", host.nr_nodes));
-    row("cores_per_socket", format!("{cores}"));
-    row("threads_per_core", format!("{threads}"));
-    row(
-        "cpu_mhz",
-        format!("{}.{:03}", host.cpu_khz / 1000, host.cpu_khz % 1000),
-    );
-    row("total_memory", format!("{}", host.total_pages / 256));
-    row("free_memory", format!("{}", host.free_pages / 256));
-    row("xen_major", format!("{major}"));
-    row("xen_minor", format!("{minor}"));
-    row("xen_extra", extra.clone());
-    row("xen_version", format!("{major}.{minor}{extra}"));
-    row("xen_caps", text(&version::capabilities().map_err(failed)?));
-    row("xen_changeset", text(&version::changeset().map_err(failed)?));
-    row("xen_commandline", text(&version::command_line().map_err(failed)?));
-    if let Ok(compile) = version::compile_info() {
-        row("cc_compiler", text(&compile.compiler));
-        row("cc_compile_date", text(&compile.compile_date));
-    }
-    row(
-        "dom0_heap_free",
-        format!("{} KiB", guest_rt::memory::heap_free() / 1024),
-    );
-    Ok(())
-}
-
 fn dmesg(options: &[&str]) -> Result<(), String> {
     let clear = match options {
         [] => false,
@@ -340,15 +295,6 @@ fn dmesg(options: &[&str]) -> Result<(), String> {
     guest_rt::console::write(&text);
     println!();
     Ok(())
-}
-
-/// Asks a domain's kernel to stop, through xenstore.
-fn ask(host: &Host, which: &str, what: &str) -> Result<(), String> {
-    let domain = find(host, which)?;
-    let path = format!("/local/domain/{domain}/control/shutdown");
-    host.store
-        .write(&path, what)
-        .map_err(|error| format!("{path}: {}", error.name()))
 }
 
 fn domain_name(host: &Host, which: &str) -> Result<(), String> {
@@ -424,42 +370,4 @@ fn show_uptime(host: &Host, which: Option<&str>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Asks every domain to power off, destroys those that have not after a while, and powers the machine off.
-async fn poweroff(host: &Rc<Host>) -> Result<(), String> {
-    const PATIENCE: u64 = 20_000_000_000;
-    for (domain, name) in host.domains.list() {
-        let alive = domctl::info(domain).is_ok_and(|info| info.flags & (flag::SHUTDOWN | flag::PAUSED) == 0);
-        if !alive || ask(host, &name, "poweroff").is_err() {
-            destroy_or_say(host, domain, &name).await;
-        }
-    }
-    wait_for_all(host, PATIENCE).await;
-    for (domain, name) in host.domains.list() {
-        println!("{name} has not powered off: destroying it");
-        destroy_or_say(host, domain, &name).await;
-    }
-    // Those that somebody else is destroying: what they have written may be on its way to the disk.
-    wait_for_all(host, PATIENCE).await;
-    println!("Powering off");
-    sched::shutdown(SHUTDOWN_POWEROFF)
-}
-
-/// Waits until there is no domain, for `patience` (ns) at most.
-async fn wait_for_all(host: &Host, patience: u64) {
-    let deadline = time::now() + patience;
-    while !host.domains.list().is_empty() {
-        if let Either::Second(()) = either(host.domains.gone.wait(), host.reactor.sleep_until(deadline)).await
-        {
-            break;
-        }
-    }
-}
-
-/// Destroys a domain; that it cannot be done does not keep the machine from powering off.
-async fn destroy_or_say(host: &Host, domain: Domid, name: &str) {
-    if let Err(error) = destroy(host, domain).await {
-        println!("Destroying {name}: {error}");
-    }
 }

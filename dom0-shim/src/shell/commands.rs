@@ -15,6 +15,9 @@ pub enum Command {
     Destroy,
     Shutdown,
     Reboot,
+    Rename,
+    Sysrq,
+    Trigger,
     Pause,
     Unpause,
     Domid,
@@ -105,16 +108,19 @@ macro_rules! table {
 
 /// Every command, in the order of the help text.
 pub const TABLE: &[Entry] = table! {
-    Create "create" "[-c] CONFIG [KEY=VALUE]..." (1, 20), Configs, "Create a domain from a config file, with these settings in place of its own; -c attaches its console";
-    List "list" "[DOMAIN]" (0, 1), Domains, "List information about all, or one, of the domains";
+    Create "create" "[-c] [-p] CONFIG [KEY=VALUE]..." (1, 20), Configs, "Create a domain from a config file, with these settings in place of its own; -c: attach its console, -p: leave it paused";
+    List "list" "[-l] [-v] [-c] [DOMAIN]" (0, 4), Domains, "List information about all, or one, of the domains; -l: all of it (JSON), -v: with UUID and reason, -c: with CPU pool";
     Console "console" "[-n NUM] [-t pv] DOMAIN" (1, 5), Domains, "Attach to a domain's console, its first or the channel of a number; Ctrl-] detaches";
     ConsoleLog "console-log" "[-n NUM] DOMAIN" (1, 3), Domains, "Show what a domain, and those of its name before it, wrote to its console";
     ChannelList "channel-list" "DOMAIN..." (1, 16), Domains, "List virtual channel devices for a domain";
-    Shutdown "shutdown" "DOMAIN" (1, 1), Domains, "Ask a domain to shut down";
-    Reboot "reboot" "DOMAIN" (1, 1), Domains, "Ask a domain to reboot";
+    Shutdown "shutdown" "[-w] [-F] -a|DOMAIN" (1, 5), Domains, "Ask a domain, or all (-a), to shut down; -w: wait until it has, or for a key; Domain-0 is the machine";
+    Reboot "reboot" "[-w] [-F] -a|DOMAIN" (1, 5), Domains, "Ask a domain, or all (-a), to reboot; -w: wait until it has stopped; Domain-0 is the machine";
     Destroy "destroy" "DOMAIN" (1, 1), Domains, "Terminate a domain immediately";
     Pause "pause" "DOMAIN" (1, 1), Domains, "Pause execution of a domain";
     Unpause "unpause" "DOMAIN" (1, 1), Domains, "Unpause a paused domain";
+    Rename "rename" "DOMAIN NEW-NAME" (2, 2), Domains, "Rename a domain";
+    Sysrq "sysrq" "DOMAIN LETTER" (2, 2), Domains, "Send a magic key to a domain's kernel";
+    Trigger "trigger" "DOMAIN nmi [VCPU]" (2, 3), Domains, "Send an NMI to a domain";
     Domid "domid" "NAME" (1, 1), Domains, "Convert a domain name to domain id";
     Domname "domname" "DOMID" (1, 1), Nothing, "Convert a domain id to domain name";
     VcpuList "vcpu-list" "[DOMAIN]" (0, 1), Domains, "List the VCPUs for all/some domains";
@@ -136,7 +142,7 @@ pub const TABLE: &[Entry] = table! {
     BlockDetach "block-detach" "[--force] DOMAIN DISK" (2, 3), Domains, "Destroy a domain's virtual block device";
     BlockResize "block-resize" "DOMAIN DISK SIZE" (3, 3), Domains, "Give a disk in RAM another size (bytes, or with k, m, g); not one of xl's commands";
     BlockList "block-list" "DOMAIN..." (1, 64), Domains, "List virtual block devices for a domain";
-    Info "info" "" (0, 0), Nothing, "Get information about the host";
+    Info "info" "[-n] [ROW]" (0, 1), Nothing, "Get information about the host; -n: with places of CPUs and memory";
     Dmesg "dmesg" "[-c]" (0, 1), Nothing, "Read and/or clear the hypervisor's message buffer";
     DebugKeys "debug-keys" "KEYS" (1, 1), Nothing, "Send debug keys to the hypervisor";
     NetworkAttach "network-attach" "DOMAIN [KEY=VALUE]..." (1, 16), Domains, "Create a new virtual network device";

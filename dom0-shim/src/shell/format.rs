@@ -46,29 +46,92 @@ pub fn shutdown_reason(flags: u32) -> Option<u32> {
 /// One line of `list`.
 pub fn list_line(domain: &DomainLine<'_>) -> String {
     let mark = |bit: u32, letter: char| if domain.flags & bit != 0 { letter } else { '-' };
-    const CRASH: u32 = 3;
-    let reason = shutdown_reason(domain.flags);
+    /// Of poweroff, reboot, suspend, crash, watchdog, soft reset.
+    const REASONS: &[u8] = b"-rscwS";
+    let reason = shutdown_reason(domain.flags).map_or(b'-', |reason| {
+        REASONS.get(reason as usize).copied().unwrap_or(b'?')
+    });
     let state: String = [
         mark(flag::RUNNING, 'r'),
         mark(flag::BLOCKED, 'b'),
         mark(flag::PAUSED, 'p'),
-        if reason.is_some_and(|reason| reason != CRASH) {
-            's'
-        } else {
-            '-'
-        },
-        if reason == Some(CRASH) { 'c' } else { '-' },
+        mark(flag::SHUTDOWN, 's'),
+        reason.into(),
         mark(flag::DYING, 'd'),
     ]
     .iter()
     .collect();
     let time = seconds(domain.cpu_time);
     format!(
-        "{:<40} {:>5} {:>5} {:>5}     {state} {time:>8}",
+        "{:<40} {:>5} {:>5} {:>5}     {state}  {time:>8}",
         domain.name,
         domain.id,
         domain.pages / 256,
         domain.vcpus
+    )
+}
+
+/// What `list -v` adds to the first line.
+pub const LIST_HEAD_VERBOSE: &str = "   UUID                            Reason-Code\tSecurity Label";
+/// What `list -c` adds to the first line.
+pub const LIST_HEAD_POOL: &str = "         Cpupool";
+
+/// What `list -v` adds: the domain's handle, why it has shut down, and no security label.
+pub fn verbose(handle: &[u8; 16], flags: u32) -> String {
+    let reason = shutdown_reason(flags).map_or("-".into(), |reason| format!("{reason:x}"));
+    format!(" {} {reason:>8} {:>16}", uuid(handle), "-")
+}
+
+/// A handle in its usual form.
+pub fn uuid(handle: &[u8; 16]) -> String {
+    let mut text = String::new();
+    for (index, byte) in handle.iter().enumerate() {
+        if [4, 6, 8, 10].contains(&index) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// First line of `vcpu-list`.
+pub const VCPU_LIST_HEAD: &str =
+    "Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)";
+
+/// What `vcpu-list` shows of a vCPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuLine<'a> {
+    /// Its domain's.
+    pub name: &'a str,
+    /// Its domain's number.
+    pub id: u16,
+    /// Its number.
+    pub vcpu: u32,
+    /// Where it runs, if it is online.
+    pub cpu: Option<u32>,
+    /// It runs.
+    pub running: bool,
+    /// It waits.
+    pub blocked: bool,
+    /// CPU time, ns.
+    pub cpu_time: u64,
+}
+
+/// One line of `vcpu-list`, but for the affinities.
+pub fn vcpu_line(vcpu: &VcpuLine<'_>) -> String {
+    let mark = |set: bool, letter: char| if set { letter } else { '-' };
+    let state = match vcpu.cpu {
+        Some(cpu) => format!(
+            "{cpu:>5} {:>3}{}- ",
+            mark(vcpu.running, 'r'),
+            mark(vcpu.blocked, 'b')
+        ),
+        None => format!("{:>5} {:>3}-p ", '-', '-'),
+    };
+    let time = seconds(vcpu.cpu_time);
+    format!(
+        "{:<32} {:>5} {:>5}{state}{time:>9}  ",
+        vcpu.name, vcpu.id, vcpu.vcpu
     )
 }
 
@@ -156,12 +219,41 @@ mod tests {
                 cpu_time: 6_512_000_000,
             })
         };
-        let wanted = "debian                                       1   192     2     -b----      6.5";
+        let wanted = "debian                                       1   192     2     -b----       6.5";
         assert_eq!(line(flag::BLOCKED), wanted);
-        assert!(line(flag::SHUTDOWN | 3 << 16).contains(" ----c- "));
+        assert!(line(flag::SHUTDOWN | 1 << 16).contains(" ---sr- "));
+        assert!(line(flag::SHUTDOWN | 3 << 16).contains(" ---sc- "));
+        assert!(line(flag::SHUTDOWN | 9 << 16).contains(" ---s?- "));
         assert!(line(flag::SHUTDOWN).contains(" ---s-- "));
         assert!(line(flag::PAUSED | flag::DYING).contains(" --p--d "));
         assert!(line(flag::RUNNING).contains(" r----- "));
+    }
+
+    #[test]
+    fn columns_of_list_v() {
+        let wanted = " 00010203-0405-0607-0809-0a0b0c0d0e0f        3                -";
+        let handle = core::array::from_fn(|index| index as u8);
+        assert_eq!(verbose(&handle, flag::SHUTDOWN | 3 << 16), wanted);
+        assert!(verbose(&handle, 0).contains("0e0f        - "));
+    }
+
+    #[test]
+    fn vcpu_list_as_xl_prints_it() {
+        let line = |cpu, running, blocked| {
+            vcpu_line(&VcpuLine {
+                name: "debian",
+                id: 1,
+                vcpu: 2,
+                cpu,
+                running,
+                blocked,
+                cpu_time: 21_120_000_000,
+            })
+        };
+        let wanted = "debian                               1     2    3   r--      21.1  ";
+        assert_eq!(line(Some(3), true, false), wanted);
+        assert!(line(Some(3), false, true).contains("    3   -b-  "));
+        assert!(line(None, false, false).contains("    -   --p  "));
     }
 
     #[test]

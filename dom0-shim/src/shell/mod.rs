@@ -2,6 +2,7 @@
 
 pub mod commands;
 pub mod format;
+pub mod json;
 pub mod line;
 pub mod size;
 pub mod words;

@@ -52,6 +52,21 @@ fn word(line: &str) -> Result<(String, &str), String> {
     }
 }
 
+/// Letters of options, wherever they stand (`-a -w`, `-aw`), and the other words; `None` if a letter is not among `known`.
+pub fn options<'a>(words: &[&'a str], known: &str) -> Option<(String, Vec<&'a str>)> {
+    let (mut given, mut rest) = (String::new(), Vec::new());
+    for word in words {
+        match word.strip_prefix('-') {
+            Some(letters) if !letters.is_empty() && letters.chars().all(|letter| known.contains(letter)) => {
+                given.push_str(letters);
+            }
+            Some(_) => return None,
+            None => rest.push(*word),
+        }
+    }
+    Some((given, rest))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -91,6 +106,17 @@ mod tests {
             split("a \\").unwrap_err(),
             "nothing follows the backslash at the end"
         );
+    }
+
+    #[test]
+    fn options_stand_anywhere() {
+        assert_eq!(
+            options(&["-aw", "x", "-w"], "aw"),
+            Some(("aww".into(), ["x"].into()))
+        );
+        assert_eq!(options(&["x"], "aw"), Some((String::new(), ["x"].into())));
+        assert_eq!(options(&["-q"], "aw"), None);
+        assert_eq!(options(&["-"], "aw"), None);
     }
 
     proptest! {

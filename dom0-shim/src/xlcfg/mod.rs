@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod cpuid;
 pub mod disk;
+pub mod long;
 mod others;
 mod syntax;
 pub mod vif;
@@ -18,11 +19,11 @@ use core::fmt;
 use crate::cpus::CpuSet;
 use crate::shell::words::Word;
 use channel::{CHANNELS_MAX, Channel};
-use disk::Disk;
-use syntax::{Setting, Value};
 use cpuid::Changes;
-use vif::Vif;
+use disk::Disk;
 use others::Fate;
+use syntax::{Setting, Value};
+use vif::Vif;
 
 /// What is wrong with a config, and on which line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +133,6 @@ pub struct Config {
     pub max_grant_frames: i32,
     /// Most grant mapping frames.
     pub max_maptrack_frames: i32,
-    /// Disks; no two with the same number.
-    pub disks: Vec<Disk>,
     /// Highest version of the grant table, if not the highest that there is.
     pub max_grant_version: Option<u32>,
     /// MiB for nested page tables, if not as many as libxl reckons.
@@ -142,6 +141,8 @@ pub struct Config {
     pub time_offset: i64,
     /// What CPUID is to tell otherwise than by default.
     pub cpuid: Changes,
+    /// Disks; no two with the same number.
+    pub disks: Vec<Disk>,
     /// Network devices.
     pub vifs: Vec<Vif>,
     /// Consoles beside the first.
@@ -172,6 +173,9 @@ impl Pins {
         }
     }
 }
+
+/// The name of dom0.
+pub const DOM0_NAME: &str = "Domain-0";
 
 /// Most vCPUs of an HVM or PVH domain.
 const VCPUS_MAX: u64 = 128;
@@ -222,15 +226,15 @@ struct Draft {
     event_channels: Option<u64>,
     max_grant_frames: Option<u64>,
     max_maptrack_frames: Option<u64>,
+    max_grant_version: Option<u32>,
+    shadow_memory: Option<u64>,
+    time_offset: i64,
+    cpuid: Changes,
     disks: Vec<Disk>,
     vifs: Vec<Vif>,
     channels: Vec<Channel>,
     warnings: Vec<String>,
 }
-    max_grant_version: Option<u32>,
-    shadow_memory: Option<u64>,
-    time_offset: i64,
-    cpuid: Changes,
 
 impl Draft {
     fn set(&mut self, setting: &Setting) -> Result<(), Error> {
@@ -262,11 +266,6 @@ impl Draft {
             }
             "max_grant_frames" => self.max_grant_frames = Some(number(setting, 1, 4096)?),
             "max_maptrack_frames" => self.max_maptrack_frames = Some(number(setting, 0, 65_536)?),
-            "disk" => self.disks = disks(setting)?,
-            "vif" => self.vifs = self.network_devices(setting)?,
-            "channel" => self.channels = channels(setting)?,
-            "cpus" => self.cpus = pins(setting)?,
-            "cpus_soft" => self.cpus_soft = pins(setting)?,
             "max_grant_version" => self.max_grant_version = Some(number(setting, 1, 2)? as u32),
             "shadow_memory" => self.shadow_memory = Some(number(setting, 1, 1 << 20)?),
             "rtc_timeoffset" => self.time_offset = seconds(setting)?,
@@ -274,6 +273,11 @@ impl Draft {
             // Nobody can: it is so in any case.
             "nomigrate" => _ = number(setting, 0, 1)?,
             "builder" => check_builder(setting)?,
+            "disk" => self.disks = disks(setting)?,
+            "vif" => self.vifs = self.network_devices(setting)?,
+            "channel" => self.channels = channels(setting)?,
+            "cpus" => self.cpus = pins(setting)?,
+            "cpus_soft" => self.cpus_soft = pins(setting)?,
             key => self.set_other(setting, others::fate(key, &setting.value))?,
         }
         Ok(())
@@ -365,15 +369,15 @@ impl Draft {
             event_channels: self.event_channels.unwrap_or(1023) as u32,
             max_grant_frames: self.max_grant_frames.unwrap_or(64) as i32,
             max_maptrack_frames: self.max_maptrack_frames.unwrap_or(1024) as i32,
+            max_grant_version: self.max_grant_version,
+            shadow_memory: self.shadow_memory,
+            time_offset: self.time_offset,
+            cpuid: self.cpuid,
             disks: self.disks,
             vifs: self.vifs,
             channels: self.channels,
             warnings: self.warnings,
         })
-            max_grant_version: self.max_grant_version,
-            shadow_memory: self.shadow_memory,
-            time_offset: self.time_offset,
-            cpuid: self.cpuid,
     }
 }
 
@@ -432,11 +436,6 @@ fn number(setting: &Setting, least: u64, most: u64) -> Result<u64, Error> {
     }
 }
 
-/// A list of disk specifications.
-fn disks(setting: &Setting) -> Result<Vec<Disk>, Error> {
-    let Value::List(list) = &setting.value else {
-        return Err(refuse(setting, "a list is wanted"));
-    };
 /// Seconds, in quotes if they are fewer than none.
 fn seconds(setting: &Setting) -> Result<i64, Error> {
     /// A year.
@@ -471,6 +470,11 @@ fn check_builder(setting: &Setting) -> Result<(), Error> {
     }
 }
 
+/// A list of disk specifications.
+fn disks(setting: &Setting) -> Result<Vec<Disk>, Error> {
+    let Value::List(list) = &setting.value else {
+        return Err(refuse(setting, "a list is wanted"));
+    };
     let mut disks: Vec<Disk> = Vec::new();
     for value in list {
         let Value::String(text) = value else {
@@ -502,18 +506,26 @@ fn channels(setting: &Setting) -> Result<Vec<Channel>, Error> {
 }
 
 /// Names go into xenstore paths' values and onto the terminal: no control characters, not a number.
-fn domain_name(setting: &Setting) -> Result<String, Error> {
-    let name = string(setting)?;
+///
+/// # Errors
+/// What is wrong with this one.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.+:".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        return Err(refuse(setting, "1 to 64 letters, digits, or '-_.+:' are wanted"));
+        return Err("1 to 64 letters, digits, or '-_.+:' are wanted");
     }
     if name.chars().all(|c| c.is_ascii_digit()) {
-        return Err(refuse(
-            setting,
-            "a name of digits only would be taken for a domain id",
-        ));
+        return Err("a name of digits only would be taken for a domain id");
     }
+    if name == DOM0_NAME {
+        return Err("that is dom0");
+    }
+    Ok(())
+}
+
+fn domain_name(setting: &Setting) -> Result<String, Error> {
+    let name = string(setting)?;
+    check_name(&name).map_err(|error| refuse(setting, error))?;
     Ok(name)
 }
 

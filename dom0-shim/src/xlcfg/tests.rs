@@ -137,6 +137,7 @@ fn refuses() {
     assert!(error("uuid = '123'").contains("32 hexadecimal digits"));
     assert!(error("name = 'a b'").contains("letters"));
     assert!(error("name = '17'").contains("domain id"));
+    assert_eq!(error("name = 'Domain-0'"), "line 4: name: that is dom0");
     assert_eq!(
         parse("kernel='/k'\nmemory=64").unwrap_err().to_string(),
         "'name' is missing"

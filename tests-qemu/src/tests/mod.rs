@@ -11,6 +11,7 @@
 //! * [`hostile`]: domains that attack, leaks, bad configs.
 //! * [`machine_disk`]: disks of the machine, which dom0-shim drives.
 //! * [`network`]: networks of domUs.
+//! * [`prompt`]: dom0-shim's prompt and xl.
 //! * [`store`]: xenstore with clients good and bad, and its tools.
 //! * [`shim`]: dom0-shim's prompt, for the others.
 //! * [`tools`]: Debian's programs in domUs, for the others.
@@ -30,6 +31,7 @@ mod hostile;
 mod machine_disk;
 mod network;
 mod pools;
+mod prompt;
 mod resize;
 mod scheduling;
 pub mod shim;
@@ -61,6 +63,7 @@ pub fn all() -> Vec<Test> {
         checked::tests(),
         cpus::tests(),
         channels::tests(),
+        prompt::tests(),
         guests::tests(),
         boot::tests(),
         bad_input::tests(),

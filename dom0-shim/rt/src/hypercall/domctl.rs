@@ -69,6 +69,16 @@ pub fn unpause(domain: Domid) -> Result<(), Errno> {
     plain(XEN_DOMCTL_UNPAUSEDOMAIN, domain, &0u64).map(|_| ())
 }
 
+/// Sends a vCPU something (`XEN_DOMCTL_SENDTRIGGER_*`).
+pub fn send_trigger(domain: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno> {
+    plain(
+        XEN_DOMCTL_SENDTRIGGER,
+        domain,
+        &DomctlSendtrigger { trigger, vcpu },
+    )
+    .map(|_| ())
+}
+
 /// State of `domain`.
 ///
 /// # Errors
@@ -100,16 +110,6 @@ pub fn set_tsc_mode(domain: Domid, mode: u32) -> Result<(), Errno> {
         ..Default::default()
     };
     plain(XEN_DOMCTL_SETTSCINFO, domain, &payload).map(|_| ())
-}
-
-/// Sets the memory for a domain's nested page tables, bytes (a multiple of 4096).
-pub fn set_paging_pool(domain: Domid, bytes: u64) -> Result<(), Errno> {
-    plain(
-        XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
-        domain,
-        &DomctlPagingMempool { size: bytes },
-    )
-    .map(|_| ())
 }
 
 /// Sets what a domain's clock is ahead of UTC, in seconds.
@@ -147,6 +147,16 @@ pub fn set_cpu_policy(domain: Domid, leaves: &[CpuidLeaf]) -> Result<(), Errno> 
     };
     // SAFETY: the hypervisor reads `nr_leaves` leaves, and no MSR.
     unsafe { call(XEN_DOMCTL_SET_CPU_POLICY, domain, &payload) }.map(|_| ())
+}
+
+/// Sets the memory for a domain's nested page tables, bytes (a multiple of 4096).
+pub fn set_paging_pool(domain: Domid, bytes: u64) -> Result<(), Errno> {
+    plain(
+        XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
+        domain,
+        &DomctlPagingMempool { size: bytes },
+    )
+    .map(|_| ())
 }
 
 /// Sets weight and cap under the host's scheduler.

@@ -34,6 +34,36 @@ pub fn physinfo() -> Result<SysctlPhysinfo, Errno> {
     unsafe { call(XEN_SYSCTL_PHYSINFO, &SysctlPhysinfo::default()) }
 }
 
+/// Core, socket and node of each CPU.
+pub fn cpu_topology() -> Result<Vec<SysctlCputopo>, Errno> {
+    let mut places = vec![SysctlCputopo::default(); physinfo()?.max_cpu_id as usize + 1];
+    let payload = SysctlCputopoinfo {
+        num_cpus: places.len() as u32,
+        pad: 0,
+        cputopo: handle_mut(&mut places),
+    };
+    // SAFETY: the hypervisor writes at most `num_cpus` entries.
+    let answer = unsafe { call(XEN_SYSCTL_CPUTOPOINFO, &payload) }?;
+    places.truncate(answer.num_cpus as usize);
+    Ok(places)
+}
+
+/// The memory of each node, and the distance from each to each.
+pub fn numa() -> Result<(Vec<SysctlMeminfo>, Vec<u32>), Errno> {
+    let count = physinfo()?.nr_nodes as usize;
+    let mut nodes = vec![SysctlMeminfo::default(); count];
+    let mut distances = vec![0; count * count];
+    let payload = SysctlNumainfo {
+        num_nodes: count as u32,
+        pad: 0,
+        meminfo: handle_mut(&mut nodes),
+        distance: handle_mut(&mut distances),
+    };
+    // SAFETY: the hypervisor writes at most `num_nodes` entries, and as many distances for each.
+    unsafe { call(XEN_SYSCTL_NUMAINFO, &payload) }?;
+    Ok((nodes, distances))
+}
+
 /// How long (µs) a vCPU runs before one that was woken takes its CPU.
 pub fn rate_limit(scheduler: u32) -> Result<u32, Errno> {
     let answer: SysctlCredit2Schedule = scheduler_op(scheduler, XEN_SYSCTL_SCHEDOP_GETINFO, 0)?.u.get();

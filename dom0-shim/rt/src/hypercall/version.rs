@@ -5,8 +5,9 @@
 use abi::Errno;
 use abi::hypercall::HYPERVISOR_XEN_VERSION;
 use abi::version::{
-    CapabilitiesInfo, ChangesetInfo, CommandLine, CompileInfo, ExtraVersion, XENVER_CAPABILITIES,
-    XENVER_CHANGESET, XENVER_COMMANDLINE, XENVER_COMPILE_INFO, XENVER_EXTRAVERSION, XENVER_VERSION,
+    CapabilitiesInfo, ChangesetInfo, CommandLine, CompileInfo, ExtraVersion, PlatformParameters,
+    XENVER_CAPABILITIES, XENVER_CHANGESET, XENVER_COMMANDLINE, XENVER_COMPILE_INFO, XENVER_EXTRAVERSION,
+    XENVER_PAGESIZE, XENVER_PLATFORM_PARAMETERS, XENVER_VERSION,
 };
 use zerocopy::FromBytes;
 
@@ -44,6 +45,17 @@ pub fn changeset() -> Result<ChangesetInfo, Errno> {
 /// The hypervisor's command line; NUL-padded.
 pub fn command_line() -> Result<CommandLine, Errno> {
     get(XENVER_COMMANDLINE)
+}
+
+/// Bytes of a page.
+pub fn page_size() -> Result<u64, Errno> {
+    // SAFETY: no argument.
+    unsafe { raw(HYPERVISOR_XEN_VERSION, [XENVER_PAGESIZE.into(), 0, 0, 0, 0]) }
+}
+
+/// Where the hypervisor is.
+pub fn platform_parameters() -> Result<PlatformParameters, Errno> {
+    get(XENVER_PLATFORM_PARAMETERS)
 }
 
 /// Who compiled the hypervisor, when and how.

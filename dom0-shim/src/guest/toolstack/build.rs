@@ -48,11 +48,25 @@ pub struct Ports {
     pub console: u32,
 }
 
-/// Makes a domain with the disks given and lets it run.
+/// How a new domain is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// It runs.
+    Running,
+    /// It waits for `unpause`.
+    Paused,
+}
+
+/// Makes a domain with the disks given, and lets it run unless it is to wait at first.
 ///
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
-pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -> Result<Domid, Failure> {
+pub async fn create(
+    host: &Rc<Host>,
+    config: Rc<Config>,
+    disks: Vec<OpenDisk>,
+    first: First,
+) -> Result<Domid, Failure> {
     let _turn = host.making.take(1).await;
     let kernel_file = file(host, &config.kernel, FILE_MAX)
         .await
@@ -100,7 +114,10 @@ pub async fn create(host: &Rc<Host>, config: Rc<Config>, disks: Vec<OpenDisk>) -
         for open in disks {
             block::attach(host, domain, open).step("adding a disk")?;
         }
-        domctl::unpause(domain).step("starting the domain")
+        match first {
+            First::Running => domctl::unpause(domain).step("starting the domain"),
+            First::Paused => Ok(()),
+        }
     };
     if let Err(failure) = built.await {
         // The failure that led here is the one to report.
@@ -185,6 +202,10 @@ async fn build(
     plan: &Plan<'_>,
 ) -> Result<Ports, Failure> {
     domctl::max_vcpus(domain, config.max_vcpus).step("setting the number of vCPUs")?;
+    set_cpuid(domain, &config.cpuid).step("setting what CPUID tells")?;
+    if config.time_offset != 0 {
+        domctl::set_time_offset(domain, config.time_offset).step("setting the clock")?;
+    }
     domctl::max_memory(domain, config.max_memory * 1024 + EXTRA_KIB).step("setting the memory limit")?;
     let ports = Ports {
         store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
@@ -202,10 +223,6 @@ async fn build(
     set_parameters(domain, ports).step("setting the HVM parameters")?;
     set_entry_state(domain, plan)?;
     seed_grants(domain).step("seeding the grant table")?;
-    set_cpuid(domain, &config.cpuid).step("setting what CPUID tells")?;
-    if config.time_offset != 0 {
-        domctl::set_time_offset(domain, config.time_offset).step("setting the clock")?;
-    }
     set_scheduling(domain, config).step("setting the scheduling parameters")?;
     Ok(ports)
 }

@@ -17,7 +17,7 @@ use guest_rt::hypercall::{domctl, event_channel};
 use guest_rt::time;
 
 use super::build::new_handle;
-use super::{Stage, create, destroy, nodes, open_disks};
+use super::{First, Stage, create, destroy, nodes, open_disks};
 use crate::guest::{Host, console};
 
 /// Nanoseconds.
@@ -58,6 +58,7 @@ fn look_at(host: &Rc<Host>, domain: Domid) {
         _ => return,
     };
     let Some(reason) = reason else { return };
+    host.domains.ended.notify();
     console::drain(host, domain);
     let (word, action) = describe(reason, &record.config);
     let name = &record.config.name;
@@ -147,7 +148,7 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
     };
     let name = &record.config.name;
     let started = match disks {
-        Ok(disks) => create(host, record.config.clone(), disks)
+        Ok(disks) => create(host, record.config.clone(), disks, First::Running)
             .await
             .map_err(|failure| format!("{failure}")),
         Err(error) => Err(error),

@@ -31,15 +31,15 @@ use super::backend::block::{self, OpenDisk};
 use super::backend::{self, Detach};
 use super::{Host, console};
 
-pub use build::{check_name, create};
+pub use build::{First, check_name, create};
 pub use lifecycle::watch;
 
 /// The domains made by this toolstack.
 #[derive(Default)]
 pub struct Domains {
     records: RefCell<BTreeMap<Domid, Record>>,
-    /// Set whenever a domain has gone.
-    pub gone: Signal,
+    /// Set whenever a domain has stopped or has gone.
+    pub ended: Signal,
 }
 
 /// What is being done with a domain.
@@ -123,6 +123,14 @@ impl Domains {
             .borrow()
             .get(&domain)
             .map(|record| record.config.name.clone())
+    }
+
+    /// What a domain is started again with.
+    pub fn config(&self, domain: Domid) -> Option<Rc<Config>> {
+        self.records
+            .borrow()
+            .get(&domain)
+            .map(|record| record.config.clone())
     }
 
     /// Changes the config that a domain is started again with.
@@ -235,6 +243,25 @@ pub async fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<R
         vif.mac.get_or_insert_with(new_mac);
     }
     Ok(Rc::new(config))
+}
+
+/// Gives a domain another name.
+///
+/// # Errors
+/// A sentence: another has it, or it is none.
+pub fn rename(host: &Host, domain: Domid, name: &str) -> Result<(), String> {
+    xlcfg::check_name(name).map_err(|error| format!("'{name}': {error}"))?;
+    if host.domains.find(name).is_some() {
+        return Err(format!("a domain named {name} exists already"));
+    }
+    let handle = domctl::info(domain)
+        .map_err(|error| format!("getdomaininfo: {error}"))?
+        .handle;
+    nodes::rename(&host.store, domain, &handle, name)
+        .map_err(|error| format!("renaming domain {domain} in xenstore: {}", error.name()))?;
+    console::rename(host, domain, name);
+    host.domains.update(domain, |config| config.name = name.into());
+    Ok(())
 }
 
 /// Opens the disks that a domain is to have.
@@ -361,6 +388,6 @@ pub async fn destroy(host: &Host, domain: Domid) -> Result<(), Errno> {
     };
     nodes::remove(&host.store, domain);
     host.domains.records.borrow_mut().remove(&domain);
-    host.domains.gone.notify();
+    host.domains.ended.notify();
     result
 }

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 
 use abi::Domid;
+use dom0_shim::shell::format::uuid;
 use dom0_shim::xenstore::Error;
 use dom0_shim::xlcfg::Config;
 use pvh::layout::{CONSOLE_GFN, STORE_GFN};
@@ -25,18 +26,6 @@ const WRITABLE: [&str; 11] = [
     "attr",
     "error",
 ];
-
-/// A handle in its usual form.
-pub fn uuid_text(handle: &[u8; 16]) -> String {
-    let mut text = String::new();
-    for (index, byte) in handle.iter().enumerate() {
-        if [4, 6, 8, 10].contains(&index) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
 
 /// Writes the nodes of a new domain.
 pub fn write(
@@ -90,12 +79,12 @@ pub fn write(
 }
 
 fn vm_path(handle: &[u8; 16]) -> String {
-    format!("/vm/{}", uuid_text(handle))
+    format!("/vm/{}", uuid(handle))
 }
 
 fn write_vm(store: &Store, handle: &[u8; 16], name: &str) -> Result<(), Error> {
     let vm = vm_path(handle);
-    store.write(&format!("{vm}/uuid"), &uuid_text(handle))?;
+    store.write(&format!("{vm}/uuid"), &uuid(handle))?;
     store.write(&format!("{vm}/name"), name)
 }
 

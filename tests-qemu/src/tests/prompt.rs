@@ -1,0 +1,131 @@
+//! dom0-shim's prompt says and does what xl says and does.
+
+use anyhow::{Context, Result, ensure};
+
+use super::shim::{Shim, archive};
+use super::{BOTH, PATIENCE, test};
+use crate::runner::{Bench, Test};
+use crate::{Machine, outputs};
+
+/// The tests.
+pub fn tests() -> Vec<Test> {
+    BOTH.into_iter()
+        .map(|vehicle| test("prompt as xl's", vehicle, prompt))
+        .collect()
+}
+
+/// A command that is to say each of these.
+fn says(shim: &mut Shim<'_>, command: &str, wanted: &[&str]) -> Result<()> {
+    let said = shim.command(command)?;
+    for text in wanted {
+        ensure!(said.contains(text), "{command} did not say {text:?}: {said}");
+    }
+    Ok(())
+}
+
+/// A domain that waits, runs, and ends; and the machine that begins anew.
+fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.restarts = true;
+    machine.command_line = machine.command_line.replace("noreboot", "");
+    let config = "name='h'\ntype='pvh'\nkernel='/hello'\nmemory=64\nmax_grant_version=1\nvnc=1\n";
+    let files = [
+        ("hello", std::fs::read(outputs::output("guests/hello")?)?),
+        ("h.cfg", config.into()),
+    ];
+    let archive = archive(&bench.scratch(), &files)?;
+    let mut shim = Shim::start(bench, machine, archive)?;
+    says(
+        &mut shim,
+        "create -p /h.cfg extra='a b'",
+        &[
+            "line 6: 'vnc' is ignored: a guest has a console and no screen",
+            "Domain 1 (h) created",
+        ],
+    )?;
+    for (command, wanted) in [
+        (
+            "list h",
+            &["h                                            1    64     1     --p---       0.0"][..],
+        ),
+        (
+            "list -v -c h",
+            &["UUID", "Cpupool", "               -          Pool-0"],
+        ),
+        (
+            "list -l h",
+            &["\"domid\": 1,", "\"cmdline\": \"a b\"", "\"target_memkb\": 65536"],
+        ),
+        ("list -x", &["Usage: list"]),
+        ("rename h Domain-0", &["'Domain-0': that is dom0"]),
+        ("rename h 'x y'", &["'x y': 1 to 64 letters"]),
+        ("rename h other", &[]),
+        ("list", &["\nother   "]),
+        ("xenstore-read /local/domain/1/name", &["\nother\n"]),
+        ("sysrq other h", &[]),
+        ("xenstore-read /local/domain/1/control/sysrq", &["\nh\n"]),
+        ("sysrq other help", &["Invalid sysrq 'help'"]),
+        ("trigger other power", &["a PVH guest has no buttons"]),
+        ("trigger other nmi 7", &["Sending nmi to VCPU 7 of domain 1: "]),
+        ("shutdown", &["Usage: shutdown"]),
+        ("shutdown -a", &["Shutting down domain 1"]),
+        (
+            "xenstore-read /local/domain/1/control/shutdown",
+            &["\npoweroff\n"],
+        ),
+        ("reboot other", &["Rebooting domain 1"]),
+        ("xenstore-read /local/domain/1/control/shutdown", &["\nreboot\n"]),
+        ("xenstore-write /local/domain/1/control/feature-poweroff 0", &[]),
+        (
+            "shutdown -F other",
+            &[
+                "its kernel does not poweroff when asked to",
+                "no button to fall back to",
+            ],
+        ),
+        ("echo 'a", &["a quote (') is not closed"]),
+        ("info xen_sch", &["\ncredit2\n"]),
+        (
+            "info",
+            &[
+                "host                   : dom0-shim",
+                "virt_caps              : hvm\n",
+                "xend_config_format     : 4",
+            ],
+        ),
+        (
+            "info -n",
+            &["cpu_topology           :", "numa_info              :"],
+        ),
+        (
+            "vcpu-list other",
+            &["other                                1     0", "all / all"],
+        ),
+    ] {
+        says(&mut shim, command, wanted)?;
+    }
+    shim.console.type_line("reboot -w other")?;
+    shim.console.expect("Waiting for 1 domains", PATIENCE)?;
+    shim.console.send("x")?;
+    shim.console.expect("No longer waiting", PATIENCE)?;
+    shim.command("unpause other")?;
+    shim.wait_for("other", false)?;
+    let output = shim.console.output();
+    ensure!(output.contains("(d1) command line: a b"), "{output}");
+
+    // An NMI that comes before the guest has a handler is a triple fault.
+    shim.command("create -p /h.cfg on_reboot='preserve'")?;
+    shim.command("trigger h nmi")?;
+    shim.command("unpause h")?;
+    shim.console.type_line("shutdown -w h")?;
+    shim.console
+        .expect("Domain 2 has been shut down, reason code 1", PATIENCE)
+        .context("shutdown -w")?;
+    // Notices draw the prompt anew: what it says is not counted by prompts from here on.
+    shim.console.type_line("list h")?;
+    shim.console.expect(" ---sr- ", PATIENCE)?;
+
+    shim.console.type_line("reboot Domain-0")?;
+    shim.console.expect("Rebooting the machine", PATIENCE)?;
+    shim.console.expect("Oxen 0.1.0", PATIENCE)?;
+    Ok(())
+}
