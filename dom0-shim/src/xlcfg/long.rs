@@ -19,8 +19,6 @@ impl Action {
             Self::Restart => "restart",
             Self::RenameRestart => "rename_restart",
             Self::Preserve => "preserve",
-            Self::CoredumpDestroy => "coredump_destroy",
-            Self::CoredumpRestart => "coredump_restart",
             Self::SoftReset => "soft_reset",
         }
     }

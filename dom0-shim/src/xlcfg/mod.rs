@@ -60,10 +60,6 @@ pub enum Action {
     RenameRestart,
     /// Keep it as it is.
     Preserve,
-    /// Dump its memory, then destroy it.
-    CoredumpDestroy,
-    /// Dump its memory, then restart it.
-    CoredumpRestart,
     /// Reset it in place (kexec).
     SoftReset,
 }
@@ -76,8 +72,6 @@ impl Action {
             "restart" => Self::Restart,
             "rename-restart" => Self::RenameRestart,
             "preserve" => Self::Preserve,
-            "coredump-destroy" => Self::CoredumpDestroy,
-            "coredump-restart" => Self::CoredumpRestart,
             "soft-reset" => Self::SoftReset,
             _ => return None,
         })
@@ -545,8 +539,15 @@ fn check_type(setting: &Setting) -> Result<(), Error> {
 
 fn action(setting: &Setting) -> Result<Action, Error> {
     let name = string(setting)?;
+    if let "coredump-destroy" | "coredump-restart" = name.as_str() {
+        let message = format!(
+            "{name}: dom0-shim has no place for a core dump; use 'preserve' or 'rename-restart', which keep the domain, \
+             and look at it by debug-keys d, vcpu-list and console-log"
+        );
+        return Err(refuse(setting, &message));
+    }
     Action::from_name(&name).ok_or_else(|| {
-        let known = "destroy restart rename-restart preserve coredump-destroy coredump-restart soft-reset";
+        let known = "destroy restart rename-restart preserve soft-reset";
         refuse(setting, &format!("unknown action '{name}'; known are: {known}"))
     })
 }

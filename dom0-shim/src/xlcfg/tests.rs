@@ -119,6 +119,10 @@ fn refuses() {
         "maxvcpus (2) is less than vcpus (4)"
     );
     assert_eq!(error("maxmem = 32"), "maxmem (32) is less than memory (64)");
+    assert!(
+        error("on_crash = 'coredump-restart'")
+            .contains("coredump-restart: dom0-shim has no place for a core dump")
+    );
     assert!(error("on_crash = 'explode'").starts_with("line 4: on_crash: unknown action 'explode'"));
     assert_eq!(
         error("disk = ['/i,raw,xvda,rw', '/i,raw,xvdb,rw,colour=red']"),

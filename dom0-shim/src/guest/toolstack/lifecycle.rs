@@ -90,25 +90,19 @@ fn action_name(action: Action) -> &'static str {
         Action::Restart => "restart",
         Action::RenameRestart => "rename-restart",
         Action::Preserve => "preserve",
-        Action::CoredumpDestroy => "coredump-destroy",
-        Action::CoredumpRestart => "coredump-restart",
         Action::SoftReset => "soft-reset",
     }
 }
 
 /// Task: does what is to be done with a domain that has stopped.
 async fn act(host: Rc<Host>, domain: Domid, action: Action) {
-    match action {
-        Action::CoredumpDestroy | Action::CoredumpRestart => host
-            .terminal
-            .notice("There is no place for a core dump: none is written"),
-        Action::SoftReset => host.terminal.notice("Soft reset is not supported: restarting"),
-        Action::Preserve | Action::Destroy | Action::Restart | Action::RenameRestart => {}
+    if action == Action::SoftReset {
+        host.terminal.notice("Soft reset is not supported: restarting");
     }
     match action {
         Action::Preserve => {}
-        Action::Destroy | Action::CoredumpDestroy => destroy_or_say(&host, domain).await,
-        Action::Restart | Action::RenameRestart | Action::CoredumpRestart | Action::SoftReset => {
+        Action::Destroy => destroy_or_say(&host, domain).await,
+        Action::Restart | Action::RenameRestart | Action::SoftReset => {
             restart(&host, domain, action).await;
         }
     }
