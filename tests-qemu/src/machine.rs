@@ -143,6 +143,8 @@ pub struct Machine {
     pub networks: Vec<String>,
     /// Wait for gdb on port 1234 (QEMU).
     pub gdb: bool,
+    /// The UEFI application finds a configuration that was made for xen.efi: of that name, and with files that Oxen does not load.
+    pub xen_config: bool,
     /// A reset starts it again, as it always does in Bochs; else QEMU ends.
     pub restarts: bool,
 }
@@ -182,6 +184,7 @@ impl Machine {
             disks: Vec::new(),
             networks: Vec::new(),
             gdb: false,
+            xen_config: false,
             restarts: false,
         })
     }

@@ -55,7 +55,11 @@ pub(crate) fn esp(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
         config += &format!("{key}=module{index} {}\n", file.args);
         fs::copy(&file.path, boot.join(format!("module{index}")))?;
     }
-    fs::write(boot.join("oxen.cfg"), config)?;
+    if machine.xen_config {
+        config += "ucode=microcode.bin\nvideo=gfx-1024x768\n";
+    }
+    let name = if machine.xen_config { "xen.cfg" } else { "oxen.cfg" };
+    fs::write(boot.join(name), config)?;
     let bytes: u64 = fs::read_dir(&boot)?
         .map(|entry| entry.and_then(|e| e.metadata()).map_or(0, |m| m.len()))
         .sum();

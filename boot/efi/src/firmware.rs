@@ -11,9 +11,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::arch::asm;
 use core::time::Duration;
-use oxen_efi::config;
+use oxen_efi::config::{self, Found};
 use oxen_efi::image::{self, Plan};
 use oxen_efi::information::{self, LoadedFile};
+use oxen_efi::options;
 use uefi::boot::{self, AllocateType, MemoryType, PAGE_SIZE};
 use uefi::prelude::*;
 use uefi::proto::device_path::text::{AllowShortcuts, DisplayOnly};
@@ -23,9 +24,10 @@ use uefi::{CString16, println};
 
 /// The hypervisor as made by the tool `image`; scripts/build says where it is.
 static IMAGE: &[u8] = include_bytes!(env!("OXEN_IMAGE"));
-const CONFIG: &str = "oxen.cfg";
 /// The hypervisor runs at multiples of this.
 const IMAGE_ALIGN: usize = 0x20_0000;
+/// Most configurations that one leads to another through.
+const MAX_CHAIN: usize = 8;
 /// Largest configuration file that is read.
 const MAX_CONFIG: usize = 64 * 1024;
 
@@ -39,49 +41,95 @@ fn main() -> Status {
 }
 
 fn start() -> Result<core::convert::Infallible, String> {
-    let directory = own_directory()?;
+    let own = Own::find()?;
     let mut root = open_root()?;
-    let text = read_config(&mut root, &format!("{directory}{CONFIG}"))?;
-    let config = config::parse(&text).map_err(|error| format!("{CONFIG}: {error}"))?;
+    let given = options::parse(&own.load_options);
+    for word in &given.unknown {
+        println!("oxen.efi: `{word}` is none of -cfg=FILE, SECTION, --");
+    }
+    let (mut name, mut text) = first_config(&mut root, &own, given.config)?;
+    for _ in 0..MAX_CHAIN {
+        let found = config::parse(&text, given.section).map_err(|error| format!("{name}: {error}"))?;
+        let Found::Chain(file) = found else { break };
+        name = file.file.to_owned();
+        text = read_config(&mut root, &own.path(&name))?;
+    }
+    let found = config::parse(&text, given.section).map_err(|error| format!("{name}: {error}"))?;
+    let Found::Config(config) = found else {
+        return Err(format!(
+            "{name}: `chain` leads through more than {MAX_CHAIN} files"
+        ));
+    };
+    for note in &config.notes {
+        println!("oxen.efi: {name}: {note}");
+    }
     let mut modules = Vec::new();
     for line in &config.modules {
-        let path = if line.file.starts_with(['\\', '/']) {
-            line.file.to_owned()
-        } else {
-            format!("{directory}{}", line.file)
-        };
-        let bytes =
-            load(&mut root, &path).map_err(|error| format!("{CONFIG}: line {}: {error}", line.line))?;
+        let bytes = load(&mut root, &own.path(line.file))
+            .map_err(|error| format!("{name}: line {}: {error}", line.line))?;
         modules.push(LoadedFile {
             start: address(bytes),
             end: address(bytes) + bytes.len() as u32,
             arguments: line.arguments,
         });
     }
+    let options = format!("{} {}", config.options, given.extra);
     let plan = image::plan(IMAGE)?;
     let base = place(&plan)?;
     let system_table = uefi::table::system_table_raw().ok_or("the firmware gave no system table")?;
     let handle = boot::image_handle().as_ptr() as u64;
-    let information = information::build(config.options, &modules, system_table.as_ptr() as u64, handle);
+    let information = information::build(options.trim_end(), &modules, system_table.as_ptr() as u64, handle);
     let room = pages(information.len(), MemoryType::LOADER_DATA)?;
     room[..information.len()].copy_from_slice(&information);
     enter(base + plan.entry as u32, address(room))
 }
 
-/// The directory that this program was started from, with a backslash at the end.
-fn own_directory() -> Result<String, String> {
-    let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())
-        .map_err(|error| format!("the firmware does not know its own program: {error}"))?;
-    let path = image
-        .file_path()
-        .and_then(|path| path.to_string16(DisplayOnly(true), AllowShortcuts(false)).ok());
-    let path = path
-        .map(|path| path.to_string().replace('/', "\\"))
-        .unwrap_or_default();
-    Ok(match path.rfind('\\') {
-        Some(at) => path[..=at].to_owned(),
-        None => "\\".to_owned(),
-    })
+/// What the firmware knows of this program.
+struct Own {
+    /// Where it was started from, with a backslash at the end.
+    directory: String,
+    /// Its file's name.
+    program: String,
+    load_options: String,
+}
+
+impl Own {
+    fn find() -> Result<Self, String> {
+        let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())
+            .map_err(|error| format!("the firmware does not know its own program: {error}"))?;
+        let path = image
+            .file_path()
+            .and_then(|path| path.to_string16(DisplayOnly(true), AllowShortcuts(false)).ok());
+        let path = path
+            .map(|path| path.to_string().replace('/', "\\"))
+            .unwrap_or_default();
+        let (directory, program) = path.rsplit_once('\\').unwrap_or(("", &path));
+        // Whatever else boot entries have there is not for this program.
+        let load_options = image.load_options_as_cstr16().map(ToString::to_string);
+        Ok(Self {
+            directory: format!("{directory}\\"),
+            program: program.to_owned(),
+            load_options: load_options.unwrap_or_default(),
+        })
+    }
+
+    /// The path of a file, which is in the directory unless it says otherwise.
+    fn path(&self, file: &str) -> String {
+        if file.starts_with(['\\', '/']) {
+            file.to_owned()
+        } else {
+            format!("{}{file}", self.directory)
+        }
+    }
+}
+
+/// The configuration that the load options name, or the first that is there; its name and text.
+fn first_config(root: &mut Directory, own: &Own, named: Option<&str>) -> Result<(String, String), String> {
+    let names = named.map_or_else(|| options::names(&own.program), |name| [name.to_owned()].into());
+    let found = names.iter().find(|name| open(root, &own.path(name)).is_ok());
+    let none = || format!("there is none of {} in {}", names.join(", "), own.directory);
+    let name = found.ok_or_else(none)?;
+    Ok((name.clone(), read_config(root, &own.path(name))?))
 }
 
 fn open_root() -> Result<Directory, String> {

@@ -1,4 +1,4 @@
-//! The pure half of the UEFI application: its configuration file, where the embedded hypervisor's parts go, and the
+//! The pure half of the UEFI application: its options and configuration file, where the embedded hypervisor's parts go, and the
 //! multiboot 2 information that it starts the hypervisor with. The half that talks to the firmware is the program.
 #![cfg_attr(not(test), no_std)]
 
@@ -7,3 +7,4 @@ extern crate alloc;
 pub mod config;
 pub mod image;
 pub mod information;
+pub mod options;

@@ -22,6 +22,12 @@ pub fn tests() -> Vec<Test> {
     ]
     .into_iter()
     .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
+    .chain([test_by(
+        "boot by a xen.cfg",
+        Vehicle::Svm,
+        Door::UefiApp,
+        xen_config,
+    )])
     .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
     .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
     .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
@@ -106,4 +112,15 @@ fn boot(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ensure!(output.contains(&expected), "dom0 did not print {expected:?}");
     }
     Ok(())
+}
+
+/// What the configuration names for Xen alone is passed over.
+fn xen_config(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.xen_config = true;
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![guest("hello", "")?];
+    let console = bench.start(&machine)?;
+    console.expect("`ucode` is passed over: Oxen loads no microcode", PATIENCE)?;
+    console.expect("`video` is passed over", PATIENCE)?;
+    verdict(console)
 }
