@@ -93,6 +93,8 @@ pub enum CrashTest {
     LockOrder,
     /// The TSCs of other CPUs seem to be behind the first one's.
     Skew,
+    /// The TSC of a CPU jumps, by so many seconds.
+    Tsc(i64),
 }
 
 /// What to complain about, for the boot log.
@@ -324,12 +326,14 @@ const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "crash_test",
-        "hang, lock-order or skew",
+        "hang, lock-order, skew, tsc-ahead or tsc-behind",
         Action::Value(|line, value| {
             line.crash_test = match value {
                 "hang" => Some(CrashTest::Hang),
                 "lock-order" => Some(CrashTest::LockOrder),
                 "skew" => Some(CrashTest::Skew),
+                "tsc-ahead" => Some(CrashTest::Tsc(10)),
+                "tsc-behind" => Some(CrashTest::Tsc(-10)),
                 _ => None,
             };
             line.crash_test.map(|_| ())

@@ -79,6 +79,10 @@ fn watchdogs_and_resets() {
     assert!(parse("reboot=no").noreboot);
     assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
     assert_eq!(parse("crash_test=hang").crash_test, Some(CrashTest::Hang));
+    assert_eq!(
+        parse("crash_test=tsc-behind").crash_test,
+        Some(CrashTest::Tsc(-10))
+    );
     assert_eq!(parse("crash_test=burn").crash_test, None);
     assert!(!parse("").dom0_vcpus_pin && parse("dom0_vcpus_pin").dom0_vcpus_pin);
     assert!(parse("").apicv && !parse("apicv=0").apicv && !parse("no-apicv").apicv);

@@ -72,9 +72,19 @@ fn crash() {
     match CRASH_TEST.get() {
         Some(CrashTest::Hang) => hang(),
         Some(CrashTest::LockOrder) => lock_out_of_order(),
-        Some(CrashTest::Skew) | None => {}
+        #[cfg(target_os = "none")]
+        Some(&CrashTest::Tsc(seconds)) => return spoil_tsc(seconds),
+        _ => {}
     }
     panic!("asked for by debug key 'C'");
+}
+
+/// What looks at the TSC is for that: this CPU's timer fires, or the next beat comes.
+#[cfg(target_os = "none")]
+fn spoil_tsc(seconds: i64) {
+    if crate::hw::time::spoil_tsc(seconds) {
+        irq::raise(SoftIrq::TIMER);
+    }
 }
 
 /// What the check of [`Rank`] is for.

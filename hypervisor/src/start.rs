@@ -47,7 +47,9 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     if !time::trusts_tsc() {
         // Before dom0's kernel is unpacked, which may take longer than the counter to come round: other CPUs read it meanwhile. (On one CPU
         // alone, with the PM timer only, the clock then stands still for rounds of 4.7 seconds.)
-        sched::begin_to_beat_everywhere();
+        sched::begin_to_beat_everywhere(true);
+    } else if time::watch_tsc() {
+        sched::begin_to_beat_everywhere(false);
     }
     build_dom0(&host);
     if let Some(timeout) = host.options.watchdog.filter(|&timeout| timeout > 0) {
@@ -59,7 +61,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
 fn watch(timeout: u32) {
     const TIMER_IRQ: u8 = 0;
     if watchdog::start(timeout, acpi::info().isa_line(TIMER_IRQ)) {
-        sched::begin_to_beat_everywhere();
+        sched::begin_to_beat_everywhere(true);
         log::info!("watchdog      by NMI, {timeout} s");
     } else {
         log::warn!("watchdog      off: no NMI comes from the PIT");

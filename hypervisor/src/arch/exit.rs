@@ -108,7 +108,7 @@ pub enum Exit {
     CrInstruction,
     /// XSETBV: register in ECX, value in EDX:EAX.
     Xsetbv,
-    /// RDTSC or RDTSCP (which of them, the instruction tells: TCG says RDTSC of both), where the vCPU was made for that.
+    /// RDTSC or RDTSCP (which of them, the instruction tells: TCG says RDTSC of both), after [`GuestCpu::emulate_tsc`](super::GuestCpu::emulate_tsc).
     ReadTsc,
     /// WBINVD, INVD or WBNOINVD.
     CacheFlush,

@@ -54,7 +54,6 @@ pub fn measure<C: GuestCpu>(
     let mut cpu = new(&VcpuConfig {
         nested_root: tables.root.hpa(),
         io_bitmap: io_bitmap.hpa(),
-        emulates_tsc: false,
     })?;
     set_flat_protected_mode(&mut cpu);
     cpu.load();

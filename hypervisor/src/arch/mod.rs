@@ -157,8 +157,6 @@ pub struct VcpuConfig {
     /// 12 KiB, page-aligned, physically contiguous: one bit a port, 1 = exits (SDM 3C 25.6.4, APM vol. 2, 15.10.1). The last 4 KiB
     /// are all ones. Both vendors read the same bytes (VMX takes pages 0 and 1).
     pub io_bitmap: Hpa,
-    /// RDTSC and RDTSCP exit.
-    pub emulates_tsc: bool,
 }
 
 /// The registers that decide how a guest's linear addresses translate.
@@ -332,6 +330,8 @@ pub trait GuestCpu: Send {
 
     /// Added to the host's TSC to give the guest's.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// RDTSC and RDTSCP exit with [`Exit::ReadTsc`], from the next entry on; they do not at first.
+    fn emulate_tsc(&mut self, on: bool);
     /// Exit with [`Exit::PreemptionTimer`] after about this many host TSC ticks spent in the guest (`None`: never), where the hardware can.
     /// A backstop beside the host timer's interrupt, not a clock.
     fn set_preemption_timer(&mut self, ticks: Option<u64>);

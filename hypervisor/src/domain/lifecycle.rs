@@ -19,7 +19,7 @@ use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
 use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu, machine};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
-use crate::hw::time::{trusts_tsc, tsc};
+use crate::hw::time::tsc;
 use crate::mm::fallible;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
@@ -124,7 +124,6 @@ impl Domain {
         let config = VcpuConfig {
             nested_root: self.p2m.root(),
             io_bitmap: self.io_bitmap.addr(),
-            emulates_tsc: !trusts_tsc(),
         };
         let policy = self.cpu_policy.lock().clone();
         // A guest's TSC starts at 0, on all of its vCPUs at once.

@@ -51,6 +51,8 @@ bitflags! {
         const LINES = 1 << 4;
         /// The registers of the vCPU that runs here, or was left here, are to be logged.
         const REGISTERS = 1 << 5;
+        /// The TSC is not trusted any more: reads of it by the vCPU that runs here are to exit.
+        const TSC = 1 << 6;
     }
 }
 

@@ -21,6 +21,8 @@ pub mod timer;
 pub mod topology;
 #[cfg(target_os = "none")]
 pub mod traps;
+#[cfg(any(target_os = "none", test))]
+mod tsc_watch;
 #[cfg(target_os = "none")]
 pub mod watchdog;
 

@@ -1,7 +1,7 @@
 //! Time of the machine: the TSC, calibrated once, and the wall clock at start.
 //!
 //! A TSC that cannot be trusted is replaced by a slower timer of the machine which counts as fast as the TSC should ([`distrust_tsc`]): nothing else
-//! changes for anybody who asks [`tsc`], and guests' reads of theirs exit.
+//! changes for anybody who asks [`tsc`], and guests' reads of theirs exit. That may be so from the start, or once the TSC has gone wrong ([`look_at_tsc`]).
 //!
 //! System time is nanoseconds since [`init`], a linear function of the TSC with the very arithmetic of Xen's PV clock, so that guests which are given the
 //! same numbers compute the same time.
@@ -155,10 +155,11 @@ mod machine {
 
     use x86_64::instructions::port::Port;
 
-    use super::super::acpi;
+    use super::super::tsc_watch::{Reading, Watch};
+    use super::super::{acpi, percpu};
     use super::{CLOCK, Clock, NS_PER_S, clock, continued, set_wall_clock_base, tsc};
     use crate::mm::paging;
-    use crate::sync::Once;
+    use crate::sync::{Mutex, Once, Rank};
     use crate::types::Hpa;
 
     /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off, when ACPI's tables have been read.
@@ -184,7 +185,7 @@ mod machine {
     /// A timer of the machine that counts at the TSC's rate. It has to be read before its counter comes round (the PM timer's does in 4.6 seconds): CPUs
     /// beat once a second for that, as for the watchdog.
     pub(super) struct Substitute {
-        timer: Timer,
+        timer: &'static Timer,
         /// The TSC's ticks for one of its own, as a 32.32 fixed-point number.
         rate: u64,
         /// What it counts from.
@@ -194,7 +195,13 @@ mod machine {
         first: u64,
     }
 
-    enum Timer {
+    /// A timer of the machine beside the TSC.
+    struct Timer {
+        counter: Counter,
+        hz: u64,
+    }
+
+    enum Counter {
         /// Port of the power management timer.
         Pm(u16),
         /// Main counter of the HPET, 32 bits of it.
@@ -202,17 +209,42 @@ mod machine {
     }
 
     impl Timer {
+        /// The one of this machine, if it has any. First asked for before the first vCPU is made, when devices can be mapped.
+        fn of_machine() -> Option<&'static Timer> {
+            static TIMER: Once<Option<Timer>> = Once::new();
+            TIMER.call_once(Timer::find).as_ref()
+        }
+
+        fn find() -> Option<Timer> {
+            let found = acpi::info();
+            let hpet = found.hpet.and_then(hpet);
+            hpet.or_else(|| {
+                let port = found.pm_timer.filter(|&port| runs(port))?;
+                Some(Timer {
+                    counter: Counter::Pm(port),
+                    hz: PM_HZ,
+                })
+            })
+        }
+
         fn read(&self) -> u64 {
-            match self {
-                Timer::Pm(port) => pm_timer(*port).into(),
-                Timer::Hpet(counter) => counter.load(Ordering::Relaxed).into(),
+            match self.counter {
+                Counter::Pm(port) => pm_timer(port).into(),
+                Counter::Hpet(counter) => counter.load(Ordering::Relaxed).into(),
             }
         }
 
         fn mask(&self) -> u64 {
-            match self {
-                Timer::Pm(_) => PM_MASK,
-                Timer::Hpet(_) => u32::MAX.into(),
+            match self.counter {
+                Counter::Pm(_) => PM_MASK,
+                Counter::Hpet(_) => u32::MAX.into(),
+            }
+        }
+
+        fn name(&self) -> &'static str {
+            match self.counter {
+                Counter::Pm(_) => "the PM timer",
+                Counter::Hpet(_) => "the HPET",
             }
         }
     }
@@ -231,14 +263,8 @@ mod machine {
     /// Go on without the TSC: it is not the same on all CPUs, or the command line says so. Before the first vCPU is made, when devices can be mapped.
     /// Returns what counts instead; `None`: there is nothing, and the TSC goes on.
     pub fn distrust_tsc() -> Option<&'static str> {
-        let found = acpi::info();
-        let hpet = found.hpet.and_then(hpet);
-        let (timer, hz, name) = match (hpet, found.pm_timer.filter(|&port| runs(port))) {
-            (Some((counter, hz)), _) => (Timer::Hpet(counter), hz, "the HPET"),
-            (None, Some(port)) => (Timer::Pm(port), PM_HZ, "the PM timer"),
-            (None, None) => return None,
-        };
-        let rate = (u128::from(clock().hz) << 32) / u128::from(hz.max(1));
+        let timer = Timer::of_machine()?;
+        let rate = (u128::from(clock().hz) << 32) / u128::from(timer.hz.max(1));
         SUBSTITUTE.call_once(|| {
             let first = timer.read();
             Substitute {
@@ -249,11 +275,92 @@ mod machine {
                 first,
             }
         });
-        Some(name)
+        Some(timer.name())
     }
 
-    /// The HPET's main counter, and its frequency (IA-PC HPET specification 1.0a, 2.3).
-    fn hpet(at: Hpa) -> Option<(&'static core::sync::atomic::AtomicU32, u64)> {
+    /// The TSC, as long as it is trusted and watched.
+    static WATCH: Mutex<Option<Watch>> = Mutex::new(Rank::Clock, None);
+    /// By how many ticks the TSC of a CPU seems to be ahead, for a test where it cannot be written; and the CPU.
+    static SEEMS_AHEAD: AtomicU64 = AtomicU64::new(0);
+    static SEEMS_AHEAD_ON: AtomicU64 = AtomicU64::new(u64::MAX);
+
+    /// Watch the TSC, beside a slower timer. All CPUs then call [`look_at_tsc`] about once a second while they run guests, CPU 0 always. `false`: there is no
+    /// such timer, or the TSC is not trusted.
+    pub fn watch_tsc() -> bool {
+        match Timer::of_machine() {
+            Some(timer) if SUBSTITUTE.get().is_none() => {
+                *WATCH.lock() = Some(Watch::new(clock().hz, timer.hz, timer.mask(), reading(timer)));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Look whether this CPU's TSC is still good. `true`: it is not, time goes on by the slower timer from now on, and the caller tells all CPUs.
+    pub fn look_at_tsc() -> bool {
+        let (Some(timer), None) = (Timer::of_machine(), SUBSTITUTE.get()) else {
+            return false;
+        };
+        let mut watch = WATCH.lock();
+        // Another CPU may have found the same meanwhile.
+        let (Some(watch), None) = (&mut *watch, SUBSTITUTE.get()) else {
+            return false;
+        };
+        let Err(us) = watch.look(reading(timer)) else {
+            return false;
+        };
+        let last = watch.hand_over();
+        SUBSTITUTE.call_once(|| Substitute {
+            timer,
+            rate: last.rate,
+            start: last.tsc,
+            seen: AtomicU64::new(continued(last.ticks, timer.read(), timer.mask())),
+            first: last.ticks,
+        });
+        log::warn!(
+            "CPU {}: its TSC is {} us {} of {}, by which time goes on; guests' reads of the TSC exit",
+            percpu::id(),
+            us.unsigned_abs(),
+            if us < 0 { "behind" } else { "ahead" },
+            timer.name()
+        );
+        true
+    }
+
+    fn reading(timer: &Timer) -> Reading {
+        /// Of a second: longer than it takes to read any timer of real hardware.
+        const ENOUGH: u64 = 50_000;
+        let ahead = if SEEMS_AHEAD_ON.load(Ordering::Relaxed) == percpu::id().into() {
+            SEEMS_AHEAD.load(Ordering::Relaxed)
+        } else {
+            0
+        };
+        Reading::best(clock().hz / ENOUGH, || Reading {
+            before: rdtsc().wrapping_add(ahead),
+            ticks: timer.read(),
+            after: rdtsc().wrapping_add(ahead),
+        })
+    }
+
+    /// For a test: put this CPU's TSC forward by so many seconds, or back. `false`: it cannot be written (QEMU's TCG), and only seems so to
+    /// [`look_at_tsc`].
+    pub fn spoil_tsc(seconds: i64) -> bool {
+        const TSC: u32 = 0x10;
+        let by = clock().hz.wrapping_mul(seconds.cast_unsigned());
+        let before = rdtsc();
+        // SAFETY: whoever asks for the test wants time to go wrong.
+        unsafe { x86_64::registers::model_specific::Msr::new(TSC).write(before.wrapping_add(by)) };
+        let moved = rdtsc().wrapping_sub(before).cast_signed();
+        if moved.unsigned_abs() > clock().hz {
+            return true;
+        }
+        SEEMS_AHEAD.store(by, Ordering::Relaxed);
+        SEEMS_AHEAD_ON.store(percpu::id().into(), Ordering::Relaxed);
+        false
+    }
+
+    /// The HPET (IA-PC HPET specification 1.0a, 2.3).
+    fn hpet(at: Hpa) -> Option<Timer> {
         const FS_PER_S: u64 = 1_000_000_000_000_000;
         /// Slower than the specification allows: it is none.
         const PERIOD_MAX: u32 = 100_000_000;
@@ -276,7 +383,10 @@ mod machine {
         let first = counter.load(Ordering::Relaxed);
         (0..100_000)
             .any(|_| counter.load(Ordering::Relaxed) != first)
-            .then_some((counter, FS_PER_S / u64::from(period)))
+            .then_some(Timer {
+                counter: Counter::Hpet(counter),
+                hz: FS_PER_S / u64::from(period),
+            })
     }
 
     /// Frequency of the power management timer (ACPI 6.5, 4.8.3.3); 24 bits are always there.
@@ -412,7 +522,7 @@ mod machine {
 }
 
 #[cfg(target_os = "none")]
-pub use machine::{distrust_tsc, init};
+pub use machine::{distrust_tsc, init, look_at_tsc, spoil_tsc, watch_tsc};
 
 /// Seconds since 1970 from the registers of an MC146818: seconds, minutes, hours, day, month, year, status B.
 #[cfg_attr(

@@ -36,6 +36,8 @@ use crate::domain::Domain;
 use crate::domain::vcpu::{Hold, NEVER, Request, Vcpu};
 use crate::hw;
 use crate::hw::irq::SoftIrq;
+#[cfg(target_os = "none")]
+use crate::hw::percpu::MAX_CPUS;
 use crate::mm::fallible::OutOfMemory;
 use crate::sync::{Mutex, Once, Rank};
 use heap::{Heap, Slot, UNQUEUED};
@@ -50,7 +52,7 @@ struct CpuSched {
     armed: AtomicU64,
     /// When it is wanted to: later, if that time was put off.
     due: AtomicU64,
-    /// When it is to beat for the watchdog, or [`NEVER`].
+    /// When it is to beat, or [`NEVER`]: see [`begin_to_beat`].
     beat: AtomicU64,
     /// It is to give up what it has: [`hotplug`].
     retiring: AtomicBool,
@@ -370,7 +372,11 @@ pub fn report() {
 
 // ---- time ----
 
-/// CPU `id` is to beat from now on: for the watchdog, and so that a clock that comes round is read.
+/// CPUs beat while they are idle, too: somebody watches them, or time is by a counter that comes round. Else only CPU 0 does, one for the whole machine: the
+/// TSC of another one is looked at once that runs something.
+static IDLE_BEATS: AtomicBool = AtomicBool::new(false);
+
+/// CPU `id` is to beat from now on, about once a second: for the watchdog, to look at the TSC, and so that a clock that comes round is read.
 fn begin_to_beat(id: u32) {
     if let Some(cpu) = cpu(id) {
         cpu.beat.store(0, SeqCst);
@@ -378,9 +384,42 @@ fn begin_to_beat(id: u32) {
     }
 }
 
-/// All CPUs that are online are to beat: see [`begin_to_beat`].
-pub fn begin_to_beat_everywhere() {
+/// All CPUs that are online are to beat, and if `idle`, those that have nothing to do as well (CPU 0 always does).
+pub fn begin_to_beat_everywhere(idle: bool) {
+    IDLE_BEATS.fetch_or(idle, SeqCst);
     online_cpus().for_each(begin_to_beat);
+}
+
+/// When CPU `id` is to beat next, or [`NEVER`].
+fn next_beat(id: u32, cpu: &CpuSched, scheduler: &Scheduler<Arc<Vcpu>>) -> u64 {
+    let beats = id == 0 || scheduler.runs_any(id) || IDLE_BEATS.load(SeqCst);
+    if beats { cpu.beat.load(SeqCst) } else { NEVER }
+}
+
+/// This CPU beats if it is time to, or if time has gone back behind its last beat. Returns the time, which may be another clock's then.
+#[cfg(target_os = "none")]
+fn beat(here: u32, cpu: &CpuSched, now: u64) -> u64 {
+    use hw::watchdog::BEAT;
+    let next = cpu.beat.load(SeqCst);
+    if next == NEVER || now < next && next - now <= BEAT {
+        return now;
+    }
+    hw::watchdog::beat();
+    if hw::time::look_at_tsc() {
+        // Timers that were set by the TSC are set anew, and what runs is told.
+        hw::apic::leave_the_tsc();
+        begin_to_beat_everywhere(true);
+        online_cpus().for_each(|id| hw::irq::raise_on(id, SoftIrq::TSC));
+    }
+    let now = hw::time::now_ns();
+    cpu.beat.store(now.saturating_add(BEAT), SeqCst);
+    // A CPU whose TSC was put back waits for what has passed elsewhere. CPU 0 looks after the others, and any of them after it.
+    for id in online_cpus().take(if here == 0 { MAX_CPUS } else { 1 }) {
+        if id != here && self::cpu(id).is_some_and(|cpu| cpu.armed.load(SeqCst) < now.saturating_sub(BEAT)) {
+            hw::irq::raise_on(id, SoftIrq::TIMER);
+        }
+    }
+    now
 }
 
 /// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue of this CPU, which need not be where it runs.
@@ -401,11 +440,13 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
 
 /// What comes first on this CPU: a vCPU's deadline, or what the scheduler waits for.
 fn next_deadline(cpu: &CpuSched, here: u32) -> u64 {
+    let Some(scheduler) = SCHEDULER.get() else {
+        return NEVER;
+    };
     let timers = cpu.timers.lock().first();
-    let scheduler = SCHEDULER
-        .get()
-        .map_or(NEVER, |scheduler| scheduler.deadline(here));
-    timers.min(scheduler).min(cpu.beat.load(SeqCst))
+    timers
+        .min(scheduler.deadline(here))
+        .min(next_beat(here, cpu, scheduler))
 }
 
 /// Have this CPU's one-shot timer fire when the first deadline has come, at the latest. A time that was put off is left alone: mostly the next to come is put
@@ -447,11 +488,9 @@ pub fn on_timer() {
     // It may have fired, early even.
     cpu.armed.store(NEVER, SeqCst);
     let now = hw::time::now_ns();
+    // Before anything else goes by the time: it may be wrong.
     #[cfg(target_os = "none")]
-    if now >= cpu.beat.load(SeqCst) {
-        cpu.beat.store(now + hw::watchdog::BEAT, SeqCst);
-        hw::watchdog::beat();
-    }
+    let now = beat(here, cpu, now);
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };

@@ -78,6 +78,8 @@ ranks! {
     Heap,
     /// Free frames.
     Frames,
+    /// What is known of the TSC.
+    Clock,
     /// The machine's I/O APICs.
     MachineIoApics,
     /// The log.

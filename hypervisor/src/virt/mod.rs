@@ -177,6 +177,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
     let vcpu: &Vcpu = running.vcpu;
     let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(ticks));
+    running.cpu.emulate_tsc(!hw::time::trusts_tsc());
     loop {
         // Two branches: what `enter` did is in the CPU's flags, and is cheaper to act on than to combine.
         if (vcpu.enter() || hw::irq::softirq_pending()) && before_entry(&mut running) == Next::Leave {
@@ -262,8 +263,12 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
 #[inline(never)]
 fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) {
     while hw::irq::softirq_pending() {
-        if softirqs().contains(SoftIrq::REGISTERS) {
+        let work = softirqs();
+        if work.contains(SoftIrq::REGISTERS) {
             debug_keys::log_registers(running.vcpu, running.cpu);
+        }
+        if work.contains(SoftIrq::TSC) {
+            running.cpu.emulate_tsc(!hw::time::trusts_tsc());
         }
     }
 }

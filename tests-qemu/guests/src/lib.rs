@@ -13,6 +13,7 @@
 //! * [`interrupts`]: vectors of the guest's own, counted.
 //! * [`legacy`]: out of long mode and back.
 //! * [`netfront`]: a network front end, good or bad.
+//! * [`pm_timer`]: the machine's timer, beside which other clocks are looked at.
 //! * [`random`]: a seeded generator.
 //! * [`report`]: the verdict lines.
 //! * [`shared`]: memory shared with another domain.
@@ -38,6 +39,7 @@ pub mod hypercall;
 pub mod interrupts;
 pub mod legacy;
 pub mod netfront;
+pub mod pm_timer;
 pub mod random;
 pub mod report;
 pub mod shared;

@@ -84,6 +84,14 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
+    // Bochs has a TSC that can be written; TCG's only seems to jump, and the beat finds that.
+    for (name, vehicle, cpus, jump, port) in TSC_JUMPS {
+        tests.push(test(name, vehicle, move |bench, mut machine| {
+            machine.cpus = cpus;
+            machine.command_line += &format!(" dom0_max_vcpus=1 crash_test=tsc-{jump}");
+            without_tsc(bench, machine, "steady", &format!("{port} {cpus}"))
+        }));
+    }
     // An hour of seconds, by which port of the PM timer. Bochs lets idle time pass more slowly.
     for (vehicle, arguments) in [(Vehicle::Svm, "3600 1544"), (Vehicle::Vmx, "600 45064")] {
         tests.push(test(
@@ -112,6 +120,17 @@ pub fn tests() -> Vec<Test> {
     }
     tests
 }
+
+/// Where a TSC jumps while guests run, on how many CPUs, which way, and the port of the PM timer.
+const TSC_JUMPS: [(&str, Vehicle, u32, &str, u16); 7] = [
+    ("a TSC that jumps ahead", Vehicle::Svm, 2, "ahead", 1544),
+    ("a TSC that jumps back", Vehicle::Svm, 2, "behind", 1544),
+    ("the only TSC jumps back", Vehicle::Svm, 1, "behind", 1544),
+    ("a TSC that jumps back", Vehicle::SvmBochs, 2, "behind", 45064),
+    ("a TSC that jumps ahead", Vehicle::Vmx, 2, "ahead", 45064),
+    ("a TSC that jumps back", Vehicle::Vmx, 2, "behind", 45064),
+    ("the only TSC jumps back", Vehicle::Vmx, 1, "behind", 45064),
+];
 
 /// Where the exits are tested, and which checks fail there whatever a hypervisor does:
 ///

@@ -53,10 +53,6 @@ pub(super) fn set_controls(vmcb: &mut Vmcb, host: &Host, config: &VcpuConfig) {
         | i2::MONITOR
         | i2::MWAIT
         | i2::XSETBV;
-    if config.emulates_tsc {
-        c.intercept1 |= i1::RDTSC;
-        c.intercept2 |= i2::RDTSCP;
-    }
     if caps.rdpru {
         c.intercept2 |= i2::RDPRU;
     }

@@ -9,7 +9,9 @@ use super::entry::world_switch;
 use super::exit::{Raw, code, decode};
 use super::inject;
 use super::vcpu::{After, Before, EFER_LMA, RFLAGS_RF, RFLAGS_TF, Vcpu};
-use super::vmcb::{self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, clean, cr_write, event, intercept1, v_intr};
+use super::vmcb::{
+    self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, clean, cr_write, event, intercept1, intercept2, v_intr,
+};
 use crate::arch::apic_page::ApicPage;
 use crate::arch::msr_policy::msr;
 use crate::arch::pending::{Combined, combine};
@@ -339,6 +341,15 @@ impl GuestCpu for Vcpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.vmcb.control.tsc_offset = offset;
         self.touch(clean::INTERCEPTS);
+    }
+
+    fn emulate_tsc(&mut self, on: bool) {
+        let control = &mut self.vmcb.control;
+        if on != (control.intercept1 & intercept1::RDTSC != 0) {
+            control.intercept1 ^= intercept1::RDTSC;
+            control.intercept2 ^= intercept2::RDTSCP;
+            self.touch(clean::INTERCEPTS);
+        }
     }
 
     /// AMD-V has no such timer; the host's own interrupts end a guest's run.

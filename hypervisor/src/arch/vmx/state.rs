@@ -458,6 +458,11 @@ impl GuestCpu for Vcpu {
         self.with(|vmcs| vmcs.set(field::TSC_OFFSET, offset));
     }
 
+    fn emulate_tsc(&mut self, on: bool) {
+        // Every CPU can (SDM 3D, A.3.2).
+        self.set_primary(Primary::RDTSC, on);
+    }
+
     fn set_preemption_timer(&mut self, ticks: Option<u64>) {
         let Some(shift) = self.host.caps.preemption_shift else {
             return;

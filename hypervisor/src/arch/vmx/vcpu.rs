@@ -160,13 +160,7 @@ impl Vcpu {
             loaded: false,
             queued: None,
             pin: caps.pin,
-            // Every CPU can (SDM 3D, A.3.2).
-            primary: caps.primary
-                | if config.emulates_tsc {
-                    Primary::RDTSC.bits()
-                } else {
-                    0
-                },
+            primary: caps.primary,
             threshold: 0,
             vmcs,
             apic_page,

@@ -12,41 +12,17 @@ use abi::vcpu::{VCPUOP_SET_PERIODIC_TIMER, VcpuSetPeriodicTimer};
 use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
+use guests::pm_timer::PmTimer;
 use guests::report::Report;
 use guests::{cpu, hypercall, interrupts};
 
 guest_rt::main!(main);
 
 const SECOND: u64 = 1_000_000_000;
-/// Frequency of the power-management timer, and the bits that it has at least (ACPI 6.5, 4.8.3.3).
-const PM_HZ: u64 = 3_579_545;
-const PM_BITS: u32 = 0x00ff_ffff;
 /// How far the clocks may be apart, of a million: what the TSC's calibration at the start leaves.
 const APART: u64 = 10;
 /// How late a tick may be seen, in nanoseconds.
 const LATE: u64 = 10_000_000;
-
-/// The machine's power-management timer, read often enough that it does not come round in between.
-struct PmTimer {
-    port: u16,
-    last: u32,
-    ticks: u64,
-}
-
-impl PmTimer {
-    fn new(port: u16) -> Self {
-        let last = cpu::in32(port);
-        Self { port, last, ticks: 0 }
-    }
-
-    /// Nanoseconds since it was made.
-    fn elapsed(&mut self) -> u64 {
-        let now = cpu::in32(self.port);
-        self.ticks += u64::from(now.wrapping_sub(self.last) & PM_BITS);
-        self.last = now;
-        (u128::from(self.ticks) * u128::from(SECOND) / u128::from(PM_HZ)) as u64
-    }
-}
 
 /// Command line: the number of seconds, and the PM timer's port.
 fn main(info: StartInfo) -> ! {
