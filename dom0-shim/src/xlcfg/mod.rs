@@ -111,6 +111,8 @@ pub struct Config {
     pub on_soft_reset: Action,
     /// 0 default, 1 always emulated, 2 native.
     pub tsc_mode: u32,
+    /// Rate of its TSC in kHz; 0: the machine's.
+    pub tsc_khz: u32,
     /// Scheduling weight.
     pub cpu_weight: Option<u16>,
     /// Scheduling cap, percent of one CPU.
@@ -212,6 +214,7 @@ struct Draft {
     /// on_poweroff, on_reboot, on_crash, on_watchdog, on_soft_reset
     actions: [Option<Action>; 5],
     tsc_mode: u32,
+    tsc_khz: u32,
     cpu_weight: Option<u16>,
     cap: Option<u16>,
     pool: Option<String>,
@@ -251,6 +254,7 @@ impl Draft {
             "on_watchdog" => self.actions[3] = Some(action(setting)?),
             "on_soft_reset" => self.actions[4] = Some(action(setting)?),
             "tsc_mode" => self.tsc_mode = tsc_mode(setting)?,
+            "tsc_khz" => self.tsc_khz = number(setting, 1000, 100_000_000)? as u32,
             "cpu_weight" => self.cpu_weight = Some(number(setting, 1, 65_535)? as u16),
             "cap" => self.cap = Some(number(setting, 0, 65_535)? as u16),
             "pool" => self.pool = Some(string(setting)?),
@@ -355,6 +359,7 @@ impl Draft {
             on_watchdog: action(3, Action::Destroy),
             on_soft_reset: action(4, Action::SoftReset),
             tsc_mode: self.tsc_mode,
+            tsc_khz: self.tsc_khz,
             cpu_weight: self.cpu_weight,
             cap: self.cap,
             pool: self.pool,

@@ -48,6 +48,22 @@ fn the_baseline_config() {
 }
 
 #[test]
+fn time_stamp_counters() {
+    let tsc = |more: &str| parse(&format!("{SMALL}{more}")).map(|config| (config.tsc_mode, config.tsc_khz));
+    assert_eq!(tsc("").unwrap(), (0, 0));
+    assert_eq!(
+        tsc("tsc_mode='default'\ntsc_khz=1200000").unwrap(),
+        (0, 1_200_000)
+    );
+    assert_eq!(tsc("tsc_mode='always_emulate'").unwrap(), (1, 0));
+    assert_eq!(tsc("tsc_mode=2").unwrap(), (2, 0));
+    // Gone since Xen 4.13.
+    assert!(tsc("tsc_mode='native_paravirt'").is_err());
+    assert!(tsc("tsc_mode=3").is_err());
+    assert!(tsc("tsc_khz=1").is_err());
+}
+
+#[test]
 fn command_lines() {
     let line = |more: &str| parse(&format!("{SMALL}{more}")).unwrap().command_line;
     assert_eq!(line(""), "");

@@ -32,6 +32,7 @@ use crate::types::{Gfn, Gva, Port, VcpuId};
 use crate::virt::Described;
 use crate::virt::cpuid::{self, Policy};
 use crate::virt::lapic::AccessPage;
+use crate::virt::time::TscInfo;
 
 /// How far destruction has come.
 pub struct Teardown {
@@ -80,6 +81,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             io_apics: Once::new(),
             apic_access: Mutex::new(Rank::Description, AccessPage::default()),
             lowest_priority: AtomicU32::new(0),
+            tsc: Mutex::new(Rank::Description, TscInfo::new()),
             cpu_policy: Mutex::new(Rank::Description, Arc::new(default_policy(&config))),
             memory_map: Mutex::new(Rank::Description, Arc::default()),
             params: [const { AtomicU64::new(0) }; HVM_NR_PARAMS as usize],

@@ -36,6 +36,7 @@ use crate::types::{DomId, VcpuId};
 use crate::virt::cpuid::Policy;
 use crate::virt::ioapic::IoApic;
 use crate::virt::lapic::AccessPage;
+use crate::virt::time::TscInfo;
 use vcpu::Vcpu;
 
 /// Most vCPUs that a domain can have.
@@ -110,6 +111,8 @@ pub struct Domain {
     pub lowest_priority: AtomicU32,
     /// What CPUID tells its vCPUs; theirs are copies from when they were made.
     pub cpu_policy: Mutex<Arc<Policy>>,
+    /// What it has been told of its TSC.
+    pub tsc: Mutex<TscInfo>,
     /// What XENMEM_memory_map tells.
     pub memory_map: Mutex<Arc<[E820Entry]>>,
     /// `HVM_PARAM_*`.
@@ -349,7 +352,7 @@ impl Domain {
             .nanoseconds(until)
             .saturating_sub(clock().nanoseconds(since));
         for vcpu in self.vcpus() {
-            vcpu.skip_time(until.wrapping_sub(since), paused);
+            vcpu.skip_time(since, until, paused);
             self.publish_time(vcpu);
         }
         self.publish_wall_clock();

@@ -21,6 +21,7 @@ use crate::sched::{self, Entity, Share, Traces};
 use crate::sync::{Mutex, Rank};
 use crate::types::{DomId, Port, VcpuId};
 use crate::virt::cpuid::Policy;
+use crate::virt::guest_tsc::GuestTsc;
 use crate::virt::lapic::{Lapic, SharedLapic, Trigger};
 use crate::virt::msr::Msrs;
 
@@ -50,8 +51,8 @@ pub struct Vcpu {
     polled: AtomicU32,
     /// Local APIC state that others write: pending interrupts.
     pub apic: SharedLapic,
-    /// Added to the machine's TSC to give the guest's.
-    pub tsc_offset: AtomicU64,
+    /// Its TSC.
+    pub tsc: GuestTsc,
     /// See [`Vcpu::behind`].
     behind: AtomicU64,
     /// Where events for this vCPU are signalled.
@@ -167,7 +168,7 @@ impl Vcpu {
             wakeup: Wakeup::new(Hold::DOWN),
             polled: AtomicU32::new(0),
             apic,
-            tsc_offset: AtomicU64::new(tsc_offset),
+            tsc: GuestTsc::new(tsc_offset),
             behind: AtomicU64::new(0),
             events: VcpuEvents::new(),
             areas: Areas::new(),
@@ -227,14 +228,13 @@ impl Vcpu {
         time.saturating_add(self.behind())
     }
 
-    /// It was stopped, with its whole domain, for so many `ticks` of the machine's TSC, which are `paused` nanoseconds: for the guest no time has passed. It
-    /// still is stopped; the caller publishes its clock.
-    pub(super) fn skip_time(self: &Arc<Self>, ticks: u64, paused: u64) {
+    /// It was stopped, with its whole domain, while the machine's TSC went from `since` to `until`, for `paused` nanoseconds: for the guest no time has passed.
+    /// It still is stopped; the caller publishes its clock.
+    pub(super) fn skip_time(self: &Arc<Self>, since: u64, until: u64, paused: u64) {
         self.behind.fetch_add(paused, SeqCst);
         self.timers.put_off(paused);
         self.with_private(|private| {
-            let offset = self.tsc_offset.load(SeqCst).wrapping_sub(ticks);
-            self.tsc_offset.store(offset, SeqCst);
+            let offset = self.tsc.set(self.tsc.at(since), until);
             private.cpu.as_dyn().set_tsc_offset(offset);
             private.lapic.put_off_timer(paused);
         });

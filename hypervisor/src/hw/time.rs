@@ -54,6 +54,11 @@ impl Clock {
         }
     }
 
+    /// The same, but that it reads 0 at `tsc_base`.
+    pub fn from(&self, tsc_base: u64) -> Clock {
+        Clock { tsc_base, ..*self }
+    }
+
     /// System time when the TSC reads `tsc`, in nanoseconds.
     #[inline]
     pub fn nanoseconds(&self, tsc: u64) -> u64 {
@@ -75,6 +80,11 @@ impl Clock {
             ticks >> self.shift
         };
         self.tsc_base.wrapping_add(ticks).wrapping_add(1)
+    }
+
+    /// Frequency of the TSC in Hz.
+    pub fn hz(&self) -> u64 {
+        self.hz
     }
 
     /// Frequency of the TSC in kHz.

@@ -111,24 +111,14 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             hvm_context::set(caller, &domain, &u.get())?;
         }
         XEN_DOMCTL_GETTSCINFO => {
-            let clock = crate::hw::time::clock();
-            let now = clock.nanoseconds(domain.machine_tsc());
-            let elapsed_nsec = domain
-                .vcpu(VcpuId(0))
-                .map_or(now, |vcpu| vcpu.system_time_at(now));
-            u.set(&DomctlTscInfo {
-                tsc_mode: time::tsc_mode(),
-                gtsc_khz: clock.khz(),
-                elapsed_nsec,
-                ..Default::default()
-            });
+            not_self(caller, &domain)?;
+            u.set(&time::tsc_info(&domain));
             return Ok(Answer::Changed);
         }
-        // All domains' alike, by what the machine has: 0 (default) and 2 (never emulate) are that; emulation (1) for one is not offered.
-        XEN_DOMCTL_SETTSCINFO if u.get::<DomctlTscInfo>().tsc_mode == TSC_MODE_ALWAYS_EMULATE => {
-            return Err(Errno::EOPNOTSUPP);
+        XEN_DOMCTL_SETTSCINFO => {
+            not_self(caller, &domain)?;
+            time::set_tsc_info(&domain, &u.get())?;
         }
-        XEN_DOMCTL_SETTSCINFO => {}
         XEN_DOMCTL_GET_CPU_POLICY => return get_policy(caller, &domain, u),
         XEN_DOMCTL_SET_CPU_POLICY => return set_policy(caller, &domain, u),
         XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => {

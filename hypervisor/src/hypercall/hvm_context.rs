@@ -90,7 +90,7 @@ fn save(domain: &Domain) -> Result<Vec<u8>, Errno> {
             magic: HVM_FILE_MAGIC,
             version: HVM_FILE_VERSION,
             cpuid: crate::virt::cpuid::host(1, 0)[0],
-            gtsc_khz: crate::hw::time::clock().khz(),
+            gtsc_khz: domain.tsc.lock().khz,
             ..Default::default()
         };
         append(&mut context, HVM_SAVE_CODE_HEADER, 0, header.as_bytes());
@@ -342,9 +342,8 @@ fn save_cpu(vcpu: &Vcpu) -> HvmHwCpu {
             *limit = segment.limit;
             *base = segment.base;
         });
-        let offset = vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst);
         let tsc = vcpu.domain().map_or(0, |domain| domain.machine_tsc());
-        record.tsc = tsc.wrapping_add(offset);
+        record.tsc = vcpu.tsc.at(tsc);
         record
     })
 }

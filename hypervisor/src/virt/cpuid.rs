@@ -522,7 +522,7 @@ fn hypervisor(running: &Running<'_, dyn GuestCpu>, leaf: u32, subleaf: u32) -> L
         ],
         1 => [crate::hypercall::version::VERSION, 0, 0, 0],
         2 => [1, super::msr::HYPERCALL_PAGE, 0, 0],
-        3 => time::cpuid(running.vcpu, subleaf),
+        3 => time::cpuid(running, subleaf),
         4 => vcpu_leaf(running.vcpu.id.0, running.vcpu.domid),
         _ => [0; 4],
     }

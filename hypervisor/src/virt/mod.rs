@@ -10,6 +10,7 @@ pub mod cpuid;
 pub mod decode;
 mod emulate;
 mod exits;
+pub mod guest_tsc;
 pub mod ioapic;
 pub mod lapic;
 pub mod mmio;
@@ -177,7 +178,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
     let vcpu: &Vcpu = running.vcpu;
     let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
     running.cpu.set_preemption_timer(Some(ticks));
-    running.cpu.emulate_tsc(!hw::time::trusts_tsc());
+    running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));
     loop {
         // Two branches: what `enter` did is in the CPU's flags, and is cheaper to act on than to combine.
         if (vcpu.enter() || hw::irq::softirq_pending()) && before_entry(&mut running) == Next::Leave {
@@ -268,7 +269,7 @@ fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) {
             debug_keys::log_registers(running.vcpu, running.cpu);
         }
         if work.contains(SoftIrq::TSC) {
-            running.cpu.emulate_tsc(!hw::time::trusts_tsc());
+            running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));
         }
     }
 }

@@ -203,14 +203,13 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
         APIC_BASE => lapic::write_base(running, value).ok()?,
         number::EFER => write_efer(running, value)?,
         TSC => {
-            let offset = value.wrapping_sub(hw::time::tsc());
-            move_tsc(running, offset);
+            move_tsc(running, value, hw::time::tsc());
         }
         TSC_ADJUST => {
             let delta = value.wrapping_sub(msrs.tsc_adjust);
-            let old = running.vcpu.tsc_offset.load(core::sync::atomic::Ordering::SeqCst);
+            let now = hw::time::tsc();
             running.msrs.tsc_adjust = value;
-            move_tsc(running, old.wrapping_add(delta));
+            move_tsc(running, running.vcpu.tsc.at(now).wrapping_add(delta), now);
         }
         TSC_DEADLINE => lapic::set_tsc_deadline(running, value),
         X2APIC..X2APIC_END => lapic::wrmsr(running, msr, value).ok()?,
@@ -257,12 +256,9 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
     Some(())
 }
 
-fn move_tsc(running: &mut Running<'_, dyn GuestCpu>, offset: u64) {
-    running
-        .vcpu
-        .tsc_offset
-        .store(offset, core::sync::atomic::Ordering::SeqCst);
-    running.cpu.set_tsc_offset(offset);
+/// The guest's TSC reads `value` when the machine's reads `host`.
+fn move_tsc(running: &mut Running<'_, dyn GuestCpu>, value: u64, host: u64) {
+    running.cpu.set_tsc_offset(running.vcpu.tsc.set(value, host));
     running.domain.publish_time(running.vcpu);
 }
 

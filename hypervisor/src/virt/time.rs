@@ -1,27 +1,46 @@
 //! Time as guests see it: the TSC with an offset, Xen's PV clock, timers.
 //!
-//! System time is nanoseconds since Oxen started, a fixed linear function of the machine's TSC. The guest gets that very function (its offset
-//! included) in `vcpu_time_info`, written once for each place where that is registered: both sides compute the same numbers for ever, without drift or
+//! System time is nanoseconds since Oxen started, a fixed linear function of the machine's TSC. The guest gets that very function (the ratio and offset of its
+//! TSC included) in `vcpu_time_info`, written once for each place where that is registered: both sides compute the same numbers for ever, without drift or
 //! steps, and no entry has to update anything. While its domain is paused all of a guest's clocks stand still, as on KVM: it sees no gap in which its watchdogs
 //! would have barked. They are behind the machine's from then on, and what the guest is told is written anew.
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use abi::Errno;
 use abi::cpuid::{XEN_CPUID_TSC_EMULATED, XEN_CPUID_TSC_HOST_RELIABLE, XEN_CPUID_TSC_RDTSCP};
-use abi::domctl::{TSC_MODE_ALWAYS_EMULATE, TSC_MODE_NEVER_EMULATE};
+use abi::domctl::{DomctlTscInfo, TSC_MODE_ALWAYS_EMULATE, TSC_MODE_DEFAULT, TSC_MODE_NEVER_EMULATE};
 use abi::event_channel::VIRQ_TIMER;
 use abi::shared_info::VcpuTimeInfo;
 
+use super::guest_tsc::Ratio;
 use super::{Running, decode, lapic};
 use crate::arch::{Event, GuestCpu, SysReg};
+use crate::domain::Domain;
 use crate::domain::vcpu::{NEVER, Vcpu};
+use crate::hw::time::Clock;
 use crate::{event, hw, sched};
+
+/// Bits behind the point of ratios, as many as there are.
+const RATIO_BITS: u32 = 48;
+const NS_PER_MS: u128 = 1_000_000;
+
+/// The clock of a vCPU's TSC: that of the machine's, where it counts at the same rate.
+fn guest_clock(vcpu: &Vcpu) -> Clock {
+    let clock = hw::time::clock();
+    let base = vcpu.tsc.at(clock.tsc_base);
+    match vcpu.tsc.ratio() {
+        Ratio::ONE => clock.from(base),
+        // To the next whole number, which the rate is.
+        ratio => Clock::new(ratio.scale(2 * clock.hz()).div_ceil(2), base),
+    }
+}
 
 /// What a vCPU's `vcpu_time_info` says.
 pub fn time_info(vcpu: &Vcpu) -> VcpuTimeInfo {
-    let clock = hw::time::clock();
+    let clock = guest_clock(vcpu);
     VcpuTimeInfo {
-        tsc_timestamp: clock.tsc_base.wrapping_add(vcpu.tsc_offset.load(SeqCst)),
+        tsc_timestamp: clock.tsc_base,
         system_time: vcpu.system_time_at(0),
         tsc_to_system_mul: clock.mul,
         tsc_shift: clock.shift,
@@ -33,18 +52,112 @@ pub fn time_info(vcpu: &Vcpu) -> VcpuTimeInfo {
 /// System time at which the guest's TSC reads `guest_tsc`, in nanoseconds; now, if it has passed that, and [`NEVER`] if nobody will live to see it.
 pub fn system_time_of(vcpu: &Vcpu, guest_tsc: u64) -> u64 {
     let host_tsc = hw::time::tsc();
-    let ticks = ticks_until(host_tsc.wrapping_add(vcpu.tsc_offset.load(SeqCst)), guest_tsc);
+    let ticks = ticks_until(vcpu.tsc.at(host_tsc), guest_tsc);
     ticks.map_or(NEVER, |ticks| {
-        hw::time::clock().nanoseconds(host_tsc.saturating_add(ticks))
+        let then = host_tsc.saturating_add(vcpu.tsc.ratio().unscale(ticks));
+        hw::time::clock().nanoseconds(then)
     })
 }
 
 /// What the guest's TSC reads.
 pub fn guest_tsc(vcpu: &Vcpu) -> u64 {
-    hw::time::tsc().wrapping_add(vcpu.tsc_offset.load(SeqCst))
+    vcpu.tsc.at(hw::time::tsc())
 }
 
-/// RDTSC or RDTSCP, which the hardware has not done as the machine's TSC is not to be trusted. Whether the guest may, it has checked.
+/// Do reads of the vCPU's TSC exit?
+pub fn emulates_tsc(vcpu: &Vcpu) -> bool {
+    vcpu.tsc.emulated() || !hw::time::trusts_tsc()
+}
+
+/// What a domain's toolstack has said of its TSC (`XEN_DOMCTL_settscinfo`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TscInfo {
+    /// `TSC_MODE_*`.
+    pub mode: u32,
+    /// Its rate.
+    pub khz: u32,
+    /// How often it was said.
+    pub incarnation: u32,
+}
+
+impl TscInfo {
+    /// Nothing yet: the machine's rate.
+    pub fn new() -> Self {
+        Self {
+            mode: TSC_MODE_DEFAULT,
+            khz: hw::time::clock().khz(),
+            incarnation: 0,
+        }
+    }
+}
+
+impl Default for TscInfo {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// `XEN_DOMCTL_settscinfo`: how a domain's TSC comes about, at which rate it counts (0: the machine's), and how many nanoseconds it has counted.
+///
+/// By default it exits only if its rate is not the machine's. If it is never to exit, it has the machine's rate and goes on as it is, whatever is said.
+///
+/// # Errors
+/// `EINVAL`: there is no such mode, or no machine counts at such a rate.
+pub fn set_tsc_info(domain: &Domain, asked: &DomctlTscInfo) -> Result<(), Errno> {
+    let clock = hw::time::clock();
+    let khz = match (asked.tsc_mode, asked.gtsc_khz) {
+        (TSC_MODE_NEVER_EMULATE, _) | (TSC_MODE_DEFAULT | TSC_MODE_ALWAYS_EMULATE, 0) => clock.khz(),
+        (TSC_MODE_DEFAULT | TSC_MODE_ALWAYS_EMULATE, khz) => khz,
+        _ => return Err(Errno::EINVAL),
+    };
+    let ratio = if khz == clock.khz() {
+        Ratio::ONE
+    } else {
+        Ratio::new(khz, clock.hz(), RATIO_BITS).ok_or(Errno::EINVAL)?
+    };
+    let emulated = asked.tsc_mode == TSC_MODE_ALWAYS_EMULATE || ratio != Ratio::ONE;
+    let counted = u128::from(asked.elapsed_nsec) * u128::from(khz) / NS_PER_MS;
+    domain.while_paused(|| {
+        *domain.tsc.lock() = TscInfo {
+            mode: asked.tsc_mode,
+            khz,
+            incarnation: asked.incarnation.wrapping_add(1),
+        };
+        let now = domain.machine_tsc();
+        for vcpu in domain.vcpus() {
+            let value = match asked.tsc_mode {
+                TSC_MODE_NEVER_EMULATE => vcpu.tsc.at(now),
+                _ => counted as u64,
+            };
+            vcpu.tsc.change_rate(ratio, emulated);
+            let offset = vcpu.tsc.set(value, now);
+            vcpu.with_private(|private| private.cpu.as_dyn().set_tsc_offset(offset));
+            domain.publish_time(vcpu);
+        }
+    });
+    Ok(())
+}
+
+/// `XEN_DOMCTL_gettscinfo`: what [`set_tsc_info`] takes to go on with this TSC elsewhere. Of one that is never to exit there is nothing to say, as on Xen.
+pub fn tsc_info(domain: &Domain) -> DomctlTscInfo {
+    let info = *domain.tsc.lock();
+    let mut said = DomctlTscInfo {
+        tsc_mode: info.mode,
+        incarnation: info.incarnation,
+        ..Default::default()
+    };
+    if info.mode != TSC_MODE_NEVER_EMULATE {
+        let tsc = domain
+            .vcpus()
+            .first()
+            .map_or(0, |vcpu| vcpu.tsc.at(domain.machine_tsc()));
+        said.gtsc_khz = info.khz;
+        said.elapsed_nsec = (u128::from(tsc) * NS_PER_MS / u128::from(info.khz.max(1))) as u64;
+    }
+    said
+}
+
+/// RDTSC or RDTSCP, which the hardware has not done, as [`emulates_tsc`] says. Whether the guest may, it has checked.
 pub(super) fn read_tsc(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
     let tsc = guest_tsc(running.vcpu);
     let aux = decode::is_rdtscp(running).then(|| running.cpu.read(SysReg::TscAux));
@@ -65,35 +178,34 @@ fn ticks_until(now: u64, then: u64) -> Option<u64> {
     (ticks < LIMIT).then_some(ticks)
 }
 
-/// Xen's name for how guests' TSCs come about, the same for all domains.
-pub fn tsc_mode() -> u32 {
-    if hw::time::trusts_tsc() {
-        TSC_MODE_NEVER_EMULATE
-    } else {
-        TSC_MODE_ALWAYS_EMULATE
-    }
-}
-
 /// Xen's CPUID leaf 3 (time).
-pub(super) fn cpuid(vcpu: &Vcpu, subleaf: u32) -> [u32; 4] {
+pub(super) fn cpuid(running: &Running<'_, dyn GuestCpu>, subleaf: u32) -> [u32; 4] {
+    let vcpu = running.vcpu;
     // The TSC is the same on all CPUs and never stops, or else it is emulated.
-    let flags = XEN_CPUID_TSC_RDTSCP
-        | if hw::time::trusts_tsc() {
-            XEN_CPUID_TSC_HOST_RELIABLE
-        } else {
-            XEN_CPUID_TSC_EMULATED
-        };
-    let clock = hw::time::clock();
-    let offset = vcpu.tsc_offset.load(SeqCst);
+    let reliable = match hw::time::trusts_tsc() {
+        true => XEN_CPUID_TSC_HOST_RELIABLE,
+        false => 0,
+    };
+    let emulated = match emulates_tsc(vcpu) {
+        true => XEN_CPUID_TSC_EMULATED,
+        false => 0,
+    };
     match subleaf {
-        0 => [flags, tsc_mode(), clock.khz(), 0],
-        1 => [
-            offset as u32,
-            (offset >> 32) as u32,
-            clock.mul,
-            clock.shift as u8 as u32,
-        ],
-        2 => [clock.khz(), 0, 0, 0],
+        0 => {
+            let info = *running.domain.tsc.lock();
+            let flags = XEN_CPUID_TSC_RDTSCP | reliable | emulated;
+            [flags, info.mode, info.khz, info.incarnation]
+        }
+        1 => {
+            let (clock, offset) = (guest_clock(vcpu), vcpu.tsc.offset());
+            [
+                offset as u32,
+                (offset >> 32) as u32,
+                clock.mul,
+                clock.shift as u8 as u32,
+            ]
+        }
+        2 => [hw::time::clock().khz(), 0, 0, 0],
         _ => [0; 4],
     }
 }

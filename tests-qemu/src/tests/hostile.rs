@@ -63,7 +63,7 @@ fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Sh
         .zip(whats)
         .map(|(name, what)| (name.as_str(), config(what)))
         .collect();
-    for path in ["guests/hostile", "guests/punctual", "guests/fuzz"] {
+    for path in ["guests/hostile", "guests/punctual", "guests/rates"] {
         files.push((path, std::fs::read(outputs::output(path)?)?));
     }
     let archive = archive(&bench.scratch(), &files)?;

@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Test> {
                 test("vCPUs pinned", vehicle, pins),
                 test("core scheduling", vehicle, cores),
                 test("woken beside hostile domUs", vehicle, punctual),
+                test("TSCs of other rates", vehicle, rates),
             ]
         })
         .collect()
@@ -215,4 +216,31 @@ fn punctual(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     shim.console
         .type_line("create spin name='p' kernel='/guests/punctual'")?;
     verdict(shim.console)
+}
+
+/// Domains whose TSCs count half and twice as fast as the machine's, and one that is emulated at the machine's own rate.
+fn rates(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = spinning(bench, machine)?;
+    let log = shim.console.output();
+    let mhz = log
+        .split_once("TSC ")
+        .and_then(|(_, rest)| rest.split_once(" MHz"))
+        .context("no rate of the TSC in the log")?
+        .0;
+    let khz: u64 = mhz.replace('.', "").parse()?;
+    for (number, (khz, mode)) in [
+        (khz / 2, "default"),
+        (khz * 2, "default"),
+        (khz, "always_emulate"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        shim.console.type_line(&format!(
+            "create spin name='p{number}' kernel='/guests/rates' tsc_mode='{mode}' tsc_khz={khz} extra='{khz},1'"
+        ))?;
+        verdict(shim.console).with_context(|| format!("{khz} kHz, {mode}"))?;
+        shim.wait_for(&format!("p{number}"), false)?;
+    }
+    Ok(())
 }

@@ -103,10 +103,11 @@ pub fn max_memory(domain: Domid, kib: u64) -> Result<(), Errno> {
     plain(XEN_DOMCTL_MAX_MEM, domain, &DomctlMaxMem { max_memkb: kib }).map(|_| ())
 }
 
-/// Sets the TSC mode (0 default, 1 always emulate, 2 native).
-pub fn set_tsc_mode(domain: Domid, mode: u32) -> Result<(), Errno> {
+/// Sets the TSC's mode (0 default, 1 always emulate, 2 native) and rate (0: the machine's).
+pub fn set_tsc(domain: Domid, mode: u32, khz: u32) -> Result<(), Errno> {
     let payload = DomctlTscInfo {
         tsc_mode: mode,
+        gtsc_khz: khz,
         ..Default::default()
     };
     plain(XEN_DOMCTL_SETTSCINFO, domain, &payload).map(|_| ())

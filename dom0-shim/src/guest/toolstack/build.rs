@@ -211,7 +211,7 @@ async fn build(
         store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
         console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
     };
-    domctl::set_tsc_mode(domain, config.tsc_mode).step("setting the TSC mode")?;
+    domctl::set_tsc(domain, config.tsc_mode, config.tsc_khz).step("setting the TSC's mode and rate")?;
     domctl::set_paging_pool(domain, paging_pool(config)).step("setting the paging pool")?;
     populate(domain, memory_map).await?;
     for (address, bytes) in &plan.writes {

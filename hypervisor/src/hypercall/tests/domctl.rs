@@ -6,8 +6,10 @@ use abi::{Errno, Union};
 
 use crate::domain::{Domain, table};
 use crate::grant::{Part, Version, set_version};
+use crate::hw::time::tsc;
 use crate::hypercall::testing::{ARG, World, destroy};
 use crate::types::DomId;
+use crate::virt::time;
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
@@ -96,6 +98,84 @@ fn limits_of_a_new_domain() {
     ] {
         assert!(matches!(create(&mut dom0, &bad), Err(Errno::EINVAL)), "{bad:?}");
     }
+}
+
+/// The machine's TSC on the host counts nanoseconds.
+#[test]
+fn rates_of_a_domains_tsc() {
+    let mut dom0 = World::privileged();
+    let domain = create(&mut dom0, &wanted()).expect("all is well");
+    domain.create_vcpus().expect("memory");
+    let own = dom0.domain.id;
+    let mut call = |cmd, id: DomId, info: DomctlTscInfo| {
+        let mut u = Union::default();
+        u.set(&info);
+        let request = Domctl {
+            cmd,
+            domain: id.0,
+            interface_version: XEN_DOMCTL_INTERFACE_VERSION,
+            u,
+            ..Default::default()
+        };
+        dom0.put(ARG, &request);
+        dom0.call(HYPERVISOR_DOMCTL, &[ARG])?;
+        Ok::<_, Errno>(dom0.get::<Domctl>(ARG).u.get::<DomctlTscInfo>())
+    };
+    let info = |tsc_mode, gtsc_khz, elapsed_nsec| DomctlTscInfo {
+        tsc_mode,
+        gtsc_khz,
+        elapsed_nsec,
+        ..Default::default()
+    };
+    let vcpu = domain.vcpus()[0].clone();
+    let read = || vcpu.tsc.at(tsc());
+    for (asked, reads, emulated) in [
+        (info(TSC_MODE_DEFAULT, 0, 5_000), 5_000, false),
+        (info(TSC_MODE_DEFAULT, 1_000_000, 6_000), 6_000, false),
+        (info(TSC_MODE_DEFAULT, 500_000, 8_000), 4_000, true),
+        (info(TSC_MODE_DEFAULT, 2_000_000, 8_000), 16_000, true),
+        (info(TSC_MODE_ALWAYS_EMULATE, 0, 7_000), 7_000, true),
+    ] {
+        call(XEN_DOMCTL_SETTSCINFO, domain.id, asked).expect("a mode");
+        assert_eq!(
+            (read(), time::emulates_tsc(&vcpu)),
+            (reads, emulated),
+            "{asked:?}"
+        );
+        let said = call(XEN_DOMCTL_GETTSCINFO, domain.id, info(0, 0, 0)).expect("there");
+        let khz = asked.gtsc_khz.max(u32::from(asked.gtsc_khz == 0) * 1_000_000);
+        assert_eq!(
+            said,
+            DomctlTscInfo {
+                gtsc_khz: khz,
+                incarnation: 1,
+                ..asked
+            }
+        );
+        // Its clock is the machine's all the same.
+        let clock = time::time_info(&vcpu);
+        assert_eq!(clock.system_time, 0);
+        assert_eq!(
+            u64::from(clock.tsc_to_system_mul) << (clock.tsc_shift + 4),
+            1000 * (16 << 32) / (u64::from(khz) / 1000)
+        );
+    }
+    call(
+        XEN_DOMCTL_SETTSCINFO,
+        domain.id,
+        info(TSC_MODE_NEVER_EMULATE, 500_000, 9),
+    )
+    .expect("a mode");
+    assert_eq!((read(), time::emulates_tsc(&vcpu)), (7_000, false));
+    let said = call(XEN_DOMCTL_GETTSCINFO, domain.id, info(0, 0, 0)).expect("there");
+    assert_eq!((said.tsc_mode, said.gtsc_khz, said.elapsed_nsec), (2, 0, 0));
+    for bad in [info(3, 0, 0), info(TSC_MODE_DEFAULT, 1, 0)] {
+        assert_eq!(call(XEN_DOMCTL_SETTSCINFO, domain.id, bad), Err(Errno::EINVAL));
+    }
+    for cmd in [XEN_DOMCTL_SETTSCINFO, XEN_DOMCTL_GETTSCINFO] {
+        assert_eq!(call(cmd, own, info(0, 0, 0)), Err(Errno::EINVAL));
+    }
+    destroy(&domain);
 }
 
 #[test]

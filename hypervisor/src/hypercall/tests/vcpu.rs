@@ -241,7 +241,7 @@ fn time_stands_still_while_paused() {
     let pass = |time| {
         TEST_TSC.fetch_add(time, SeqCst);
     };
-    let tsc = || tsc().wrapping_add(vcpu.tsc_offset.load(SeqCst));
+    let tsc = || vcpu.tsc.at(tsc());
     // What the guest computes from its clock (xen public xen.h, vcpu_time_info), and from that the time of day.
     let clock = |guest: &World| {
         let info: VcpuTimeInfo = guest.get(0x6000 + 32);
