@@ -188,17 +188,14 @@ fn interrupts(options: &CommandLine<'_>) {
         apic::describe(),
         found.io_apics.len()
     );
-    let ports = [
-        (options.console_com1, options.com1),
-        (options.console_com2, options.com2),
-    ];
+    let ports = options.console_ports();
     let mut routed = false;
-    for (_, port) in ports.into_iter().filter(|(used, port)| *used && port.irq != 0) {
+    for port in ports.iter().filter(|port| port.irq != 0) {
         routed |= ioapic::route(found.isa_line(port.irq), vector::CONSOLE);
     }
     if routed {
         console::enable_interrupts();
-    } else {
+    } else if !ports.is_empty() {
         log::warn!("console       no interrupt: there will be no input");
     }
 }

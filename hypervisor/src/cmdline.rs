@@ -210,6 +210,15 @@ impl Default for CommandLine<'_> {
 }
 
 impl CommandLine<'_> {
+    /// The ports that the console is at.
+    pub fn console_ports(&self) -> ArrayVec<SerialPort, 2> {
+        let used = [
+            self.console_com1.then_some(self.com1),
+            self.console_com2.then_some(self.com2),
+        ];
+        used.into_iter().flatten().collect()
+    }
+
     /// How many vCPUs dom0 gets on a machine that runs guests on `cpus` CPUs: as many, within the limits of `dom0_max_vcpus`.
     pub fn dom0_vcpus(&self, cpus: u32) -> u32 {
         let (least, most) = self.dom0_max_vcpus.unwrap_or((1, u32::MAX));

@@ -19,6 +19,9 @@ fn an_ordinary_line() {
         irq: 5,
     };
     assert_eq!(line.com2, expected);
+    assert_eq!(line.console_ports().as_slice(), [expected]);
+    assert_eq!(expected.registers(), 0x3e8..=0x3ef);
+    assert!(parse("console=none").console_ports().is_empty());
     assert_eq!(
         (line.level, line.guest_levels.always, line.guest_levels.limited),
         (LevelFilter::Trace, LevelFilter::Error, LevelFilter::Trace)

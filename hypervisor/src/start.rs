@@ -119,6 +119,7 @@ fn build_dom0(host: &Machine) {
         vcpus: options
             .dom0_vcpus(sched::cpu_count() as u32)
             .min(domain::MAX_VCPUS),
+        console: &options.console_ports(),
     };
     match dom0.build() {
         Ok(domain) => {

@@ -331,7 +331,7 @@ impl Machine {
                  vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
                  ata0-master: type=cdrom, path={iso}, status=inserted\n\
                  boot: cdrom\n\
-                 com{serial}: enabled=1, mode=term, dev={terminal}\n\
+                 {others}com{serial}: enabled=1, mode=term, dev={terminal}\n\
                  port_e9_hack: enabled=0\n\
                  sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
                  panic: action=fatal\n\
@@ -344,6 +344,9 @@ impl Machine {
                 },
                 lenient = u8::from(self.lenient_msrs),
                 memory = self.memory,
+                others = (1..self.serial)
+                    .map(|other| format!("com{other}: enabled=1, mode=null\n"))
+                    .collect::<String>(),
                 serial = self.serial,
                 iso = iso.display(),
                 terminal = terminal.display(),

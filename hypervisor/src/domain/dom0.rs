@@ -25,6 +25,7 @@ use super::{Config, Domain, lifecycle};
 use crate::arch::regs::SegmentAttr;
 use crate::arch::{GuestCpu, Segment, SegmentReg, SysReg, machine};
 use crate::hw::ioapic::Line;
+use crate::hw::serial::SerialPort;
 use crate::hw::{self, ioapic};
 use crate::mm::guest::write_phys;
 use crate::mm::p2m::Kind;
@@ -49,6 +50,8 @@ pub struct Dom0<'a> {
     pub max_pages: u64,
     /// Its number of vCPUs.
     pub vcpus: u32,
+    /// The console's UARTs, which it does not get.
+    pub console: &'a [SerialPort],
 }
 
 /// Why dom0 cannot be built.
@@ -90,15 +93,9 @@ const LARGE_ORDER: u32 = 9;
 const MAX_KERNEL: usize = 512 << 20;
 /// Room for ACPI tables, in bytes.
 const ACPI_ROOM: u64 = 64 << 10;
-/// Ports that stay Oxen's: interrupt controllers, timer, and the console's UART.
-const OWN_PORTS: [core::ops::RangeInclusive<u16>; 6] = [
-    0x20..=0x21,
-    0xa0..=0xa1,
-    0x40..=0x43,
-    0x61..=0x61,
-    0x3f8..=0x3ff,
-    0xe9..=0xe9,
-];
+/// Ports that stay Oxen's, beside those of the console's UARTs: interrupt controllers, timer, and the debug console.
+const OWN_PORTS: [core::ops::RangeInclusive<u16>; 5] =
+    [0x20..=0x21, 0xa0..=0xa1, 0x40..=0x43, 0x61..=0x61, 0xe9..=0xe9];
 
 impl Dom0<'_> {
     /// Build it, ready to be unpaused.
@@ -197,7 +194,8 @@ impl Dom0<'_> {
             .io_apics
             .call_once(|| ioapic::places().iter().map(IoApic::new).collect());
         domain.io_bitmap.allow(0..=u16::MAX);
-        for ports in OWN_PORTS {
+        let uarts = self.console.iter().map(SerialPort::registers);
+        for ports in OWN_PORTS.into_iter().chain(uarts) {
             domain.io_bitmap.deny(ports);
         }
         Ok(domain)

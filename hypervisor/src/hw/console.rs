@@ -174,11 +174,7 @@ pub fn init(options: &CommandLine<'_>) -> usize {
     set_levels(options.level, options.guest_levels);
     let mut console = CONSOLE.lock();
     console.input = Input::new(options.switch);
-    let ports = [
-        (options.console_com1, options.com1),
-        (options.console_com2, options.com2),
-    ];
-    for (_, port) in ports.into_iter().filter(|(wanted, _)| *wanted) {
+    for port in options.console_ports() {
         if let Some(uart) = set_up(&port) {
             console.uarts.push(uart);
         }

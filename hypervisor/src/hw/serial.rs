@@ -1,5 +1,7 @@
 //! A serial port, as the command line describes it.
 
+use core::ops::RangeInclusive;
+
 use crate::cmdline::number;
 
 /// Parity of a serial line.
@@ -41,6 +43,11 @@ impl SerialPort {
             base,
             irq,
         }
+    }
+
+    /// The ports of its registers.
+    pub const fn registers(&self) -> RangeInclusive<u16> {
+        self.base..=self.base + 7
     }
 
     /// As the value of `com1=` says; what that leaves out stays. `None`: it is malformed.

@@ -32,6 +32,18 @@ pub fn tests() -> Vec<Test> {
         run(bench, machine, "events")
     }));
     for vehicle in BOTH {
+        tests.push(test(
+            "only the console's UART is hidden",
+            vehicle,
+            |bench, mut machine| {
+                machine.serial = 2;
+                machine.command_line = machine.command_line.replace("com1", "com2");
+                let (console, other) = (0x2f8, 0x3f8);
+                run_with_defects(bench, machine, "uart", &format!("{console} {other}"), &[])
+            },
+        ));
+    }
+    for vehicle in BOTH {
         tests.push(test("lapic", vehicle, move |bench, machine| {
             lapic(bench, machine, None)
         }));
