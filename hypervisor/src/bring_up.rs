@@ -54,9 +54,14 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     greet(handover, &options);
     log_memory(&info.memory_regions);
     // SAFETY: the first thing done to memory, with what the boot loader said; modules have not been looked at.
-    let taken = unsafe { takeover::take_over(&info.memory_regions, handover) };
+    let taken = unsafe { takeover::take_over(&info.memory_regions, handover, options.memory_end) };
     let (plan, ram) = taken.expect("memory for page tables");
     traps::init();
+    if let Some(size) = options.log_size
+        && !console::enlarge_ring(size)
+    {
+        log::warn!("conring_size={}: there is not so much memory", size >> 10);
+    }
     log_kept(&plan, &ram);
     if let Err(error) = tables {
         log::warn!("ACPI: {error:?}; going on with one CPU and no power management");
@@ -169,6 +174,9 @@ fn interrupts(options: &CommandLine<'_>) {
         log::debug!("I/O APIC      at {base}, lines {first} to {}", first + lines - 1);
     }
     paging::map_mmio(apic::registers(), 4096);
+    if options.prefers_pm_timer {
+        time::prefer_pm_timer();
+    }
     let substitute = options.tsc_unstable.then(time::distrust_tsc);
     apic::init();
     log::info!(

@@ -11,6 +11,7 @@ use crate::arch::{machine, speculation};
 use crate::bring_up::{Machine, bring_up, own_registers};
 use crate::domain;
 use crate::domain::dom0::{self, Dom0};
+use crate::grant;
 use crate::hw::percpu::MAX_CPUS;
 use crate::hw::{acpi, power, smp, time, watchdog};
 use crate::mm::{device, frames, phys, takeover};
@@ -31,6 +32,10 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         acpi::info().cpus.len().clamp(1, MAX_CPUS),
         host.options.granularity,
     );
+    if let Some(limit) = host.options.rate_limit_us {
+        sched::set_rate_limit(u64::from(limit) * 1000);
+    }
+    grant::set_limits(host.options.grant_limits);
     let defences = speculation::init(host.options.defences);
     if let Err(missing) = machine::probe(host.options.apicv, host.options.large_code) {
         stop(format_args!("this machine cannot run guests: {}", missing.0));

@@ -24,6 +24,7 @@ use super::vcpu::Hold;
 use super::{Config, Domain, lifecycle};
 use crate::arch::regs::SegmentAttr;
 use crate::arch::{GuestCpu, Segment, SegmentReg, SysReg, machine};
+use crate::grant;
 use crate::hw::ioapic::Line;
 use crate::hw::serial::SerialPort;
 use crate::hw::{self, ioapic};
@@ -181,9 +182,9 @@ impl Dom0<'_> {
             emulation_flags: abi::domctl::XEN_X86_EMU_LAPIC | abi::domctl::XEN_X86_EMU_IOAPIC,
             max_vcpus: self.vcpus,
             max_evtchn_port: u32::MAX,
-            max_grant_frames: 64,
-            max_maptrack_frames: 1024,
-            max_grant_version: crate::grant::Version::V2,
+            max_grant_frames: grant::limits().frames,
+            max_maptrack_frames: grant::limits().maptrack_frames,
+            max_grant_version: grant::Version::V2,
             p2m_pool: u32::MAX,
             format: machine::nested_format(),
             address_bits: 40,

@@ -31,7 +31,7 @@ use abi::grant::{GNTST_BAD_DOMAIN, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR, GTF_PERM
 use crate::domain::{self, Domain};
 use crate::mm::fallible::OutOfMemory;
 use crate::mm::guest::{Access, GuestFrame};
-use crate::sync::{Mutex, Rank};
+use crate::sync::{Mutex, Once, Rank};
 use crate::types::DomId;
 use entry::Granted;
 use map::Mappings;
@@ -46,6 +46,35 @@ pub struct Status(pub i16);
 
 /// Mappings that a "maptrack frame" of the configuration stands for (Xen's are 16 bytes).
 const MAPPINGS_PER_FRAME: u32 = 256;
+
+/// Sizes that no domain's grants exceed, and that they have where a toolstack leaves it to the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Frames of the table.
+    pub frames: u32,
+    /// Frames' worth of mappings of others' grants.
+    pub maptrack_frames: u32,
+}
+
+impl Limits {
+    /// Xen's.
+    pub const DEFAULT: Limits = Limits {
+        frames: 64,
+        maptrack_frames: 1024,
+    };
+}
+
+static LIMITS: Once<Limits> = Once::new();
+
+/// Set [`limits`], before the first domain is made.
+pub fn set_limits(limits: Limits) {
+    LIMITS.call_once(|| limits);
+}
+
+/// What `gnttab_max_frames=` and `gnttab_max_maptrack_frames=` say.
+pub fn limits() -> Limits {
+    LIMITS.get().copied().unwrap_or(Limits::DEFAULT)
+}
 
 /// Both halves of a domain's grants.
 pub struct GrantTable {

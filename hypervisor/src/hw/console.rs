@@ -5,6 +5,7 @@
 // UNSAFETY: the UART's ports.
 #![expect(unsafe_code, reason = "the UART's ports")]
 
+use alloc::boxed::Box;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -12,10 +13,12 @@ use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::input::{Input, Key, ROOM, Switch};
+use super::irq::{self, SoftIrq};
 use super::rate_limit::RateLimit;
 use super::serial::{Parity, SerialPort};
 use super::time;
 use crate::cmdline::{CommandLine, GuestLevels};
+use crate::mm::fallible;
 use crate::sync::{Mutex, Rank};
 
 /// Targets of messages that are printed only because of what a guest did: modules, and what guests print themselves.
@@ -26,14 +29,16 @@ const GUEST_MODULES: [&str; 5] = [
     "hypervisor::event",
     "hypervisor::grant",
 ];
-/// Bytes of the log that are kept.
-pub const RING: usize = 32 << 10;
+/// Bytes of the log that are kept, if `conring_size=` does not say more: all of a boot with `loglvl=all`.
+const RING: usize = 64 << 10;
 
 type Uart = uart_16550::Uart16550<uart_16550::backend::PioBackend>;
 
 struct Console {
     uarts: ArrayVec<Uart, 2>,
     ring: [u8; RING],
+    /// In the place of `ring`, if that is not enough.
+    larger: Option<Box<[u8]>>,
     /// Bytes ever written to the ring.
     written: u64,
     /// Where the ring begins since it was last cleared.
@@ -48,6 +53,7 @@ static CONSOLE: Mutex<Console> = Mutex::new(
     Console {
         uarts: ArrayVec::new_const(),
         ring: [0; RING],
+        larger: None,
         written: 0,
         cleared: 0,
         input: Input::new(Switch::DEFAULT),
@@ -95,11 +101,20 @@ impl Console {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.ring[(self.written % RING as u64) as usize] = byte;
-            self.written += 1;
+    fn ring(&mut self) -> &mut [u8] {
+        match &mut self.larger {
+            Some(ring) => ring,
+            None => &mut self.ring,
         }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let written = self.written;
+        let ring = self.ring();
+        for (at, &byte) in (written..).zip(bytes) {
+            ring[(at % ring.len() as u64) as usize] = byte;
+        }
+        self.written += bytes.len() as u64;
     }
 }
 
@@ -164,6 +179,9 @@ impl Log for Logger {
             ns / 1000 % 1_000_000,
             record.args()
         );
+        drop(console);
+        // Whoever logs may hold any lock: dom0 is told by the run loop.
+        irq::raise(SoftIrq::LOG);
     }
 
     fn flush(&self) {}
@@ -256,15 +274,33 @@ pub fn take_key() -> Option<Key> {
     CONSOLE.lock().input.take_key()
 }
 
-/// Copy the log's ring from byte `from` (counted from the start of time) into `to`. Returns how many bytes, and where to go on.
+/// Keep at least `size` bytes of the log from now on. False: there is not so much memory.
+pub fn enlarge_ring(size: u64) -> bool {
+    if size <= RING as u64 {
+        return true;
+    }
+    let Ok(mut ring) = fallible::slice(size as usize, |_| 0) else {
+        return false;
+    };
+    let mut console = CONSOLE.lock();
+    for at in console.written.saturating_sub(RING as u64)..console.written {
+        ring[(at % size) as usize] = console.ring[(at % RING as u64) as usize];
+    }
+    console.larger = Some(ring);
+    true
+}
+
+/// Copy the log's ring from byte `from` (counted from the start of time) into `to`, but nothing from before it was last cleared. Returns how
+/// many bytes, and where to go on.
 pub fn ring(from: u64, to: &mut [u8]) -> (usize, u64) {
-    let console = CONSOLE.lock();
-    let start = from
-        .max(console.written.saturating_sub(RING as u64))
-        .min(console.written);
-    let len = (console.written - start).min(to.len() as u64) as usize;
-    for (offset, slot) in to.iter_mut().take(len).enumerate() {
-        *slot = console.ring[((start + offset as u64) % RING as u64) as usize];
+    let mut console = CONSOLE.lock();
+    let (written, cleared) = (console.written, console.cleared);
+    let ring = console.ring();
+    let oldest = written.saturating_sub(ring.len() as u64).max(cleared);
+    let start = from.max(oldest).min(written);
+    let len = (written - start).min(to.len() as u64) as usize;
+    for (at, slot) in (start..).zip(to.iter_mut().take(len)) {
+        *slot = ring[(at % ring.len() as u64) as usize];
     }
     (len, start + len as u64)
 }

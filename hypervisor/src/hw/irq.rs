@@ -53,6 +53,8 @@ bitflags! {
         const REGISTERS = 1 << 5;
         /// The TSC is not trusted any more: reads of it by the vCPU that runs here are to exit.
         const TSC = 1 << 6;
+        /// The log has new lines.
+        const LOG = 1 << 7;
     }
 }
 

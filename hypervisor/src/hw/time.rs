@@ -161,7 +161,7 @@ pub static TEST_TSC: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU
 
 #[cfg(target_os = "none")]
 mod machine {
-    use core::sync::atomic::{AtomicU64, Ordering};
+    use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use x86_64::instructions::port::Port;
 
@@ -227,14 +227,19 @@ mod machine {
 
         fn find() -> Option<Timer> {
             let found = acpi::info();
-            let hpet = found.hpet.and_then(hpet);
-            hpet.or_else(|| {
+            let pm = || {
                 let port = found.pm_timer.filter(|&port| runs(port))?;
                 Some(Timer {
                     counter: Counter::Pm(port),
                     hz: PM_HZ,
                 })
-            })
+            };
+            let hpet = || found.hpet.and_then(hpet);
+            if PREFERS_PM_TIMER.load(Ordering::Relaxed) {
+                pm().or_else(hpet)
+            } else {
+                hpet().or_else(pm)
+            }
         }
 
         fn read(&self) -> u64 {
@@ -268,6 +273,13 @@ mod machine {
             let own = u128::from(now - self.first);
             self.start + ((own * u128::from(self.rate)) >> 32) as u64
         }
+    }
+
+    static PREFERS_PM_TIMER: AtomicBool = AtomicBool::new(false);
+
+    /// Have the PM timer, if it runs, come before the HPET where one is wanted beside the TSC.
+    pub fn prefer_pm_timer() {
+        PREFERS_PM_TIMER.store(true, Ordering::Relaxed);
     }
 
     /// Go on without the TSC: it is not the same on all CPUs, or the command line says so. Before the first vCPU is made, when devices can be mapped.
@@ -532,7 +544,7 @@ mod machine {
 }
 
 #[cfg(target_os = "none")]
-pub use machine::{distrust_tsc, init, look_at_tsc, spoil_tsc, watch_tsc};
+pub use machine::{distrust_tsc, init, look_at_tsc, prefer_pm_timer, spoil_tsc, watch_tsc};
 
 /// Seconds since 1970 from the registers of an MC146818: seconds, minutes, hours, day, month, year, status B.
 #[cfg_attr(

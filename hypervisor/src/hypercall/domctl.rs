@@ -22,12 +22,6 @@ use crate::virt::time;
 pub(super) const SCHEDULER: u32 = abi::domctl::XEN_SCHEDULER_CREDIT2;
 /// Width of a domU's physical addresses.
 const ADDRESS_BITS: u32 = 40;
-/// Grant-table limits that stand for "the default" (negative in the argument), as Xen's.
-const DEFAULT_GRANT_FRAMES: u32 = 64;
-const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
-/// Largest that they may be.
-const MAX_GRANT_FRAMES: u32 = 4096;
-const MAX_MAPTRACK_FRAMES: u32 = 65_536;
 
 /// What an operation leaves behind.
 pub(super) enum Answer {
@@ -176,10 +170,12 @@ fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
     {
         return Err(Errno::EINVAL);
     }
+    // Negative: as much as there can be.
     let limit = |value: i32, default: u32| u32::try_from(value).unwrap_or(default);
-    let max_grant_frames = limit(wanted.max_grant_frames, DEFAULT_GRANT_FRAMES);
-    let max_maptrack_frames = limit(wanted.max_maptrack_frames, DEFAULT_MAPTRACK_FRAMES);
-    if !(1..=MAX_GRANT_FRAMES).contains(&max_grant_frames) || max_maptrack_frames > MAX_MAPTRACK_FRAMES {
+    let limits = grant::limits();
+    let max_grant_frames = limit(wanted.max_grant_frames, limits.frames);
+    let max_maptrack_frames = limit(wanted.max_maptrack_frames, limits.maptrack_frames);
+    if !(1..=limits.frames).contains(&max_grant_frames) || max_maptrack_frames > limits.maptrack_frames {
         return Err(Errno::EINVAL);
     }
     let max_grant_version = match wanted.grant_opts {

@@ -34,23 +34,32 @@ pub struct Plan {
     pub modules: ArrayVec<Module, MAX_MODULES>,
 }
 
-/// All RAM of the map, whoever holds it now; neighbours are joined.
-pub fn ram(map: &[MemoryRegion]) -> Runs {
+/// All RAM of the map below `end`, whoever holds it now; neighbours are joined.
+pub fn ram(map: &[MemoryRegion], end: u64) -> Runs {
     let mut runs = Runs::new();
     for region in map {
-        if !matches!(
+        let region_end = region.end.min(end);
+        let is_ram = matches!(
             region.kind,
             MemoryRegionKind::Usable | MemoryRegionKind::Bootloader
-        ) {
+        );
+        if !is_ram || region.start >= region_end {
             continue;
         }
         match runs.last_mut() {
-            Some(last) if last.end == region.start => last.end = region.end,
+            Some(last) if last.end == region.start => last.end = region_end,
             // What has no room is not used, which is safe.
-            _ => drop(runs.try_push(region.start..region.end)),
+            _ => drop(runs.try_push(region.start..region_end)),
         }
     }
     runs
+}
+
+/// Where RAM ends that is used, when it is to end at `wanted`: a page's end, behind all that the boot loader has brought.
+pub fn ram_end(wanted: u64, image: &Range<u64>, modules: &[Module]) -> u64 {
+    let brought = modules.iter().map(|module| module.start + module.len);
+    let least = brought.fold(image.end, u64::max).next_multiple_of(PAGE_SIZE);
+    (wanted & !(PAGE_SIZE - 1)).max(least)
 }
 
 /// Take `hole` out of `runs`.
@@ -81,14 +90,14 @@ fn take_highest(free: &mut Runs, len: u64, align: u64) -> Option<Range<u64>> {
     Some(place)
 }
 
-/// Where everything should go: up, or nowhere.
-pub fn plan(map: &[MemoryRegion], image: &Range<u64>, modules: &[Module]) -> Plan {
+/// Where everything should go: up, but below `end`, or nowhere.
+pub fn plan(map: &[MemoryRegion], image: &Range<u64>, modules: &[Module], end: u64) -> Plan {
     let mut free = Runs::new();
     for region in map
         .iter()
-        .filter(|region| region.kind == MemoryRegionKind::Usable)
+        .filter(|region| region.kind == MemoryRegionKind::Usable && region.start < end)
     {
-        let _ = free.try_push(region.start..region.end);
+        let _ = free.try_push(region.start..region.end.min(end));
     }
     let mut move_up = |from: Range<u64>, align: u64| {
         let len = (from.end - from.start).next_multiple_of(PAGE_SIZE);
@@ -150,7 +159,8 @@ mod machine {
     use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 
     use super::{
-        MAX_MODULES, PAGE_SHIFT, PAGE_SIZE, Plan, REACH, Runs, free_frames, plan, ram, remove, whole_pages,
+        MAX_MODULES, PAGE_SHIFT, PAGE_SIZE, Plan, REACH, Runs, free_frames, plan, ram, ram_end, remove,
+        whole_pages,
     };
     use crate::mm::paging::{self, Access, OutOfMemory, Tables};
     use crate::mm::{frames, phys};
@@ -159,16 +169,21 @@ mod machine {
     /// Firmware's table of contents for ACPI lies here on a BIOS (ACPI 6.5, 5.2.5.1).
     const BIOS: core::ops::Range<u64> = 0xe_0000..0x10_0000;
 
-    /// Carry it all out. `handover` names the new places then.
+    /// Carry it all out. `handover` names the new places then. RAM from `end` on is not used.
     ///
     /// # Errors
     /// When there is not even memory for page tables.
     ///
     /// # Safety
     /// Called once, first thing, on the boot page tables, with the loader's true map; nobody holds pointers into modules.
-    pub unsafe fn take_over(map: &[MemoryRegion], handover: &Handover) -> Result<(Plan, Runs), OutOfMemory> {
-        let plan = plan(map, &handover.image, handover.modules);
-        let ram = ram(map);
+    pub unsafe fn take_over(
+        map: &[MemoryRegion],
+        handover: &Handover,
+        end: u64,
+    ) -> Result<(Plan, Runs), OutOfMemory> {
+        let end = ram_end(end, &handover.image, handover.modules);
+        let plan = plan(map, &handover.image, handover.modules, end);
+        let ram = ram(map, end);
         for (old, new) in handover.modules.iter().zip(&plan.modules) {
             // SAFETY: the new place is free memory below 4 GiB, or the old one.
             unsafe {
@@ -282,11 +297,11 @@ mod tests {
             region(1 << 32, 2 << 32, Usable),
         ];
         let modules = [module(0x30_0000, 0x8_0001)];
-        let plan = plan(&map, &(0x20_0000..0x2f_f123), &modules);
+        let plan = plan(&map, &(0x20_0000..0x2f_f123), &modules, u64::MAX);
         assert_eq!(plan.image, 0x2fe0_0000..0x2fef_f123);
         // In the 3 pages short of a MiB between the image and the end of memory.
         assert_eq!(plan.modules[0].start, 0x3000_0000 - 0x8_1000);
-        let ram = ram(&map);
+        let ram = ram(&map, u64::MAX);
         assert_eq!(
             ram.as_slice(),
             [0x1000..0x9_f000, 0x10_0000..0x3000_0000, 1 << 32..2 << 32]
@@ -301,6 +316,28 @@ mod tests {
     }
 
     #[test]
+    fn memory_can_end_earlier() {
+        use MemoryRegionKind::{Bootloader, Usable};
+        let map = [
+            region(0x10_0000, 0x20_0000, Bootloader),
+            region(0x20_0000, 0x3000_0000, Usable),
+            region(1 << 32, 2 << 32, Usable),
+        ];
+        let image = 0x10_0000..0x18_0000;
+        let end = ram_end(0x1000_0800, &image, &[]);
+        let runs = ram(&map, end);
+        assert_eq!((runs.len(), &runs[0]), (1, &(0x10_0000..0x1000_0000)));
+        assert_eq!(plan(&map, &image, &[], end).image, 0xfe0_0000..0xfe8_0000);
+        let modules = [module(0x1_0000_0000, 0x1001)];
+        assert_eq!(
+            ram_end(4096, &image, &modules),
+            0x1_0000_2000,
+            "not before what was loaded"
+        );
+        assert_eq!(ram_end(u64::MAX, &image, &modules), !0xfff);
+    }
+
+    #[test]
     fn what_is_high_already_stays() {
         use MemoryRegionKind::{Bootloader, Usable};
         let map = [
@@ -308,7 +345,7 @@ mod tests {
             region(0x7e0_0000, 0x800_0000, Bootloader),
         ];
         let image = 0x7e0_0000..0x7f0_0000;
-        assert_eq!(plan(&map, &image, &[]).image, image);
+        assert_eq!(plan(&map, &image, &[], u64::MAX).image, image);
     }
 
     proptest! {
@@ -331,7 +368,7 @@ mod tests {
             }
             map.push(region(at, at + 0x200_0000, MemoryRegionKind::Usable));
             let image = occupied.last().unwrap().clone();
-            let plan = plan(&map, &image, &modules);
+            let plan = plan(&map, &image, &modules, u64::MAX);
             let mut places: Vec<_> = plan.modules.iter().map(|m| (m.start, m.start + m.len)).collect();
             places.push((plan.image.start, plan.image.end));
             let old: Vec<_> = modules.iter().map(|m| m.start).chain([image.start]).collect();
@@ -343,7 +380,7 @@ mod tests {
                 for &(s, e) in &places[..index] {
                     prop_assert!(end <= s || start >= e);
                 }
-                for run in free_frames(&ram(&map), &plan, 0..REACH) {
+                for run in free_frames(&ram(&map, u64::MAX), &plan, 0..REACH) {
                     prop_assert!(run.end.addr().0 <= start || run.start.addr().0 >= end);
                 }
             }

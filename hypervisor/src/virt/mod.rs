@@ -25,7 +25,7 @@ use abi::Layout;
 use arrayvec::ArrayVec;
 
 use crate::arch::{self, Exit, GuestCpu, Left};
-use abi::event_channel::VIRQ_CONSOLE;
+use abi::event_channel::{VIRQ_CON_RING, VIRQ_CONSOLE};
 
 use crate::arch::machine::Vcpu as Cpu;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
@@ -121,6 +121,9 @@ fn softirqs() -> SoftIrq {
         && let Some(dom0) = table::get(DomId::DOM0)
     {
         hw::irq::take_lines(|gsi| ioapic::assert(&dom0, gsi));
+    }
+    if work.contains(SoftIrq::LOG) {
+        event::raise_global_virq(VIRQ_CON_RING);
     }
     if work.contains(SoftIrq::NMI) {
         log::warn!("CPU {}: non-maskable interrupt", hw::percpu::id());

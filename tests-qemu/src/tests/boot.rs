@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Test> {
     .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
     .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
     .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
+    .chain(BOTH.map(|vehicle| test("Xen's options", vehicle, options)))
     .collect()
 }
 
@@ -88,6 +89,29 @@ fn second_port(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
     let list = shim.command("list")?;
     ensure!(list.contains("Domain-0"), "{list}");
+    Ok(())
+}
+
+/// Options of Xen's are taken without a word, or with the right one, and do what they say.
+fn options(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.command_line = format!(
+        "placeholder {} console=com1,vga no-real-mode edd=off mem=512M conring_size=256k tsc=unstable clocksource=acpi \
+         sched_ratelimit_us=500 sync_console gnttab_max_frames=32 dom0_mem=64M",
+        machine.command_line
+    );
+    machine.modules = vec![guest("hello", "")?];
+    let console = bench.start(&machine)?;
+    verdict(console)?;
+    let output = console.output();
+    for expected in [
+        "\"console=vga\" shows nothing",
+        "memory        511 MiB of RAM",
+        "time is the PM timer's",
+    ] {
+        ensure!(output.contains(expected), "the log does not say {expected:?}");
+    }
+    let complaints = output.matches("WARN  command line: ").count();
+    ensure!(complaints == 1, "{complaints} complaints");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Options good and bad.
 
 use super::*;
+use crate::arch::speculation::Defences;
 use crate::hw::serial::Parity;
 use proptest::prelude::*;
 
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 fn an_ordinary_line() {
     let line =
         parse("console=com2,vga com2=9600,7e2,0x3e8,5 loglvl=all guest_loglvl=error/all noreboot dom0=pvh");
-    assert!(line.complaints.is_empty(), "{:?}", line.complaints);
+    assert_eq!(line.complaints.as_slice(), [Complaint::NoScreen]);
     assert_eq!((line.console_com1, line.console_com2), (false, true));
     let expected = SerialPort {
         baud: Some(9600),
@@ -132,6 +133,44 @@ fn processors() {
     assert_eq!(parse("").max_cpus, u32::MAX);
     assert_eq!(parse("maxcpus=2").max_cpus, 2);
     assert_eq!(parse("maxcpus=0").complaints.len(), 1);
+}
+
+/// What Debian's update-grub writes, with its example of GRUB_CMDLINE_XEN_DEFAULT.
+#[test]
+fn debian_s_grub_is_not_complained_about() {
+    let line = parse("placeholder dom0_mem=1024M,max:1024M console=com1 com1=115200 no-real-mode edd=off");
+    assert!(line.complaints.is_empty(), "{:?}", line.complaints);
+    assert_eq!(
+        parse("edd=on").complaints.as_slice(),
+        [Complaint::NoEffect("edd=on")]
+    );
+}
+
+#[test]
+fn limits() {
+    let line = parse("gnttab_max_frames=128 gnttab_max_maptrack_frames=0x800 sched_ratelimit_us=500");
+    assert_eq!(
+        line.grant_limits,
+        grant::Limits {
+            frames: 128,
+            maptrack_frames: 2048
+        }
+    );
+    assert_eq!(line.rate_limit_us, Some(500));
+    assert_eq!(parse("sched_ratelimit_us=0").rate_limit_us, Some(0));
+    let bad = "gnttab_max_frames=0 gnttab_max_frames=4097 gnttab_max_maptrack_frames=65537 sched_ratelimit_us=99 \
+               sched_ratelimit_us=500001 conring_size=65M mem=much clocksource=pit";
+    let line = parse(bad);
+    assert_eq!(line.complaints.len(), 8, "{:?}", line.complaints);
+    let expected = CommandLine {
+        complaints: line.complaints.clone(),
+        ..Default::default()
+    };
+    assert_eq!(line, expected);
+    let line = parse("mem=512M conring_size=256k clocksource=acpi sync_console");
+    assert_eq!((line.memory_end, line.log_size), (512 << 20, Some(256 << 10)));
+    assert!(line.prefers_pm_timer && line.complaints.is_empty());
+    assert!(!parse("clocksource=acpi clocksource=hpet").prefers_pm_timer);
 }
 
 #[test]

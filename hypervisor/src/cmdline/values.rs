@@ -1,0 +1,266 @@
+//! What options take.
+
+use core::ops::RangeInclusive;
+
+use log::LevelFilter;
+
+use super::CommandLine;
+use crate::arch::speculation::Defences;
+
+/// What is printed of the messages that guests cause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestLevels {
+    /// All that are at least so severe.
+    pub always: LevelFilter,
+    /// As many of the others as are not too many, if they are at least so severe.
+    pub limited: LevelFilter,
+}
+
+/// How much memory dom0 gets: `dom0_mem=SIZE,min:SIZE,max:SIZE`. In bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Dom0Memory {
+    /// The amount asked for; `None`: what the hypervisor thinks best.
+    pub size: Option<MemorySize>,
+    /// At least this.
+    pub min: Option<MemorySize>,
+    /// At most this.
+    pub max: Option<MemorySize>,
+}
+
+impl Dom0Memory {
+    /// What dom0 gets of `free` bytes: what is asked for, half of it all by default, within the limits.
+    pub fn amount(&self, free: u64) -> u64 {
+        let limit =
+            |size: Option<MemorySize>, default| size.map_or(default, |size: MemorySize| size.of(free));
+        limit(self.size, free / 2)
+            .max(limit(self.min, 0))
+            .min(limit(self.max, u64::MAX))
+    }
+
+    /// What dom0 may own later, in frames of 4 KiB. Xen's "no limit" is all ones in 32 bits.
+    pub fn max_pages(&self, free: u64) -> u64 {
+        const NO_LIMIT: u64 = u32::MAX as u64;
+        self.max
+            .map_or(NO_LIMIT, |max| (max.of(free) >> 12).min(NO_LIMIT))
+    }
+}
+
+/// An amount of memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemorySize {
+    /// Bytes.
+    Bytes(u64),
+    /// All of the machine's memory but so many bytes.
+    AllBut(u64),
+}
+
+impl MemorySize {
+    /// In bytes, on a machine with `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            MemorySize::Bytes(bytes) => bytes,
+            MemorySize::AllBut(bytes) => total.saturating_sub(bytes),
+        }
+    }
+}
+
+/// Ways to reset the machine, in the order in which they are tried.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reset {
+    /// The register that ACPI names.
+    Acpi,
+    /// The chipset's register, by switching power off and on.
+    Power,
+    /// The chipset's register.
+    Pci,
+    /// The keyboard controller.
+    Keyboard,
+    /// A triple fault.
+    Triple,
+}
+
+/// Other crashes than a panic, for tests of what finds them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CrashTest {
+    /// A CPU stands still.
+    Hang,
+    /// Locks are taken in the wrong order.
+    LockOrder,
+    /// The TSCs of other CPUs seem to be behind the first one's.
+    Skew,
+    /// The TSC of a CPU jumps, by so many seconds.
+    Tsc(i64),
+}
+
+pub(super) fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "1" | "on" | "yes" | "true" | "enable" => Some(true),
+        "0" | "off" | "no" | "false" | "disable" => Some(false),
+        _ => None,
+    }
+}
+
+/// As for Xen, `no` is the only boolean by itself, and each of the list can be `NAME`, `no-NAME` or `NAME=BOOL`.
+pub(super) fn spec_ctrl(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let mut wish = line.defences;
+    for word in value.split(',') {
+        if boolean(word) == Some(false) {
+            (wish.on, wish.off) = (Defences::empty(), Defences::all());
+            continue;
+        }
+        let (name, on) = match (word.split_once('='), word.strip_prefix("no-")) {
+            (Some((name, value)), _) => (name, boolean(value)?),
+            (None, Some(name)) => (name, false),
+            (None, None) => (word, true),
+        };
+        let which = match name {
+            "ibrs" => Defences::IBRS,
+            "ibpb" => Defences::IBPB,
+            "l1d-flush" => Defences::L1D_FLUSH,
+            "md-clear" => Defences::MD_CLEAR,
+            _ => return None,
+        };
+        wish.on.set(which, on);
+        wish.off.set(which, !on);
+    }
+    line.defences = wish;
+    Some(())
+}
+
+pub(super) fn console(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let (mut com1, mut com2, mut vga) = (false, false, false);
+    for device in value.split(',') {
+        match device {
+            "com1" => com1 = true,
+            "com2" => com2 = true,
+            "vga" => vga = true,
+            "none" => {}
+            _ => return None,
+        }
+    }
+    (line.console_com1, line.console_com2, line.console_vga) = (com1, com2, vga);
+    Some(())
+}
+
+/// A number in decimal, or in hexadecimal with `0x`.
+pub(crate) fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A number in a range.
+pub(super) fn number_in(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    let number = u32::try_from(number(text)?).ok()?;
+    range.contains(&number).then_some(number)
+}
+
+/// Time is by the TSC where it can be.
+pub(super) fn clock_source(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    line.prefers_pm_timer = match value {
+        "acpi" => true,
+        "hpet" | "tsc" => false,
+        _ => return None,
+    };
+    Some(())
+}
+
+/// Xen's levels. The one after the slash is the limit for messages that are rate-limited; ours are not, so it takes no effect.
+fn level_name(name: &str) -> Option<LevelFilter> {
+    Some(match name {
+        "none" => LevelFilter::Off,
+        "error" => LevelFilter::Error,
+        "warning" => LevelFilter::Warn,
+        "info" => LevelFilter::Info,
+        "debug" => LevelFilter::Debug,
+        "all" => LevelFilter::Trace,
+        _ => return None,
+    })
+}
+
+/// `ALWAYS/LIMITED`, or one for both.
+fn levels(value: &str) -> Option<GuestLevels> {
+    let (always, limited) = value.split_once('/').unwrap_or((value, value));
+    Some(GuestLevels {
+        always: level_name(always)?,
+        limited: level_name(limited)?,
+    })
+}
+
+/// The hypervisor's own messages are not limited.
+pub(super) fn level(level: &mut LevelFilter, value: &str) -> Option<()> {
+    *level = levels(value)?.always;
+    Some(())
+}
+
+pub(super) fn guest_levels(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    line.guest_levels = levels(value)?;
+    Some(())
+}
+
+/// A number of bytes with Xen's suffixes; a plain number counts KiB.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
+        b'b' => (&text[..text.len() - 1], 0),
+        b'k' => (&text[..text.len() - 1], 10),
+        b'm' => (&text[..text.len() - 1], 20),
+        b'g' => (&text[..text.len() - 1], 30),
+        b't' => (&text[..text.len() - 1], 40),
+        _ => (text, 10),
+    };
+    number(digits)?.checked_mul(1 << shift)
+}
+
+fn memory_size(text: &str) -> Option<MemorySize> {
+    match text.strip_prefix('-') {
+        Some(rest) => size(rest).map(MemorySize::AllBut),
+        None => size(text).map(MemorySize::Bytes),
+    }
+}
+
+pub(super) fn dom0_mem(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let mut memory = Dom0Memory::default();
+    for part in value.split(',') {
+        match part.split_once(':') {
+            Some(("min", part)) => memory.min = Some(memory_size(part)?),
+            Some(("max", part)) => memory.max = Some(memory_size(part)?),
+            Some(_) => return None,
+            None => memory.size = Some(memory_size(part)?),
+        }
+    }
+    line.dom0_mem = memory;
+    Some(())
+}
+
+/// The first letter counts, as for Xen.
+pub(super) fn reboot(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    match value.as_bytes().first()? {
+        b'a' => line.reset = Reset::Acpi,
+        b'P' => line.reset = Reset::Power,
+        b'p' => line.reset = Reset::Pci,
+        b'k' => line.reset = Reset::Keyboard,
+        b't' => line.reset = Reset::Triple,
+        b'n' => line.noreboot = true,
+        _ => return None,
+    }
+    Some(())
+}
+
+pub(super) fn watchdog_timeout(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    line.watchdog_timeout = value.parse().ok()?;
+    line.watchdog = line.watchdog.map(|_| line.watchdog_timeout);
+    Some(())
+}
+
+pub(super) fn dom0_max_vcpus(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let count = |text: &str| text.parse::<u32>().ok();
+    let (min, max) = match value.split_once('-') {
+        Some(("", max)) => (1, count(max)?),
+        Some((min, "")) => (count(min)?, u32::MAX),
+        Some((min, max)) => (count(min)?, count(max)?),
+        None => (count(value)?, count(value)?),
+    };
+    line.dom0_max_vcpus = (1 <= min && min <= max).then_some((min, max));
+    line.dom0_max_vcpus.map(|_| ())
+}
