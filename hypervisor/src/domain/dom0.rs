@@ -180,6 +180,7 @@ impl Dom0<'_> {
             handle: [0; 16],
             flags: abi::domctl::XEN_DOMCTL_CDF_HVM | abi::domctl::XEN_DOMCTL_CDF_HAP,
             emulation_flags: abi::domctl::XEN_X86_EMU_LAPIC | abi::domctl::XEN_X86_EMU_IOAPIC,
+            relaxed_msrs: false,
             max_vcpus: self.vcpus,
             max_evtchn_port: u32::MAX,
             max_grant_frames: grant::limits().frames,

@@ -108,10 +108,15 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
     })
 }
 
-/// What CPUID tells a new domain's vCPUs, before a toolstack takes something away.
+/// What CPUID tells a new domain's vCPUs, before a toolstack changes it.
 fn default_policy(config: &Config) -> Policy {
     let xcr0 = fpu::host().map_or(0, |host| host.xcr0);
-    Policy::new(&cpuid::host, config.max_vcpus, xcr0, config.address_bits)
+    let policy = Policy::new(&cpuid::host, config.max_vcpus, xcr0, config.address_bits);
+    if config.privileged {
+        policy.with_all()
+    } else {
+        policy
+    }
 }
 
 impl Domain {

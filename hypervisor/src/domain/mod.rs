@@ -55,6 +55,8 @@ pub struct Config {
     pub flags: u32,
     /// `XEN_X86_EMU_*`, likewise.
     pub emulation_flags: u32,
+    /// Registers (MSRs) that do not exist can be read and written (XEN_X86_MSR_RELAXED).
+    pub relaxed_msrs: bool,
     /// How many vCPUs [`Domain::create_vcpus`] will make.
     pub max_vcpus: u32,
     /// Largest event-channel port.

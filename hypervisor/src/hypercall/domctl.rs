@@ -167,6 +167,7 @@ fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
         || wanted.iommu_opts != 0
         || wanted.vmtrace_size != 0
         || wanted.arch.emulation_flags != XEN_X86_EMU_LAPIC
+        || wanted.arch.misc_flags & !XEN_X86_MSR_RELAXED != 0
     {
         return Err(Errno::EINVAL);
     }
@@ -198,6 +199,7 @@ fn create(argument: &mut Domctl) -> Result<Answer, Errno> {
         handle: wanted.handle,
         flags: wanted.flags,
         emulation_flags: wanted.arch.emulation_flags,
+        relaxed_msrs: wanted.arch.misc_flags & XEN_X86_MSR_RELAXED != 0,
         max_vcpus: wanted.max_vcpus,
         max_evtchn_port: wanted.max_evtchn_port,
         max_grant_frames,
@@ -321,7 +323,11 @@ pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
         gpaddr_bits: domain.config.address_bits as u8,
         arch_config: ArchDomainconfig {
             emulation_flags: domain.config.emulation_flags,
-            misc_flags: 0,
+            misc_flags: if domain.config.relaxed_msrs {
+                XEN_X86_MSR_RELAXED
+            } else {
+                0
+            },
         },
         ..Default::default()
     }

@@ -266,7 +266,7 @@ fn scheduler(u: &mut Union<16>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// What guests can have at most.
+/// What guests have if a toolstack says nothing.
 fn guest_policy() -> Policy {
     let xcr0 = crate::arch::fpu::host().map_or(0, |host| host.xcr0);
     Policy::new(&cpuid::host, 1, xcr0, 64)
@@ -329,7 +329,10 @@ fn policy(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
         XEN_SYSCTL_CPU_POLICY_PV_MAX | XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::EINVAL),
     };
-    let guests = guest_policy();
+    let guests = match request.index {
+        XEN_SYSCTL_CPU_POLICY_HVM_MAX => guest_policy().with_all(),
+        _ => guest_policy(),
+    };
     let leaves = guests.leaves().map(|(leaf, subleaf, value)| {
         let value = match (of_the_machine, subleaf) {
             (false, _) => value,

@@ -44,6 +44,7 @@ pub fn config(privileged: bool) -> Config {
         handle: *b"0123456789abcdef",
         flags: 0,
         emulation_flags: 0,
+        relaxed_msrs: false,
         max_vcpus: 3,
         max_evtchn_port: 300,
         max_grant_frames: 4,

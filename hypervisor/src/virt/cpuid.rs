@@ -73,8 +73,10 @@ const LEAF_7_EDX: u32 = bits(&[4, 14]) | speculation::LEAF_7_EDX;
 const LEAF_7_1_EAX: u32 = bits(&[4, 5, 10, 11, 12]);
 /// Leaf 0xd.1 EAX: XSAVEOPT XSAVEC XGETBV1.
 const LEAF_D_1_EAX: u32 = bits(&[0, 1, 2]);
-/// Leaf 0x8000_0001 ECX: LAHF CR8 ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM DBEXT.
-const LEAF_E1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8, 11, 16, 21, 26]);
+/// Leaf 0x8000_0001 ECX: LAHF CR8 ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM. (DBEXT has registers, which are not switched.)
+const LEAF_E1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8, 11, 16, 21]);
+/// Leaf 0x8000_0007 EDX: ITSC, for those whom a toolstack gives it, and dom0: it does not migrate.
+const ITSC: u32 = 1 << 8;
 /// Leaf 0x8000_0001 EDX: SYSCALL NX MMXEXT PAGE1GB RDTSCP LM, and on AMD the copy of leaf 1.
 const LEAF_E1_EDX: u32 = bits(&[11, 20, 22, 26, 27, 29]);
 const LEAF_E1_EDX_COPY: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24]);
@@ -109,15 +111,21 @@ pub struct Policy {
     features: [Leaf; FEATURE_SUBLEAVES],
     state: [Leaf; STATE_SUBLEAVES],
     hypervisor_max: u32,
+    /// Of [`ITSC`], what a toolstack may give.
+    itsc: u32,
 }
 
 /// Where a policy gets the machine's leaves from.
 pub type Host<'a> = &'a dyn Fn(u32, u32) -> Leaf;
 
-/// The machine that this runs on.
+/// The machine that this runs on. A TSC that is not trusted is not invariant, whatever the CPU says.
 pub fn host(leaf: u32, subleaf: u32) -> Leaf {
     let found = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
-    [found.eax, found.ebx, found.ecx, found.edx]
+    let mut edx = found.edx;
+    if leaf == 0x8000_0007 && !crate::hw::time::trusts_tsc() {
+        edx &= !ITSC;
+    }
+    [found.eax, found.ebx, found.ecx, edx]
 }
 
 impl Policy {
@@ -132,6 +140,7 @@ impl Policy {
             features: [[0; 4]; FEATURE_SUBLEAVES],
             state: [[0; 4]; STATE_SUBLEAVES],
             hypervisor_max: HYPERVISOR_MAX,
+            itsc: 0,
         };
         policy.fill_basic(host);
         policy.fill_extended(host, amd, address_bits);
@@ -291,6 +300,9 @@ impl Policy {
         for brand_and_cache in 2..=6u32 {
             self.extended[brand_and_cache as usize] = host(0x8000_0000 + brand_and_cache, 0);
         }
+        if max >= 0x8000_0007 {
+            self.itsc = host(0x8000_0007, 0)[3] & ITSC;
+        }
         let [eax, ebx, ..] = host(0x8000_0008, 0);
         let physical = (eax & 0xff).min(address_bits);
         self.extended[8] = [eax & 0xff00 | physical, ebx & LEAF_E8_EBX, 0, 0];
@@ -303,6 +315,12 @@ impl Policy {
             self.extended[0x19] = host(0x8000_0019, 0);
             self.extended[0x1a] = host(0x8000_001a, 0);
         }
+    }
+
+    /// Show all that a toolstack could give.
+    pub fn with_all(mut self) -> Policy {
+        self.extended[7][3] = self.itsc;
+        self
     }
 
     /// Does leaf 1 ECX show XSAVE?
@@ -397,7 +415,7 @@ impl Policy {
             })
     }
 
-    /// Take over one leaf from a toolstack. Features can only be taken away: as on Xen, those that guests cannot have are dropped in silence.
+    /// Take over one leaf from a toolstack. Features can only be taken away, but for an invariant TSC: as on Xen, those that guests cannot have are dropped in silence.
     ///
     /// # Errors
     /// There is no such leaf, and it is not zero; or it says that there are more leaves than there are.
@@ -416,11 +434,15 @@ impl Policy {
                     | (0xd, 0, 0 | 3)
                     | (0xd, 1, 0)
                     | (0x8000_0001, _, 2 | 3)
+                    | (0x8000_0007, _, 3)
                     | (0x8000_0008, _, 1)
                     | (0x8000_0021, _, 0)
             )
         };
-        let own = self.lookup(leaf, subleaf);
+        let mut own = self.lookup(leaf, subleaf);
+        if leaf == 0x8000_0007 {
+            own[3] = self.itsc;
+        }
         let last_leaf = matches!((leaf, subleaf), (0 | 0x8000_0000, _) | (7, 0));
         if last_leaf && value[0] > own[0] {
             return Err(NotAllowed);
@@ -458,8 +480,11 @@ pub struct NotAllowed;
 /// CPUID.
 ///
 /// # Errors
-/// None: the instruction does not fault.
+/// #GP: the kernel has asked for that in user mode (CPUID faulting).
 pub fn execute(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
+    if running.msrs.cpuid_faults() && running.cpu.cpl() > 0 {
+        return Err(Event::GP0);
+    }
     let regs = running.cpu.gprs();
     let (leaf, subleaf) = (regs.rax as u32, regs.rcx as u32);
     let [eax, ebx, ecx, edx] = match leaf {

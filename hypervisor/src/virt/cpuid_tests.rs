@@ -19,6 +19,7 @@ fn what_is_not_listed_does_not_exist() {
     assert_eq!(leaf1[2] & bits(&[3, 5, 6, 15, 27]), 0);
     assert_eq!(leaf1[2] & bits(&[21, 31]), bits(&[21, 31]));
     assert_eq!(policy.lookup(0x8000_0001, 0)[2] & 1 << 2, 0, "SVM");
+    assert_eq!(policy.lookup(0x8000_0001, 0)[2] & 1 << 26, 0, "DBEXT");
     assert_eq!(policy.lookup(0xa, 0), [0; 4], "performance counters");
     assert_eq!(policy.lookup(0, 0)[0], 0xd);
     assert_eq!(policy.lookup(0x20, 0), [0; 4]);
@@ -37,6 +38,27 @@ fn state_is_what_xcr0_allows() {
     assert_eq!(policy.lookup(0xd, 5), [0; 4]);
     let without = Policy::new(&everything, 1, 0, 40);
     assert!(!without.has_xsave() && without.xcr0() == 0);
+}
+
+#[test]
+fn an_invariant_tsc_is_for_who_asks() {
+    let mut policy = Policy::new(&everything, 1, 7, 40);
+    assert_eq!(policy.lookup(0x8000_0007, 0), [0; 4]);
+    assert_eq!(policy.set_leaf(0x8000_0007, 0, [0, 0, 0, u32::MAX]), Ok(()));
+    assert_eq!(policy.lookup(0x8000_0007, 0), [0, 0, 0, ITSC]);
+    assert_eq!(policy.set_leaf(0x8000_0007, 0, [0; 4]), Ok(()));
+    assert_eq!(policy.lookup(0x8000_0007, 0), [0; 4]);
+    assert_eq!(policy.with_all().lookup(0x8000_0007, 0), [0, 0, 0, ITSC]);
+    let variant = |leaf, subleaf| {
+        if leaf == 0x8000_0007 {
+            [0; 4]
+        } else {
+            everything(leaf, subleaf)
+        }
+    };
+    let mut policy = Policy::new(&variant, 1, 7, 40).with_all();
+    assert_eq!(policy.set_leaf(0x8000_0007, 0, [0, 0, 0, ITSC]), Ok(()));
+    assert_eq!(policy.lookup(0x8000_0007, 0), [0; 4]);
 }
 
 #[test]

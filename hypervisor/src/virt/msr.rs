@@ -1,4 +1,5 @@
-//! RDMSR, WRMSR, XSETBV and control registers that exit. Default deny: what is not listed raises #GP, as on Xen without `msr_relaxed`.
+//! RDMSR, WRMSR, XSETBV and control registers that exit. Default deny: what is not listed raises #GP, unless the domain was made with
+//! XEN_X86_MSR_RELAXED: then it reads as 0, and takes what is written.
 
 use iced_x86::{Code, Instruction, OpKind, Register};
 use zerocopy::IntoBytes;
@@ -69,6 +70,9 @@ pub struct Msrs {
 
 /// Eight variable ranges, fixed ranges, write-combining: what Xen says.
 pub const MTRR_CAP_VALUE: u64 = 0x508;
+/// Of MISC_FEATURES_ENABLES; and that there is this bit, of PLATFORM_INFO.
+const CPUID_FAULTING: u64 = 1 << 0;
+const HAS_CPUID_FAULTING: u64 = 1 << 31;
 const MTRR_ENABLED: u64 = 1 << 11;
 const WRITE_BACK: u64 = 6;
 
@@ -82,6 +86,12 @@ impl Msrs {
             tsc_adjust: 0,
             misc_features: 0,
         }
+    }
+
+    /// Does CPUID fault in user mode?
+    #[inline]
+    pub fn cpuid_faults(&self) -> bool {
+        self.misc_features & CPUID_FAULTING != 0
     }
 }
 
@@ -151,6 +161,8 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
         number::SPEC_CTRL if running.policy.speculation().spec_ctrl().is_some() => {
             running.cpu.read(SysReg::SpecCtrl)
         }
+        // Those of features that are not shown fault in any case.
+        number::SPEC_CTRL | number::PRED_CMD | number::FLUSH_CMD => return None,
         number::ARCH_CAPABILITIES => {
             let host = speculation::capabilities();
             running.policy.speculation().capabilities(host)?
@@ -167,7 +179,9 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
         FEATURE_CONTROL if !is_amd() => 1,
         // Fast strings; no branch trace store, no PEBS.
         MISC_ENABLE if !is_amd() => 1 << 0 | 1 << 11 | 1 << 12,
-        PLATFORM_ID | PLATFORM_INFO if !is_amd() => 0,
+        PLATFORM_ID if !is_amd() => 0,
+        // On AMD, too, as Xen: it takes an exit of CPUID and nothing more.
+        PLATFORM_INFO => HAS_CPUID_FAULTING,
         UCODE_REV | DEBUGCTL | XSS | HYPERCALL_PAGE => 0,
         AMD_SYSCFG | AMD_HWCR | AMD_NB_CFG | AMD_INT_PENDING | AMD_VM_CR | AMD_DC_CFG if is_amd() => 0,
         // LFENCE is serializing.
@@ -176,7 +190,10 @@ fn value_of(running: &mut Running<'_, dyn GuestCpu>, msr: u32) -> Option<u64> {
             if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
                 return msrs.mtrr_fixed.get(range).copied();
             }
-            running.cpu.read(direct(msr)?)
+            match direct(msr) {
+                Some(register) => running.cpu.read(register),
+                None => running.domain.config.relaxed_msrs.then_some(0)?,
+            }
         }
     })
 }
@@ -230,6 +247,8 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
                 running.cpu.write(SysReg::SpecCtrl, value);
             }
         }
+        // They do not exit where the guest has them.
+        number::PRED_CMD | number::FLUSH_CMD | number::ARCH_CAPABILITIES | PLATFORM_INFO => return None,
         MTRR_DEFAULT => {
             (value & !0xcff == 0).then_some(())?;
             msrs.mtrr_default = value;
@@ -237,8 +256,11 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
         MTRR_VARIABLE..MTRR_VARIABLE_END => {
             *msrs.mtrr_variable.get_mut((msr - MTRR_VARIABLE) as usize)? = value
         }
-        // CPUID faulting is not offered, so no bit can be set.
-        MISC_FEATURES_ENABLES | XSS => (value == 0).then_some(())?,
+        MISC_FEATURES_ENABLES => {
+            (value & !CPUID_FAULTING == 0).then_some(())?;
+            msrs.misc_features = value;
+        }
+        XSS => (value == 0).then_some(())?,
         DEBUGCTL => (value & !3 == 0).then_some(())?,
         MCG_STATUS | MC0_CTL2 | MC1_CTL2 | MC0_CTL..MC_END | UCODE_REV | MISC_ENABLE => {}
         AMD_HWCR | AMD_NB_CFG | AMD_SYSCFG | AMD_DC_CFG | AMD_DE_CFG | AMD_INT_PENDING if is_amd() => {}
@@ -247,7 +269,9 @@ fn set(running: &mut Running<'_, dyn GuestCpu>, msr: u32, value: u64) -> Option<
             if let Some(range) = MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
                 *msrs.mtrr_fixed.get_mut(range)? = value;
             } else {
-                let register = direct(msr)?;
+                let Some(register) = direct(msr) else {
+                    return running.domain.config.relaxed_msrs.then_some(());
+                };
                 control::valid_switched(register, value).then_some(())?;
                 running.cpu.write(register, value);
             }

@@ -4,12 +4,13 @@ use abi::domctl::*;
 use abi::hypercall::HYPERVISOR_DOMCTL;
 use abi::{Errno, Union};
 
-use crate::domain::{Domain, table};
+use crate::arch::Event;
+use crate::domain::{Config, Domain, table};
 use crate::grant::{Part, Version, set_version};
 use crate::hw::time::tsc;
-use crate::hypercall::testing::{ARG, World, destroy};
+use crate::hypercall::testing::{ARG, World, config, destroy};
 use crate::types::DomId;
-use crate::virt::time;
+use crate::virt::{cpuid, msr, time};
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
@@ -93,6 +94,36 @@ fn limits_of_a_new_domain() {
         },
         DomctlCreatedomain {
             grant_opts: 1 << 31 | 2,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            flags: wanted().flags | 1 << 8,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            iommu_opts: 1,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            max_grant_frames: 65,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            max_maptrack_frames: 1025,
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            arch: ArchDomainconfig {
+                emulation_flags: XEN_X86_EMU_LAPIC,
+                misc_flags: 2,
+            },
+            ..wanted()
+        },
+        DomctlCreatedomain {
+            arch: ArchDomainconfig {
+                emulation_flags: XEN_X86_EMU_LAPIC | 1 << 31,
+                misc_flags: 0,
+            },
             ..wanted()
         },
     ] {
@@ -209,4 +240,60 @@ fn wall_clock_of_a_domain_is_ahead() {
     set(0);
     assert_eq!(seconds(), before);
     destroy(&domain);
+}
+
+#[test]
+fn registers_that_do_not_exist() {
+    const NOTHING: u64 = 0x1234_5678;
+    let outcome = |relaxed, msr| {
+        let mut world = World::with(Config {
+            relaxed_msrs: relaxed,
+            ..config(false)
+        });
+        let mut outcome = (Ok(()), Ok(0));
+        let _ = world.caller(|running| {
+            running.cpu.gprs().rcx = msr;
+            running.cpu.gprs().rax = 7;
+            outcome.0 = msr::write(running);
+            outcome.1 = msr::read(running).map(|()| running.cpu.gprs().rax);
+            Ok(0)
+        });
+        outcome
+    };
+    assert_eq!(outcome(false, NOTHING), (Err(Event::GP0), Err(Event::GP0)));
+    assert_eq!(outcome(true, NOTHING), (Ok(()), Ok(0)));
+    assert_eq!(
+        outcome(true, 0x49).1,
+        Err(Event::GP0),
+        "PRED_CMD can only be written"
+    );
+}
+
+#[test]
+fn cpuid_faults_in_user_mode_when_the_kernel_says_so() {
+    const PLATFORM_INFO: u64 = 0xce;
+    const MISC_FEATURES_ENABLES: u64 = 0x140;
+    let mut world = World::new();
+    let _ = world.caller(|running| {
+        let mut access = |msr, value: Option<u64>| {
+            running.cpu.gprs().rcx = msr;
+            match value {
+                Some(value) => (running.cpu.gprs().rax, running.cpu.gprs().rdx) = (value, 0),
+                None => return msr::read(running).map(|()| running.cpu.gprs().rax),
+            }
+            msr::write(running).map(|()| 0)
+        };
+        assert_eq!(access(PLATFORM_INFO, None), Ok(1 << 31));
+        assert_eq!(access(PLATFORM_INFO, Some(0)), Err(Event::GP0));
+        assert_eq!(access(MISC_FEATURES_ENABLES, Some(2)), Err(Event::GP0));
+        assert_eq!(access(MISC_FEATURES_ENABLES, Some(1)), Ok(0));
+        assert_eq!(access(MISC_FEATURES_ENABLES, None), Ok(1));
+        assert_eq!(cpuid::execute(running), Ok(()), "the kernel's own");
+        Ok(0)
+    });
+    world.cpu.cpl = 3;
+    let _ = world.caller(|running| {
+        assert_eq!(cpuid::execute(running), Err(Event::GP0));
+        Ok(0)
+    });
 }

@@ -22,6 +22,7 @@ fn main(info: StartInfo) -> ! {
     let mut report = Report::default();
     cpuid(&mut report);
     msrs(&mut report);
+    features(&mut report);
     ports(&mut report);
     nothing_there(&mut report, info.raw.flags & SIF_INITDOMAIN != 0);
     control_registers(&mut report);
@@ -122,6 +123,58 @@ fn msrs(report: &mut Report) {
         cpu::wrmsr(0x4000_0000, 5 | 0x20_0000),
         Err(GP0),
     );
+}
+
+/// Features with registers: leaf, subleaf, word and bit; and the registers, which can be read where it is shown.
+const FEATURES: [(&str, (u32, u32, usize, u32), &[u32]); 19] = [
+    ("tsc", (1, 0, 3, 4), &[0x10]),
+    ("apic", (1, 0, 3, 9), &[0x1b]),
+    ("sep", (1, 0, 3, 11), &[0x174, 0x175, 0x176]),
+    ("mtrr", (1, 0, 3, 12), &[0xfe, 0x200, 0x201, 0x250, 0x26f, 0x2ff]),
+    ("mca", (1, 0, 3, 14), &[0x179, 0x17a, 0x400, 0x401]),
+    ("pat", (1, 0, 3, 16), &[0x277]),
+    ("pdcm", (1, 0, 2, 15), &[0x345]),
+    ("tsc-deadline", (1, 0, 2, 24), &[0x6e0]),
+    ("tsc-adjust", (7, 0, 1, 1), &[0x3b]),
+    ("rdpid", (7, 0, 2, 22), &[0xc000_0103]),
+    ("ibrsb", (7, 0, 3, 26), &[0x48]),
+    ("arch-capabilities", (7, 0, 3, 29), &[0x10a]),
+    ("xsaves", (0xd, 1, 0, 3), &[0xda0]),
+    (
+        "syscall",
+        (0x8000_0001, 0, 3, 11),
+        &[0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084],
+    ),
+    ("nx", (0x8000_0001, 0, 3, 20), &[0xc000_0080]),
+    ("lwp", (0x8000_0001, 0, 2, 15), &[0xc000_0105]),
+    ("core-counters", (0x8000_0001, 0, 2, 23), &[0xc001_0200]),
+    (
+        "dbext",
+        (0x8000_0001, 0, 2, 26),
+        &[0xc001_1027, 0xc001_1019, 0xc001_101a, 0xc001_101b],
+    ),
+    ("virt-ssbd", (0x8000_0008, 0, 1, 25), &[0xc001_011f]),
+];
+
+fn features(report: &mut Report) {
+    for (name, (leaf, subleaf, word, bit), registers) in FEATURES {
+        let basic = leaf & 0x8000_0000;
+        let shown = leaf <= cpu::cpuid(basic, 0)[0] && cpu::cpuid(leaf, subleaf)[word] >> bit & 1 != 0;
+        let missing = registers.iter().find(|&&msr| shown && cpu::rdmsr(msr).is_err());
+        report.equal(&format!("feature-{name}"), missing, None);
+    }
+    const PLATFORM_INFO: u32 = 0xce;
+    const MISC_FEATURES_ENABLES: u32 = 0x140;
+    report.equal("cpuid-faulting", cpu::rdmsr(PLATFORM_INFO), Ok(1 << 31));
+    let set = cpu::wrmsr(MISC_FEATURES_ENABLES, 1).and(cpu::rdmsr(MISC_FEATURES_ENABLES));
+    report.equal("cpuid-faulting-on", set, Ok(1));
+    report.equal("cpuid-in-the-kernel", cpu::cpuid(0x4000_0001, 0)[0], 4 << 16 | 17);
+    report.equal(
+        "cpuid-faulting-reserved",
+        cpu::wrmsr(MISC_FEATURES_ENABLES, 3),
+        Err(GP0),
+    );
+    report.equal("cpuid-faulting-off", cpu::wrmsr(MISC_FEATURES_ENABLES, 0), Ok(()));
 }
 
 fn ports(report: &mut Report) {
