@@ -24,8 +24,8 @@ use crate::mm::fallible;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
-use crate::mm::page_info;
 use crate::mm::walk::Trace;
+use crate::mm::{frames, page_info};
 use crate::sched::{self, Share};
 use crate::sync::{Mutex, Once, Rank};
 use crate::types::{Gfn, Gva, Port, VcpuId};
@@ -90,6 +90,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             log_line: Mutex::new(Rank::Description, Default::default()),
             vcpus: Once::new(),
             max_pages: AtomicU64::new(0),
+            claim: frames::Claim::default(),
             assists: AtomicU32::new(0),
             life: AtomicU8::new(Life::Alive as u8),
             teardown: Mutex::new(Rank::Teardown, Teardown { stage: Stage::Stop }),
@@ -266,6 +267,7 @@ pub fn destroy_some(domain: &Arc<Domain>) -> Result<(), Errno> {
         Stage::Stop => {
             domain.life.store(Life::Dying as u8, Ordering::SeqCst);
             domain.stop_vcpus();
+            frames::unclaim(&domain.claim);
             Stage::Events(Port(1))
         }
         Stage::Events(from) => match event::close_some(domain, from) {

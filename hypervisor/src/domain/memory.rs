@@ -72,7 +72,7 @@ impl Domain {
     /// New frames of the domain's, which it has been charged for, with a reference on each.
     fn new_frames(&self, order: u32) -> Result<Mfn, Errno> {
         // Whatever was in them, a boot loader's leavings or the hypervisor's own: no domain sees it.
-        let mfn = frames::alloc_zeroed_for_domain(order).ok_or(Errno::ENOMEM)?;
+        let mfn = frames::alloc_zeroed_for_domain(order, &self.claim).ok_or(Errno::ENOMEM)?;
         page_info::assign(mfn, order, self.id, page_info::Kind::Ram).map_err(|error| {
             frames::free(mfn, order);
             Errno::from(error)

@@ -29,7 +29,7 @@ use crate::hypercall::console_io::LogLine;
 use crate::mm::guest::GuestFrame;
 use crate::mm::io_bitmap::IoBitmap;
 use crate::mm::p2m::P2m;
-use crate::mm::page_info;
+use crate::mm::{frames, page_info};
 use crate::sched::{self, Share};
 use crate::sync::{Mutex, Once};
 use crate::types::{DomId, VcpuId};
@@ -127,6 +127,8 @@ pub struct Domain {
     pub log_line: Mutex<LogLine>,
     vcpus: Once<Box<[Arc<Vcpu>]>>,
     max_pages: AtomicU64,
+    /// Frames set aside for it (XENMEM_claim_pages).
+    pub claim: frames::Claim,
     /// `VMASST_TYPE_*`, one bit each.
     assists: AtomicU32,
     life: AtomicU8,
@@ -225,6 +227,11 @@ impl Domain {
     /// Is the `VMASST_TYPE_*` on?
     pub fn assist(&self, kind: u32) -> bool {
         kind < 32 && self.assists.load(Ordering::Relaxed) & (1 << kind) != 0
+    }
+
+    /// All assists that are on.
+    pub fn assists(&self) -> u32 {
+        self.assists.load(Ordering::Relaxed)
     }
 
     /// Turn an assist on or off; `kind` below 32.

@@ -92,6 +92,10 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         // There is one node, and whatever else is named there is ignored, as on Xen.
         XEN_DOMCTL_SETNODEAFFINITY => {}
         XEN_DOMCTL_GETVCPUINFO => return vcpu_info(&domain, u),
+        XEN_DOMCTL_GETVCPUCONTEXT => {
+            not_self(caller, &domain)?;
+            hvm_context::get_registers(caller, &domain, &u.get())?;
+        }
         XEN_DOMCTL_GETHVMCONTEXT => {
             not_self(caller, &domain)?;
             return hvm_context::get(caller, &domain, u);
@@ -311,6 +315,7 @@ pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
         flags,
         tot_pages: domain.total_pages(),
         max_pages: domain.max_pages(),
+        outstanding_pages: domain.claim.pages(),
         shared_info_frame: domain.shared_info.mfn().0,
         cpu_time: vcpus
             .iter()

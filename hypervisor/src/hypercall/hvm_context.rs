@@ -2,10 +2,13 @@
 //!
 //! Toolstacks read it, replace vCPU 0's CPU record with the entry state, and load it again. What migration needs beyond that is not in it yet.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use abi::domctl::{DomctlHvmcontext, DomctlHvmcontextPartial};
+use abi::domctl::{
+    DomctlHvmcontext, DomctlHvmcontextPartial, DomctlVcpucontext, VGCF_ONLINE, VcpuGuestContext,
+};
 use abi::hvm_save::*;
 use abi::{Errno, Union};
 use zerocopy::{FromBytes, IntoBytes};
@@ -348,6 +351,49 @@ fn save_cpu(vcpu: &Vcpu) -> HvmHwCpu {
     })
 }
 
+/// XEN_DOMCTL_getvcpucontext: of an HVM vCPU, the registers without the FPU's.
+///
+/// # Errors
+/// `EINVAL`: no such vCPU. `ENODATA`: it has never been up.
+pub(super) fn get_registers(
+    caller: &mut Caller<'_>,
+    domain: &Domain,
+    request: &DomctlVcpucontext,
+) -> Result<(), Errno> {
+    let vcpu = domain.vcpu(VcpuId(request.vcpu)).ok_or(Errno::EINVAL)?;
+    if !vcpu.is_initialised() {
+        return Err(Errno::ENODATA);
+    }
+    let mut context: Box<VcpuGuestContext> = fallible::zeroed()?;
+    let cpu = domain.while_paused(|| {
+        if !vcpu.held_by(Hold::DOWN) {
+            context.flags = VGCF_ONLINE;
+        }
+        save_cpu(vcpu)
+    });
+    fill_context(&mut context, &cpu);
+    context.vm_assist = domain.assists().into();
+    write_bytes(caller, request.ctxt.addr(), context.as_bytes())
+}
+
+fn fill_context(context: &mut VcpuGuestContext, cpu: &HvmHwCpu) {
+    let user = &mut context.user_regs;
+    general!(&mut *user, cpu, to <- from);
+    (user.rip, user.rsp, user.rflags) = (cpu.rip, cpu.rsp, cpu.rflags);
+    (user.cs, user.ss) = (cpu.cs_sel as u16, cpu.ss_sel as u16);
+    (user.ds, user.es) = (cpu.ds_sel as u16, cpu.es_sel as u16);
+    (user.fs, user.gs) = (cpu.fs_sel as u16, cpu.gs_sel as u16);
+    context.ctrlreg = [cpu.cr0, 0, cpu.cr2, cpu.cr3, cpu.cr4, 0, 0, 0];
+    context.debugreg = [cpu.dr0, cpu.dr1, cpu.dr2, cpu.dr3, 0, 0, cpu.dr6, cpu.dr7];
+    context.fs_base = cpu.fs_base;
+    let in_kernel = cpu.cs_sel & 3 == 0;
+    (context.gs_base_kernel, context.gs_base_user) = if in_kernel {
+        (cpu.gs_base, cpu.shadow_gs)
+    } else {
+        (cpu.shadow_gs, cpu.gs_base)
+    };
+}
+
 fn load_cpu(cpu: &mut dyn GuestCpu, record: &HvmHwCpu) {
     let mut record = *record;
     // They were the state's of before.
@@ -395,6 +441,30 @@ fn load_mtrr(msrs: &mut Msrs, record: &HvmHwMtrr) {
 mod tests {
     use super::*;
     use crate::hypercall::testing::World;
+
+    #[test]
+    fn a_context_has_the_registers_in_their_places() {
+        let mut cpu = HvmHwCpu {
+            rax: 1,
+            r15: 2,
+            rip: 3,
+            cr3: 0x4000,
+            dr7: 0x400,
+            cs_sel: 0x10,
+            gs_base: 5,
+            shadow_gs: 6,
+            ..Default::default()
+        };
+        let mut context: Box<VcpuGuestContext> = fallible::zeroed().expect("memory");
+        fill_context(&mut context, &cpu);
+        let user = &context.user_regs;
+        assert_eq!((user.rax, user.r15, user.rip, user.cs), (1, 2, 3, 0x10));
+        assert_eq!((context.ctrlreg[3], context.debugreg[7]), (0x4000, 0x400));
+        assert_eq!((context.gs_base_kernel, context.gs_base_user), (5, 6));
+        cpu.cs_sel = 0x33;
+        fill_context(&mut context, &cpu);
+        assert_eq!((context.gs_base_kernel, context.gs_base_user), (6, 5));
+    }
 
     #[test]
     fn what_was_saved_is_loaded_unless_no_cpu_takes_it() {

@@ -421,7 +421,7 @@ fn set_memory_map(caller: &mut Caller<'_>, at: u64) -> Outcome {
 
 // ---- what the toolstack asks for ----
 
-/// Oxen hands memory out when it is asked for, and fails then: a claim only has to be possible.
+/// Set memory aside for a domain that is being made, until it has so many pages in all; 0 ends that.
 fn claim_pages(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let request: MemoryReservation = caller.read(at)?;
     if !request.extent_start.is_null() || request.extent_order != 0 || request.mem_flags != 0 {
@@ -429,15 +429,25 @@ fn claim_pages(caller: &mut Caller<'_>, at: u64) -> Outcome {
     }
     let domain = caller.any_domain(request.domid).map_err(|_| Errno::EINVAL)?;
     caller.require_privilege()?;
-    let more = request.nr_extents.saturating_sub(domain.total_pages());
-    if request.nr_extents > domain.max_pages() {
+    let wanted = request.nr_extents;
+    if wanted == 0 {
+        frames::unclaim(&domain.claim);
+        return Ok(0);
+    }
+    let has = domain.total_pages();
+    if wanted <= has || wanted > domain.max_pages() {
         return Err(Errno::EINVAL.into());
     }
-    if request.nr_extents != 0 && more > frames::free_for_domains() {
-        Err(Errno::ENOMEM.into())
-    } else {
-        Ok(0)
+    frames::claim(&domain.claim, wanted - has).map_err(|refused| match refused {
+        frames::Refused::Claimed => Errno::EINVAL,
+        frames::Refused::TooMany => Errno::ENOMEM,
+    })?;
+    // Whoever destroys it meanwhile may have been here before.
+    if domain.is_dying() {
+        frames::unclaim(&domain.claim);
+        return Err(Errno::EINVAL.into());
     }
+    Ok(0)
 }
 
 /// There is no memory that is populated on demand, so a target changes nothing.

@@ -121,6 +121,7 @@ fn physinfo() -> SysctlPhysinfo {
             | XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
         total_pages: frames::total_count(),
         free_pages: frames::free_for_domains(),
+        outstanding_pages: frames::claimed(),
         max_mfn: frames::highest().0,
         hw_cap: core::array::from_fn(|index| host_features(index).unwrap_or(0)),
         ..Default::default()

@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::alloc::Layout;
 
+use zerocopy::FromZeros;
+
 /// There is no memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
@@ -43,6 +45,15 @@ pub fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     }
 }
 
+/// A `T` of zeroes in the heap, which was nowhere else before.
+///
+/// # Errors
+/// There is no memory.
+pub fn zeroed<T: FromZeros>() -> Result<Box<T>, OutOfMemory> {
+    ensure_reserve()?;
+    T::new_box_zeroed().map_err(|_| OutOfMemory)
+}
+
 /// Room for `len` elements.
 ///
 /// # Errors
@@ -71,6 +82,7 @@ mod tests {
     #[test]
     fn what_fits_and_what_does_not() {
         assert_eq!(boxed(7u64), Ok(Box::new(7)));
+        assert_eq!(zeroed::<[u64; 3]>(), Ok(Box::new([0; 3])));
         assert_eq!(slice(3, |index| index * 2), Ok([0, 2, 4].into()));
         assert_eq!(slice(usize::MAX, |_| 0u8), Err(OutOfMemory));
     }

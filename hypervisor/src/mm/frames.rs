@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the allocator's books lie in frames of their own")]
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 
@@ -44,6 +45,28 @@ struct Frames {
     /// Ascending.
     zones: ArrayVec<Zone, MAX_ZONES>,
     total: u64,
+    /// All that [`Claim`]s set aside.
+    claimed: u64,
+}
+
+/// Free frames set aside for a domain: other domains do not get them. What the hypervisor needs for itself comes first, though.
+#[derive(Debug, Default)]
+pub struct Claim(AtomicU64);
+
+impl Claim {
+    /// How many frames.
+    pub fn pages(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why frames cannot be set aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// There is such a claim.
+    Claimed,
+    /// There are not so many that nobody else has claimed.
+    TooMany,
 }
 
 static FRAMES: Mutex<Frames> = Mutex::new(
@@ -51,6 +74,7 @@ static FRAMES: Mutex<Frames> = Mutex::new(
     Frames {
         zones: ArrayVec::new_const(),
         total: 0,
+        claimed: 0,
     },
 );
 
@@ -108,10 +132,35 @@ impl Frames {
         zones.find_map(|zone| Some(Mfn(zone.base + zone.buddy.alloc(order)? as u64)))
     }
 
-    fn alloc_for_domain(&mut self, order: u32) -> Option<Mfn> {
-        (self.free() >= RESERVE + (1 << order))
-            .then(|| self.alloc(order))
-            .flatten()
+    /// From the claim if it is large enough, else of what nobody has claimed; the claim is for no more than it was in either case (as on Xen).
+    fn alloc_for_domain(&mut self, order: u32, claim: &Claim) -> Option<Mfn> {
+        let size = 1 << order;
+        let own = claim.pages();
+        let others = if own >= size { 0 } else { self.claimed };
+        if self.free() < RESERVE + others + size {
+            return None;
+        }
+        let first = self.alloc(order)?;
+        self.claimed -= own.min(size);
+        claim.0.store(own - own.min(size), Ordering::Relaxed);
+        Some(first)
+    }
+
+    fn claim(&mut self, claim: &Claim, pages: u64) -> Result<(), Refused> {
+        if claim.pages() != 0 {
+            return Err(Refused::Claimed);
+        }
+        let all = pages.checked_add(self.claimed).ok_or(Refused::TooMany)?;
+        if all > self.free().saturating_sub(RESERVE) {
+            return Err(Refused::TooMany);
+        }
+        self.claimed = all;
+        claim.0.store(pages, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unclaim(&mut self, claim: &Claim) {
+        self.claimed -= claim.0.swap(0, Ordering::Relaxed);
     }
 
     fn free(&self) -> u64 {
@@ -167,10 +216,28 @@ pub fn alloc_zeroed(order: u32) -> Option<Mfn> {
     alloc(order).map(|first| zeroed(first, order))
 }
 
-/// The same for a domain's memory: some frames stay.
-pub fn alloc_zeroed_for_domain(order: u32) -> Option<Mfn> {
-    let first = FRAMES.lock().ready().alloc_for_domain(order)?;
+/// The same for a domain's memory: some frames stay, and those that others than `claim` have set aside.
+pub fn alloc_zeroed_for_domain(order: u32, claim: &Claim) -> Option<Mfn> {
+    let first = FRAMES.lock().ready().alloc_for_domain(order, claim)?;
     Some(zeroed(first, order))
+}
+
+/// Set `pages` free frames aside; who allocates with `claim` uses them up.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn claim(claim: &Claim, pages: u64) -> Result<(), Refused> {
+    FRAMES.lock().ready().claim(claim, pages)
+}
+
+/// Set nothing aside any more.
+pub fn unclaim(claim: &Claim) {
+    FRAMES.lock().unclaim(claim);
+}
+
+/// Frames that are set aside for domains.
+pub fn claimed() -> u64 {
+    FRAMES.lock().claimed
 }
 
 /// The frames from `first` on, which were just allocated.
@@ -305,24 +372,55 @@ mod tests {
         assert_eq!(alloc_below(0, Mfn(1)), None);
     }
 
-    /// Another frame than the arena's: tests that run at the same time take from that.
-    #[test]
-    fn a_reserve_is_left_by_domains() {
+    /// Others than the arena's: tests that run at the same time take from that.
+    fn some_frames(span: usize) -> Frames {
         let mut books = [0; 64];
-        let span = 2 * RESERVE as usize;
         let books = books.get_mut(..Buddy::words_for(span)).expect("enough").to_vec();
         let mut buddy = Buddy::new(Vec::leak(books), span);
         buddy.free_range(0, span).expect("its own");
-        let mut frames = Frames {
+        Frames {
             zones: ArrayVec::from_iter([Zone { base: 0, buddy }]),
             total: span as u64,
-        };
-        assert!(frames.alloc_for_domain(7).is_some());
-        assert!(frames.alloc_for_domain(8).is_none());
+            claimed: 0,
+        }
+    }
+
+    #[test]
+    fn a_reserve_is_left_by_domains() {
+        let mut frames = some_frames(2 * RESERVE as usize);
+        let none = Claim::default();
+        assert!(frames.alloc_for_domain(7, &none).is_some());
+        assert!(frames.alloc_for_domain(8, &none).is_none());
         assert_eq!(frames.free(), 384);
-        assert!((0..128).all(|_| frames.alloc_for_domain(0).is_some()));
-        assert_eq!(frames.alloc_for_domain(0), None);
+        assert!((0..128).all(|_| frames.alloc_for_domain(0, &none).is_some()));
+        assert_eq!(frames.alloc_for_domain(0, &none), None);
         assert!(frames.alloc(0).is_some());
+    }
+
+    #[test]
+    fn what_is_claimed_is_kept_for_its_domain() {
+        let mut frames = some_frames(2 * RESERVE as usize);
+        let (claim, other, none) = (Claim::default(), Claim::default(), Claim::default());
+        assert_eq!(frames.claim(&claim, RESERVE + 1), Err(Refused::TooMany));
+        assert_eq!(frames.claim(&claim, u64::MAX), Err(Refused::TooMany));
+        assert_eq!(frames.claim(&claim, 200), Ok(()));
+        assert_eq!(frames.claim(&claim, 1), Err(Refused::Claimed));
+        assert_eq!(frames.claim(&other, 57), Err(Refused::TooMany));
+        assert_eq!(frames.claim(&other, 6), Ok(()));
+        assert_eq!(frames.alloc_for_domain(6, &none), None, "50 are nobody's");
+        assert!(frames.alloc_for_domain(5, &none).is_some());
+        assert!(
+            frames.alloc_for_domain(3, &other).is_some(),
+            "6 of the claim, 2 more"
+        );
+        assert_eq!((other.pages(), frames.claimed), (0, 200));
+        assert!((0..50).all(|_| frames.alloc_for_domain(2, &claim).is_some()));
+        assert_eq!((claim.pages(), frames.claimed), (0, 0));
+        assert_eq!(frames.claim(&claim, 16), Ok(()));
+        assert_eq!(frames.alloc_for_domain(0, &none), None);
+        frames.unclaim(&claim);
+        assert_eq!((claim.pages(), frames.claimed), (0, 0));
+        assert!(frames.alloc_for_domain(4, &none).is_some());
     }
 
     #[test]

@@ -514,7 +514,11 @@ impl P2m {
         let _writer = self.writer.lock();
         loop {
             match self.descend(gfn) {
-                (slot, order @ 1.., true) => self.split(slot, order, frames::alloc_zeroed_for_domain)?,
+                (slot, order @ 1.., true) => {
+                    // Large pages are split for code in memory that nobody has claimed.
+                    let table = |order| frames::alloc_zeroed_for_domain(order, &frames::Claim::default());
+                    self.split(slot, order, table)?;
+                }
                 _ => return Ok(()),
             }
         }

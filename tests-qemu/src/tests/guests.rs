@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
         "fifo",
         "grants",
         "ioapic",
+        "toolstack",
         "fuzz",
     ];
     let mut tests = Vec::new();

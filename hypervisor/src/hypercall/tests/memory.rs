@@ -455,6 +455,26 @@ fn what_toolstacks_ask_for() {
         dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim),
         Err(Errno::EINVAL)
     );
+    claim.extent_order = 0;
+    let claimed = guest.domain.claim.pages();
+    assert_eq!(claimed, 20 - PAGES, "what it has counts");
+    for (extents, errno) in [
+        (20, "there is a claim"),
+        (PAGES, "it has so many"),
+        (1 << 40, "over its limit"),
+    ] {
+        claim.nr_extents = extents;
+        let again = dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim);
+        assert_eq!(again, Err(Errno::EINVAL), "{errno}");
+    }
+    guest.domain.populate(Gfn(0x1000), 0).expect("arena");
+    assert_eq!(guest.domain.claim.pages(), claimed - 1);
+    guest.domain.unmap(Gfn(0x1000), 0).expect("there");
+    claim.nr_extents = 0;
+    assert_eq!(dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim), Ok(0));
+    assert_eq!(guest.domain.claim.pages(), 0);
+    claim.nr_extents = 20;
+    assert_eq!(dom0.op(MEMORY, XENMEM_CLAIM_PAGES, &mut claim), Ok(0));
     let mut target = PodTarget {
         target_pages: 10,
         domid: id,
