@@ -5,24 +5,29 @@ use abi::sched::SHUTDOWN_REBOOT;
 use crate::arch::GuestCpu;
 use crate::arch::apic_page::reg;
 use crate::cmdline::CrashTest;
-use crate::domain::table;
 use crate::domain::vcpu::{Hold, Vcpu};
+use crate::domain::{Domain, table};
+use crate::event::{self, Binding, Channel};
 use crate::hw::console;
 use crate::hw::input::Key;
 use crate::hw::irq::{self, SoftIrq};
-use crate::hw::{percpu, power};
+use crate::hw::{ioapic, percpu, power};
 use crate::mm::frames;
 use crate::sched;
 use crate::sync::{Mutex, Once, Rank};
-use crate::types::{DomId, PAGE_SHIFT};
+use crate::types::{DomId, PAGE_SHIFT, Port};
 use crate::virt::Described;
 
 /// Keys, and what each prints.
-const KEYS: [(u8, &str, fn()); 7] = [
+const KEYS: [(u8, &str, fn()); 11] = [
+    (b'0', "registers of dom0's vCPUs", dom0_registers),
     (b'C', "crash: what a panic prints", crash),
     (b'R', "reboot the machine", reboot),
     (b'd', "registers of all vCPUs", registers),
+    (b'e', "event channels", event_channels),
+    (b'g', "grant tables", grants),
     (b'h', "this help", help),
+    (b'i', "lines of the machine's I/O APICs that are in use", lines),
     (b'm', "memory", memory),
     (b'q', "domains and their vCPUs", domains),
     (
@@ -123,8 +128,7 @@ fn memory() {
 }
 
 fn domains() {
-    let mut next = Some(DomId::DOM0);
-    while let Some(domain) = next.take().and_then(table::next_from) {
+    each_domain(|domain| {
         log::info!(
             "{}: {} of {} pages, {:?}{}{}",
             domain.id,
@@ -156,22 +160,94 @@ fn domains() {
                 vcpu.requests(),
             );
         }
+    });
+}
+
+/// Do something for each domain.
+fn each_domain(work: impl Fn(&Domain)) {
+    let mut next = Some(DomId::DOM0);
+    while let Some(domain) = next.take().and_then(table::next_from) {
+        work(&domain);
         next = domain.id.0.checked_add(1).map(DomId);
     }
 }
 
-/// Each CPU logs those that it has: who waited here for another CPU might be waited for there.
-fn registers() {
-    let mut next = Some(DomId::DOM0);
-    while let Some(domain) = next.take().and_then(table::next_from) {
-        for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.is_initialised()) {
-            match sched::look_at(vcpu, |private| log_registers(vcpu, private.cpu.as_dyn())) {
-                Ok(()) => {}
-                Err(id) if id == percpu::id() => irq::raise(SoftIrq::REGISTERS),
-                Err(id) => irq::raise_on(id, SoftIrq::REGISTERS),
+/// Most ports of a domain that are logged.
+const PORTS: u32 = 64;
+
+fn event_channels() {
+    each_domain(|domain| {
+        let events = &domain.events;
+        log::info!("{}: {} ports bound", domain.id, events.bound());
+        let bound = (1..events.limit()).filter_map(|port| {
+            let channel = events.get(Port(port)).ok()?;
+            (channel.binding != Binding::Free).then_some((port, channel))
+        });
+        for (port, Channel { binding, vcpu }) in bound.take(PORTS as usize) {
+            made_progress();
+            let pending = event::any_pending(domain, &[Port(port)]);
+            log::info!(
+                "  port {port}: {binding:?} to v{}{}",
+                vcpu.0,
+                if pending { ", pending" } else { "" }
+            );
+        }
+        if events.bound() > PORTS {
+            log::info!("  and others");
+        }
+    });
+}
+
+fn grants() {
+    each_domain(|domain| {
+        made_progress();
+        let grants = &domain.grants;
+        let (frames, most) = grants.table.size();
+        let (mapped, most_mapped) = grants.mapped();
+        log::info!(
+            "{}: grant table of version {:?}, {frames} of {most} frames; {mapped} of {most_mapped} grants of others mapped",
+            domain.id,
+            grants.table.version(),
+        );
+    });
+}
+
+fn lines() {
+    for place in ioapic::places() {
+        log::info!(
+            "I/O APIC {} at {}, lines {} to {}",
+            place.id,
+            place.base,
+            place.gsi_base,
+            place.gsi_base + place.lines - 1
+        );
+        for gsi in place.gsi_base..place.gsi_base + place.lines {
+            if let Some((user, entry)) = ioapic::user_of(gsi) {
+                made_progress();
+                log::info!("  line {gsi}: {user}, redirection {entry:#018x}");
             }
         }
-        next = domain.id.0.checked_add(1).map(DomId);
+    }
+}
+
+fn registers() {
+    each_domain(registers_of);
+}
+
+fn dom0_registers() {
+    if let Some(dom0) = table::get(DomId::DOM0) {
+        registers_of(&dom0);
+    }
+}
+
+/// Each CPU logs those that it has: who waited here for another CPU might be waited for there.
+fn registers_of(domain: &Domain) {
+    for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.is_initialised()) {
+        match sched::look_at(vcpu, |private| log_registers(vcpu, private.cpu.as_dyn())) {
+            Ok(()) => {}
+            Err(id) if id == percpu::id() => irq::raise(SoftIrq::REGISTERS),
+            Err(id) => irq::raise_on(id, SoftIrq::REGISTERS),
+        }
     }
 }
 

@@ -94,6 +94,11 @@ impl EventChannels {
         self.ports.limit()
     }
 
+    /// How many ports are bound.
+    pub fn bound(&self) -> u32 {
+        self.lock.lock().bound
+    }
+
     /// State of `port`.
     ///
     /// # Errors

@@ -47,6 +47,11 @@ pub(super) struct Mappings {
 }
 
 impl Mappings {
+    /// How many there are, and may be.
+    pub(super) fn size(&self) -> (u32, u32) {
+        (self.count, self.limit)
+    }
+
     pub(super) fn new(limit: u32) -> Self {
         Self {
             chunks: Vec::new(),

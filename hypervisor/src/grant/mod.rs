@@ -115,6 +115,11 @@ impl Pin {
 }
 
 impl GrantTable {
+    /// How many grants of others the domain has mapped, and may have.
+    pub fn mapped(&self) -> (u32, u32) {
+        self.mappings.lock().size()
+    }
+
     /// A table of one frame, which may grow to `max_frames`, with entries of version 1; the domain may choose others up to `max_version`.
     ///
     /// # Errors

@@ -166,6 +166,22 @@ fn with<R>(gsi: u32, work: impl FnOnce(&mut IoApic) -> R) -> Option<R> {
     IO_APICS.lock().iter_mut().find(|apic| apic.has(gsi)).map(work)
 }
 
+/// Who uses line `gsi`, if anybody does, and its redirection entry (82093AA datasheet 3.2.4).
+pub fn user_of(gsi: u32) -> Option<(&'static str, u64)> {
+    with(gsi, |apic| {
+        let user = match apic.user(gsi) {
+            Use::Nobody => return None,
+            Use::Hypervisor => "Oxen",
+            Use::Dom0(_) => "dom0",
+        };
+        let index = 0x10 + 2 * (gsi - apic.place.gsi_base);
+        Some((
+            user,
+            u64::from(apic.read(index + 1)) << 32 | u64::from(apic.read(index)),
+        ))
+    })?
+}
+
 /// Send `line`'s interrupts to this CPU as `vector`, for the hypervisor's own use. False if no I/O APIC has the line, or
 /// can reach this CPU.
 pub fn route(line: Line, vector: u8) -> bool {

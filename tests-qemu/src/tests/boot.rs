@@ -63,6 +63,10 @@ fn debug_keys(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         )?;
         for (key, answers) in [
             ("h", &["key 'C'", "key 'd'", "key 'r'"][..]),
+            ("0", &["d0v0: "]),
+            ("e", &["d0: ", " ports bound", "  port ", "Virq("]),
+            ("g", &["d0: grant table of version"]),
+            ("i", &["I/O APIC ", "  line 4: Oxen, redirection 0x"]),
             ("m", &["memory: "]),
             ("q", &["d0: ", "  v0: ", "  v1: "]),
             ("r", &["CPU 0, ", "CPU 1, "]),
