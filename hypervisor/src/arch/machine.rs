@@ -3,7 +3,8 @@
 use core::fmt;
 
 use super::{
-    EnableError, GuestCpu, NestedFormat, OutOfMemory, Unsupported, VcpuConfig, floor, speculation, svm, vmx,
+    EnableError, GuestCpu, NestedFormat, OutOfMemory, TSC_MULTIPLIER_POINT, Unsupported, VcpuConfig, floor,
+    speculation, svm, vmx,
 };
 use crate::mm::p2m::Pages;
 use crate::sync::Once;
@@ -106,6 +107,14 @@ pub fn apic_access_page() -> Option<Mfn> {
 /// Does the hardware virtualize guests' local APICs, in xAPIC and in x2APIC mode?
 pub fn virtualizes_apic() -> bool {
     vmx::apic_access_page().is_some()
+}
+
+/// How many bits behind the point the hardware takes of [`GuestCpu::set_tsc_multiplier`]; `None`: it does not scale guests' TSCs.
+pub fn tsc_scaling() -> Option<u32> {
+    match MACHINE.get()? {
+        Machine::Svm(caps) => caps.tsc_ratio.then_some(svm::TSC_RATIO_POINT),
+        Machine::Vmx(caps) => caps.scales_tsc().then_some(TSC_MULTIPLIER_POINT),
+    }
 }
 
 /// What the machine has of its vendor's extensions, for the boot log. After [`probe`].

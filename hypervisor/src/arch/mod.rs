@@ -159,6 +159,11 @@ pub struct VcpuConfig {
     pub io_bitmap: Hpa,
 }
 
+/// A multiplier of 1 in [`GuestCpu::set_tsc_multiplier`]: VT-x's format, 16 bits and 48 behind the point (SDM 3C, 25.6.5).
+pub const TSC_MULTIPLIER_ONE: u64 = 1 << TSC_MULTIPLIER_POINT;
+/// Its bits behind the point.
+pub const TSC_MULTIPLIER_POINT: u32 = 48;
+
 /// The registers that decide how a guest's linear addresses translate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[expect(missing_docs, reason = "the architecture's own names")]
@@ -330,6 +335,9 @@ pub trait GuestCpu: Send {
 
     /// Added to the host's TSC to give the guest's.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// What the host's TSC is multiplied by before, as a fixed-point number with [`TSC_MULTIPLIER_ONE`], of whose bits the CPU takes as many as
+    /// [`machine::tsc_scaling`] says. Where that says none, it stays 1.
+    fn set_tsc_multiplier(&mut self, multiplier: u64);
     /// RDTSC and RDTSCP exit with [`Exit::ReadTsc`], from the next entry on; they do not at first.
     fn emulate_tsc(&mut self, on: bool);
     /// Exit with [`Exit::PreemptionTimer`] after about this many host TSC ticks spent in the guest (`None`: never), where the hardware can.

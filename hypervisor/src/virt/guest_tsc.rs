@@ -1,15 +1,21 @@
 //! A guest's TSC: the machine's times a ratio, plus an offset. Hardware that scales computes the very same.
 
+use crate::arch::{TSC_MULTIPLIER_ONE, TSC_MULTIPLIER_POINT};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-/// A guest's ticks for one of the machine's, as a fixed-point number of 16 bits and 48 behind the point: VT-x's TSC multiplier (SDM 3C, 25.6.5).
+/// A guest's ticks for one of the machine's, as a fixed-point number with [`TSC_MULTIPLIER_ONE`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ratio(u64);
 
 impl Ratio {
-    const POINT: u32 = 48;
+    const POINT: u32 = TSC_MULTIPLIER_POINT;
     /// The machine's own rate.
-    pub const ONE: Ratio = Ratio(1 << Self::POINT);
+    pub const ONE: Ratio = Ratio(TSC_MULTIPLIER_ONE);
+
+    /// As the hardware wants it.
+    pub fn multiplier(self) -> u64 {
+        self.0
+    }
 
     /// That of a guest whose TSC counts `khz`, on a machine whose counts `host_hz` in a second, in as many bits behind the point as `bits` says (48 at most).
     /// `None`: it is further from the machine's than any two machines are, a factor of 256.

@@ -15,14 +15,12 @@ use abi::shared_info::VcpuTimeInfo;
 
 use super::guest_tsc::Ratio;
 use super::{Running, decode, lapic};
-use crate::arch::{Event, GuestCpu, SysReg};
+use crate::arch::{Event, GuestCpu, SysReg, TSC_MULTIPLIER_POINT, machine};
 use crate::domain::Domain;
 use crate::domain::vcpu::{NEVER, Vcpu};
 use crate::hw::time::Clock;
 use crate::{event, hw, sched};
 
-/// Bits behind the point of ratios, as many as there are.
-const RATIO_BITS: u32 = 48;
 const NS_PER_MS: u128 = 1_000_000;
 
 /// The clock of a vCPU's TSC: that of the machine's, where it counts at the same rate.
@@ -99,12 +97,13 @@ impl Default for TscInfo {
 
 /// `XEN_DOMCTL_settscinfo`: how a domain's TSC comes about, at which rate it counts (0: the machine's), and how many nanoseconds it has counted.
 ///
-/// By default it exits only if its rate is not the machine's. If it is never to exit, it has the machine's rate and goes on as it is, whatever is said.
+/// By default it exits only if its rate is not the machine's and the hardware cannot scale. If it is never to exit, it has the machine's rate and goes on as it is, whatever is said.
 ///
 /// # Errors
 /// `EINVAL`: there is no such mode, or no machine counts at such a rate.
 pub fn set_tsc_info(domain: &Domain, asked: &DomctlTscInfo) -> Result<(), Errno> {
     let clock = hw::time::clock();
+    let scaling = machine::tsc_scaling();
     let khz = match (asked.tsc_mode, asked.gtsc_khz) {
         (TSC_MODE_NEVER_EMULATE, _) | (TSC_MODE_DEFAULT | TSC_MODE_ALWAYS_EMULATE, 0) => clock.khz(),
         (TSC_MODE_DEFAULT | TSC_MODE_ALWAYS_EMULATE, khz) => khz,
@@ -113,9 +112,9 @@ pub fn set_tsc_info(domain: &Domain, asked: &DomctlTscInfo) -> Result<(), Errno>
     let ratio = if khz == clock.khz() {
         Ratio::ONE
     } else {
-        Ratio::new(khz, clock.hz(), RATIO_BITS).ok_or(Errno::EINVAL)?
+        Ratio::new(khz, clock.hz(), scaling.unwrap_or(TSC_MULTIPLIER_POINT)).ok_or(Errno::EINVAL)?
     };
-    let emulated = asked.tsc_mode == TSC_MODE_ALWAYS_EMULATE || ratio != Ratio::ONE;
+    let emulated = asked.tsc_mode == TSC_MODE_ALWAYS_EMULATE || ratio != Ratio::ONE && scaling.is_none();
     let counted = u128::from(asked.elapsed_nsec) * u128::from(khz) / NS_PER_MS;
     domain.while_paused(|| {
         *domain.tsc.lock() = TscInfo {
@@ -131,7 +130,11 @@ pub fn set_tsc_info(domain: &Domain, asked: &DomctlTscInfo) -> Result<(), Errno>
             };
             vcpu.tsc.change_rate(ratio, emulated);
             let offset = vcpu.tsc.set(value, now);
-            vcpu.with_private(|private| private.cpu.as_dyn().set_tsc_offset(offset));
+            vcpu.with_private(|private| {
+                let cpu = private.cpu.as_dyn();
+                cpu.set_tsc_multiplier(ratio.multiplier());
+                cpu.set_tsc_offset(offset);
+            });
             domain.publish_time(vcpu);
         }
     });

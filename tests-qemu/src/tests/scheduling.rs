@@ -24,6 +24,12 @@ pub fn tests() -> Vec<Test> {
                 test("TSCs of other rates", vehicle, rates),
             ]
         })
+        // QEMU's TCG and Bochs's AMD-V do not scale.
+        .chain([test(
+            "TSCs of other rates, by hardware",
+            Vehicle::Vmx,
+            scaled_rates,
+        )])
         .collect()
 }
 
@@ -220,6 +226,16 @@ fn punctual(bench: &mut Bench, mut machine: Machine) -> Result<()> {
 
 /// Domains whose TSCs count half and twice as fast as the machine's, and one that is emulated at the machine's own rate.
 fn rates(bench: &mut Bench, machine: Machine) -> Result<()> {
+    rates_by(bench, machine, false)
+}
+
+/// The same where the hardware scales, so that they do not exit.
+fn scaled_rates(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpu = Some("tigerlake".into());
+    rates_by(bench, machine, true)
+}
+
+fn rates_by(bench: &mut Bench, machine: Machine, scaled: bool) -> Result<()> {
     let mut shim = spinning(bench, machine)?;
     let log = shim.console.output();
     let mhz = log
@@ -232,12 +248,14 @@ fn rates(bench: &mut Bench, machine: Machine) -> Result<()> {
         (khz / 2, "default"),
         (khz * 2, "default"),
         (khz, "always_emulate"),
+        (khz * 2, "always_emulate"),
     ]
     .into_iter()
     .enumerate()
     {
+        let emulated = u32::from(!scaled || mode != "default");
         shim.console.type_line(&format!(
-            "create spin name='p{number}' kernel='/guests/rates' tsc_mode='{mode}' tsc_khz={khz} extra='{khz},1'"
+            "create spin name='p{number}' kernel='/guests/rates' tsc_mode='{mode}' tsc_khz={khz} extra='{khz},{emulated}'"
         ))?;
         verdict(shim.console).with_context(|| format!("{khz} kHz, {mode}"))?;
         shim.wait_for(&format!("p{number}"), false)?;

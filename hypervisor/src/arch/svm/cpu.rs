@@ -14,7 +14,7 @@ use super::asid::AsidPool;
 use super::msrpm::Msrpm;
 use crate::arch::msr_policy::{Direct, msr};
 use crate::arch::owned::Owned;
-use crate::arch::{EnableError, Unsupported, fpu, speculation, try_msr};
+use crate::arch::{EnableError, TSC_MULTIPLIER_POINT, Unsupported, fpu, speculation, try_msr};
 use crate::mm::phys;
 use crate::types::Hpa;
 
@@ -35,6 +35,21 @@ const ECX_SVM: u32 = 1 << 2;
 const VM_CR: u32 = 0xc001_0114;
 const VM_CR_SVMDIS: u64 = 1 << 4;
 
+/// What guests' TSCs are multiplied by: 8 bits, and 32 behind the point (APM vol. 2, 15.30.5).
+const TSC_RATIO: u32 = 0xc000_0104;
+/// Bits behind its point.
+pub const TSC_RATIO_POINT: u32 = 32;
+/// The host's own rate.
+pub const TSC_RATIO_ONE: u64 = 1 << TSC_RATIO_POINT;
+
+/// TSC_RATIO for a multiplier of [`GuestCpu::set_tsc_multiplier`](crate::arch::GuestCpu::set_tsc_multiplier), the largest for what does not fit.
+pub const fn tsc_ratio(multiplier: u64) -> u64 {
+    const BITS: u32 = 8 + TSC_RATIO_POINT;
+    let ratio = multiplier >> (TSC_MULTIPLIER_POINT - TSC_RATIO_POINT);
+    let largest = (1 << BITS) - 1;
+    if ratio < largest { ratio } else { largest }
+}
+
 /// AMD-V's features (CPUID 8000_000Ah) and others that the back end asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
@@ -54,6 +69,8 @@ pub struct Caps {
     pub virtual_spec_ctrl: bool,
     /// SPEC_CTRL exists at all.
     pub spec_ctrl: bool,
+    /// TSC_RATIO exists.
+    pub tsc_ratio: bool,
     /// TSC_AUX exists (RDTSCP or RDPID).
     pub tsc_aux: bool,
     /// RDPRU exists, and needs an intercept to be hidden.
@@ -77,6 +94,7 @@ impl fmt::Display for Caps {
             (self.pause_filter, "pause filter"),
             (self.pause_threshold, "pause threshold"),
             (self.virtual_spec_ctrl, "virtual SPEC_CTRL"),
+            (self.tsc_ratio, "TSC ratio"),
             (self.repeats_interrupts, "interrupts by V_IRQ (TCG)"),
         ];
         for (_, name) in optional.iter().filter(|(present, _)| *present) {
@@ -158,6 +176,7 @@ fn decide(leaves: &Leaves) -> Result<Caps, Unsupported> {
     Ok(Caps {
         asids: leaves.svm_ebx,
         next_rip: feature(3),
+        tsc_ratio: feature(4),
         clean_bits: feature(5),
         flush_by_asid: feature(6),
         pause_filter: feature(10),
@@ -195,6 +214,8 @@ pub(super) struct Cpu {
     state: [u8; 4096],
     /// ASIDs of this CPU.
     pub asids: AsidPool,
+    /// What is in TSC_RATIO, where that exists.
+    tsc_ratio: u64,
 }
 
 impl Cpu {
@@ -204,6 +225,15 @@ impl Cpu {
         match unsafe { Msr::new(VM_HSAVE_PA).read() } {
             0 => None,
             hpa => NonNull::new(phys::ptr(Hpa(hpa)).cast()),
+        }
+    }
+
+    /// Scale the TSC of guests from now on: the host's stays as it is. Only where the register exists.
+    pub fn set_tsc_ratio(&mut self, ratio: u64) {
+        if self.tsc_ratio != ratio {
+            self.tsc_ratio = ratio;
+            // SAFETY: the register exists, and the reserved bits are clear: see `tsc_ratio`.
+            unsafe { Msr::new(TSC_RATIO).write(ratio) };
         }
     }
 
@@ -233,6 +263,9 @@ pub fn enable(caps: &Caps) -> Result<(), EnableError> {
     avoid_erratum_793();
     let mut cpu = Owned::<Cpu>::zeroed()?;
     cpu.asids = AsidPool::new(caps.asids - 1);
+    if caps.tsc_ratio {
+        cpu.set_tsc_ratio(TSC_RATIO_ONE);
+    }
     share(caps)?;
     fpu::init();
     let cpu = cpu.leak();
@@ -301,6 +334,15 @@ mod tests {
         vm_cr: 0,
         hypervisor: TCG,
     };
+
+    #[test]
+    fn ratios_of_the_tsc() {
+        use crate::arch::TSC_MULTIPLIER_ONE;
+        assert_eq!(tsc_ratio(TSC_MULTIPLIER_ONE), TSC_RATIO_ONE);
+        assert_eq!(tsc_ratio(TSC_MULTIPLIER_ONE / 2), 0x8000_0000);
+        assert_eq!(tsc_ratio(TSC_MULTIPLIER_ONE * 255), 255 << 32);
+        assert_eq!(tsc_ratio(u64::MAX), 0xff_ffff_ffff);
+    }
 
     #[test]
     fn erratum_793_is_family_16h_s_first_models() {

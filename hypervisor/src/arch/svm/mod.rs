@@ -13,7 +13,7 @@
 //! | `state`   | the [`GuestCpu`](crate::arch::GuestCpu) that it is                     | yes           |
 //!
 //! Works with nested paging alone, as QEMU's TCG offers it; uses next-RIP saving, flush by ASID, VMCB clean bits, the
-//! pause filter and virtualized SPEC_CTRL where they exist.
+//! pause filter, the TSC ratio and virtualized SPEC_CTRL where they exist.
 
 pub mod asid;
 pub mod cpu;
@@ -26,5 +26,5 @@ mod state;
 pub mod vcpu;
 pub mod vmcb;
 
-pub use cpu::{Caps, enable, probe};
+pub use cpu::{Caps, TSC_RATIO_POINT, enable, probe};
 pub use vcpu::Vcpu;

@@ -4,7 +4,7 @@
 
 use core::fmt::Write;
 
-use super::cpu::Cpu;
+use super::cpu::{Cpu, tsc_ratio};
 use super::entry::world_switch;
 use super::exit::{Raw, code, decode};
 use super::inject;
@@ -343,6 +343,10 @@ impl GuestCpu for Vcpu {
         self.touch(clean::INTERCEPTS);
     }
 
+    fn set_tsc_multiplier(&mut self, multiplier: u64) {
+        self.tsc_ratio = tsc_ratio(multiplier);
+    }
+
     fn emulate_tsc(&mut self, on: bool) {
         let control = &mut self.vmcb.control;
         if on != (control.intercept1 & intercept1::RDTSC != 0) {
@@ -368,6 +372,12 @@ impl GuestCpu for Vcpu {
             self.touch(clean::ALL);
         }
         self.cpu = cpu;
+        if self.host.caps.tsc_ratio
+            && let Some(mut cpu) = cpu
+        {
+            // SAFETY: as above, and nobody else refers to it.
+            unsafe { cpu.as_mut() }.set_tsc_ratio(self.tsc_ratio);
+        }
         self.host_state = Cpu::state(Cpu::current_hpa());
         self.debug_regs.load();
         self.msrs.load();

@@ -11,7 +11,7 @@ use bitflags::bitflags;
 use x86_64::registers::model_specific::Msr;
 
 use super::asid::Asid;
-use super::cpu::{Cpu, Host, host};
+use super::cpu::{Cpu, Host, TSC_RATIO_ONE, host};
 use super::exit::{Raw, code, decode};
 use super::inject;
 use super::setup::{set_controls, set_reset_state};
@@ -93,6 +93,8 @@ pub struct Vcpu {
     pub(super) returning: Option<u64>,
     /// SPEC_CTRL as the guest sees it. Until it has written it, the CPU keeps the host's value.
     pub(super) spec_ctrl: u64,
+    /// TSC_RATIO of the guest.
+    pub(super) tsc_ratio: u64,
     pub(super) debug_regs: DebugRegs,
     pub(super) msrs: SwitchedMsrs,
     pub(super) fpu: Fpu,
@@ -129,6 +131,7 @@ impl Vcpu {
             advanced: 0,
             returning: None,
             spec_ctrl: 0,
+            tsc_ratio: TSC_RATIO_ONE,
             debug_regs: DebugRegs::new(false),
             // SAFETY: TSC_AUX exists, and the hypervisor uses neither RDTSCP's nor RDPID's result.
             msrs: unsafe { SwitchedMsrs::new(list) },

@@ -141,6 +141,7 @@ const SECONDARY: Wish = Wish {
         .union(Secondary::WBINVD)
         .union(Secondary::PAUSE_LOOP)
         .union(Secondary::INVPCID)
+        .union(Secondary::TSC_SCALING)
         .union(VIRTUAL_APIC)
         .bits(),
     forbidden: 0,
@@ -307,6 +308,13 @@ impl Caps {
     }
 }
 
+impl Caps {
+    /// Are guests' TSCs multiplied?
+    pub fn scales_tsc(&self) -> bool {
+        self.secondary.contains(Secondary::TSC_SCALING)
+    }
+}
+
 /// The list for the boot log.
 impl fmt::Display for Caps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,6 +335,7 @@ impl fmt::Display for Caps {
             ),
             (self.secondary.contains(Secondary::RDTSCP), "RDTSCP"),
             (self.secondary.contains(Secondary::INVPCID), "INVPCID"),
+            (self.scales_tsc(), "TSC scaling"),
         ];
         for (_, name) in optional.iter().filter(|(present, _)| *present) {
             write!(f, ", {name}")?;

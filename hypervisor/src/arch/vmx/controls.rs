@@ -81,6 +81,8 @@ bitflags! {
         const INVPCID = 1 << 12;
         /// XSAVES and XRSTORS work.
         const XSAVES = 1 << 20;
+        /// The TSC is multiplied before the offset is added.
+        const TSC_SCALING = 1 << 25;
     }
 
     /// VM-exit controls (SDM 3C 25.7.1).

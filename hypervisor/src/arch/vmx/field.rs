@@ -137,6 +137,7 @@ fields! {
     EOI_EXIT_BITMAP1: u64 = 0x201e;
     EOI_EXIT_BITMAP2: u64 = 0x2020;
     EOI_EXIT_BITMAP3: u64 = 0x2022;
+    TSC_MULTIPLIER: u64 = 0x2032;
     // 64-bit read-only data field (B.2.2)
     GUEST_PHYSICAL_ADDRESS: u64 = 0x2400;
     // 64-bit guest-state fields (B.2.3)

@@ -88,6 +88,9 @@ pub fn controls(vmcs: Current, caps: &Caps, primary: u32, secondary: Secondary, 
     vmcs.set(field::VIRTUAL_APIC_ADDRESS, pages.virtual_apic.0);
     vmcs.set(field::EPT_POINTER, pages.ept_pointer);
     vmcs.set(field::TSC_OFFSET, 0);
+    if secondary.contains(Secondary::TSC_SCALING) {
+        vmcs.set(field::TSC_MULTIPLIER, crate::arch::TSC_MULTIPLIER_ONE);
+    }
     vmcs.set(field::VMCS_LINK_POINTER, u64::MAX);
     if secondary.contains(Secondary::PAUSE_LOOP) {
         vmcs.set(field::PLE_GAP, PLE_GAP);

@@ -458,6 +458,12 @@ impl GuestCpu for Vcpu {
         self.with(|vmcs| vmcs.set(field::TSC_OFFSET, offset));
     }
 
+    fn set_tsc_multiplier(&mut self, multiplier: u64) {
+        if self.host.caps.scales_tsc() {
+            self.with(|vmcs| vmcs.set(field::TSC_MULTIPLIER, multiplier));
+        }
+    }
+
     fn emulate_tsc(&mut self, on: bool) {
         // Every CPU can (SDM 3D, A.3.2).
         self.set_primary(Primary::RDTSC, on);
