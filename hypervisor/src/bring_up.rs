@@ -25,6 +25,8 @@ pub struct Machine {
     pub options: CommandLine<'static>,
     /// All RAM, whoever uses it: ascending, apart, in bytes.
     pub ram: takeover::Runs,
+    /// The same with what `mem=` leaves out.
+    pub all_ram: takeover::Runs,
     /// The boot modules, where they are now.
     pub modules: ArrayVec<Module, MAX_MODULES>,
 }
@@ -53,6 +55,7 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     }
     greet(handover, &options);
     log_memory(&info.memory_regions);
+    let all_ram = takeover::ram(&info.memory_regions, u64::MAX);
     // SAFETY: the first thing done to memory, with what the boot loader said; modules have not been looked at.
     let taken = unsafe { takeover::take_over(&info.memory_regions, handover, options.memory_end) };
     let (plan, ram) = taken.expect("memory for page tables");
@@ -72,6 +75,7 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     Machine {
         options,
         ram,
+        all_ram,
         modules: plan.modules,
     }
 }

@@ -119,6 +119,7 @@ fn build_dom0(host: &Machine) {
         command_line: kernel.command_line,
         ramdisk: host.modules.get(1).map(bytes),
         ram: &host.ram,
+        all_ram: &host.all_ram,
         memory: options.dom0_mem.amount(free) & !0x1f_ffff,
         max_pages: options.dom0_mem.max_pages(free),
         vcpus: options

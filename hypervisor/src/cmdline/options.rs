@@ -78,7 +78,8 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
         "mem",
         "a SIZE",
         Action::Value(|line, value| {
-            line.memory_end = size(value)?;
+            // None at all is no limit, as in Xen.
+            line.memory_end = Some(size(value)?).filter(|&end| end > 0).unwrap_or(u64::MAX);
             Some(())
         }),
     ),

@@ -43,8 +43,10 @@ pub struct Dom0<'a> {
     pub command_line: &'a str,
     /// The second module, if any.
     pub ramdisk: Option<&'a [u8]>,
-    /// All RAM of the machine, ascending, in bytes, page-aligned.
+    /// RAM of the machine that is used, ascending, in bytes, page-aligned.
     pub ram: &'a [Range<u64>],
+    /// The same with what is not used.
+    pub all_ram: &'a [Range<u64>],
     /// Bytes of RAM it gets.
     pub memory: u64,
     /// Frames that it may own later.
@@ -114,7 +116,7 @@ impl Dom0<'_> {
         }
         let domain = self.create()?;
         let ram = self.give_ram(&domain, &kernel.extent())?;
-        let memory_map = memory_map(&ram, self.ram);
+        let memory_map = memory_map(&ram, self.all_ram);
         let acpi_at = memory_map
             .iter()
             .find(|line| line.type_ == XEN_HVM_MEMMAP_TYPE_ACPI)

@@ -32,7 +32,7 @@ use crate::types::{Gfn, Gva, Port, VcpuId};
 use crate::virt::Described;
 use crate::virt::cpuid::{self, Policy};
 use crate::virt::lapic::AccessPage;
-use crate::virt::time::TscInfo;
+use crate::virt::time::{self, TscInfo};
 
 /// How far destruction has come.
 pub struct Teardown {
@@ -134,6 +134,7 @@ impl Domain {
             io_bitmap: self.io_bitmap.addr(),
         };
         let policy = self.cpu_policy.lock().clone();
+        let tsc_info = *self.tsc.lock();
         // A guest's TSC starts at 0, on all of its vCPUs at once.
         let tsc_offset = tsc().wrapping_neg();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
@@ -151,6 +152,7 @@ impl Domain {
             .map_err(|_| Errno::ENOMEM)?;
             vcpu.events
                 .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
+            time::take_tsc_info(&vcpu, tsc_info);
             self.publish_time(&vcpu);
             vcpus.push(vcpu);
         }

@@ -318,19 +318,18 @@ mod machine {
         }
     }
 
-    /// Look whether this CPU's TSC is still good. `true`: it is not, time goes on by the slower timer from now on, and the caller tells all CPUs.
-    pub fn look_at_tsc() -> bool {
+    /// Look whether this CPU's TSC is still good. It is not: time goes on by the slower timer from now on, and the caller tells all CPUs, and then,
+    /// which takes long, the log.
+    pub fn look_at_tsc() -> Option<Gone> {
         let (Some(timer), None) = (Timer::of_machine(), SUBSTITUTE.get()) else {
-            return false;
+            return None;
         };
         let mut watch = WATCH.lock();
         // Another CPU may have found the same meanwhile.
         let (Some(watch), None) = (&mut *watch, SUBSTITUTE.get()) else {
-            return false;
+            return None;
         };
-        let Err(us) = watch.look(reading(timer)) else {
-            return false;
-        };
+        let us = watch.look(reading(timer)).err()?;
         let last = watch.hand_over();
         SUBSTITUTE.call_once(|| Substitute {
             timer,
@@ -339,14 +338,30 @@ mod machine {
             seen: AtomicU64::new(continued(last.ticks, timer.read(), timer.mask())),
             first: last.ticks,
         });
-        log::warn!(
-            "CPU {}: its TSC is {} us {} of {}, by which time goes on; guests' reads of the TSC exit",
-            percpu::id(),
-            us.unsigned_abs(),
-            if us < 0 { "behind" } else { "ahead" },
-            timer.name()
-        );
-        true
+        Some(Gone {
+            us,
+            timer: timer.name(),
+        })
+    }
+
+    /// How this CPU's TSC has gone wrong.
+    pub struct Gone {
+        /// By so many microseconds it is ahead.
+        us: i64,
+        timer: &'static str,
+    }
+
+    impl Gone {
+        /// Tell the log.
+        pub fn log(&self) {
+            log::warn!(
+                "CPU {}: its TSC is {} us {} of {}, by which time goes on; guests' reads of the TSC exit",
+                percpu::id(),
+                self.us.unsigned_abs(),
+                if self.us < 0 { "behind" } else { "ahead" },
+                self.timer
+            );
+        }
     }
 
     fn reading(timer: &Timer) -> Reading {

@@ -71,6 +71,8 @@ pub struct Watch {
     rate: u64,
     first: Good,
     last: Good,
+    /// Ticks of the slower timer by which the last reading is behind one before it: a CPU may have been found good that was going wrong.
+    behind: i128,
 }
 
 /// How far the two may be apart after a moment: a thousandth of a second.
@@ -80,6 +82,8 @@ const APART: u64 = 1000;
 /// And how much further for each tick that has passed: one of so many. That is many times what calibration leaves (some of a million), and an eighth of the
 /// smallest step in the clock of a CPU whose TSC follows it (100 MHz of 3 GHz).
 const DRIFT: u64 = 256;
+/// Calibration leaves no more than one of so many.
+const CALIBRATED: u64 = 4096;
 /// But no further than this part of a round, as a jump of any length would be good else.
 const OF_A_ROUND: u64 = 64;
 
@@ -98,6 +102,7 @@ impl Watch {
             rate: u64::try_from(rate).unwrap_or(u64::MAX).max(1),
             first,
             last: first,
+            behind: 0,
         }
     }
 
@@ -128,6 +133,10 @@ impl Watch {
             tsc,
             width: reading.width(),
         };
+        // Beyond what calibration leaves.
+        if apart.abs() > elapsed / i128::from(CALIBRATED) + unknown {
+            self.behind = (self.behind - apart).max(0);
+        }
         Ok(())
     }
 
@@ -136,18 +145,25 @@ impl Watch {
         ((u128::from(tsc) << 32) / u128::from(self.rate)).cast_signed()
     }
 
-    /// How to go on by the slower timer, from the last good reading on.
+    /// Ticks of the slower timer in TSC ticks.
+    fn fast(&self, ticks: i128) -> u64 {
+        let ticks = u128::try_from(ticks).unwrap_or(0);
+        u64::try_from((ticks * u128::from(self.rate)) >> 32).unwrap_or(u64::MAX)
+    }
+
+    /// How to go on by the slower timer, from the last good reading on. If that is behind another one, it is of a CPU that was going wrong: time goes on from
+    /// the other's, and at the rate of calibration.
     pub fn hand_over(&self) -> Handover {
         /// Shorter than this part of a second nothing is measured better than it was calibrated.
         const ENOUGH: u64 = 4;
         let ticks = self.last.ticks.wrapping_sub(self.first.ticks);
         let tsc = self.last.tsc.wrapping_sub(self.first.tsc);
-        let rate = if ticks >= self.hz / ENOUGH {
+        let rate = if ticks >= self.hz / ENOUGH && self.behind == 0 {
             (u128::from(tsc) << 32) / u128::from(ticks.max(1))
         } else {
             self.rate.into()
         };
-        let unknown = self.first.width + self.last.width + (self.rate >> 31);
+        let unknown = self.first.width + self.last.width + self.fast(self.behind) + (self.rate >> 31);
         Handover {
             ticks: self.last.ticks,
             tsc: self.last.tsc.wrapping_add(unknown),
@@ -258,6 +274,22 @@ mod tests {
             let ahead = goes_on.wrapping_sub(then.before + WIDTH / 2).cast_signed();
             prop_assert!((-2_000..20_000).contains(&ahead), "{}", ahead);
         }
+    }
+
+    /// One CPU falls back by what is still granted; another one is found out after it. Time goes on by the other's all the same.
+    #[test]
+    fn the_wrong_one_is_blamed_and_time_does_not_go_back() {
+        let mut watch = watch();
+        assert_eq!(watch.look(at(1_000_000, TSC_HZ)), Ok(()));
+        assert_eq!(watch.look(moved(at(1_900_000, TSC_HZ), -4_000)), Ok(()));
+        assert_eq!(watch.look(moved(at(1_950_000, TSC_HZ), -4_000)), Ok(()));
+        let good = at(2_000_000, TSC_HZ);
+        assert!(watch.look(good).is_err());
+        let handover = watch.hand_over();
+        let ticks = good.ticks.wrapping_sub(handover.ticks) & PM_MASK;
+        let goes_on = handover.tsc + ((u128::from(ticks) * u128::from(handover.rate)) >> 32) as u64;
+        let ahead = goes_on.wrapping_sub(good.after).cast_signed();
+        assert!((0..20_000).contains(&ahead), "{ahead}");
     }
 
     #[test]

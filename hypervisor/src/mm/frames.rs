@@ -146,6 +146,14 @@ impl Frames {
         Some(first)
     }
 
+    /// Of what is free, claimed or not: for what a domain that runs cannot do without.
+    fn alloc_beside_claims(&mut self, order: u32) -> Option<Mfn> {
+        if self.free() < RESERVE + (1 << order) {
+            return None;
+        }
+        self.alloc(order)
+    }
+
     fn claim(&mut self, claim: &Claim, pages: u64) -> Result<(), Refused> {
         if claim.pages() != 0 {
             return Err(Refused::Claimed);
@@ -219,6 +227,12 @@ pub fn alloc_zeroed(order: u32) -> Option<Mfn> {
 /// The same for a domain's memory: some frames stay, and those that others than `claim` have set aside.
 pub fn alloc_zeroed_for_domain(order: u32, claim: &Claim) -> Option<Mfn> {
     let first = FRAMES.lock().ready().alloc_for_domain(order, claim)?;
+    Some(zeroed(first, order))
+}
+
+/// The same whoever has set them aside: for what a domain that runs cannot do without.
+pub fn alloc_zeroed_beside_claims(order: u32) -> Option<Mfn> {
+    let first = FRAMES.lock().ready().alloc_beside_claims(order)?;
     Some(zeroed(first, order))
 }
 

@@ -515,9 +515,7 @@ impl P2m {
         loop {
             match self.descend(gfn) {
                 (slot, order @ 1.., true) => {
-                    // Large pages are split for code in memory that nobody has claimed.
-                    let table = |order| frames::alloc_zeroed_for_domain(order, &frames::Claim::default());
-                    self.split(slot, order, table)?;
+                    self.split(slot, order, frames::alloc_zeroed_beside_claims)?;
                 }
                 _ => return Ok(()),
             }

@@ -272,7 +272,12 @@ pub fn wake(vcpu: &Arc<Vcpu>) {
 
 /// The next vCPU to run on this CPU; it counts as running from here on. `None`: nothing to do.
 pub fn pick() -> Option<Arc<Vcpu>> {
-    let vcpu = SCHEDULER.get()?.pick(hw::percpu::id(), hw::time::now_ns(), &Cpus);
+    let here = hw::percpu::id();
+    let now = hw::time::now_ns();
+    // One that was idle has not looked at its TSC for long: what is computed by a wrong one outlives that.
+    #[cfg(target_os = "none")]
+    let now = beat(here, this_cpu()?, now);
+    let vcpu = SCHEDULER.get()?.pick(here, now, &Cpus);
     // Who waits since the vCPU was taken is seen here.
     match vcpu {
         Some(_) => program_timer(),
@@ -405,11 +410,12 @@ fn beat(here: u32, cpu: &CpuSched, now: u64) -> u64 {
         return now;
     }
     hw::watchdog::beat();
-    if hw::time::look_at_tsc() {
+    if let Some(gone) = hw::time::look_at_tsc() {
         // Timers that were set by the TSC are set anew, and what runs is told.
         hw::apic::leave_the_tsc();
         begin_to_beat_everywhere(true);
         online_cpus().for_each(|id| hw::irq::raise_on(id, SoftIrq::TSC));
+        gone.log();
     }
     let now = hw::time::now_ns();
     cpu.beat.store(now.saturating_add(BEAT), SeqCst);

@@ -89,6 +89,40 @@ impl TscInfo {
     }
 }
 
+impl TscInfo {
+    /// Of its rate to the machine's; `None`: no machine counts so.
+    fn ratio(self) -> Option<Ratio> {
+        let clock = hw::time::clock();
+        if self.khz == clock.khz() {
+            return Some(Ratio::ONE);
+        }
+        let bits = machine::tsc_scaling().unwrap_or(TSC_MULTIPLIER_POINT);
+        Ratio::new(self.khz, clock.hz(), bits)
+    }
+}
+
+/// A vCPU that is stopped has a TSC as its domain's toolstack has said, which reads `value` when the machine's reads `now`.
+fn change_tsc(vcpu: &Vcpu, info: TscInfo, value: u64, now: u64) {
+    let ratio = info.ratio().unwrap_or(Ratio::ONE);
+    let scaled = ratio == Ratio::ONE || machine::tsc_scaling().is_some();
+    vcpu.tsc
+        .change_rate(ratio, info.mode == TSC_MODE_ALWAYS_EMULATE || !scaled);
+    let offset = vcpu.tsc.set(value, now);
+    vcpu.with_private(|private| {
+        let cpu = private.cpu.as_dyn();
+        cpu.set_tsc_multiplier(ratio.multiplier());
+        cpu.set_tsc_offset(offset);
+    });
+}
+
+/// A new vCPU has the TSC of its domain.
+pub fn take_tsc_info(vcpu: &Vcpu, info: TscInfo) {
+    if info != TscInfo::new() {
+        let now = hw::time::tsc();
+        change_tsc(vcpu, info, vcpu.tsc.at(now), now);
+    }
+}
+
 impl Default for TscInfo {
     fn default() -> Self {
         Self::new()
@@ -103,38 +137,27 @@ impl Default for TscInfo {
 /// `EINVAL`: there is no such mode, or no machine counts at such a rate.
 pub fn set_tsc_info(domain: &Domain, asked: &DomctlTscInfo) -> Result<(), Errno> {
     let clock = hw::time::clock();
-    let scaling = machine::tsc_scaling();
     let khz = match (asked.tsc_mode, asked.gtsc_khz) {
         (TSC_MODE_NEVER_EMULATE, _) | (TSC_MODE_DEFAULT | TSC_MODE_ALWAYS_EMULATE, 0) => clock.khz(),
         (TSC_MODE_DEFAULT | TSC_MODE_ALWAYS_EMULATE, khz) => khz,
         _ => return Err(Errno::EINVAL),
     };
-    let ratio = if khz == clock.khz() {
-        Ratio::ONE
-    } else {
-        Ratio::new(khz, clock.hz(), scaling.unwrap_or(TSC_MULTIPLIER_POINT)).ok_or(Errno::EINVAL)?
+    let info = TscInfo {
+        mode: asked.tsc_mode,
+        khz,
+        incarnation: asked.incarnation.wrapping_add(1),
     };
-    let emulated = asked.tsc_mode == TSC_MODE_ALWAYS_EMULATE || ratio != Ratio::ONE && scaling.is_none();
+    info.ratio().ok_or(Errno::EINVAL)?;
     let counted = u128::from(asked.elapsed_nsec) * u128::from(khz) / NS_PER_MS;
     domain.while_paused(|| {
-        *domain.tsc.lock() = TscInfo {
-            mode: asked.tsc_mode,
-            khz,
-            incarnation: asked.incarnation.wrapping_add(1),
-        };
+        *domain.tsc.lock() = info;
         let now = domain.machine_tsc();
         for vcpu in domain.vcpus() {
             let value = match asked.tsc_mode {
                 TSC_MODE_NEVER_EMULATE => vcpu.tsc.at(now),
                 _ => counted as u64,
             };
-            vcpu.tsc.change_rate(ratio, emulated);
-            let offset = vcpu.tsc.set(value, now);
-            vcpu.with_private(|private| {
-                let cpu = private.cpu.as_dyn();
-                cpu.set_tsc_multiplier(ratio.multiplier());
-                cpu.set_tsc_offset(offset);
-            });
+            change_tsc(vcpu, info, value, now);
             domain.publish_time(vcpu);
         }
     });

@@ -136,7 +136,6 @@ fn limits_of_a_new_domain() {
 fn rates_of_a_domains_tsc() {
     let mut dom0 = World::privileged();
     let domain = create(&mut dom0, &wanted()).expect("all is well");
-    domain.create_vcpus().expect("memory");
     let own = dom0.domain.id;
     let mut call = |cmd, id: DomId, info: DomctlTscInfo| {
         let mut u = Union::default();
@@ -158,7 +157,12 @@ fn rates_of_a_domains_tsc() {
         elapsed_nsec,
         ..Default::default()
     };
+    // vCPUs that are made afterwards have it, too.
+    let half = info(TSC_MODE_DEFAULT, 500_000, 0);
+    call(XEN_DOMCTL_SETTSCINFO, domain.id, half).expect("a mode");
+    domain.create_vcpus().expect("memory");
     let vcpu = domain.vcpus()[0].clone();
+    assert!(time::emulates_tsc(&vcpu));
     let read = || vcpu.tsc.at(tsc());
     for (asked, reads, emulated) in [
         (info(TSC_MODE_DEFAULT, 0, 5_000), 5_000, false),
