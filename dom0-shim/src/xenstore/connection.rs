@@ -11,8 +11,8 @@ use super::watches::Watch;
 use super::wire::Header;
 use super::{DOM0, DomId, Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message, path, places, quota};
 
-/// What a watch costs beside its texts and places, roughly.
-const WATCH: usize = 128;
+/// What a watch costs beside its texts and places, roughly; it may be one in a list with room for four.
+const WATCH: usize = 320;
 /// What an open transaction costs while it is empty, roughly.
 const TRANSACTION: usize = 256;
 

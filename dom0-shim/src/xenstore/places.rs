@@ -59,8 +59,16 @@ impl<T> Slot<T> {
 }
 
 /// Bytes that a place takes beside its name and its content, about: the slot, which may be one of twice as many, the name's
-/// header, and a list of children in which this is the only one.
+/// header, and a list of children with room for three more.
 pub const COST: usize = 384;
+
+/// Gives back what a list has taken for more than it has by now, after a removal: each element accounts for the room of
+/// four at most.
+pub fn trim<T>(list: &mut Vec<T>) {
+    if list.len() * 4 <= list.capacity() {
+        list.shrink_to(list.len() * 2);
+    }
+}
 
 /// The path `/`, which is always there.
 pub const ROOT: Place = Place(0);
@@ -163,6 +171,7 @@ impl<T> Places<T> {
             let above = self.slot_mut(slot.parent);
             if let Ok(index) = above.index_of(&slot.name) {
                 above.children.remove(index);
+                trim(&mut above.children);
             }
             self.free.push(place);
         }
@@ -195,5 +204,28 @@ impl<T> Index<Place> for Places<T> {
 impl<T> IndexMut<Place> for Places<T> {
     fn index_mut(&mut self, place: Place) -> &mut T {
         &mut self.slot_mut(place).content
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    /// A place with much less below it than there was, or nothing, holds no memory that nobody accounts for.
+    #[test]
+    fn lists_of_children_shrink() {
+        let mut places = Places::new(());
+        let top = places.add(ROOT, "top", ());
+        let children: Vec<_> = (0..1000)
+            .map(|index| places.add(top, &format!("{index}"), ()))
+            .collect();
+        for (removed, child) in children.into_iter().enumerate() {
+            let room = places.slot(top).children.capacity();
+            assert!(room <= 4 * (1000 - removed), "{room} for {}", 1000 - removed);
+            places.remove(child);
+        }
+        assert_eq!(places.slot(top).children.capacity(), 0);
     }
 }

@@ -5,7 +5,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::places::{Place, Places, ROOT};
+use super::places::{Place, Places, ROOT, trim};
 use super::server::ConnectionId;
 use super::view::Scope;
 use super::{Error, path};
@@ -106,6 +106,7 @@ impl Watches {
         let take = |list: &mut Vec<Watch>| {
             let index = position(list, connection, token).ok_or(Error::NotFound)?;
             list.remove(index);
+            trim(list);
             Ok(())
         };
         if path.starts_with('@') {
@@ -176,4 +177,30 @@ impl Watches {
 fn position(list: &[Watch], connection: ConnectionId, token: &str) -> Option<usize> {
     list.iter()
         .position(|watch| watch.connection == connection && &*watch.token == token)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    /// Watches that are left account for the memory that their list holds.
+    #[test]
+    fn lists_shrink() {
+        for path in ["/a", "@releaseDomain"] {
+            let mut watches = Watches::default();
+            for index in 0..1000 {
+                let token = format!("{index}");
+                watches.add(ConnectionId(0), path, &token, 0, None).unwrap();
+            }
+            for index in 0..999 {
+                let room = watches.list_for(path).capacity();
+                assert!(room <= 4 * (1000 - index), "{room} for {}", 1000 - index);
+                watches
+                    .remove(ConnectionId(0), path, &format!("{index}"))
+                    .unwrap();
+            }
+        }
+    }
 }
