@@ -194,9 +194,9 @@ impl Server {
     /// Removes what a dead domain owns and may, so that its number can be used again.
     fn forget(&mut self, domain: DomId) -> Vec<Change> {
         let mut changes = Vec::new();
-        for path in self.tree.owned_by(domain) {
+        for place in self.tree.owned_by(domain) {
+            let path = self.tree.nodes().path(place);
             let mut view = self.tree.view(None, &[DOM0], usize::MAX);
-            // A node that went away with its parent a moment ago is as good.
             if view.remove(&path).is_ok() {
                 changes.extend(view.finish());
             }

@@ -177,19 +177,37 @@ impl<T> Places<T> {
         }
     }
 
-    /// All places with their paths, those above before those below.
-    pub fn all(&self) -> Vec<(String, Place)> {
-        let mut all = alloc::vec![(String::from("/"), ROOT)];
-        let mut next = 0;
-        while let Some((path, place)) = all.get(next) {
-            let children = self.children(*place);
-            let children: Vec<_> = children
-                .map(|(name, child)| (path::child(path, name), child))
-                .collect();
-            all.extend(children);
-            next += 1;
+    /// A place's own name; empty for the root.
+    pub fn name(&self, place: Place) -> &str {
+        &self.slot(place).name
+    }
+
+    /// The path of a place.
+    pub fn path(&self, place: Place) -> String {
+        let mut names = Vec::new();
+        let mut at = place;
+        while let Some(parent) = self.parent(at) {
+            names.push(self.name(at));
+            at = parent;
         }
-        all
+        let mut path = String::from(if names.is_empty() { "/" } else { "" });
+        for name in names.iter().rev() {
+            path.push('/');
+            path.push_str(name);
+        }
+        path
+    }
+
+    /// All places, those above before those below; nothing below those that are `last`.
+    pub fn walk(&self, last: impl Fn(&Place) -> bool) -> impl Iterator<Item = Place> {
+        let mut waiting = alloc::vec![ROOT];
+        core::iter::from_fn(move || {
+            let place = waiting.pop()?;
+            if !last(&place) {
+                waiting.extend(self.children(place).rev().map(|(_, child)| child));
+            }
+            Some(place)
+        })
     }
 }
 
@@ -212,6 +230,24 @@ mod tests {
     use alloc::format;
 
     use super::*;
+
+    #[test]
+    fn walks_from_above() {
+        let mut places = Places::new(());
+        let a = places.add(ROOT, "a", ());
+        let b = places.add(ROOT, "b", ());
+        let c = places.add(a, "c", ());
+        let paths = |last: Option<Place>| {
+            let walk = places.walk(move |place| Some(*place) == last);
+            walk.map(|place| places.path(place)).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(None), ["/", "/a", "/a/c", "/b"]);
+        assert_eq!(paths(Some(a)), ["/", "/a", "/b"]);
+        assert_eq!(
+            (places.name(ROOT), places.name(b), places.name(c)),
+            ("", "b", "c")
+        );
+    }
 
     /// A place with much less below it than there was, or nothing, holds no memory that nobody accounts for.
     #[test]

@@ -505,6 +505,39 @@ fn the_next_domain_of_a_number_inherits_nothing() {
     assert_eq!(ask(&mut s, zero, Kind::Control, "check\0"), ok("OK\0"));
 }
 
+/// What it owned goes with what is below, whoever owns that; others are told.
+#[test]
+fn what_a_dead_domain_owned_goes() {
+    let (mut s, zero, guest) = pair();
+    ask(&mut s, guest, Kind::Write, "data/a/b\0").unwrap();
+    ask(&mut s, zero, Kind::Write, "/local/domain/5/data/a/b/c\0").unwrap();
+    for (path, list) in [("/open", "b0\0"), ("/local/domain/5/data/a/b/c", "n0\0")] {
+        ask(&mut s, zero, Kind::Write, &format!("{path}\0")).unwrap();
+        ask(&mut s, zero, Kind::SetPerms, &format!("{path}\0{list}")).unwrap();
+    }
+    ask(&mut s, guest, Kind::Write, "/open/x/y\0").unwrap();
+    ask(&mut s, zero, Kind::Watch, "/\0t\0").unwrap();
+    ask(&mut s, zero, Kind::Watch, "/local/domain/5/data/a/b\0u\0").unwrap();
+    events(&mut s, zero);
+    assert_eq!(s.tree.owned_by(5).len(), 2, "those at the top of what it owns");
+    s.receive(zero, &message(Kind::Release, 0, 0, b"5\0"), 1).unwrap();
+    assert_eq!(
+        events(&mut s, zero),
+        [
+            "/local/domain/5/data|t|",
+            "/local/domain/5/data/a/b|u|",
+            "/open/x|t|"
+        ]
+    );
+    for (path, names) in [("/open", ""), ("/local/domain", "5\0"), ("/local/domain/5", "")] {
+        assert_eq!(
+            ask(&mut s, zero, Kind::Directory, &format!("{path}\0")),
+            ok(names)
+        );
+    }
+    assert_eq!(ask(&mut s, zero, Kind::Control, "check\0"), ok("OK\0"));
+}
+
 #[test]
 fn a_stub_may_what_its_target_may() {
     let (mut s, zero, _) = pair();

@@ -81,18 +81,20 @@ impl Transaction {
         if let Some(node) = &node {
             *self.owned.entry(node.owner()).or_default() += 1;
         }
-        let cost =
-            |node: &Option<Node>| path.len() + ENTRY + node.as_ref().map_or(0, |node| node.cost(&path));
+        let cost = |node: &Option<Node>| {
+            path.len() + ENTRY + node.as_ref().map_or(0, |node| node.cost(path::name(&path)))
+        };
         self.memory += cost(&node);
         self.memory -= self.overlay.get(&path).map_or(0, cost);
         self.overlay.insert(path, node);
     }
 
     /// Takes note of a change.
-    pub fn note(&mut self, path: &str, scope: Scope) {
+    pub fn note(&mut self, path: String, scope: Scope) {
         let order = self.changed.len();
-        self.changed.entry((path.to_string(), scope)).or_insert_with(|| {
-            self.memory += path.len() + ENTRY;
+        let cost = path.len() + ENTRY;
+        self.changed.entry((path, scope)).or_insert_with(|| {
+            self.memory += cost;
             order
         });
     }

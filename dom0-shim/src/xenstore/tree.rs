@@ -4,7 +4,6 @@
 //! children).
 
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::perms::{Acl, Permission};
@@ -53,10 +52,10 @@ impl Node {
         RECORD_HEADER + RECORD_PERMISSION * self.permissions.len() + self.value.len() + self.names_size
     }
 
-    /// Memory that it takes at a path, about.
-    pub fn cost(&self, path: &str) -> usize {
+    /// Memory that it takes under a name, about.
+    pub fn cost(&self, name: &str) -> usize {
         let permissions = self.permissions.len() * size_of::<Permission>();
-        places::COST + path::name(path).len() + self.value.len() + permissions
+        places::COST + name.len() + self.value.len() + permissions
     }
 
     /// Counts a child's name.
@@ -101,7 +100,7 @@ impl Tree {
             ..Node::new(&[], Rc::new([everyone]))
         };
         let mut owned = Numbered::default();
-        add(&mut owned, DOM0, root.cost("/"));
+        add(&mut owned, DOM0, root.cost(""));
         Self {
             nodes: Places::new(root),
             generation: 1,
@@ -172,7 +171,7 @@ impl Tree {
                 && found.len() == path.len()
                 && let (Some(above), Some(parent)) = (path::parent(path), self.nodes.parent(place))
             {
-                self.remove(path, place);
+                self.remove(place);
                 from = (above, parent);
             }
         }
@@ -180,11 +179,11 @@ impl Tree {
             let Some(node) = node.clone() else { continue };
             let (found, place) = self.nodes.nearest_from(from, path);
             let place = if found.len() == path.len() {
-                self.update(path, place, |there| *there = node);
+                self.update(place, |there| *there = node);
                 place
             } else {
                 debug_assert_eq!(Some(found), path::parent(path));
-                self.add(path, place, node)
+                self.add(place, path::name(path), node)
             };
             from = (path, place);
         }
@@ -212,21 +211,22 @@ impl Tree {
             .map(|at| self.nodes[at].permissions.clone())
     }
 
-    /// Every node owned by `domain`, parents before children.
-    pub fn owned_by(&self, domain: DomId) -> Vec<String> {
-        let mut all = self.nodes.all();
-        all.retain(|(_, place)| self.nodes[*place].owner() == domain);
-        all.into_iter().map(|(path, _)| path).collect()
+    /// The topmost nodes owned by `domain`, without the root: others that it owns are below these. Places only, as its
+    /// paths may take more memory than it ever did.
+    pub fn owned_by(&self, domain: DomId) -> Vec<Place> {
+        let is_owned = |place: &Place| *place != ROOT && self.nodes[*place].owner() == domain;
+        self.nodes.walk(is_owned).filter(is_owned).collect()
     }
 
     /// Takes a domain off every access list: the next one of its number inherits nothing.
     pub fn strike(&mut self, domain: DomId) {
-        for (path, place) in self.nodes.all() {
-            let others = self.nodes[place].permissions.iter().skip(1);
-            if others.into_iter().all(|entry| entry.domain != domain) {
-                continue;
-            }
-            self.update(&path, place, |node| {
+        let is_on = |place: &Place| {
+            let mut others = self.nodes[*place].permissions.iter().skip(1);
+            others.any(|entry| entry.domain == domain)
+        };
+        let places: Vec<_> = self.nodes.walk(|_| false).filter(is_on).collect();
+        for place in places {
+            self.update(place, |node| {
                 let keep = |(index, entry): &(usize, &Permission)| *index == 0 || entry.domain != domain;
                 let kept = node.permissions.iter().enumerate().filter(keep);
                 node.permissions = kept.map(|(_, entry)| *entry).collect();
@@ -234,41 +234,58 @@ impl Tree {
         }
     }
 
-    /// Changes the node of this path at this place.
-    pub fn update(&mut self, path: &str, place: Place, change: impl FnOnce(&mut Node)) {
+    /// Changes a node.
+    pub fn update(&mut self, place: Place, change: impl FnOnce(&mut Node)) {
+        self.discount(place);
+        self.generation += 1;
         let node = &mut self.nodes[place];
-        discount(&mut self.owned, node.owner(), node.cost(path));
         change(node);
-        self.generation += 1;
         node.generation = self.generation;
-        add(&mut self.owned, node.owner(), node.cost(path));
+        self.count(place);
     }
 
-    /// Puts a node where there is none, below a place. The parent's count of names is the caller's matter.
-    pub fn add(&mut self, path: &str, parent: Place, mut node: Node) -> Place {
+    /// Puts a node below a place that has none of this name. The parent's count of names is the caller's matter.
+    pub fn add(&mut self, parent: Place, name: &str, mut node: Node) -> Place {
         self.generation += 1;
         node.generation = self.generation;
-        add(&mut self.owned, node.owner(), node.cost(path));
-        self.nodes.add(parent, path::name(path), node)
+        let place = self.nodes.add(parent, name, node);
+        self.count(place);
+        place
     }
 
-    /// Removes the node of this path at this place, which has no children. The parent's count of names is the caller's
-    /// matter.
-    pub fn remove(&mut self, path: &str, place: Place) {
-        let node = &self.nodes[place];
-        discount(&mut self.owned, node.owner(), node.cost(path));
+    /// Removes a node, which has no children. The parent's count of names is the caller's matter.
+    pub fn remove(&mut self, place: Place) {
+        self.discount(place);
         self.generation += 1;
         self.nodes.remove(place);
+    }
+
+    /// Counts a node as its owner's.
+    fn count(&mut self, place: Place) {
+        let node = &self.nodes[place];
+        add(&mut self.owned, node.owner(), node.cost(self.nodes.name(place)));
+    }
+
+    /// Counts a node as its owner's no more.
+    fn discount(&mut self, place: Place) {
+        let node = &self.nodes[place];
+        let owner = node.owner().into();
+        let holding = self.owned.get_or_default(owner);
+        holding.nodes -= 1;
+        holding.memory -= node.cost(self.nodes.name(place));
+        if holding.nodes == 0 {
+            self.owned.remove(owner);
+        }
     }
 
     /// Whether the sizes of children's names, and what domains own, agree with the nodes.
     pub fn is_consistent(&self) -> bool {
         let mut owned = Numbered::default();
-        for (path, place) in self.nodes.all() {
+        for place in self.nodes.walk(|_| false) {
             let node = &self.nodes[place];
-            add(&mut owned, node.owner(), node.cost(&path));
+            add(&mut owned, node.owner(), node.cost(self.nodes.name(place)));
             let names: usize = self.nodes.children(place).map(|(name, _)| name.len() + 1).sum();
-            if names != node.names_size || self.nodes.find(&path) != Some(place) {
+            if names != node.names_size || self.nodes.find(&self.nodes.path(place)) != Some(place) {
                 return false;
             }
         }
@@ -280,13 +297,4 @@ fn add(owned: &mut Numbered<Holding>, domain: DomId, memory: usize) {
     let holding = owned.get_or_default(domain.into());
     holding.nodes += 1;
     holding.memory += memory;
-}
-
-fn discount(owned: &mut Numbered<Holding>, domain: DomId, memory: usize) {
-    let holding = owned.get_or_default(domain.into());
-    holding.nodes -= 1;
-    holding.memory -= memory;
-    if holding.nodes == 0 {
-        owned.remove(domain.into());
-    }
 }

@@ -126,7 +126,7 @@ impl<'a> View<'a> {
             Err(Error::NotFound) => self.create(path, value)?,
             Err(error) => return Err(error),
         };
-        self.changed(path, place, Scope::NodeAndAbove, &[]);
+        self.changed(path.to_string(), place, Scope::NodeAndAbove, &[]);
         Ok(())
     }
 
@@ -136,7 +136,7 @@ impl<'a> View<'a> {
             Ok(_) => Ok(()),
             Err(Error::NotFound) => {
                 let place = self.create(path, &[])?;
-                self.changed(path, place, Scope::NodeAndAbove, &[]);
+                self.changed(path.to_string(), place, Scope::NodeAndAbove, &[]);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -175,20 +175,19 @@ impl<'a> View<'a> {
             }
             next += 1;
         }
-        for (index, (victim, node)) in doomed.iter().enumerate() {
-            let scope = if index == 0 {
-                Scope::NodeAndAbove
+        let mut scope = Scope::NodeAndAbove;
+        let mut places = Vec::new();
+        for (victim, found) in doomed {
+            if let Some(transaction) = &mut self.transaction {
+                transaction.replace(victim.clone(), Some(found.node.owner()), None);
             } else {
-                Scope::NodeOnly
-            };
-            self.changed(victim, node.place, scope, &[]);
-        }
-        for (victim, found) in doomed.into_iter().rev() {
-            match (&mut self.transaction, found.place) {
-                (Some(transaction), _) => transaction.replace(victim, Some(found.node.owner()), None),
-                (None, Some(place)) => self.tree.remove(&victim, place),
-                (None, None) => {}
+                places.extend(found.place);
             }
+            self.changed(victim, found.place, scope, &[]);
+            scope = Scope::NodeOnly;
+        }
+        for place in places.into_iter().rev() {
+            self.tree.remove(place);
         }
         self.update(parent, &above, |parent| parent.disown(path::name(path)));
     }
@@ -206,10 +205,11 @@ impl<'a> View<'a> {
             permissions: permissions.clone(),
             ..found.node.clone()
         };
-        let more = changed.cost(path).saturating_sub(found.node.cost(path));
+        let name = path::name(path);
+        let more = changed.cost(name).saturating_sub(found.node.cost(name));
         self.afford(changed.size(), more)?;
         self.update(path, &found, |node| node.permissions = permissions);
-        self.changed(path, found.place, Scope::NodeAndAbove, &[before]);
+        self.changed(path.to_string(), found.place, Scope::NodeAndAbove, &[before]);
         Ok(())
     }
 
@@ -295,7 +295,7 @@ impl<'a> View<'a> {
             if let Some(child) = child {
                 node.adopt(path::name(child));
             }
-            self.afford(node.size(), node.cost(at))?;
+            self.afford(node.size(), node.cost(path::name(at)))?;
             nodes.push((at, node));
             child = Some(at);
         }
@@ -304,7 +304,7 @@ impl<'a> View<'a> {
         for (at, node) in nodes.into_iter().rev() {
             match (&mut self.transaction, place) {
                 (Some(transaction), _) => transaction.replace(at.to_string(), None, Some(node)),
-                (None, parent) => place = parent.map(|parent| self.tree.add(at, parent, node)),
+                (None, parent) => place = parent.map(|parent| self.tree.add(parent, path::name(at), node)),
             }
         }
         Ok(place)
@@ -328,20 +328,20 @@ impl<'a> View<'a> {
                 change(&mut node);
                 transaction.replace(path.to_string(), Some(found.node.owner()), Some(node));
             }
-            (None, Some(place)) => self.tree.update(path, place, change),
+            (None, Some(place)) => self.tree.update(place, change),
             (None, None) => {}
         }
     }
 
     /// Takes note of a change. Outside a transaction, who sees it now may learn of it, and who may by `before`.
-    fn changed(&mut self, path: &str, place: Option<Place>, scope: Scope, before: &[Acl]) {
+    fn changed(&mut self, path: String, place: Option<Place>, scope: Scope, before: &[Acl]) {
         if let Some(transaction) = &mut self.transaction {
             return transaction.note(path, scope);
         }
         let mut audience = before.to_vec();
         audience.extend(place.into_iter().flat_map(|place| self.tree.audience(place)));
         self.changes.push(Change {
-            path: path.to_string(),
+            path,
             scope,
             audience,
         });
