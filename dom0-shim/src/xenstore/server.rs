@@ -316,24 +316,12 @@ impl Server {
     ) -> Result<Done, Error> {
         let room = self.room(id);
         let connection = self.connections.get_mut(id.0).ok_or(Error::Invalid)?;
-        let privileged = connection.is_privileged();
         let domain = connection.domain();
         let transaction = match tx {
             0 => None,
             tx => Some(connection.transactions.get_mut(&tx).ok_or(Error::NotFound)?),
         };
         let absolute = path::resolve(domain, path)?;
-        if let Some(transaction) = &transaction
-            && !privileged
-        {
-            if transaction.footprint() >= quota::TRANSACTION_NODES {
-                return Err(Error::NoSpace);
-            }
-            // Even to look at a node takes memory in a transaction.
-            if room < absolute.len() {
-                return Err(Error::NoMemory);
-            }
-        }
         let mut view = self.tree.view(transaction, &connection.who, room);
         let payload = action(&mut view, &absolute)?;
         Ok(Done {

@@ -37,6 +37,13 @@ pub fn ask(server: &mut Server, id: ConnectionId, kind: Kind, payload: &str) -> 
     ask_in(server, id, 0, kind, payload.as_bytes())
 }
 
+/// Starts a transaction; its number.
+fn start(server: &mut Server, id: ConnectionId) -> u32 {
+    let number = ask(server, id, Kind::TransactionStart, "\0").unwrap();
+    let number = String::from_utf8(number).unwrap();
+    number.trim_end_matches('\0').parse().unwrap()
+}
+
 pub fn events(server: &mut Server, id: ConnectionId) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(reply) = server.take_output(id) {
@@ -438,6 +445,71 @@ fn a_transaction_lists_children_only() {
     assert_eq!(ask(&mut s, guest, Kind::Directory, "data/a\0"), ok("last\0"));
 }
 
+/// Memory that domain 5 holds.
+fn held(server: &mut Server, zero: ConnectionId) -> usize {
+    let report = ask(server, zero, Kind::Control, "quota\x005\0").unwrap();
+    let report = String::from_utf8(report).unwrap();
+    let line = report.lines().find(|line| line.starts_with("memory")).unwrap();
+    line.split_whitespace().last().unwrap().parse().unwrap()
+}
+
+/// One request that a transaction would take too much for is refused, and has changed nothing.
+#[test]
+fn one_request_in_a_transaction_is_limited() {
+    let (mut s, zero, guest) = pair();
+    let mkdir = |s: &mut Server, path: &str| {
+        assert_eq!(ask(s, guest, Kind::Mkdir, &format!("{path}\0")), ok("OK\0"));
+    };
+    let long = format!("data/{}", "p".repeat(1900));
+    for index in 0..29 * 33 {
+        mkdir(&mut s, &format!("{long}/{}/{}", index / 33, index % 33));
+    }
+    let before = held(&mut s, zero);
+    ask(&mut s, guest, Kind::TransactionStart, "\0").unwrap();
+    let mut run = |kind, path: &str| ask_in(&mut s, guest, 1, kind, format!("{path}\0").as_bytes());
+    assert_eq!(run(Kind::Rm, &long), err("ENOMEM"), "three times each path");
+    let names = run(Kind::Directory, &format!("{long}/28")).unwrap();
+    assert_eq!(names.split_inclusive(|byte| *byte == 0).count(), 33);
+    let full = held(&mut s, zero);
+    assert!((before + 100_000..=quota::MEMORY).contains(&full), "{full}");
+    ask(&mut s, guest, Kind::ResetWatches, "\0").unwrap();
+    assert_eq!(ask(&mut s, guest, Kind::Rm, &format!("{long}\0")), ok("OK\0"));
+
+    // What is looked at, though it is not there; what is created.
+    let deep = "/a".repeat(900);
+    for kind in [Kind::Read, Kind::Mkdir] {
+        for _ in 0..quota::TRANSACTIONS {
+            let tx = start(&mut s, guest);
+            let _ = ask_in(&mut s, guest, tx, kind, format!("data{deep}\0").as_bytes());
+        }
+        let full = held(&mut s, zero);
+        // Transactions as such have a quota of their own.
+        let most = quota::MEMORY / 2..=quota::MEMORY + 4096;
+        assert!(most.contains(&full), "{full}");
+        ask(&mut s, guest, Kind::ResetWatches, "\0").unwrap();
+    }
+}
+
+/// Nodes that a transaction has looked at do not count twice, and one request cannot look at many more than that.
+#[test]
+fn nodes_of_a_transaction_are_limited() {
+    let (mut s, _, guest) = pair();
+    for index in 0..900 {
+        let path = format!("data/{}/{}\0", index / 30, index % 30);
+        assert_eq!(ask(&mut s, guest, Kind::Mkdir, &path), ok("OK\0"));
+    }
+    ask(&mut s, guest, Kind::TransactionStart, "\0").unwrap();
+    let mut run = |kind, path: &str| ask_in(&mut s, guest, 1, kind, format!("{path}\0").as_bytes());
+    for index in 0..200 {
+        assert_eq!(run(Kind::Read, &format!("data/0/none{index}")), err("ENOENT"));
+    }
+    assert_eq!(run(Kind::Rm, "data"), err("ENOSPC"));
+    assert_eq!(run(Kind::Read, "data/0/1"), ok(""), "it was looked at before");
+    assert_eq!(run(Kind::Read, "data/0/other"), err("ENOSPC"));
+    let transaction = &s.connections.get(guest.0).unwrap().transactions[&1];
+    assert_eq!(transaction.footprint(), quota::TRANSACTION_NODES);
+}
+
 /// Whatever takes memory ends at the quota: values, what a transaction has looked at, events that nobody reads.
 #[test]
 fn memory_is_limited() {
@@ -452,15 +524,9 @@ fn memory_is_limited() {
             }
         }
     }
-    let held = |s: &mut Server| {
-        let report = ask(s, zero, Kind::Control, "quota\x005\0").unwrap();
-        let report = String::from_utf8(report).unwrap();
-        let line = report.lines().find(|line| line.starts_with("memory")).unwrap();
-        line.split_whitespace().last().unwrap().parse::<usize>().unwrap()
-    };
-    // About: what maps take is found out afterwards, and dom0 may give a domain more nodes.
+    // About: dom0 may give a domain more nodes.
     let most = quota::MEMORY - 4096..=quota::MEMORY + 48 * 1024;
-    let full = held(&mut s);
+    let full = held(&mut s, zero);
     assert!(most.contains(&full), "{full}");
     assert_eq!(ask(&mut s, guest, Kind::Mkdir, "data/x\0"), err("ENOMEM"));
     let mut looked_at = (0..10).map(|index| {
@@ -470,7 +536,7 @@ fn memory_is_limited() {
     assert!(looked_at.any(|reply| reply == err("ENOMEM")));
     assert_eq!(ask(&mut s, guest, Kind::Watch, "data\0t\0"), err("ENOMEM"));
     ask(&mut s, guest, Kind::ResetWatches, "\0").unwrap();
-    assert!(held(&mut s) < 10_000);
+    assert!(held(&mut s, zero) < 10_000);
 
     let token = "t".repeat(1000);
     for watch in 0..quota::WATCHES {
@@ -485,7 +551,7 @@ fn memory_is_limited() {
         )
         .unwrap();
     }
-    let full = held(&mut s);
+    let full = held(&mut s, zero);
     assert!(most.contains(&full), "{full}");
     let told = events(&mut s, guest).len();
     assert!((1000..100 * quota::WATCHES).contains(&told), "{told}");
@@ -639,12 +705,7 @@ fn transactions_conflict_by_node() {
     ] {
         ask(&mut s, guest, Kind::Write, "data/x\0").unwrap();
         ask(&mut s, guest, Kind::Write, "data/other\0").unwrap();
-        let tx = ask(&mut s, guest, Kind::TransactionStart, "\0").unwrap();
-        let tx = String::from_utf8(tx)
-            .unwrap()
-            .trim_end_matches('\0')
-            .parse()
-            .unwrap();
+        let tx = start(&mut s, guest);
         ask_in(&mut s, guest, tx, Kind::Read, b"data\0").unwrap();
         ask_in(&mut s, guest, tx, Kind::Write, b"data/x\0in").unwrap();
         ask(

@@ -14,6 +14,16 @@ use super::{DomId, path};
 /// What an entry of a map costs beside its key, roughly.
 const ENTRY: usize = 64;
 
+/// Memory of a map's entry for a path.
+pub fn key_cost(path: &str) -> usize {
+    path.len() + ENTRY
+}
+
+/// Memory of a changed node, or of the note that there is none.
+fn draft_cost(path: &str, node: Option<&Node>) -> usize {
+    key_cost(path) + node.map_or(0, |node| node.cost(path::name(path)))
+}
+
 /// Uncommitted changes.
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
@@ -65,12 +75,28 @@ impl Transaction {
         }
     }
 
+    /// Whether the transaction depends on a node already.
+    pub fn knows(&self, path: &str) -> bool {
+        self.overlay.contains_key(path) || self.seen.contains_key(path)
+    }
+
     /// Takes note that the transaction depends on a node, which has this generation if it is there.
     pub fn look_at(&mut self, path: &str, generation: Option<u64>) {
-        if !self.overlay.contains_key(path) && !self.seen.contains_key(path) {
+        if !self.knows(path) {
             self.seen.insert(path.to_string(), generation);
-            self.memory += path.len() + ENTRY;
+            self.memory += key_cost(path);
         }
+    }
+
+    /// Memory that [`Transaction::replace`] would take.
+    pub fn price_of_replacing(&self, path: &str, node: Option<&Node>) -> usize {
+        draft_cost(path, node).saturating_sub(self.draft_size(path))
+    }
+
+    /// Memory that the draft of a path takes.
+    fn draft_size(&self, path: &str) -> usize {
+        let draft = self.overlay.get(path);
+        draft.map_or(0, |draft| draft_cost(path, draft.as_ref()))
     }
 
     /// Puts or removes a node in place of one with this owner, if there is one.
@@ -81,18 +107,21 @@ impl Transaction {
         if let Some(node) = &node {
             *self.owned.entry(node.owner()).or_default() += 1;
         }
-        let cost = |node: &Option<Node>| {
-            path.len() + ENTRY + node.as_ref().map_or(0, |node| node.cost(path::name(&path)))
-        };
-        self.memory += cost(&node);
-        self.memory -= self.overlay.get(&path).map_or(0, cost);
+        self.memory += draft_cost(&path, node.as_ref());
+        self.memory -= self.draft_size(&path);
         self.overlay.insert(path, node);
+    }
+
+    /// Memory that [`Transaction::note`] would take.
+    pub fn price_of_note(&self, path: &str, scope: Scope) -> usize {
+        let is_noted = self.changed.contains_key(&(path.to_string(), scope));
+        if is_noted { 0 } else { key_cost(path) }
     }
 
     /// Takes note of a change.
     pub fn note(&mut self, path: String, scope: Scope) {
         let order = self.changed.len();
-        let cost = path.len() + ENTRY;
+        let cost = key_cost(&path);
         self.changed.entry((path, scope)).or_insert_with(|| {
             self.memory += cost;
             order

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::perms::{Acl, Need, allows};
 use super::places::{Place, ROOT};
-use super::transaction::Transaction;
+use super::transaction::{Transaction, key_cost};
 use super::tree::{Node, Tree};
 use super::{DOM0, DomId, Error, path, quota};
 
@@ -76,9 +76,9 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// `Access`; `NotFound`, but only to those who could have used the nearest existing ancestor, so that nothing can
-    /// be learned about hidden subtrees.
+    /// be learned about hidden subtrees. In a transaction `NoSpace` or `NoMemory`, as it takes note of what it looks at.
     pub fn node(&mut self, path: &str, need: Need) -> Result<Found, Error> {
-        let (nearest, found) = self.nearest(path);
+        let (nearest, found) = self.nearest(path)?;
         let is_there = nearest.len() == path.len();
         // Of a node that is not there, nobody is the owner: to write is enough to learn that.
         let need = match need {
@@ -115,30 +115,24 @@ impl<'a> View<'a> {
 
     /// Writes a value, creating the node and missing parents.
     pub fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
-        let place = match self.node(path, Need::Write) {
+        match self.node(path, Need::Write) {
             Ok(found) => {
-                let size = found.node.size() - found.node.value.len() + value.len();
-                let more = value.len().saturating_sub(found.node.value.len());
-                self.afford(size, more)?;
-                self.update(path, &found, |node| node.value = value.into());
-                found.place
+                let node = Node {
+                    value: value.into(),
+                    ..found.node.clone()
+                };
+                self.change(path, &found, node, None)
             }
-            Err(Error::NotFound) => self.create(path, value)?,
-            Err(error) => return Err(error),
-        };
-        self.changed(path.to_string(), place, Scope::NodeAndAbove, &[]);
-        Ok(())
+            Err(Error::NotFound) => self.create(path, value),
+            Err(error) => Err(error),
+        }
     }
 
     /// Creates an empty node unless it exists.
     pub fn mkdir(&mut self, path: &str) -> Result<(), Error> {
         match self.node(path, Need::Write) {
             Ok(_) => Ok(()),
-            Err(Error::NotFound) => {
-                let place = self.create(path, &[])?;
-                self.changed(path.to_string(), place, Scope::NodeAndAbove, &[]);
-                Ok(())
-            }
+            Err(Error::NotFound) => self.create(path, &[]),
             Err(error) => Err(error),
         }
     }
@@ -148,68 +142,76 @@ impl<'a> View<'a> {
         let parent = path::parent(path);
         match (self.node(path, Need::Write), parent) {
             (Ok(found), Some(parent)) => self.remove_subtree(path, found, parent),
-            (Ok(_), None) => return Err(Error::Invalid),
+            (Ok(_), None) => Err(Error::Invalid),
             (Err(Error::NotFound), Some(parent)) => {
-                let (nearest, _) = self.nearest(parent);
-                return if nearest.len() == parent.len() {
+                let (nearest, _) = self.nearest(parent)?;
+                if nearest.len() == parent.len() {
                     Ok(())
                 } else {
                     Err(Error::NotFound)
-                };
+                }
             }
-            (Err(error), _) => return Err(error),
+            (Err(error), _) => Err(error),
         }
-        Ok(())
     }
 
-    fn remove_subtree(&mut self, path: &str, node: Found, parent: &str) {
-        let (_, above) = self.nearest(parent);
-        let mut doomed = alloc::vec![(path.to_string(), node)];
+    fn remove_subtree(&mut self, path: &str, node: Found, parent: &str) -> Result<(), Error> {
+        let (_, above) = self.nearest(parent)?;
+        let mut orphaned = above.node.clone();
+        orphaned.disown(path::name(path));
+        self.pay(self.price(parent, Some(&above.node), Some(&orphaned)))?;
+        let mut doomed = alloc::vec![(path.to_string(), node, Scope::NodeAndAbove)];
         let mut next = 0;
-        while let Some((top, node)) = doomed.get(next) {
-            for (name, place) in self.children(top, node) {
+        while let Some((top, node, scope)) = doomed.get(next) {
+            let children = self.children(top, node);
+            let price = self.price(top, Some(&node.node), None) + self.price_of_note(top, *scope);
+            self.pay(price)?;
+            for (name, place) in children {
                 let path = path::child(&doomed[next].0, &name);
-                if let Some(child) = self.look_at(&path, place) {
-                    doomed.push((path, child));
+                if let Some(child) = self.look_at(&path, place)? {
+                    doomed.push((path, child, Scope::NodeOnly));
                 }
             }
             next += 1;
         }
-        let mut scope = Scope::NodeAndAbove;
         let mut places = Vec::new();
-        for (victim, found) in doomed {
+        for (victim, found, scope) in doomed {
             if let Some(transaction) = &mut self.transaction {
                 transaction.replace(victim.clone(), Some(found.node.owner()), None);
             } else {
                 places.extend(found.place);
             }
-            self.changed(victim, found.place, scope, &[]);
-            scope = Scope::NodeOnly;
+            self.changed(victim, found.place, scope, None);
         }
         for place in places.into_iter().rev() {
             self.tree.remove(place);
         }
-        self.update(parent, &above, |parent| parent.disown(path::name(path)));
+        self.update(parent, &above, orphaned);
+        Ok(())
     }
 
     /// Replaces the access list; only the owner may, and only dom0 may change the owner.
     pub fn set_permissions(&mut self, path: &str, permissions: Acl) -> Result<(), Error> {
-        let privileged = self.is_privileged();
         let found = self.node(path, Need::Own)?;
         let owner = permissions.first().ok_or(Error::Invalid)?.domain;
-        if !privileged && owner != found.node.owner() {
+        if !self.is_privileged() && owner != found.node.owner() {
             return Err(Error::NotPermitted);
         }
-        let before = found.node.permissions.clone();
-        let changed = Node {
-            permissions: permissions.clone(),
+        let node = Node {
+            permissions,
             ..found.node.clone()
         };
-        let name = path::name(path);
-        let more = changed.cost(name).saturating_sub(found.node.cost(name));
-        self.afford(changed.size(), more)?;
-        self.update(path, &found, |node| node.permissions = permissions);
-        self.changed(path.to_string(), found.place, Scope::NodeAndAbove, &[before]);
+        self.change(path, &found, node, Some(&found.node.permissions))
+    }
+
+    /// Puts a changed node in place of one, and takes note; who may see it by `before` may learn of it, too.
+    fn change(&mut self, path: &str, found: &Found, node: Node, before: Option<&Acl>) -> Result<(), Error> {
+        self.fits(node.size())?;
+        let scope = Scope::NodeAndAbove;
+        let price = self.price(path, Some(&found.node), Some(&node)) + self.price_of_note(path, scope);
+        self.pay(price)?;
+        self.update(path, found, node);
+        self.changed(path.to_string(), found.place, scope, before);
         Ok(())
     }
 
@@ -217,27 +219,46 @@ impl<'a> View<'a> {
         self.who.contains(&DOM0)
     }
 
-    /// Checks that a node may become so large, and that the client may take so many bytes more.
-    fn afford(&mut self, size: usize, more: usize) -> Result<(), Error> {
-        if self.is_privileged() {
-            return Ok(());
-        }
-        if size >= quota::NODE {
+    /// Checks that a node may become so large.
+    fn fits(&self, size: usize) -> Result<(), Error> {
+        if !self.is_privileged() && size >= quota::NODE {
             return Err(Error::NoSpace);
         }
-        self.memory = self.memory.checked_sub(more).ok_or(Error::NoMemory)?;
         Ok(())
+    }
+
+    /// Checks that the client may take so many bytes more, before it does.
+    fn pay(&mut self, bytes: usize) -> Result<(), Error> {
+        if !self.is_privileged() {
+            self.memory = self.memory.checked_sub(bytes).ok_or(Error::NoMemory)?;
+        }
+        Ok(())
+    }
+
+    /// Memory that it takes to put a node, or none, in place of one or none.
+    fn price(&self, path: &str, before: Option<&Node>, after: Option<&Node>) -> usize {
+        if let Some(transaction) = &self.transaction {
+            return transaction.price_of_replacing(path, after);
+        }
+        let cost = |node: Option<&Node>| node.map_or(0, |node| node.cost(path::name(path)));
+        cost(after).saturating_sub(cost(before))
+    }
+
+    /// Memory that it takes to note a change.
+    fn price_of_note(&self, path: &str, scope: Scope) -> usize {
+        let transaction = self.transaction.as_ref();
+        transaction.map_or(0, |transaction| transaction.price_of_note(path, scope))
     }
 
     /// The node at a path or at the nearest above it that is there, and its path. All these are remembered as something
     /// that the transaction depends on.
-    fn nearest<'p>(&mut self, path: &'p str) -> (&'p str, Found) {
+    fn nearest<'p>(&mut self, path: &'p str) -> Result<(&'p str, Found), Error> {
         let (committed, mut place) = self.tree.nodes().nearest(path);
         let mut at = path;
         loop {
             let is_committed = at.len() <= committed.len();
-            if let Some(node) = self.look_at(at, is_committed.then_some(place)) {
-                return (at, node);
+            if let Some(node) = self.look_at(at, is_committed.then_some(place))? {
+                return Ok((at, node));
             }
             // Nothing removes the root.
             at = path::parent(at).unwrap_or("/");
@@ -249,7 +270,15 @@ impl<'a> View<'a> {
 
     /// The node at a path, of which the committed one is at `place`; remembered as something that the transaction
     /// depends on.
-    fn look_at(&mut self, path: &str, place: Option<Place>) -> Option<Found> {
+    fn look_at(&mut self, path: &str, place: Option<Place>) -> Result<Option<Found>, Error> {
+        if let Some(transaction) = &self.transaction
+            && !transaction.knows(path)
+        {
+            if !self.is_privileged() && transaction.footprint() >= quota::TRANSACTION_NODES {
+                return Err(Error::NoSpace);
+            }
+            self.pay(key_cost(path))?;
+        }
         let committed = place.map(|place| &self.tree.nodes()[place]);
         let mut node = committed.cloned();
         if let Some(transaction) = &mut self.transaction {
@@ -258,22 +287,21 @@ impl<'a> View<'a> {
                 None => transaction.look_at(path, committed.map(|node| node.generation)),
             }
         }
-        node.map(|node| Found { node, place })
+        Ok(node.map(|node| Found { node, place }))
     }
 
-    /// Creates a node and its missing parents; where it is if it is committed. The caller has the right to write to the
-    /// nearest ancestor.
-    fn create(&mut self, path: &str, value: &[u8]) -> Result<Option<Place>, Error> {
-        let (top, ancestor) = self.nearest(path);
+    /// Creates a node and its missing parents, and takes note. The caller has the right to write to the nearest ancestor.
+    fn create(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
+        let (top, ancestor) = self.nearest(path)?;
         let mut missing = alloc::vec![path];
         while let Some(parent) = missing.last().and_then(|at| path::parent(at))
             && parent.len() > top.len()
         {
             missing.push(parent);
         }
-        let names = |name: &str| name.len() + 1;
-        let first = missing.last().map_or("", |first| path::name(first));
         let mut permissions = ancestor.node.permissions.clone();
+        let mut above = ancestor.node.clone();
+        above.adopt(missing.last().map_or("", |first| path::name(first)));
         // Unprivileged domains own what they create; what dom0 creates belongs to the parent's owner.
         if !self.is_privileged()
             && let Some(&me) = self.who.first()
@@ -286,8 +314,10 @@ impl<'a> View<'a> {
             if self.owned(me).saturating_add(missing.len()) > quota::NODES {
                 return Err(Error::NoSpace);
             }
-            self.afford(ancestor.node.size() + names(first), 0)?;
         }
+        self.fits(above.size())?;
+        let scope = Scope::NodeAndAbove;
+        self.pay(self.price(top, Some(&ancestor.node), Some(&above)) + self.price_of_note(path, scope))?;
         let mut nodes = Vec::with_capacity(missing.len());
         let mut child = None;
         for at in missing {
@@ -295,11 +325,12 @@ impl<'a> View<'a> {
             if let Some(child) = child {
                 node.adopt(path::name(child));
             }
-            self.afford(node.size(), node.cost(path::name(at)))?;
+            self.fits(node.size())?;
+            self.pay(self.price(at, None, Some(&node)))?;
             nodes.push((at, node));
             child = Some(at);
         }
-        self.update(top, &ancestor, |ancestor| ancestor.adopt(first));
+        self.update(top, &ancestor, above);
         let mut place = ancestor.place;
         for (at, node) in nodes.into_iter().rev() {
             match (&mut self.transaction, place) {
@@ -307,7 +338,8 @@ impl<'a> View<'a> {
                 (None, parent) => place = parent.map(|parent| self.tree.add(parent, path::name(at), node)),
             }
         }
-        Ok(place)
+        self.changed(path.to_string(), place, scope, None);
+        Ok(())
     }
 
     fn owned(&self, domain: DomId) -> usize {
@@ -320,25 +352,23 @@ impl<'a> View<'a> {
         self.tree.holding(domain).nodes.saturating_add_signed(more)
     }
 
-    /// Changes a node that is there.
-    fn update(&mut self, path: &str, found: &Found, change: impl FnOnce(&mut Node)) {
+    /// Puts a node in place of one that is there.
+    fn update(&mut self, path: &str, found: &Found, node: Node) {
         match (&mut self.transaction, found.place) {
             (Some(transaction), _) => {
-                let mut node = found.node.clone();
-                change(&mut node);
                 transaction.replace(path.to_string(), Some(found.node.owner()), Some(node));
             }
-            (None, Some(place)) => self.tree.update(place, change),
+            (None, Some(place)) => self.tree.update(place, |there| *there = node),
             (None, None) => {}
         }
     }
 
     /// Takes note of a change. Outside a transaction, who sees it now may learn of it, and who may by `before`.
-    fn changed(&mut self, path: String, place: Option<Place>, scope: Scope, before: &[Acl]) {
+    fn changed(&mut self, path: String, place: Option<Place>, scope: Scope, before: Option<&Acl>) {
         if let Some(transaction) = &mut self.transaction {
             return transaction.note(path, scope);
         }
-        let mut audience = before.to_vec();
+        let mut audience: Vec<_> = before.cloned().into_iter().collect();
         audience.extend(place.into_iter().flat_map(|place| self.tree.audience(place)));
         self.changes.push(Change {
             path,
