@@ -15,6 +15,11 @@ use super::{DOM0, DomId, Error, HEADER_SIZE, Kind, PAYLOAD_MAX, message, path, p
 const WATCH: usize = 320;
 /// What an open transaction costs while it is empty, roughly.
 const TRANSACTION: usize = 256;
+/// What a message that waits costs beside its bytes, roughly: it is in a queue with room for four, and an event also in a
+/// set.
+const MESSAGE: usize = 192;
+/// So many messages may wait at any time without a need for more room.
+const QUEUE: usize = 16;
 
 /// In place of a watch's serial number.
 const REPLY: u64 = 0;
@@ -115,7 +120,7 @@ impl Connection {
 
     /// Queues a reply.
     pub fn reply(&mut self, reply: Vec<u8>) {
-        self.output_size += reply.len();
+        self.output_size += MESSAGE + reply.len();
         self.outstanding += 1;
         self.output.push_back((REPLY, reply.into()));
     }
@@ -123,7 +128,7 @@ impl Connection {
     /// Queues an event of `watch` for a change at `path`, unless the same one waits already, or it needs more than `room`.
     pub fn notify(&mut self, watch: &Watch, path: &str, room: usize) {
         let message: Rc<[u8]> = message(Kind::WatchEvent, 0, 0, &watch.event(path)).into();
-        let size = message.len();
+        let size = MESSAGE + message.len();
         let event = (watch.serial, message);
         if size <= room && self.events.insert(event.clone()) {
             self.output_size += size;
@@ -138,8 +143,11 @@ impl Connection {
             REPLY => self.outstanding -= 1,
             _ => _ = self.events.remove(&next),
         }
+        if self.output.capacity() > QUEUE && self.output.len() * 4 <= self.output.capacity() {
+            self.output.shrink_to((self.output.len() * 2).max(QUEUE));
+        }
         let (_, message) = next;
-        self.output_size -= message.len();
+        self.output_size -= MESSAGE + message.len();
         Some(message)
     }
 
@@ -185,9 +193,45 @@ impl Connection {
     /// Forgets a half-read request, and what the client has not been sent.
     pub fn drop_messages(&mut self) {
         self.input.clear();
-        self.output.clear();
+        self.output = VecDeque::new();
         self.output_size = 0;
         self.outstanding = 0;
         self.events.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::super::server::ConnectionId;
+    use super::*;
+
+    /// What waits for a client that does not read accounts for the memory that it takes, and gives it back.
+    #[test]
+    fn messages_account_for_their_memory() {
+        let mut connection = Connection::new(5);
+        let watch = Watch {
+            connection: ConnectionId(0),
+            token: "".into(),
+            prefix: 0,
+            depth: None,
+            serial: 1,
+        };
+        for index in 0..100_000 {
+            let room = quota::MEMORY.saturating_sub(connection.memory());
+            connection.notify(&watch, &format!("/{index}"), room);
+        }
+        let waiting = connection.output.len();
+        let entry = size_of::<(u64, Rc<[u8]>)>();
+        let least =
+            |connection: &Connection| entry * (connection.output.capacity() + connection.output.len());
+        assert!((1000..20_000).contains(&waiting), "{waiting}");
+        for _ in 0..waiting {
+            assert!(least(&connection) <= connection.memory() + entry * QUEUE);
+            assert!(connection.take().is_some());
+        }
+        assert_eq!((connection.memory(), connection.take()), (0, None));
+        assert!(connection.output.capacity() <= QUEUE);
     }
 }
