@@ -68,6 +68,6 @@ pub mod quota {
     pub const MEMORY: usize = 2 * 1024 * 1024 + 512 * 1024;
     /// Requests answered at a turn; then the others have theirs.
     pub const TURN: usize = 8;
-    /// Watch events that are as much work as a request.
-    pub const EVENTS: usize = 8;
+    /// Watches at a changed node and above that are as much work as a request, whether or not they are told.
+    pub const CONSIDERED: usize = 8;
 }

@@ -39,8 +39,8 @@ pub struct Server {
     pub(super) effects: Vec<Effect>,
     /// Connections that have been given something to send.
     ready: BTreeSet<ConnectionId>,
-    /// Watch events so far.
-    fired: usize,
+    /// Watches looked at so far to see whether they are to be told of a change.
+    considered: usize,
 }
 
 /// Longest watch token: an event must hold it, the longest path, and two NULs.
@@ -69,7 +69,7 @@ impl Server {
             special: SpecialEvents::default(),
             effects: Vec::new(),
             ready: BTreeSet::new(),
-            fired: 0,
+            considered: 0,
         }
     }
 
@@ -115,8 +115,8 @@ impl Server {
         }
     }
 
-    /// Takes bytes that a client sent and answers at most `limit` requests that are complete in them, less if they set off
-    /// many watches: [`quota::EVENTS`] of these count as a request.
+    /// Takes bytes that a client sent and answers at most `limit` requests that are complete in them, less if many
+    /// watches are near what they change: [`quota::CONSIDERED`] of these count as a request.
     ///
     /// Takes less than all at that limit, or when the client has not read enough replies: feed the rest later. Returns
     /// the number of bytes taken.
@@ -126,8 +126,8 @@ impl Server {
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8], limit: usize) -> Result<usize, Broken> {
         let mut taken = 0;
         let mut answered = 0;
-        let before = self.fired;
-        while answered + (self.fired - before) / quota::EVENTS < limit {
+        let before = self.considered;
+        while answered + (self.considered - before) / quota::CONSIDERED < limit {
             let connection = self.connections.get_mut(id.0).ok_or(Broken)?;
             if connection.is_congested() {
                 break;
@@ -424,19 +424,24 @@ impl Server {
     /// Tells every watch that a change concerns and whose owner may know of it.
     fn fire(&mut self, changes: &[Change]) {
         let mut near = START;
-        for change in changes {
-            for watch in self.watches.concerned(&change.path, change.scope, &mut near) {
-                let who = self
-                    .connections
-                    .get(watch.connection.0)
-                    .map(|connection| &connection.who);
-                let may_know = |who: &Vec<DomId>| {
-                    let mut lists = change.audience.iter();
-                    lists.any(|list| allows(list, who, Need::Read))
-                };
-                if who.is_some_and(may_know) {
-                    self.notify(&watch, &change.path);
-                }
+        for Change {
+            path,
+            scope,
+            audience,
+        } in changes
+        {
+            let may_know = |id: ConnectionId| {
+                let connection = self.connections.get(id.0);
+                connection.is_some_and(|connection| {
+                    let mut lists = audience.iter();
+                    lists.any(|list| allows(list, &connection.who, Need::Read))
+                })
+            };
+            let watches = self
+                .watches
+                .concerned(path, *scope, &mut near, &mut self.considered, may_know);
+            for watch in watches {
+                self.notify(&watch, path);
             }
         }
     }
@@ -444,6 +449,7 @@ impl Server {
     pub(super) fn fire_special(&mut self, special: &str, domain: DomId) {
         let for_domain = format!("{special}/{domain}");
         for (watch, shown) in self.watches.of_special(special, &for_domain) {
+            self.considered += 1;
             let who = self
                 .connections
                 .get(watch.connection.0)
@@ -455,7 +461,6 @@ impl Server {
     }
 
     fn notify(&mut self, watch: &Watch, path: &str) {
-        self.fired += 1;
         let room = self.room(watch.connection);
         if let Some(connection) = self.connections.get_mut(watch.connection.0) {
             connection.notify(watch, path, room);

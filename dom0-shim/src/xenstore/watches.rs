@@ -130,21 +130,36 @@ impl Watches {
         Ok(())
     }
 
-    /// The watches that a change of a node concerns, in the order in which they were set. `near` is where another path's
-    /// were found, or [`START`].
-    pub fn concerned<'p>(&self, path: &'p str, scope: Scope, near: &mut (&'p str, Place)) -> Vec<Watch> {
+    /// The watches that a change of a node concerns, in the order in which they were set, of those connections that
+    /// `may_know` of it; each is asked about once. `near` is where another path's were found, or [`START`]; `considered`
+    /// goes up by the number of watches that were looked at.
+    pub fn concerned<'p>(
+        &self,
+        path: &'p str,
+        scope: Scope,
+        near: &mut (&'p str, Place),
+        considered: &mut usize,
+        may_know: impl Fn(ConnectionId) -> bool,
+    ) -> Vec<Watch> {
         *near = self.places.nearest_from(*near, path);
         let (found, place) = *near;
         let mut found_here = Vec::new();
+        let mut known = BTreeMap::new();
         let mut at = Some(place);
         let mut distance = path::depth(path) - path::depth(found);
         if scope == Scope::NodeOnly && distance > 0 {
             return found_here;
         }
         while let Some(place) = at {
-            let list = self.places[place].iter();
-            let counts = |watch: &&Watch| watch.depth.is_none_or(|depth| distance <= depth as usize);
-            found_here.extend(list.filter(counts).cloned());
+            let list = &self.places[place];
+            *considered += list.len();
+            let counts = |watch: &&Watch| {
+                watch.depth.is_none_or(|depth| distance <= depth as usize)
+                    && *known
+                        .entry(watch.connection)
+                        .or_insert_with_key(|connection| may_know(*connection))
+            };
+            found_here.extend(list.iter().filter(counts).cloned());
             at = match scope {
                 Scope::NodeAndAbove => self.places.parent(place),
                 Scope::NodeOnly => None,
