@@ -49,6 +49,15 @@ impl<T> Numbered<T> {
         self.get(number).is_some()
     }
 
+    /// The lowest number that has no entry.
+    pub fn vacant(&self) -> u32 {
+        let page = self.pages.iter().position(|page| page.used < PAGE);
+        let page = page.unwrap_or(self.pages.len());
+        let entries = self.pages.get(page).map_or(&[][..], |page| &page.entries);
+        let index = entries.iter().position(Option::is_none).unwrap_or(0);
+        (page * PAGE + index) as u32
+    }
+
     /// The entry of a number, which has one from now on.
     pub fn get_or_default(&mut self, number: u32) -> &mut T
     where
@@ -137,10 +146,17 @@ mod tests {
                 }
                 prop_assert_eq!(numbered.get(number), map.get(&number));
                 prop_assert_eq!(numbered.contains(number), map.contains_key(&number));
+                prop_assert_eq!(Some(numbered.vacant()), (0..).find(|number| !map.contains_key(number)));
             }
             prop_assert!(numbered.iter().eq(map.iter().map(|(number, value)| (*number, value))));
             prop_assert!(numbered.values_mut().eq(map.values_mut()));
-            for number in 0..300 {
+            for expected in 0..300 {
+                let vacant = numbered.vacant();
+                prop_assert!(vacant >= expected);
+                numbered.insert(vacant, 0);
+            }
+            prop_assert!(numbered.vacant() >= 300);
+            for number in 0..=numbered.vacant() {
                 numbered.remove(number);
             }
             prop_assert!(numbered.pages.iter().all(|page| page.entries.is_empty()));

@@ -33,7 +33,6 @@ pub struct Server {
     pub(super) tree: Tree,
     pub(super) watches: Watches,
     pub(super) connections: Numbered<Connection>,
-    next_connection: u32,
     pub(super) domains: Numbered<Domain>,
     pub(super) special: SpecialEvents,
     pub(super) effects: Vec<Effect>,
@@ -64,7 +63,6 @@ impl Server {
             tree: Tree::new(),
             watches: Watches::default(),
             connections: Numbered::default(),
-            next_connection: 0,
             domains,
             special: SpecialEvents::default(),
             effects: Vec::new(),
@@ -83,8 +81,7 @@ impl Server {
             self.reset(id);
             return id;
         }
-        let id = ConnectionId(self.next_connection);
-        self.next_connection = self.next_connection.wrapping_add(1);
+        let id = ConnectionId(self.connections.vacant());
         self.connections.insert(id.0, Connection::new(domain));
         if domain != DOM0 {
             self.domains.get_or_default(domain.into()).connection = Some(id);
@@ -92,7 +89,7 @@ impl Server {
         id
     }
 
-    /// Closes a connection; its watches and transactions are gone.
+    /// Closes a connection; its watches and transactions are gone, and its number is free for another.
     pub fn disconnect(&mut self, id: ConnectionId) {
         self.reset(id);
         self.connections.remove(id.0);

@@ -571,6 +571,20 @@ fn the_next_domain_of_a_number_inherits_nothing() {
     assert_eq!(ask(&mut s, zero, Kind::Control, "check\0"), ok("OK\0"));
 }
 
+#[test]
+fn numbers_of_connections_are_used_again() {
+    let (mut s, zero, guest) = pair();
+    for _ in 0..1000 {
+        ask(&mut s, zero, Kind::Release, "5\0").unwrap();
+        assert_eq!(s.domain(guest), None);
+        assert_eq!(s.connect(5), guest);
+        assert_eq!(s.take_output(guest), None, "nothing for the one before");
+        ask(&mut s, guest, Kind::Watch, "data\0t\0").unwrap();
+        ask_silently(&mut s, zero, Kind::Write, "/local/domain/5/data\0");
+        while s.take_output(zero).is_some() {}
+    }
+}
+
 /// What it owned goes with what is below, whoever owns that; others are told.
 #[test]
 fn what_a_dead_domain_owned_goes() {
