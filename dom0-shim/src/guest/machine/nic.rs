@@ -9,6 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
+use core::sync::atomic::{Ordering, fence};
 
 use dom0_shim::executor::Signal;
 use dom0_shim::net::backlog::Backlog;
@@ -117,7 +118,7 @@ impl Device {
     /// Takes what the device has filled. Returns whether there was anything.
     fn collect(&mut self) -> bool {
         let mut any = false;
-        while let Some(token) = self.driver.poll_receive() {
+        while let Some(token) = next_used(|| self.driver.poll_receive()) {
             let Some(mut buffer) = self.filling.remove(&token) else {
                 // A device that answers what nobody asked cannot be trusted with more.
                 break;
@@ -138,15 +139,18 @@ impl Device {
         any
     }
 
-    /// Lets go of what has been sent.
-    fn reap(&mut self) {
-        while let Some(token) = self.driver.poll_transmit() {
+    /// Lets go of what has been sent. Returns whether there was anything.
+    fn reap(&mut self) -> bool {
+        let mut any = false;
+        while let Some(token) = next_used(|| self.driver.poll_transmit()) {
             let Some(buffer) = self.sending.remove(&token) else {
                 break;
             };
             // SAFETY: the same buffer as in `send`. How much the device says to have written into it is of no interest.
             let _ = unsafe { self.driver.transmit_complete(token, &buffer) };
+            any = true;
         }
+        any
     }
 
     fn send(&mut self, frame: &[u8]) {
@@ -166,17 +170,28 @@ impl Device {
         backlog.send(buffer, |frame| hand_over(driver, sending, frame));
     }
 
-    /// Sends what waits for the device to have let go of others.
+    /// Sends what waits for the device to have let go of others, and of what it sends meanwhile.
     fn catch_up(&mut self) {
-        self.reap();
-        let Self {
-            driver,
-            sending,
-            backlog,
-            ..
-        } = self;
-        backlog.catch_up(|frame| hand_over(driver, sending, frame));
+        while self.reap() {
+            let Self {
+                driver,
+                sending,
+                backlog,
+                ..
+            } = self;
+            backlog.catch_up(|frame| hand_over(driver, sending, frame));
+        }
     }
+}
+
+/// What the device has used next. Before there is nothing, it is looked for once more: whatever was taken last has told
+/// the device when to interrupt (`used_event`), which it may see only after this CPU has read its index. What it used in
+/// between it would not announce (virtio 1.2, 2.7.14).
+fn next_used(mut poll: impl FnMut() -> Option<u16>) -> Option<u16> {
+    poll().or_else(|| {
+        fence(Ordering::SeqCst);
+        poll()
+    })
 }
 
 /// Gives the device a frame to send.
