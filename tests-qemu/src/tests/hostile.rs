@@ -130,12 +130,15 @@ fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.console.type_line(&format!(
         "{CREATE} on_reboot='rename-restart' uuid='{UUID}' disk=['ram:256K,xvda,rw']"
     ))?;
+    let mut left = 0;
     for seconds in [2, 4] {
         let wait = format!("it is started again in {seconds} seconds");
         shim.console.expect(&wait, PATIENCE)?;
         if seconds == 4 {
             shim.command("block-attach h ram:256K,xvdb,rw")?;
             shim.command("block-detach --force h xvda")?;
+            shim.command("block-resize h xvdb 8M")?;
+            left = left_for_disks(&mut shim)?;
         }
         shim.console.expect("(h) has been started", PATIENCE)?;
     }
@@ -143,6 +146,12 @@ fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
         .expect("it is started again in 8 seconds", PATIENCE)?;
     let disks = shim.command("block-list h")?;
     ensure!(disks.contains("/51728") && !disks.contains("/51712"), "{disks}");
+    // With the pages, a list of them.
+    let taken = left - left_for_disks(&mut shim)?;
+    ensure!(
+        (8..=9).contains(&taken),
+        "the new domain's disk takes {taken} MiB"
+    );
     let said = shim.command(CREATE)?;
     ensure!(said.contains("a domain named h exists already"), "{said}");
     shim.command("destroy h-1")?;
@@ -159,6 +168,16 @@ fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("destroy h-2")?;
     std::thread::sleep(Duration::from_secs(10));
     shim.wait_for("h", false)
+}
+
+/// MiB that there are for disks beside those of domain `h`.
+fn left_for_disks(shim: &mut Shim) -> Result<u32> {
+    let said = shim.command("block-resize h xvdb 100G")?;
+    let left = said
+        .split_once("not enough memory: ")
+        .and_then(|(_, left)| left.split_once(" MiB"));
+    let (left, _) = left.with_context(|| said.clone())?;
+    Ok(left.parse()?)
 }
 
 /// A domain takes all ports, grant frames and mappings that its config gives it, and no more; it dies with all of them.

@@ -10,7 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dom0_shim::backend::ring::{BackRing, Broken};
 use dom0_shim::block::request::INDIRECT_SEGMENTS_MAX;
-use dom0_shim::block::{Access, BlockDevice, service};
+use dom0_shim::block::{Access, BlockDevice, SECTOR, service};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::Status;
 
@@ -82,6 +82,20 @@ pub fn attach(host: &Rc<Host>, domain: Domid, open: OpenDisk) -> Result<(), Stri
 }
 
 impl OpenDisk {
+    /// Opens another disk of the same specification; in RAM, it is as large as this one is by now.
+    ///
+    /// # Errors
+    /// As of [`open`], and if there is not enough memory for that size.
+    pub async fn open_another(&self, host: &Host) -> Result<Self, String> {
+        let another = open(host, &self.disk).await?;
+        let sectors = self.data.sectors();
+        if matches!(*another.data, Data::Ram(_)) && another.data.sectors() != sectors {
+            let resized = another.data.resize(host, sectors * SECTOR as u64);
+            resized.map_err(|error| format!("{}: {error}", self.disk.vdev))?;
+        }
+        Ok(another)
+    }
+
     /// Gives a domain's disk another size, as `block-resize`.
     ///
     /// # Errors

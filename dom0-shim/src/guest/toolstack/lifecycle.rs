@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use abi::Domid;
@@ -17,7 +18,8 @@ use guest_rt::hypercall::{domctl, event_channel};
 use guest_rt::time;
 
 use super::build::new_handle;
-use super::{First, Stage, create, destroy, nodes, open_disks};
+use super::{First, Stage, create, destroy, nodes};
+use crate::guest::backend::block::OpenDisk;
 use crate::guest::{Host, console};
 
 /// Nanoseconds.
@@ -135,7 +137,7 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
     let disks = if action == Action::RenameRestart {
         keep(host, domain, &record.config);
         // The disks stay with the domain that is kept: the new one has others like those that this one has by now.
-        open_disks(host, record.disks.iter().map(|open| &*open.disk)).await
+        open_others(host, &record.disks).await
     } else {
         destroy_or_say(host, domain).await;
         Ok(record.disks)
@@ -155,6 +157,18 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
         }
         Err(error) => host.terminal.notice(&format!("Restarting {name}: {error}")),
     }
+}
+
+/// Opens disks like those that a domain has, as large as they are by now.
+///
+/// # Errors
+/// The first that cannot be opened, in a sentence.
+async fn open_others(host: &Host, disks: &[OpenDisk]) -> Result<Vec<OpenDisk>, String> {
+    let mut others = Vec::new();
+    for disk in disks {
+        others.push(disk.open_another(host).await?);
+    }
+    Ok(others)
 }
 
 /// Keeps a stopped domain under another name and another handle: those that it has are for the one that is started.

@@ -268,10 +268,7 @@ pub fn rename(host: &Host, domain: Domid, name: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// The first that cannot be opened, in a sentence.
-pub async fn open_disks<'a>(
-    host: &Host,
-    disks: impl IntoIterator<Item = &'a Disk>,
-) -> Result<Vec<OpenDisk>, String> {
+pub async fn open_disks(host: &Host, disks: &[Disk]) -> Result<Vec<OpenDisk>, String> {
     let mut open = Vec::new();
     for disk in disks {
         open.push(block::open(host, disk).await?);
