@@ -669,6 +669,29 @@ fn long_directories_come_in_parts() {
     assert_eq!(names.len(), 1200 * 9 + 1);
 }
 
+/// Parts that came before and after the client's own changes do not belong together, in a transaction as outside.
+#[test]
+fn parts_tell_of_changes() {
+    let (mut s, _, guest) = pair();
+    ask(&mut s, guest, Kind::TransactionStart, "\0").unwrap();
+    for tx in [0, 1] {
+        let mut run = |kind, payload: &str| ask_in(&mut s, guest, tx, kind, payload.as_bytes()).unwrap();
+        let mut parts = Vec::new();
+        for change in ["data/a\0", "data/b\0", "data/b/c\0"] {
+            run(Kind::Mkdir, change);
+            let path = change.rsplit_once('/').unwrap().0;
+            parts.push(run(Kind::DirectoryPart, &format!("{path}\x000\0")));
+        }
+        run(Kind::Rm, "data/b\0");
+        parts.push(run(Kind::DirectoryPart, "data\x000\0"));
+        let generation = |part: &Vec<u8>| part.split(|byte| *byte == 0).next().unwrap().to_vec();
+        let mut generations: Vec<_> = parts.iter().map(generation).collect();
+        generations.sort();
+        generations.dedup();
+        assert_eq!(generations.len(), 4, "{parts:?}");
+    }
+}
+
 #[test]
 fn a_client_that_does_not_read_waits() {
     let (mut s, _, guest) = pair();

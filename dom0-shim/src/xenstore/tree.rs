@@ -234,20 +234,25 @@ impl Tree {
         }
     }
 
+    /// A generation that no node has had.
+    pub fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
     /// Changes a node.
     pub fn update(&mut self, place: Place, change: impl FnOnce(&mut Node)) {
         self.discount(place);
-        self.generation += 1;
+        let generation = self.next_generation();
         let node = &mut self.nodes[place];
         change(node);
-        node.generation = self.generation;
+        node.generation = generation;
         self.count(place);
     }
 
     /// Puts a node below a place that has none of this name. The parent's count of names is the caller's matter.
     pub fn add(&mut self, parent: Place, name: &str, mut node: Node) -> Place {
-        self.generation += 1;
-        node.generation = self.generation;
+        node.generation = self.next_generation();
         let place = self.nodes.add(parent, name, node);
         self.count(place);
         place
@@ -256,7 +261,6 @@ impl Tree {
     /// Removes a node, which has no children. The parent's count of names is the caller's matter.
     pub fn remove(&mut self, place: Place) {
         self.discount(place);
-        self.generation += 1;
         self.nodes.remove(place);
     }
 

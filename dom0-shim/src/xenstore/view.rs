@@ -332,9 +332,12 @@ impl<'a> View<'a> {
         }
         self.update(top, &ancestor, above);
         let mut place = ancestor.place;
-        for (at, node) in nodes.into_iter().rev() {
+        for (at, mut node) in nodes.into_iter().rev() {
             match (&mut self.transaction, place) {
-                (Some(transaction), _) => transaction.replace(at.to_string(), None, Some(node)),
+                (Some(transaction), _) => {
+                    node.generation = self.tree.next_generation();
+                    transaction.replace(at.to_string(), None, Some(node));
+                }
                 (None, parent) => place = parent.map(|parent| self.tree.add(parent, path::name(at), node)),
             }
         }
@@ -353,9 +356,10 @@ impl<'a> View<'a> {
     }
 
     /// Puts a node in place of one that is there.
-    fn update(&mut self, path: &str, found: &Found, node: Node) {
+    fn update(&mut self, path: &str, found: &Found, mut node: Node) {
         match (&mut self.transaction, found.place) {
             (Some(transaction), _) => {
+                node.generation = self.tree.next_generation();
                 transaction.replace(path.to_string(), Some(found.node.owner()), Some(node));
             }
             (None, Some(place)) => self.tree.update(place, |there| *there = node),
