@@ -2,7 +2,7 @@
 //!
 //! `"host,avx2=0,family=6"` names features and fields; `["7,0:ebx=xxxx...", ..]` has a letter for each bit of a register.
 //! A bit is `0`, `1`, `x` (as a domain has it by default), or `k` and `s` (as the host has it). The last two are `x` here:
-//! what Oxen gives a domain by default is all that the host has and a domain can have.
+//! what Oxen gives a domain by default is all that the host has and a domain can have, but for the invariant TSC.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -116,6 +116,9 @@ const FIELDS: &[(&str, u32, usize, Pieces)] = &[
 /// A register of a leaf and subleaf.
 type Place = (u32, u32, usize);
 
+/// That the TSC is invariant: a domain is told so when it asks, as it would not be for one that migrates.
+const INVTSC: (Place, u32) = ((0x8000_0007, 0, EDX), 8);
+
 /// Bits of a register that are to be other than by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Bits {
@@ -156,6 +159,13 @@ impl Changes {
             changes.leaf(text).map_err(|error| format!("'{text}': {error}"))?;
         }
         Ok(changes)
+    }
+
+    /// Has the TSC called invariant, unless it was said not to be.
+    pub fn allow_invariant_tsc(&mut self) {
+        let (place, bit) = INVTSC;
+        let bits = self.0.entry(place).or_default();
+        bits.ones |= 1 << bit & !bits.zeros;
     }
 
     /// Is there nothing to change?
@@ -201,11 +211,13 @@ impl Changes {
 
     fn named(&mut self, part: &str) -> Result<(), String> {
         let (name, value) = part.split_once('=').ok_or("'=' is missing")?;
+        let feature = feature(name);
         let number = match value {
+            "k" | "s" if feature == Some(INVTSC) => Some(1),
             "x" | "k" | "s" => None,
             _ => Some(number(value).ok_or("0, 1, x, k or s is wanted behind '='")?),
         };
-        if let Some((place, bit)) = feature(name) {
+        if let Some((place, bit)) = feature {
             if number.is_some_and(|number| number > 1) {
                 return Err("0, 1, x, k or s is wanted behind '='".into());
             }
@@ -258,14 +270,16 @@ impl Changes {
             if letters.len() != 32 {
                 return Err("a register has 32 bits".into());
             }
+            let place = (leaf, subleaf, register);
             for (bit, letter) in (0..32).rev().zip(letters.bytes()) {
                 let value = match letter {
                     b'0' => Some(0),
                     b'1' => Some(1 << bit),
+                    b'k' | b's' if (place, bit) == INVTSC => Some(1 << bit),
                     b'x' | b'k' | b's' => None,
                     _ => return Err("a bit is 0, 1, x, k or s".into()),
                 };
-                self.put((leaf, subleaf, register), 1 << bit, value);
+                self.put(place, 1 << bit, value);
             }
         }
         Ok(())
@@ -348,6 +362,26 @@ mod tests {
             of(&["0x1:ecx=00kkssxxxxxxxxxxxxxxxxxxxxxxxxxx"])[0].c,
             0x3000_0000
         );
+    }
+
+    #[test]
+    fn invariant_tsc_as_the_host_has_it() {
+        let all = [entry(0x8000_0007, XEN_CPUID_NO_SUBLEAF, [0; 4])];
+        let told = |changes: Changes| changes.of(&all).unwrap().first().map_or(0, |entry| entry.d);
+        let named = |text: &str| Changes::parse(text).unwrap();
+        assert_eq!(told(named("host,invtsc=k")), 0x100);
+        assert_eq!(told(named("host,invtsc=s")), 0x100);
+        assert_eq!(told(named("host,invtsc=x")), 0);
+        let bits = |letter| format!("0x80000007:edx={:x<23}{letter}{:x<8}", "", "");
+        assert_eq!(told(Changes::parse_list(&[&bits('k')]).unwrap()), 0x100);
+        assert_eq!(told(Changes::parse_list(&[&bits('x')]).unwrap()), 0);
+        let allowed = |text| {
+            let mut changes = named(text);
+            changes.allow_invariant_tsc();
+            told(changes)
+        };
+        assert_eq!(allowed("host"), 0x100);
+        assert_eq!(allowed("host,invtsc=0"), 0, "cpuid= has the last word");
     }
 
     #[test]

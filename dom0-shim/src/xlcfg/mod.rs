@@ -173,6 +173,9 @@ impl Pins {
 /// The name of dom0.
 pub const DOM0_NAME: &str = "Domain-0";
 
+/// `tsc_mode="always_emulate"`, as the hypervisor is told.
+const TSC_ALWAYS_EMULATE: u32 = 1;
+
 /// Most vCPUs of an HVM or PVH domain.
 const VCPUS_MAX: u64 = 128;
 
@@ -227,6 +230,7 @@ struct Draft {
     shadow_memory: Option<u64>,
     time_offset: i64,
     cpuid: Changes,
+    no_migration: bool,
     disks: Vec<Disk>,
     vifs: Vec<Vif>,
     channels: Vec<Channel>,
@@ -268,8 +272,7 @@ impl Draft {
             "shadow_memory" => self.shadow_memory = Some(number(setting, 1, 1 << 20)?),
             "rtc_timeoffset" => self.time_offset = seconds(setting)?,
             "cpuid" => self.cpuid = cpuid(setting)?,
-            // Nobody can: it is so in any case.
-            "nomigrate" => _ = number(setting, 0, 1)?,
+            "nomigrate" => self.no_migration = number(setting, 0, 1)? == 1,
             "builder" => check_builder(setting)?,
             "disk" => self.disks = disks(setting)?,
             "vif" => self.vifs = self.network_devices(setting)?,
@@ -342,6 +345,10 @@ impl Draft {
             Some(whole) => [whole].into(),
             None => root.into_iter().chain(self.extra).collect(),
         };
+        // As libxl does: its rate is then the same for as long as the domain is there.
+        if self.no_migration || self.tsc_mode == TSC_ALWAYS_EMULATE {
+            self.cpuid.allow_invariant_tsc();
+        }
         let action = |index: usize, default| self.actions.get(index).copied().flatten().unwrap_or(default);
         Ok(Config {
             name: self.name.ok_or_else(|| missing("name"))?,
@@ -561,7 +568,7 @@ fn tsc_mode(setting: &Setting) -> Result<u32, Error> {
     match &setting.value {
         Value::String(name) => match name.as_str() {
             "default" => Ok(0),
-            "always_emulate" => Ok(1),
+            "always_emulate" => Ok(TSC_ALWAYS_EMULATE),
             "native" => Ok(2),
             name => Err(refuse(
                 setting,

@@ -57,6 +57,11 @@ fn time_stamp_counters() {
     );
     assert_eq!(tsc("tsc_mode='always_emulate'").unwrap(), (1, 0));
     assert_eq!(tsc("tsc_mode=2").unwrap(), (2, 0));
+    let cpuid = |more: &str| parse(&format!("{SMALL}{more}")).unwrap().cpuid;
+    let invariant = Changes::parse("host,invtsc=1").unwrap();
+    assert_eq!(cpuid("tsc_mode='always_emulate'"), invariant);
+    assert_eq!(cpuid("nomigrate=1"), invariant);
+    assert!(cpuid("nomigrate=0\ntsc_mode='native'").is_empty());
     // Gone since Xen 4.13.
     assert!(tsc("tsc_mode='native_paravirt'").is_err());
     assert!(tsc("tsc_mode=3").is_err());
