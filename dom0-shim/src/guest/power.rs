@@ -62,14 +62,21 @@ pub async fn ask(host: &Rc<Host>, wish: Wish, words: &[&str]) -> Option<Result<(
         },
         _ => return None,
     };
+    let mut failed = Vec::new();
     // One that cannot be asked keeps none of the others from being asked.
     domains.retain(|&domain| {
         println!("{} domain {domain}", wish.doing());
         let asked = request(host, domain, wish, given.contains('F'));
         asked
-            .inspect_err(|message| println!("Domain {domain}: {message}"))
+            .map_err(|message| failed.push(format!("Domain {domain}: {message}")))
             .is_ok()
     });
+    if domains.is_empty() && !failed.is_empty() {
+        return Some(Err(failed.join("\n")));
+    }
+    for message in failed {
+        println!("{message}");
+    }
     match given.matches('w').count() {
         0 => {}
         times => wait(host, domains, times == 1).await,
@@ -99,7 +106,7 @@ fn request(host: &Host, domain: Domid, wish: Wish, fall_back: bool) -> Result<()
         .map_err(|error| format!("{path}: {}", error.name()))
 }
 
-/// Waits until each of some domains is gone or, if that will do, has stopped; or until a key is typed.
+/// Waits until each of some domains is gone or, if that will do, has stopped; or until it is interrupted.
 async fn wait(host: &Host, mut domains: Vec<Domid>, stopped_will_do: bool) {
     println!("Waiting for {} domains", domains.len());
     loop {
@@ -120,7 +127,7 @@ async fn wait(host: &Host, mut domains: Vec<Domid>, stopped_will_do: bool) {
         if domains.is_empty() {
             return;
         }
-        if let Either::First(_) = either(host.terminal.byte(), host.domains.ended.wait()).await {
+        if let Either::First(_) = either(host.terminal.interrupt(), host.domains.ended.wait()).await {
             println!("No longer waiting");
             return;
         }

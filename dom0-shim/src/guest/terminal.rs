@@ -10,7 +10,7 @@ use core::cell::{Cell, RefCell};
 
 use abi::event_channel::VIRQ_CONSOLE;
 use dom0_shim::executor::Signal;
-use dom0_shim::shell::line::{Editor, Event};
+use dom0_shim::shell::line::{Editor, Event, take_interrupt};
 use guest_rt::hypercall::{console as console_io, event_channel};
 
 use super::Host;
@@ -71,6 +71,13 @@ impl Terminal {
             if let Some(byte) = self.input.borrow_mut().pop_front() {
                 return byte;
             }
+            self.received.wait().await;
+        }
+    }
+
+    /// Waits for an [interrupt](take_interrupt); what else is typed stays for whoever reads next.
+    pub async fn interrupt(&self) {
+        while !take_interrupt(&mut self.input.borrow_mut()) {
             self.received.wait().await;
         }
     }

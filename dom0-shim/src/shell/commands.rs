@@ -113,8 +113,8 @@ pub const TABLE: &[Entry] = table! {
     Console "console" "[-n NUM] [-t pv] DOMAIN" (1, 5), Domains, "Attach to a domain's console, its first or the channel of a number; Ctrl-] detaches";
     ConsoleLog "console-log" "[-n NUM] DOMAIN" (1, 3), Domains, "Show what a domain, and those of its name before it, wrote to its console";
     ChannelList "channel-list" "DOMAIN..." (1, 16), Domains, "List virtual channel devices for a domain";
-    Shutdown "shutdown" "[-w] [-F] -a|DOMAIN" (1, 5), Domains, "Ask a domain, or all (-a), to shut down; -w: wait until it has, or for a key; Domain-0 is the machine";
-    Reboot "reboot" "[-w] [-F] -a|DOMAIN" (1, 5), Domains, "Ask a domain, or all (-a), to reboot; -w: wait until it has stopped; Domain-0 is the machine";
+    Shutdown "shutdown" "[-w] [-F] -a|DOMAIN" (1, 5), Domains, "Ask a domain, or all (-a), to shut down; -w: wait until it has (Ctrl-C or Ctrl-] ends that); Domain-0 is the machine";
+    Reboot "reboot" "[-w] [-F] -a|DOMAIN" (1, 5), Domains, "Ask a domain, or all (-a), to reboot; -w: wait until it has stopped (Ctrl-C or Ctrl-] ends that); Domain-0 is the machine";
     Destroy "destroy" "DOMAIN" (1, 1), Domains, "Terminate a domain immediately";
     Pause "pause" "DOMAIN" (1, 1), Domains, "Pause execution of a domain";
     Unpause "unpause" "DOMAIN" (1, 1), Domains, "Unpause a paused domain";

@@ -26,6 +26,14 @@ pub enum Event {
     EndOfInput,
 }
 
+/// Takes the first Ctrl-C or Ctrl-], which end a command that waits, from what was typed; whether there was one.
+pub fn take_interrupt(typed: &mut VecDeque<u8>) -> bool {
+    /// As terminals encode them.
+    const INTERRUPTS: [u8; 2] = [0x03, 0x1d];
+    let at = typed.iter().position(|byte| INTERRUPTS.contains(byte));
+    at.and_then(|at| typed.remove(at)).is_some()
+}
+
 /// Where the decoder of escape sequences is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Escape {
@@ -346,6 +354,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_interrupt_leaves_what_else_was_typed() {
+        let mut typed = VecDeque::from(b"li\x1dst\x03\r".to_vec());
+        assert!(take_interrupt(&mut typed));
+        assert_eq!(typed, *b"list\x03\r", "one at a time");
+        assert!(take_interrupt(&mut typed));
+        assert!(!take_interrupt(&mut typed));
+        assert_eq!(typed, *b"list\r");
     }
 
     fn lines(input: &[u8]) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::shim::{Shim, archive};
+use super::shim::{PROMPT, Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, outputs};
@@ -82,6 +82,11 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
                 "no button to fall back to",
             ],
         ),
+        // There is nothing to wait for.
+        (
+            "shutdown -w other",
+            &["Domain 1: its kernel does not poweroff when asked to"],
+        ),
         ("echo 'a", &["a quote (') is not closed"]),
         ("info xen_sch", &["\ncredit2\n"]),
         (
@@ -105,8 +110,11 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     }
     shim.console.type_line("reboot -w other")?;
     shim.console.expect("Waiting for 1 domains", PATIENCE)?;
-    shim.console.send("x")?;
+    // What is typed ahead is the next command's.
+    shim.console.send("domid other\r\x03")?;
     shim.console.expect("No longer waiting", PATIENCE)?;
+    shim.console.expect("\n1\n", PATIENCE)?;
+    shim.console.expect(PROMPT, PATIENCE)?;
     shim.command("unpause other")?;
     shim.wait_for("other", false)?;
     let output = shim.console.output();

@@ -13,8 +13,8 @@ use crate::{Console, Machine, Module, Vehicle, outputs};
 
 /// Ctrl-], which leaves a console.
 const DETACH: &str = "\x1d";
-/// The shim's prompt.
-const PROMPT: &str = "oxen> ";
+/// What dom0-shim asks for commands with.
+pub const PROMPT: &str = "oxen> ";
 
 /// A machine at the shim's prompt.
 pub struct Shim<'a> {
