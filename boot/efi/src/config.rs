@@ -46,8 +46,13 @@ pub struct Config<'a> {
 pub enum Found<'a> {
     /// What to boot.
     Config(Config<'a>),
-    /// Not the section, or no kernel in it; it may be in this file.
-    Chain(FileLine<'a>),
+    /// Not the section, or no kernel in it; it may be in another file.
+    Chain {
+        /// That file.
+        file: FileLine<'a>,
+        /// The section to look for there: the one that was looked for here, if it has a name.
+        section: Option<&'a str>,
+    },
 }
 
 /// What is wrong with the file, and in which line (0: as a whole).
@@ -124,7 +129,10 @@ pub fn parse<'a>(text: &'a str, wanted: Option<&'a str>) -> Result<Found<'a>, Co
             Ok(Found::Config(config))
         }
         // About what is missing; what is wrong names its line.
-        (Err(error), Some(file)) if error.line == 0 => Ok(Found::Chain(file)),
+        (Err(error), Some(file)) if error.line == 0 => Ok(Found::Chain {
+            file,
+            section: wanted.or(global.default),
+        }),
         (Err(error), _) => Err(error),
     }
 }
@@ -359,11 +367,15 @@ mod tests {
     fn what_is_not_here_may_be_in_another_file() {
         let text = "[global]\ndefault=b\nchain=more.cfg\n[a]\nkernel=x\n[c]\noptions=y\n";
         let chain = |wanted| match parse(text, wanted) {
-            Ok(Found::Chain(file)) => (file.line, file.file),
+            Ok(Found::Chain { file, section }) => (file.line, file.file, section),
             other => panic!("{other:?}"),
         };
-        assert_eq!(chain(None), (3, "more.cfg"));
-        assert_eq!(chain(Some("c")), (3, "more.cfg"));
+        assert_eq!(
+            chain(None),
+            (3, "more.cfg", Some("b")),
+            "its default, not that file's"
+        );
+        assert_eq!(chain(Some("c")), (3, "more.cfg", Some("c")));
         assert_eq!(config(text, Some("a")).modules[0].file, "x");
         assert!(
             parse("[global]\nchain=x\n[a]\nkernel=", None).is_err(),

@@ -14,7 +14,7 @@ use core::time::Duration;
 use oxen_efi::config::{self, Found};
 use oxen_efi::image::{self, Plan};
 use oxen_efi::information::{self, LoadedFile};
-use oxen_efi::options;
+use oxen_efi::options::{self, HELP};
 use uefi::boot::{self, AllocateType, MemoryType, PAGE_SIZE};
 use uefi::prelude::*;
 use uefi::proto::device_path::text::{AllowShortcuts, DisplayOnly};
@@ -45,16 +45,23 @@ fn start() -> Result<core::convert::Infallible, String> {
     let mut root = open_root()?;
     let given = options::parse(&own.load_options);
     for word in &given.unknown {
-        println!("oxen.efi: `{word}` is none of -cfg=FILE, SECTION, --");
+        println!("oxen.efi: there is no option `{word}`; -help prints those that there are");
+    }
+    if given.help {
+        return Err(HELP.to_owned());
     }
     let (mut name, mut text) = first_config(&mut root, &own, given.config)?;
+    let mut wanted = given.section.map(str::to_owned);
     for _ in 0..MAX_CHAIN {
-        let found = config::parse(&text, given.section).map_err(|error| format!("{name}: {error}"))?;
-        let Found::Chain(file) = found else { break };
+        let found = config::parse(&text, wanted.as_deref()).map_err(|error| format!("{name}: {error}"))?;
+        let Found::Chain { file, section } = found else {
+            break;
+        };
         name = file.file.to_owned();
+        wanted = section.map(str::to_owned);
         text = read_config(&mut root, &own.path(&name))?;
     }
-    let found = config::parse(&text, given.section).map_err(|error| format!("{name}: {error}"))?;
+    let found = config::parse(&text, wanted.as_deref()).map_err(|error| format!("{name}: {error}"))?;
     let Found::Config(config) = found else {
         return Err(format!(
             "{name}: `chain` leads through more than {MAX_CHAIN} files"
@@ -105,11 +112,14 @@ impl Own {
             .unwrap_or_default();
         let (directory, program) = path.rsplit_once('\\').unwrap_or(("", &path));
         // Whatever else boot entries have there is not for this program.
-        let load_options = image.load_options_as_cstr16().map(ToString::to_string);
+        let load_options = options::text(image.load_options_as_bytes().unwrap_or_default());
         Ok(Self {
             directory: format!("{directory}\\"),
             program: program.to_owned(),
-            load_options: load_options.unwrap_or_default(),
+            load_options: load_options.unwrap_or_else(|message| {
+                println!("oxen.efi: {message}");
+                String::new()
+            }),
         })
     }
 

@@ -1,25 +1,55 @@
-//! What the program is started with, as xen.efi takes it: `oxen.efi [-cfg=FILE] [SECTION] [-- OPTIONS]`; and the names of
-//! configurations that are tried.
+//! What the program is started with, as xen.efi takes it ([`HELP`]); and the names of configurations that are tried.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+
+/// What `-help` prints.
+pub const HELP: &str = "oxen.efi [-cfg=FILE] [SECTION] [-- OPTIONS]
+  -cfg=FILE      the configuration, instead of the one named after the program, or oxen.cfg, or xen.cfg
+  SECTION        its section, instead of its default or its first
+  -- OPTIONS     more of Oxen's command line
+  -help, -?      print this
+Options may begin with / as well; -basevideo and -mapbs are taken for xen.efi's sake.";
 
 /// The load options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options<'a> {
     /// The configuration, by `-cfg=`.
     pub config: Option<&'a str>,
-    /// Its section.
+    /// Its section; of several words, the last.
     pub section: Option<&'a str>,
     /// More of the hypervisor's command line, behind `--`.
     pub extra: &'a str,
-    /// Words that mean nothing here.
+    /// Help is wanted, and nothing else.
+    pub help: bool,
+    /// Options that mean nothing here.
     pub unknown: Vec<&'a str>,
 }
 
-/// Reads load options. The first word is the program's own name, where it does not begin with a dash: shells give it, boot
-/// entries may not.
+/// Load options as text: UTF-16 up to a null character, or to their end, as boot entries need not have one.
+///
+/// # Errors
+/// A sentence: they are none.
+pub fn text(bytes: &[u8]) -> Result<String, &'static str> {
+    let (units, rest) = bytes.as_chunks();
+    let units = units.iter().copied().map(u16::from_le_bytes);
+    let text: Result<String, _> = char::decode_utf16(units.take_while(|&unit| unit != 0)).collect();
+    match text {
+        Ok(text) if rest.is_empty() && !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => {
+            Ok(text)
+        }
+        _ => Err("the load options are not text (UTF-16), and ignored"),
+    }
+}
+
+/// The name of an option.
+fn option(word: &str) -> Option<&str> {
+    word.strip_prefix(['-', '/'])
+}
+
+/// Reads load options. The first word is the program's own name, where it is no option: shells give it, boot entries may
+/// not.
 pub fn parse(line: &str) -> Options<'_> {
     let mut options = Options::default();
     let mut rest = line.trim();
@@ -27,23 +57,29 @@ pub fn parse(line: &str) -> Options<'_> {
     while !rest.is_empty() {
         let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
         rest = after.trim_start();
-        let own_name = core::mem::take(&mut first) && !word.starts_with('-');
-        match word {
-            _ if own_name => {}
-            "--" => {
-                options.extra = rest;
-                break;
-            }
+        // A path may begin as an option does.
+        let is_program = |word: &str| !word.starts_with('-') && word.to_ascii_lowercase().ends_with(".efi");
+        if core::mem::take(&mut first) && (option(word).is_none() || is_program(word)) {
+            continue;
+        }
+        if word == "--" {
+            options.extra = rest;
+            break;
+        }
+        match option(word) {
+            None => options.section = Some(word),
+            Some("help" | "?") => options.help = true,
             // There are no video modes, and firmware's memory stays mapped as long as Oxen needs it.
-            "-basevideo" | "-mapbs" => {}
-            "-cfg" => {
+            Some("basevideo" | "mapbs") => {}
+            Some("cfg") if !rest.is_empty() => {
                 let (file, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
                 options.config = Some(file);
                 rest = after.trim_start();
             }
-            _ if word.starts_with("-cfg=") => options.config = word.strip_prefix("-cfg="),
-            _ if word.starts_with('-') || options.section.is_some() => options.unknown.push(word),
-            _ => options.section = Some(word),
+            Some(name) => match name.strip_prefix("cfg=") {
+                Some(file) => options.config = Some(file),
+                None => options.unknown.push(word),
+            },
         }
     }
     options
@@ -80,10 +116,30 @@ mod tests {
         assert_eq!(parsed.extra, "console=com1  loglvl=all");
         assert!(parsed.unknown.is_empty());
         let parsed = parse("-cfg my.cfg -x one two");
-        assert_eq!((parsed.config, parsed.section), (Some("my.cfg"), Some("one")));
-        assert_eq!(parsed.unknown, ["-x", "two"]);
+        assert_eq!((parsed.config, parsed.section), (Some("my.cfg"), Some("two")));
+        assert_eq!(parsed.unknown, ["-x"]);
+        let parsed = parse("/cfg=my.cfg /mapbs /x");
+        assert_eq!((parsed.config, parsed.unknown), (Some("my.cfg"), ["/x"].into()));
+        assert_eq!(parse("/EFI/oxen.efi one").section, Some("one"));
+        assert_eq!(parse("oxen.efi -cfg").unknown, ["-cfg"]);
+        assert!(parse("oxen.efi -help").help && parse("/?").help && !parse("help").help);
         assert_eq!(parse("oxen.efi"), Options::default());
         assert_eq!(parse(""), Options::default());
+    }
+
+    #[test]
+    fn load_options_are_text_or_not() {
+        let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+        assert_eq!(text(&utf16("oxen.efi é\0rest")).as_deref(), Ok("oxen.efi é"));
+        assert_eq!(
+            text(&utf16("-cfg=a")).as_deref(),
+            Ok("-cfg=a"),
+            "no null at the end"
+        );
+        assert_eq!(text(&[]).as_deref(), Ok(""));
+        assert!(text(b"-cfg=a\0").is_err(), "half a character too much");
+        assert!(text(&[0x00, 0xd8, b'a', 0]).is_err(), "half a pair");
+        assert!(text(&[1, 0]).is_err(), "a control character");
     }
 
     #[test]
