@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use abi::Errno;
 use abi::domctl::{CpuidLeaf, XEN_CPUID_NO_SUBLEAF};
 
 const EAX: usize = 0;
@@ -286,6 +287,19 @@ impl Changes {
     }
 }
 
+/// A sentence on changes that the hypervisor refuses, and on the leaf and subleaf that it blames.
+pub fn refused(error: Errno, blamed: Option<(u32, u32)>) -> String {
+    match blamed {
+        None => format!("{error}"),
+        Some((leaf, XEN_CPUID_NO_SUBLEAF)) => {
+            format!("a domain cannot have CPUID leaf {leaf:#x} so: {error}")
+        }
+        Some((leaf, subleaf)) => {
+            format!("a domain cannot have CPUID leaf {leaf:#x}, subleaf {subleaf:#x} so: {error}")
+        }
+    }
+}
+
 /// Where a feature is.
 fn feature(name: &str) -> Option<(Place, u32)> {
     FEATURES.iter().find_map(|&(leaf, subleaf, register, names)| {
@@ -411,6 +425,16 @@ mod tests {
         assert_eq!(error("7:eax=01"), "'7:eax=01': a register has 32 bits");
         let none = Changes::parse("host,svm_npt=0").unwrap().of(&all()).unwrap_err();
         assert_eq!(none, "a domain has no CPUID leaf 0x8000000a, subleaf 0x0");
+    }
+
+    #[test]
+    fn says_which_leaf_is_refused() {
+        let said = |blamed| refused(Errno::EINVAL, blamed);
+        assert_eq!(said(None), format!("{}", Errno::EINVAL));
+        assert!(said(Some((7, 1))).starts_with("a domain cannot have CPUID leaf 0x7, subleaf 0x1 so: "));
+        assert!(
+            said(Some((0, XEN_CPUID_NO_SUBLEAF))).starts_with("a domain cannot have CPUID leaf 0x0 so: ")
+        );
     }
 
     #[test]

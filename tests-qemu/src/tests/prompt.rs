@@ -87,6 +87,10 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
             "shutdown -w other",
             &["Domain 1: its kernel does not poweroff when asked to"],
         ),
+        (
+            "create /h.cfg cpuid='host,maxleaf=999'",
+            &["setting what CPUID tells: a domain cannot have CPUID leaf 0x0 so: "],
+        ),
         ("echo 'a", &["a quote (') is not closed"]),
         ("info xen_sch", &["\ncredit2\n"]),
         (

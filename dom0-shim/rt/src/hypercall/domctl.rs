@@ -20,6 +20,19 @@ unsafe fn call<T>(cmd: u32, domain: Domid, payload: &T) -> Result<(Domid, T), Er
 where
     T: IntoBytes + FromBytes + Immutable,
 {
+    // SAFETY: the caller's promise.
+    let (result, domain, payload) = unsafe { call_and_see(cmd, domain, payload) };
+    result.map(|()| (domain, payload))
+}
+
+/// As [`call`]; returns what the hypervisor left also where it refuses.
+///
+/// # Safety
+/// The same.
+unsafe fn call_and_see<T>(cmd: u32, domain: Domid, payload: &T) -> (Result<(), Errno>, Domid, T)
+where
+    T: IntoBytes + FromBytes + Immutable,
+{
     let mut argument = Domctl {
         cmd,
         interface_version: XEN_DOMCTL_INTERFACE_VERSION,
@@ -28,8 +41,8 @@ where
         u: Union::of(payload),
     };
     // SAFETY: the caller's promise.
-    unsafe { control(HYPERVISOR_DOMCTL, &mut argument) }?;
-    Ok((argument.domain, argument.u.get()))
+    let result = unsafe { control(HYPERVISOR_DOMCTL, &mut argument) };
+    (result.map(|_| ()), argument.domain, argument.u.get())
 }
 
 /// For payloads without handles.
@@ -139,15 +152,22 @@ pub fn cpu_policy(domain: Domid) -> Result<Vec<CpuidLeaf>, Errno> {
 /// Changes what CPUID tells a domain that has not run yet.
 ///
 /// # Errors
-/// What the hypervisor answers; `EINVAL` if the domain cannot have a leaf.
-pub fn set_cpu_policy(domain: Domid, leaves: &[CpuidLeaf]) -> Result<(), Errno> {
+/// What the hypervisor answers, and the leaf and subleaf that it blames, if it does.
+pub fn set_cpu_policy(domain: Domid, leaves: &[CpuidLeaf]) -> Result<(), (Errno, Option<(u32, u32)>)> {
+    /// What stands for no leaf.
+    const NONE: u32 = u32::MAX;
     let payload = DomctlCpuPolicy {
         nr_leaves: leaves.len() as u32,
         leaves: handle(leaves),
+        err_leaf: NONE,
+        err_subleaf: NONE,
+        err_msr: NONE,
         ..Default::default()
     };
     // SAFETY: the hypervisor reads `nr_leaves` leaves, and no MSR.
-    unsafe { call(XEN_DOMCTL_SET_CPU_POLICY, domain, &payload) }.map(|_| ())
+    let (result, _, answer) = unsafe { call_and_see(XEN_DOMCTL_SET_CPU_POLICY, domain, &payload) };
+    let blamed = (answer.err_leaf != NONE).then_some((answer.err_leaf, answer.err_subleaf));
+    result.map_err(|error| (error, blamed))
 }
 
 /// Sets the memory for a domain's nested page tables, bytes (a multiple of 4096).

@@ -27,7 +27,7 @@ use dom0_shim::executor::pass;
 use dom0_shim::layout::{self, PAGE};
 use dom0_shim::xenstore::DOM0;
 use dom0_shim::xlcfg::Config;
-use dom0_shim::xlcfg::cpuid::Changes;
+use dom0_shim::xlcfg::cpuid::{self, Changes};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::{domctl, event_channel, hvm, memory, sysctl};
 use guest_rt::time;
@@ -239,7 +239,7 @@ fn set_cpuid(domain: Domid, changes: &Changes) -> Result<(), String> {
         return Ok(());
     }
     let all = domctl::cpu_policy(domain).map_err(|error| format!("{error}"))?;
-    domctl::set_cpu_policy(domain, &changes.of(&all)?).map_err(|error| format!("{error}"))
+    domctl::set_cpu_policy(domain, &changes.of(&all)?).map_err(|(error, leaf)| cpuid::refused(error, leaf))
 }
 
 /// Gives the domain its memory, in the largest blocks possible.
