@@ -10,14 +10,14 @@ use abi::Domid;
 use abi::domctl::XEN_DOMCTL_SENDTRIGGER_NMI;
 use abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 use dom0_shim::executor::{Either, either};
-use dom0_shim::shell::format::{flag, shutdown_reason};
+use dom0_shim::shell::format::{deaf, flag, shutdown_reason};
 use dom0_shim::shell::words;
 use guest_rt::hypercall::{domctl, sched};
 use guest_rt::{println, time};
 
 use super::Host;
 use super::shell::{find, find_any};
-use super::toolstack::destroy;
+use super::toolstack::{Stage, destroy};
 
 /// What a domain is asked for, or what becomes of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub async fn ask(host: &Rc<Host>, wish: Wish, words: &[&str]) -> Option<Result<(
     // One that cannot be asked keeps none of the others from being asked.
     domains.retain(|&domain| {
         println!("{} domain {domain}", wish.doing());
-        let asked = request(host, domain, wish, given.contains('F'));
+        let asked = can_hear(host, domain).and_then(|()| request(host, domain, wish, given.contains('F')));
         asked
             .map_err(|message| failed.push(format!("Domain {domain}: {message}")))
             .is_ok()
@@ -82,6 +82,17 @@ pub async fn ask(host: &Rc<Host>, wish: Wish, words: &[&str]) -> Option<Result<(
         times => wait(host, domains, times == 1).await,
     }
     Some(Ok(()))
+}
+
+/// Is there a kernel that runs, or will?
+fn can_hear(host: &Host, domain: Domid) -> Result<(), String> {
+    match host.domains.stage(domain) {
+        None | Some(Stage::Destroying) => return Err("it is being destroyed".into()),
+        Some(Stage::Making) => return Err("it is still being created".into()),
+        Some(Stage::Made) => {}
+    }
+    let info = domctl::info(domain).map_err(|error| format!("getdomaininfo: {error}"))?;
+    deaf(info.flags).map_or(Ok(()), Err)
 }
 
 /// Asks a domain's kernel through xenstore (docs/misc/xenstore-paths).

@@ -43,6 +43,11 @@ pub fn shutdown_reason(flags: u32) -> Option<u32> {
     (flags & flag::SHUTDOWN != 0).then_some(flags >> 16 & 0xff)
 }
 
+/// Why a domain with these flags cannot be asked for anything, in a sentence, if it cannot.
+pub fn deaf(flags: u32) -> Option<String> {
+    shutdown_reason(flags).map(|reason| format!("it has stopped already, reason code {reason}"))
+}
+
 /// One line of `list`.
 pub fn list_line(domain: &DomainLine<'_>) -> String {
     let mark = |bit: u32, letter: char| if domain.flags & bit != 0 { letter } else { '-' };
@@ -227,6 +232,15 @@ mod tests {
         assert!(line(flag::SHUTDOWN).contains(" ---s-- "));
         assert!(line(flag::PAUSED | flag::DYING).contains(" --p--d "));
         assert!(line(flag::RUNNING).contains(" r----- "));
+    }
+
+    #[test]
+    fn who_has_stopped_cannot_be_asked() {
+        assert_eq!(deaf(flag::RUNNING | 1 << 16), None);
+        assert_eq!(
+            deaf(flag::SHUTDOWN | 3 << 16).as_deref(),
+            Some("it has stopped already, reason code 3")
+        );
     }
 
     #[test]

@@ -128,9 +128,11 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     shim.command("create -p /h.cfg on_reboot='preserve'")?;
     shim.command("trigger h nmi")?;
     shim.command("unpause h")?;
+    shim.console
+        .expect("Domain 2 (h) has shut down, reason code 1", PATIENCE)?;
     shim.console.type_line("shutdown -w h")?;
     shim.console
-        .expect("Domain 2 has been shut down, reason code 1", PATIENCE)
+        .expect("Domain 2: it has stopped already, reason code 1", PATIENCE)
         .context("shutdown -w")?;
     // Notices draw the prompt anew: what it says is not counted by prompts from here on.
     shim.console.type_line("list h")?;
