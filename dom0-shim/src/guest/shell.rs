@@ -18,8 +18,8 @@ use guest_rt::{println, time};
 use super::backend::{Detach, Front, block};
 use super::power::{self, Wish};
 use super::toolstack::{
-    First, Stage, attach_disk, check_name, create, destroy, detach_disk, open_disks, read_config, rename,
-    resize, resize_disk,
+    First, Stage, attach_disk, create, destroy, detach_disk, open_disks, read_config, rename, resize,
+    resize_disk,
 };
 use super::{Host, console, info, network, pools, scheduling, store_tools};
 
@@ -76,7 +76,7 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str], first: First) -> 
     let started = time::now();
     let failed = |failure: String| format!("Domain {} was not created: {failure}", config.name);
     // Before its disks, which are in use then.
-    check_name(host, &config).map_err(|failure| failed(failure.to_string()))?;
+    host.domains.check_free(&config.name).map_err(failed)?;
     let disks = open_disks(host, &config.disks).await.map_err(failed)?;
     let domain = create(host, config.clone(), disks, first)
         .await

@@ -43,6 +43,13 @@ impl Bridge {
         self.switch.add(Some(mac), mtu)
     }
 
+    /// The domain whose device has address `mac` has another name.
+    pub fn rename(&mut self, mac: Mac, name: &str) {
+        if let Some((_, gateway)) = &mut self.gateway {
+            gateway.name(mac, name);
+        }
+    }
+
     /// Connects a network outside, with hosts of its own.
     pub fn connect_uplink(&mut self, mtu: u16) -> PortId {
         self.switch.add(None, mtu)
@@ -262,6 +269,20 @@ mod tests {
         assert_eq!(ask(b"\x07gateway"), (0, gateway::ADDRESS.octets().to_vec()));
         assert_eq!(ask(b"\x05alpha\x08internal").0, 0, "there, without an address");
         assert_eq!(ask(b"\x04beta\x08internal").0, 3);
+    }
+
+    #[test]
+    fn the_gateway_knows_the_name_that_a_domain_has_now() {
+        let mut bridge = Bridge::with_gateway(None);
+        let a = bridge.connect(A, 1500, "alpha");
+        bridge.rename(A, "Beta");
+        let mut code = |name: &[u8]| {
+            let deliveries = bridge.send(a, query(HOST, name), 1);
+            // Behind the headers of Ethernet, IPv4 and UDP.
+            deliveries[0].1.bytes[14 + 20 + 8 + 3] & 0xf
+        };
+        assert_eq!(code(b"\x04beta\x08internal"), 0);
+        assert_eq!(code(b"\x05alpha\x08internal"), 3);
     }
 
     #[test]

@@ -58,6 +58,11 @@ pub struct Losses {
 }
 
 impl Device {
+    /// Its domain has another name.
+    pub fn rename(&self, name: &str) {
+        self.segment.bridge.borrow_mut().rename(self.mac, name);
+    }
+
     /// What has passed it.
     pub fn counters(&self) -> (Counters, Losses) {
         let counters = self.segment.bridge.borrow().counters(self.port);

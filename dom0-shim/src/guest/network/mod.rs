@@ -82,6 +82,13 @@ impl Networks {
         *next = (*next).max(number.saturating_add(1));
     }
 
+    /// A domain that goes on has another name.
+    pub fn rename(&self, domain: Domid, name: &str) {
+        for device in self.of_domain(domain) {
+            device.rename(name);
+        }
+    }
+
     /// A domain has been destroyed, and its devices with it.
     pub fn forget(&self, domain: Domid) {
         self.next.borrow_mut().remove(&domain);

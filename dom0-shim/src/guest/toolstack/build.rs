@@ -78,8 +78,11 @@ pub async fn create(
         Some(path) => Some(file(host, path, FILE_MAX).await.step("loading the ramdisk")?),
         None => None,
     };
-    // Behind what may wait for a disk: another one of this name may have been made meanwhile.
-    check_name(host, &config)?;
+    // Behind what may wait for a disk: another one may have got this name meanwhile. That it is reserved is no obstacle
+    // to the domain that it is reserved for, and nobody else gets here with it.
+    if host.domains.find(&config.name).is_some() {
+        return Err(format!("a domain named {} exists already", config.name)).step("checking the name");
+    }
     // Without populate-on-demand there is memory behind all that the domain may have; its balloon driver gives back what is too much.
     let memory_map = domu_memory_map(config.max_memory << 20);
     let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
@@ -126,17 +129,6 @@ pub async fn create(
     }
     host.domains.made(domain);
     Ok(domain)
-}
-
-/// Checks that there is no domain of this name.
-///
-/// # Errors
-/// There is one.
-pub fn check_name(host: &Host, config: &Config) -> Result<(), Failure> {
-    match host.domains.find(&config.name) {
-        Some(_) => Err(format!("a domain named {} exists already", config.name)).step("checking the name"),
-        None => Ok(()),
-    }
 }
 
 /// KiB that a domain may have besides its RAM, as in libxl: special pages and ACPI tables count too.

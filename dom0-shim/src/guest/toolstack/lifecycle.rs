@@ -139,6 +139,7 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
         // The disks stay with the domain that is kept: the new one has others like those that this one has by now.
         open_others(host, &record.disks).await
     } else {
+        host.domains.reserved.borrow_mut().add(&record.config.name);
         destroy_or_say(host, domain).await;
         Ok(record.disks)
     };
@@ -149,6 +150,7 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
             .map_err(|failure| format!("{failure}")),
         Err(error) => Err(error),
     };
+    host.domains.reserved.borrow_mut().remove(name);
     match started {
         Ok(domain) => {
             host.domains.delayed(domain, delay);
@@ -175,7 +177,7 @@ async fn open_others(host: &Host, disks: &[OpenDisk]) -> Result<Vec<OpenDisk>, S
 fn keep(host: &Host, domain: Domid, config: &Config) {
     let name = (1..)
         .map(|number| format!("{}-{number}", config.name))
-        .find(|name| host.domains.find(name).is_none())
+        .find(|name| host.domains.check_free(name).is_ok())
         .unwrap_or_default();
     let handle = new_handle();
     if let Err(error) = domctl::set_handle(domain, handle) {
@@ -185,6 +187,7 @@ fn keep(host: &Host, domain: Domid, config: &Config) {
     // Nodes that cannot be written are as a domain that was made without them.
     let _ = nodes::rename(&host.store, domain, &handle, &name);
     console::rename(host, domain, &name);
+    host.networks.rename(domain, &name);
     host.domains.update(domain, |config| {
         config.name = name;
         config.uuid = None;

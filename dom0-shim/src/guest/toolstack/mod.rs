@@ -31,13 +31,14 @@ use super::backend::block::{self, OpenDisk};
 use super::backend::{self, Detach};
 use super::{Host, console};
 
-pub use build::{First, check_name, create};
+pub use build::{First, create};
 pub use lifecycle::watch;
 
 /// The domains made by this toolstack.
 #[derive(Default)]
 pub struct Domains {
     records: RefCell<BTreeMap<Domid, Record>>,
+    reserved: RefCell<restart::Reserved>,
     /// Set whenever a domain has stopped or has gone.
     pub ended: Signal,
 }
@@ -115,6 +116,20 @@ impl Domains {
             .find(|(_, record)| record.config.name == name)
             .map(|(&domain, _)| domain);
         by_name.or_else(|| name.parse().ok().filter(|domain| records.contains_key(domain)))
+    }
+
+    /// Checks that no domain has this name, or will have it when it is started again.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn check_free(&self, name: &str) -> Result<(), String> {
+        if self.find(name).is_some() {
+            return Err(format!("a domain named {name} exists already"));
+        }
+        if self.reserved.borrow().has(name) {
+            return Err(format!("a domain named {name} is being started again"));
+        }
+        Ok(())
     }
 
     /// The name of a domain.
@@ -251,15 +266,14 @@ pub async fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<R
 /// A sentence: another has it, or it is none.
 pub fn rename(host: &Host, domain: Domid, name: &str) -> Result<(), String> {
     xlcfg::check_name(name).map_err(|error| format!("'{name}': {error}"))?;
-    if host.domains.find(name).is_some() {
-        return Err(format!("a domain named {name} exists already"));
-    }
+    host.domains.check_free(name)?;
     let handle = domctl::info(domain)
         .map_err(|error| format!("getdomaininfo: {error}"))?
         .handle;
     nodes::rename(&host.store, domain, &handle, name)
         .map_err(|error| format!("renaming domain {domain} in xenstore: {}", error.name()))?;
     console::rename(host, domain, name);
+    host.networks.rename(domain, name);
     host.domains.update(domain, |config| config.name = name.into());
     Ok(())
 }
