@@ -98,7 +98,7 @@ async fn create_as(host: &Rc<Host>, words: &[Word<'_>]) -> Option<Result<(), Str
     };
     let options: Vec<&str> = options.iter().map(|option| option.text.as_str()).collect();
     let (given, _) = words::options(&options, "cp")?;
-    let settings: Vec<&str> = settings.iter().map(|word| xlcfg::setting(word)).collect();
+    let settings: Vec<&str> = settings.iter().map(|word| xlcfg::prompt::setting(word)).collect();
     let first = match given.contains('p') {
         true => First::Paused,
         false => First::Running,

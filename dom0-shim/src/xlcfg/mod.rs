@@ -8,16 +8,17 @@ pub mod cpuid;
 pub mod disk;
 pub mod long;
 mod others;
+pub mod prompt;
 mod syntax;
 pub mod vif;
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::cpus::CpuSet;
-use crate::shell::words::Word;
 use channel::{CHANNELS_MAX, Channel};
 use cpuid::Changes;
 use disk::Disk;
@@ -179,25 +180,24 @@ const TSC_ALWAYS_EMULATE: u32 = 1;
 /// Most vCPUs of an HVM or PVH domain.
 const VCPUS_MAX: u64 = 128;
 
-/// Parses a config.
+/// Parses a config. Of several settings of a key, the last counts, and nothing is said of the others.
 ///
 /// # Errors
 /// The first syntax error, unknown key, value that does not fit, or missing key.
 pub fn parse(text: &str) -> Result<Config, Error> {
+    let settings = syntax::parse(text)?;
+    let last: BTreeMap<&str, usize> = settings
+        .iter()
+        .enumerate()
+        .map(|(index, setting)| (setting.key.as_str(), index))
+        .collect();
     let mut draft = Draft::default();
-    for setting in syntax::parse(text)? {
-        draft.set(&setting)?;
+    for (index, setting) in settings.iter().enumerate() {
+        if last.get(setting.key.as_str()) == Some(&index) {
+            draft.set(setting)?;
+        }
     }
     draft.finish()
-}
-
-/// A setting (`key=value`) at the prompt: as it was typed if that is one, as its quotes are those of a config then;
-/// otherwise what is left of it as a word, as xl gets it from a shell. So `extra='a b'` and `'extra="a b"'` are the same.
-pub fn setting<'a>(word: &'a Word<'_>) -> &'a str {
-    match syntax::parse(word.typed) {
-        Ok(settings) if settings.len() == 1 => word.typed,
-        _ => &word.text,
-    }
 }
 
 /// A config while its keys are being read.

@@ -187,22 +187,6 @@ fn reads_a_uuid() {
 }
 
 #[test]
-fn settings_at_the_prompt() {
-    let line = r#"extra='a b' 'extra="a b"' disk=["a b,xvda,rw"] vcpus=2 extra='say "hi"' name=x"#;
-    let words = crate::shell::words::split(line).unwrap();
-    let settings: Vec<&str> = words.iter().map(setting).collect();
-    let wanted = [
-        "extra='a b'",
-        r#"extra="a b""#,
-        r#"disk=["a b,xvda,rw"]"#,
-        "vcpus=2",
-        r#"extra='say "hi"'"#,
-        "name=x",
-    ];
-    assert_eq!(settings, wanted);
-}
-
-#[test]
 fn keys_for_what_there_is_not() {
     let warnings = |more: &str| parse(&format!("{SMALL}{more}")).unwrap().warnings;
     assert_eq!(

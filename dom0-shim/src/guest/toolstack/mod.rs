@@ -23,6 +23,7 @@ use dom0_shim::executor::{Signal, pass};
 use dom0_shim::net::packet::Mac;
 use dom0_shim::restart;
 use dom0_shim::xlcfg::disk::{Disk, Place};
+use dom0_shim::xlcfg::prompt::parse_with;
 use dom0_shim::xlcfg::{self, Config};
 use guest_rt::hypercall::domctl;
 use guest_rt::time;
@@ -238,18 +239,7 @@ impl Domains {
 pub async fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Config>, String> {
     let bytes = config_file(host, path).await?;
     let text = core::str::from_utf8(&bytes).map_err(|_| format!("{path}: is not a text file"))?;
-    let own_lines = text.lines().count();
-    let text = format!("{}\n{}\n", text.trim_end_matches('\n'), settings.join("\n"));
-    let mut config = xlcfg::parse(&text).map_err(|error| match error.line {
-        0 => format!("{path}: {}", error.message),
-        line => match line
-            .checked_sub(own_lines + 1)
-            .and_then(|extra| settings.get(extra))
-        {
-            Some(setting) => format!("{setting}: {}", error.message),
-            None => format!("{path}:{line}: {}", error.message),
-        },
-    })?;
+    let mut config = parse_with(path, text, settings)?;
     for warning in &config.warnings {
         host.terminal.notice(&format!("{path}: {warning}"));
     }
