@@ -8,6 +8,7 @@ pub mod cpuid;
 pub mod disk;
 pub mod long;
 mod others;
+mod pins;
 pub mod prompt;
 mod syntax;
 pub mod vif;
@@ -18,13 +19,15 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::cpus::CpuSet;
 use channel::{CHANNELS_MAX, Channel};
 use cpuid::Changes;
 use disk::Disk;
 use others::Fate;
+use pins::pins;
 use syntax::{Setting, Value};
 use vif::Vif;
+
+pub use pins::Pins;
 
 /// What is wrong with a config, and on which line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +141,8 @@ pub struct Config {
     pub time_offset: i64,
     /// What CPUID is to tell otherwise than by default.
     pub cpuid: Changes,
+    /// Does a register (MSR) that there is not read as 0?
+    pub msr_relaxed: bool,
     /// Disks; no two with the same number.
     pub disks: Vec<Disk>,
     /// Network devices.
@@ -146,29 +151,6 @@ pub struct Config {
     pub channels: Vec<Channel>,
     /// What was ignored, in sentences.
     pub warnings: Vec<String>,
-}
-
-/// CPUs for the vCPUs of a domain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Pins {
-    /// Nothing is said.
-    #[default]
-    None,
-    /// These for each vCPU.
-    Same(CpuSet),
-    /// By the number of the vCPU; nothing is said of those beyond.
-    Each(Vec<CpuSet>),
-}
-
-impl Pins {
-    /// Those of a vCPU, if anything is said.
-    pub fn of(&self, vcpu: u32) -> Option<&CpuSet> {
-        match self {
-            Self::None => None,
-            Self::Same(cpus) => Some(cpus),
-            Self::Each(list) => list.get(vcpu as usize),
-        }
-    }
 }
 
 /// The name of dom0.
@@ -231,6 +213,7 @@ struct Draft {
     time_offset: i64,
     cpuid: Changes,
     no_migration: bool,
+    msr_relaxed: bool,
     disks: Vec<Disk>,
     vifs: Vec<Vif>,
     channels: Vec<Channel>,
@@ -273,6 +256,7 @@ impl Draft {
             "rtc_timeoffset" => self.time_offset = seconds(setting)?,
             "cpuid" => self.cpuid = cpuid(setting)?,
             "nomigrate" => self.no_migration = number(setting, 0, 1)? == 1,
+            "msr_relaxed" => self.msr_relaxed = number(setting, 0, 1)? == 1,
             "builder" => check_builder(setting)?,
             "disk" => self.disks = disks(setting)?,
             "vif" => self.vifs = self.network_devices(setting)?,
@@ -379,6 +363,7 @@ impl Draft {
             shadow_memory: self.shadow_memory,
             time_offset: self.time_offset,
             cpuid: self.cpuid,
+            msr_relaxed: self.msr_relaxed,
             disks: self.disks,
             vifs: self.vifs,
             channels: self.channels,
@@ -395,20 +380,6 @@ fn string(setting: &Setting) -> Result<String, Error> {
     match &setting.value {
         Value::String(text) => Ok(text.clone()),
         _ => Err(refuse(setting, "a string in quotes is wanted")),
-    }
-}
-
-/// One set of CPUs for all vCPUs, or a list with one for each.
-fn pins(setting: &Setting) -> Result<Pins, Error> {
-    let parse = |text: &str| CpuSet::parse(text).map_err(|error| refuse(setting, &error));
-    let one = |value: &Value| match value {
-        Value::String(text) => parse(text),
-        Value::Number(cpu) => parse(&cpu.to_string()),
-        Value::List(_) => Err(refuse(setting, "a list of CPUs is wanted")),
-    };
-    match &setting.value {
-        Value::List(list) => Ok(Pins::Each(list.iter().map(one).collect::<Result<_, _>>()?)),
-        value => Ok(Pins::Same(one(value)?)),
     }
 }
 

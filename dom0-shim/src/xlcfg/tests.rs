@@ -1,6 +1,7 @@
 //! Configs good and bad.
 
 use super::*;
+use crate::cpus::CpuSet;
 
 const SMALL: &str = "name='a'\nkernel='/k'\nmemory=64\n";
 
@@ -208,6 +209,12 @@ fn keys_for_what_there_is_not() {
         error("pci=['01:00.0']"),
         "line 4: pci: there is no passthrough of devices"
     );
+    assert_eq!(
+        error("nestedhvm=1"),
+        "line 4: nestedhvm: there is no nested virtualization"
+    );
+    let relaxed = |more: &str| parse(&format!("{SMALL}{more}")).unwrap().msr_relaxed;
+    assert!(relaxed("msr_relaxed=1") && !relaxed("msr_relaxed=0") && !relaxed(""));
     assert!(error("bootloader='pygrub'").contains("as /dev/vda1:/vmlinuz"));
     assert!(error("builder='hvm'").contains("'hvm' guests are not supported"));
     assert_eq!(

@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use abi::domctl::{
     ArchDomainconfig, DomctlCreatedomain, DomctlSchedCredit, XEN_DOMCTL_CDF_HAP, XEN_DOMCTL_CDF_HVM,
-    XEN_X86_EMU_LAPIC,
+    XEN_X86_EMU_LAPIC, XEN_X86_MSR_RELAXED,
 };
 use abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS};
 use abi::hvm::*;
@@ -163,7 +163,11 @@ fn creation(config: &Config, handle: [u8; 16], cpupool_id: u32) -> DomctlCreated
         cpupool_id,
         arch: ArchDomainconfig {
             emulation_flags: XEN_X86_EMU_LAPIC,
-            misc_flags: 0,
+            misc_flags: if config.msr_relaxed {
+                XEN_X86_MSR_RELAXED
+            } else {
+                0
+            },
         },
         ..Default::default()
     }
