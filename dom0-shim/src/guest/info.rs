@@ -22,7 +22,7 @@ use super::shell::{all_domains, find_any, name_of};
 
 /// `list`; `None` if its words make no sense.
 pub fn list(host: &Host, words: &[&str]) -> Option<Result<(), String>> {
-    let (given, rest) = words::options(words, "lvc")?;
+    let (given, rest) = words::options(words, &[('l', "long"), ('v', "verbose"), ('c', "cpupool")])?;
     let only = match rest[..] {
         [] => None,
         [which] => Some(which),
@@ -74,7 +74,7 @@ fn list_as(host: &Host, only: Option<&str>, has: impl Fn(char) -> bool) -> Resul
 /// `info`: xl's rows in xl's order. With a name, only the values of rows whose names begin so; `-n`: with places of CPUs
 /// and memory.
 pub fn info(words: &[&str]) -> Option<Result<(), String>> {
-    let (given, rest) = words::options(words, "n")?;
+    let (given, rest) = words::options(words, &[('n', "numa")])?;
     let numa = given.contains('n');
     let only = match rest[..] {
         [] => None,

@@ -47,7 +47,7 @@ impl Wish {
 
 /// `shutdown` and `reboot`; `None` if their words make no sense. Domain 0 is the machine.
 pub async fn ask(host: &Rc<Host>, wish: Wish, words: &[&str]) -> Option<Result<(), String>> {
-    let (given, rest) = words::options(words, "awF")?;
+    let (given, rest) = words::options(words, &[('a', "all"), ('w', "wait"), ('F', "")])?;
     let mut domains: Vec<Domid> = match rest[..] {
         [] if given.contains('a') => host
             .domains

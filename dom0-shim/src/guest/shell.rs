@@ -97,7 +97,7 @@ async fn create_as(host: &Rc<Host>, words: &[Word<'_>]) -> Option<Result<(), Str
         return None;
     };
     let options: Vec<&str> = options.iter().map(|option| option.text.as_str()).collect();
-    let (given, _) = words::options(&options, "cp")?;
+    let (given, _) = words::options(&options, &[('c', ""), ('p', "")])?;
     let settings: Vec<&str> = settings.iter().map(|word| xlcfg::prompt::setting(word)).collect();
     let first = match given.contains('p') {
         true => First::Paused,

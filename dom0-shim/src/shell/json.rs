@@ -8,7 +8,6 @@ use core::fmt::{self, Write};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "JSON's own names")]
 pub enum Json {
-    Bool(bool),
     Number(i64),
     Text(String),
     List(Vec<Json>),
@@ -36,7 +35,6 @@ impl fmt::Display for Json {
 impl Json {
     fn write(&self, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
         match self {
-            Self::Bool(value) => write!(f, "{value}"),
             Self::Number(number) => write!(f, "{number}"),
             Self::Text(text) => quoted(f, text),
             Self::List(values) => {
@@ -97,10 +95,10 @@ mod tests {
             ("domid", 1u32.into()),
             ("say", "a \"b\\\n".into()),
             ("none", Json::List(vec![])),
-            ("all", Json::List(vec![Json::Number(-1), Json::Bool(true)])),
+            ("all", Json::List(vec![Json::Number(-1), Json::Number(1)])),
         ])]);
         let wanted = "[\n    {\n        \"domid\": 1,\n        \"say\": \"a \\\"b\\\\\\u000a\",\n        \"none\": [],\n        \
-                      \"all\": [\n            -1,\n            true\n        ]\n    }\n]";
+                      \"all\": [\n            -1,\n            1\n        ]\n    }\n]";
         assert_eq!(format!("{value}"), wanted);
     }
 }

@@ -52,16 +52,25 @@ fn word(line: &str) -> Result<(String, &str), String> {
     }
 }
 
-/// Letters of options, wherever they stand (`-a -w`, `-aw`), and the other words; `None` if a letter is not among `known`.
-pub fn options<'a>(words: &[&'a str], known: &str) -> Option<(String, Vec<&'a str>)> {
+/// An option: its letter and its long name, empty if it has none.
+pub type Known<'a> = (char, &'a str);
+
+/// Letters of options, wherever they stand (`-a -w`, `-aw`, `--all --wait`), and the other words; `None` if one is not
+/// among `known`.
+pub fn options<'a>(words: &[&'a str], known: &[Known<'_>]) -> Option<(String, Vec<&'a str>)> {
     let (mut given, mut rest) = (String::new(), Vec::new());
     for word in words {
-        match word.strip_prefix('-') {
-            Some(letters) if !letters.is_empty() && letters.chars().all(|letter| known.contains(letter)) => {
-                given.push_str(letters);
+        match (word.strip_prefix("--"), word.strip_prefix('-')) {
+            (Some(name), _) => {
+                let (letter, _) = known.iter().find(|(_, long)| !name.is_empty() && *long == name)?;
+                given.push(*letter);
             }
-            Some(_) => return None,
-            None => rest.push(*word),
+            (None, Some("")) => return None,
+            (None, Some(letters)) => {
+                let knows = |letter| known.iter().any(|(of, _)| *of == letter);
+                given.push_str(Some(letters).filter(|letters| letters.chars().all(knows))?);
+            }
+            (None, None) => rest.push(*word),
         }
     }
     Some((given, rest))
@@ -110,13 +119,16 @@ mod tests {
 
     #[test]
     fn options_stand_anywhere() {
+        let of = |words: &[&'static str]| options(words, &[('a', "all"), ('w', "wait"), ('F', "")]);
+        assert_eq!(of(&["-aw", "x", "-w"]), Some(("aww".into(), ["x"].into())));
         assert_eq!(
-            options(&["-aw", "x", "-w"], "aw"),
-            Some(("aww".into(), ["x"].into()))
+            of(&["--wait", "x", "--all", "-F"]),
+            Some(("waF".into(), ["x"].into()))
         );
-        assert_eq!(options(&["x"], "aw"), Some((String::new(), ["x"].into())));
-        assert_eq!(options(&["-q"], "aw"), None);
-        assert_eq!(options(&["-"], "aw"), None);
+        assert_eq!(of(&["x"]), Some((String::new(), ["x"].into())));
+        for unknown in ["-q", "-", "--", "--al", "--w", "-all"] {
+            assert_eq!(of(&[unknown]), None, "{unknown}");
+        }
     }
 
     proptest! {

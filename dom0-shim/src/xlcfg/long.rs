@@ -17,7 +17,7 @@ impl Action {
         match self {
             Self::Destroy => "destroy",
             Self::Restart => "restart",
-            Self::RenameRestart => "rename_restart",
+            Self::RenameRestart => "restart_rename",
             Self::Preserve => "preserve",
             Self::SoftReset => "soft_reset",
         }
@@ -109,10 +109,15 @@ fn disk(disk: &Disk) -> Json {
             ("format", format.into()),
             ("readwrite", u32::from(disk.access == Access::ReadWrite).into()),
             ("is_cdrom", u32::from(disk.cdrom).into()),
-            ("discard_enable", Json::Bool(disk.discard)),
+            ("discard_enable", defbool(disk.discard)),
         ]
         .into(),
     )
+}
+
+/// libxl's booleans that may be left to it.
+fn defbool(value: bool) -> Json {
+    if value { "True" } else { "False" }.into()
 }
 
 fn nic((index, vif): (u32, &Vif)) -> Json {
@@ -133,7 +138,8 @@ mod tests {
     #[test]
     fn says_what_the_config_says() {
         let config = super::super::parse(
-            "name='a'\nkernel='/k'\nmemory=64\nvcpus=2\nextra='say \"hi\"'\ndisk=['/i,raw,xvda,w']\nvif=['bridge=b']\ncap=50",
+            "name='a'\nkernel='/k'\nmemory=64\nvcpus=2\nextra='say \"hi\"'\ndisk=['/i,raw,xvda,w']\nvif=['bridge=b']\ncap=50\n\
+             on_crash='rename-restart'\non_soft_reset='soft-reset'",
         )
         .unwrap();
         let text = format!("{}", domain(3, "a", &[0xab; 16], Some(&config)));
@@ -147,6 +153,9 @@ mod tests {
             "\"bridge\": \"b\"",
             "\"cap\": 50",
             "\"on_reboot\": \"restart\"",
+            "\"on_crash\": \"restart_rename\"",
+            "\"on_soft_reset\": \"soft_reset\"",
+            "\"discard_enable\": \"True\"",
         ] {
             assert!(text.contains(wanted), "{wanted} in {text}");
         }

@@ -52,7 +52,7 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
             &["UUID", "Cpupool", "               -          Pool-0"],
         ),
         (
-            "list -l h",
+            "list --long h",
             &["\"domid\": 1,", "\"cmdline\": \"a b\"", "\"target_memkb\": 65536"],
         ),
         ("list -x", &["Usage: list"]),
@@ -67,7 +67,7 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ("trigger other power", &["a PVH guest has no buttons"]),
         ("trigger other nmi 7", &["Sending nmi to VCPU 7 of domain 1: "]),
         ("shutdown", &["Usage: shutdown"]),
-        ("shutdown -a", &["Shutting down domain 1"]),
+        ("shutdown --all", &["Shutting down domain 1"]),
         (
             "xenstore-read /local/domain/1/control/shutdown",
             &["\npoweroff\n"],
