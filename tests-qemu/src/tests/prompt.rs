@@ -129,10 +129,10 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     shim.command("trigger h nmi")?;
     shim.command("unpause h")?;
     shim.console
-        .expect("Domain 2 (h) has shut down, reason code 1", PATIENCE)?;
+        .expect("Domain 3 (h) has shut down, reason code 1", PATIENCE)?;
     shim.console.type_line("shutdown -w h")?;
     shim.console
-        .expect("Domain 2: it has stopped already, reason code 1", PATIENCE)
+        .expect("Domain 3: it has stopped already, reason code 1", PATIENCE)
         .context("shutdown -w")?;
     // Notices draw the prompt anew: what it says is not counted by prompts from here on.
     shim.console.type_line("list h")?;
