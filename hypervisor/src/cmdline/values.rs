@@ -166,7 +166,7 @@ pub(super) fn clock_source(line: &mut CommandLine<'_>, value: &str) -> Option<()
     Some(())
 }
 
-/// Xen's levels. The one after the slash is the limit for messages that are rate-limited; ours are not, so it takes no effect.
+/// Xen's names of levels.
 fn level_name(name: &str) -> Option<LevelFilter> {
     Some(match name {
         "none" => LevelFilter::Off,
@@ -188,7 +188,7 @@ fn levels(value: &str) -> Option<GuestLevels> {
     })
 }
 
-/// The hypervisor's own messages are not limited.
+/// The hypervisor's own messages are not limited: the level behind a slash has no effect.
 pub(super) fn level(level: &mut LevelFilter, value: &str) -> Option<()> {
     *level = levels(value)?.always;
     Some(())

@@ -77,7 +77,7 @@ pub struct Watch {
 
 /// How far the two may be apart after a moment: a thousandth of a second.
 ///
-/// Readings that are taken well are within microseconds. CPUs that run at all after such a warp would be told by their users; Linux waits for 0.1 to 62 ms.
+/// Readings that are taken well are within microseconds of each other. Linux's watchdog of clocks allows 0.1 to 62 ms.
 const APART: u64 = 1000;
 /// And how much further for each tick that has passed: one of so many. That is many times what calibration leaves (some of a million), and an eighth of the
 /// smallest step in the clock of a CPU whose TSC follows it (100 MHz of 3 GHz).
