@@ -10,7 +10,7 @@ use core::cell::{Cell, RefCell};
 
 use abi::event_channel::VIRQ_CONSOLE;
 use dom0_shim::executor::Signal;
-use dom0_shim::shell::line::{Editor, Event, take_interrupt};
+use dom0_shim::shell::line::{Editor, Event, take_interrupt, type_ahead};
 use guest_rt::hypercall::{console as console_io, event_channel};
 
 use super::Host;
@@ -122,10 +122,8 @@ pub async fn receive(host: Rc<Host>) {
         let mut bytes = [0; 64];
         // What came before the binding raised no event, hence reading first.
         while let Ok(count @ 1..) = console_io::read(&mut bytes) {
-            let mut input = host.terminal.input.borrow_mut();
-            let room = TYPE_AHEAD.saturating_sub(input.len());
-            input.extend(bytes.iter().take(count.min(room)));
-            drop(input);
+            let came = &bytes[..count.min(bytes.len())];
+            type_ahead(&mut host.terminal.input.borrow_mut(), came, TYPE_AHEAD);
             host.terminal.received.notify();
         }
         host.reactor.event(port).await;

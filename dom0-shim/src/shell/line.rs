@@ -26,10 +26,22 @@ pub enum Event {
     EndOfInput,
 }
 
+/// Ctrl-C and Ctrl-], as terminals encode them.
+const INTERRUPTS: [u8; 2] = [0x03, 0x1d];
+
+/// Keeps what is typed, `limit` bytes at most, for whoever reads next. An interrupt finds room in any case.
+pub fn type_ahead(typed: &mut VecDeque<u8>, bytes: &[u8], limit: usize) {
+    let room = limit.saturating_sub(typed.len());
+    let (kept, rest) = bytes.split_at(bytes.len().min(room));
+    typed.extend(kept);
+    if let Some(&interrupt) = rest.iter().find(|byte| INTERRUPTS.contains(byte)) {
+        typed.pop_back();
+        typed.push_back(interrupt);
+    }
+}
+
 /// Takes the first Ctrl-C or Ctrl-], which end a command that waits, from what was typed; whether there was one.
 pub fn take_interrupt(typed: &mut VecDeque<u8>) -> bool {
-    /// As terminals encode them.
-    const INTERRUPTS: [u8; 2] = [0x03, 0x1d];
     let at = typed.iter().position(|byte| INTERRUPTS.contains(byte));
     at.and_then(|at| typed.remove(at)).is_some()
 }
@@ -364,6 +376,17 @@ mod tests {
         assert!(take_interrupt(&mut typed));
         assert!(!take_interrupt(&mut typed));
         assert_eq!(typed, *b"list\r");
+    }
+
+    #[test]
+    fn an_interrupt_has_room_when_nothing_else_has() {
+        let mut typed = VecDeque::from(b"ab".to_vec());
+        type_ahead(&mut typed, b"cde\x03f", 4);
+        assert_eq!(typed, *b"abc\x03");
+        type_ahead(&mut typed, b"gh", 4);
+        assert_eq!(typed, *b"abc\x03");
+        type_ahead(&mut typed, b"\x1d", 4);
+        assert_eq!(typed, *b"abc\x1d");
     }
 
     fn lines(input: &[u8]) -> Vec<String> {

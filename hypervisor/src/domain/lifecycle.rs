@@ -136,7 +136,8 @@ impl Domain {
         let policy = self.cpu_policy.lock().clone();
         let tsc_info = *self.tsc.lock();
         // A guest's TSC starts at 0, on all of its vCPUs at once.
-        let tsc_offset = tsc().wrapping_neg();
+        let start = tsc();
+        let tsc_offset = start.wrapping_neg();
         let mut vcpus = Vec::with_capacity(self.config.max_vcpus as usize);
         for id in 0..self.config.max_vcpus {
             fallible::ensure_reserve()?;
@@ -152,7 +153,7 @@ impl Domain {
             .map_err(|_| Errno::ENOMEM)?;
             vcpu.events
                 .attach(vcpu.id, self.shared_info.share().map_err(|_| Errno::ENOMEM)?);
-            time::take_tsc_info(&vcpu, tsc_info);
+            time::take_tsc_info(&vcpu, tsc_info, start);
             self.publish_time(&vcpu);
             vcpus.push(vcpu);
         }

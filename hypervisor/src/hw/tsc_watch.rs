@@ -135,7 +135,7 @@ impl Watch {
         };
         // Beyond what calibration leaves.
         if apart.abs() > elapsed / i128::from(CALIBRATED) + unknown {
-            self.behind = (self.behind - apart).max(0);
+            self.behind = (self.behind - apart).clamp(0, granted);
         }
         Ok(())
     }
@@ -290,6 +290,19 @@ mod tests {
         let goes_on = handover.tsc + ((u128::from(ticks) * u128::from(handover.rate)) >> 32) as u64;
         let ahead = goes_on.wrapping_sub(good.after).cast_signed();
         assert!((0..20_000).contains(&ahead), "{ahead}");
+    }
+
+    /// However long a TSC is slower than calibrated, what is added in the end is no more than one look may grant.
+    #[test]
+    fn what_a_slow_clock_falls_back_by_does_not_pile_up() {
+        let mut watch = watch();
+        let slow = TSC_HZ - TSC_HZ / 1000;
+        for second in 1..3600 {
+            assert_eq!(watch.look(at(second * 1_000_000, slow)), Ok(()));
+        }
+        let handover = watch.hand_over();
+        let ahead = handover.tsc.wrapping_sub(at(3599 * 1_000_000, slow).before);
+        assert!(ahead < TSC_HZ / 100, "{ahead}");
     }
 
     #[test]

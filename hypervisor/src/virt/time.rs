@@ -115,11 +115,10 @@ fn change_tsc(vcpu: &Vcpu, info: TscInfo, value: u64, now: u64) {
     });
 }
 
-/// A new vCPU has the TSC of its domain.
-pub fn take_tsc_info(vcpu: &Vcpu, info: TscInfo) {
+/// A new vCPU has the TSC of its domain from its start on, when the machine's read `start`.
+pub fn take_tsc_info(vcpu: &Vcpu, info: TscInfo, start: u64) {
     if info != TscInfo::new() {
-        let now = hw::time::tsc();
-        change_tsc(vcpu, info, vcpu.tsc.at(now), now);
+        change_tsc(vcpu, info, vcpu.tsc.at(start), start);
     }
 }
 

@@ -134,12 +134,12 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
     let Some(record) = record.filter(|record| record.stage == Stage::Made) else {
         return;
     };
+    host.domains.reserved.borrow_mut().add(&record.config.name);
     let disks = if action == Action::RenameRestart {
         keep(host, domain, &record.config);
         // The disks stay with the domain that is kept: the new one has others like those that this one has by now.
         open_others(host, &record.disks).await
     } else {
-        host.domains.reserved.borrow_mut().add(&record.config.name);
         destroy_or_say(host, domain).await;
         Ok(record.disks)
     };
