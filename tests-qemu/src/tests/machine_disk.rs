@@ -21,6 +21,7 @@ use crate::{Machine, Vehicle, outputs};
 pub fn tests() -> Vec<Test> {
     vec![
         test("disk of the machine", Vehicle::Svm, disk),
+        test("disk with bad sectors", Vehicle::Svm, bad_sectors),
         test("files on a disk of the machine", Vehicle::Svm, files),
         test("power loss", Vehicle::Svm, power_loss),
     ]
@@ -108,6 +109,61 @@ fn disk(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     )?;
     ensure!(refused.contains("\nrefused\n"), "{refused}");
     ensure!(std::fs::read(&file)? == expected, "a read-only disk was written");
+    Ok(())
+}
+
+/// A disk of the machine that cannot read one sector nor write another: the domain gets an I/O error for these, and all others work,
+/// before and after.
+fn bad_sectors(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    /// Pages of 4 KiB.
+    const UNREADABLE: usize = 256;
+    const UNWRITABLE: usize = 512;
+    const SECTORS: usize = 8;
+    let (image, faults) = (bench.scratch().join("disk.img"), bench.scratch().join("faults"));
+    std::fs::write(&image, numbered(16 * MIB / SECTOR))?;
+    let fault = |event: &str, page: usize| {
+        format!(
+            "[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\nsector = \"{}\"\nonce = \"off\"\n",
+            page * SECTORS + 3
+        )
+    };
+    let rules = fault("read_aio", UNREADABLE) + &fault("write_aio", UNWRITABLE);
+    std::fs::write(&faults, rules)?;
+    // QEMU's block driver for tests, with the faults, above the image.
+    machine.disks = vec![format!("blkdebug:{}:{}", faults.display(), image.display()).into()];
+    let mut shim = prompt(bench, machine)?;
+    shim.console
+        .type_line("create -c /etc/oxen/debian.cfg disk=[\"/dev/vda,raw,xvdb,w\"]")?;
+    log_in(shim.console)?;
+    for (what, page, works) in [
+        ("read", UNREADABLE - 1, true),
+        ("read", UNREADABLE, false),
+        ("read", UNREADABLE + 1, true),
+        ("write", UNWRITABLE - 1, true),
+        ("write", UNWRITABLE, false),
+        ("write", UNWRITABLE + 1, true),
+        ("read", UNREADABLE, false),
+    ] {
+        let dd = match what {
+            "read" => format!("dd if=/dev/xvdb of=/dev/null bs=4k count=1 iflag=direct skip={page}"),
+            _ => format!("dd if=/dev/zero of=/dev/xvdb bs=4k count=1 conv=fsync,notrunc seek={page}"),
+        };
+        let said = shell(shim.console, &format!("{dd} && echo all $(echo right)"))?;
+        let found = (
+            said.contains("\nall right\n"),
+            said.contains("I/O error") || said.contains("Input/output error"),
+        );
+        ensure!(found == (works, !works), "{what} of page {page}: {said}");
+    }
+    shim.detach()?;
+    let expected = numbered(16 * MIB / SECTOR);
+    let written = std::fs::read(&image)?;
+    let page = |bytes: &[u8], page: usize| bytes[page * 4096..(page + 1) * 4096].to_vec();
+    ensure!(
+        page(&written, UNWRITABLE) == page(&expected, UNWRITABLE)
+            && page(&written, UNWRITABLE + 1) == vec![0; 4096],
+        "what was written is not what the domain was told"
+    );
     Ok(())
 }
 
