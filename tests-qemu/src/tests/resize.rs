@@ -5,8 +5,8 @@ use anyhow::{Context, Result, ensure};
 use super::debian::{log_in, prompt, shell, to_shell};
 use super::shim::Shim;
 use super::{BOTH, test};
-use crate::Machine;
 use crate::runner::{Bench, Test};
+use crate::{Machine, Vehicle};
 
 const FRAMES_OF_MIB: u64 = 256;
 
@@ -19,6 +19,8 @@ pub fn tests() -> Vec<Test> {
                 test("memory comes and goes", vehicle, memory),
             ]
         })
+        // What the domU's kernel does for this is the same on both vendors, and takes Bochs minutes.
+        .chain([test("memory that is new to a domU", Vehicle::Svm, hot_add)])
         .collect()
 }
 
@@ -114,6 +116,41 @@ fn measure(shim: &mut Shim<'_>, wanted: i64) -> Result<[i64; 3]> {
     to_shell(shim, "debian")?;
     ensure!((listed - wanted).abs() <= 1, "{listed} MiB, not {wanted}: {list}");
     Ok([total, listed, free])
+}
+
+/// A domU gets more than it was made for: its kernel makes room for it behind its RAM (memory hot-add), uses it, and gives it back.
+fn hot_add(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = prompt(bench, machine)?;
+    shim.console
+        .type_line("create -c /etc/oxen/debian.cfg memory=192")?;
+    log_in(shim.console)?;
+    // What udev does where there is one.
+    shell(
+        shim.console,
+        "echo online > /sys/devices/system/memory/auto_online_blocks",
+    )?;
+    let first = measure(&mut shim, 192)?;
+    at_prompt(&mut shim, "mem-max debian 320")?;
+    at_prompt(&mut shim, "mem-set debian 304")?;
+    let more = measure(&mut shim, 304)?;
+    ensure!(
+        more[0] - first[0] > 100 && first[2] - more[2] >= 112,
+        "MemTotal, list, free frames in MiB were {first:?}, are {more:?}"
+    );
+    let used = shell(
+        shim.console,
+        "mount -t tmpfs -o size=240m none /mnt && dd if=/dev/urandom of=/mnt/a bs=1M count=200 && md5sum /mnt/a && \
+         md5sum /mnt/a && rm /mnt/a && umount /mnt",
+    )?;
+    let sums: Vec<&str> = used.lines().filter(|line| line.ends_with("/mnt/a")).collect();
+    ensure!(sums.len() == 2 && sums[0] == sums[1], "{used}");
+    at_prompt(&mut shim, "mem-set debian 192")?;
+    let last = measure(&mut shim, 192)?;
+    ensure!(
+        (last[2] - first[2]).abs() <= 2,
+        "MiB that are free were {first:?}, are {last:?}"
+    );
+    Ok(())
 }
 
 /// What the domU gives back, the host has; and the other way round.
