@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::debian::{log_in, shell};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
-use crate::{Console, Machine, outputs, xen};
+use crate::{Console, Machine, Vehicle, outputs, xen};
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
@@ -31,8 +31,42 @@ fn says(console: &mut Console, command: &str, wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What else `xl` does with a domU, in any order. In Bochs each command takes `xl` some ten seconds.
+fn other_commands(console: &mut Console) -> Result<()> {
+    for (command, wanted) in [
+        (
+            "xl vcpu-pin debian 0 0 0 && echo was $(echo pinned)",
+            &["was pinned"][..],
+        ),
+        ("xl vcpu-set debian 1 && echo has $(echo one)", &["has one"]),
+        ("xl cpupool-list; xl cpupool-list -c", &["Pool-0", "credit2"]),
+        (
+            "xl rename debian other; xl domid other; xl domname 1",
+            &["\n1\n", "\nother\n"],
+        ),
+        ("xl rename other debian; xl uptime debian", &["debian", "0:0"]),
+        ("xl mem-max debian 200 && echo at $(echo most)", &["at most"]),
+        (
+            "xl network-attach debian mac=00:16:3e:00:00:09,bridge=xenbr0; xl network-list debian",
+            &["00:16:3e:00:00:01", "00:16:3e:00:00:09"],
+        ),
+        (
+            "xl network-detach debian 00:16:3e:00:00:09 && xl network-list debian | grep -c 00:16:3e",
+            &["\n1\n"],
+        ),
+        ("xl sysrq debian h && echo was $(echo told)", &["was told"]),
+        ("xl debug-keys q; xl dmesg | tail -n 40", &["d1"]),
+        ("xl list -l debian | grep '\"name\"'", &["\"name\": \"debian\""]),
+        ("xl list -v; xl list -c debian", &["Pool-0"]),
+    ] {
+        says(console, command, wanted)?;
+    }
+    Ok(())
+}
+
 /// A domU with a disk and a network device is created, used, looked at, given less memory, paused, shut down, and another one destroyed.
 fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    let vehicle = machine.vehicle;
     machine.command_line += " ";
     machine.command_line += xen::MEMORY;
     let mut files = xen::domu()?.to_vec();
@@ -89,6 +123,9 @@ fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         &["debian", " 160 "],
     )?;
     says(console, "xl dmesg", &["dom0: 512 MiB"])?;
+    if vehicle == Vehicle::Svm {
+        other_commands(console)?;
+    }
     says(
         console,
         "xl shutdown -w debian; while xl list debian; do sleep 1; done",
