@@ -275,8 +275,13 @@ pub fn pick() -> Option<Arc<Vcpu>> {
     let here = hw::percpu::id();
     let now = hw::time::now_ns();
     // One that was idle has not looked at its TSC for long: what is computed by a wrong one outlives that.
+    let cpu = this_cpu()?;
     #[cfg(target_os = "none")]
-    let now = beat(here, this_cpu()?, now);
+    let now = beat(here, cpu, now);
+    // Its interrupt is on its way, or lost, as in QEMU's TCG now and then: then this is what sets it again.
+    if cpu.armed.load(SeqCst) <= now {
+        cpu.armed.store(NEVER, SeqCst);
+    }
     let vcpu = SCHEDULER.get()?.pick(here, now, &Cpus);
     // Who waits since the vCPU was taken is seen here.
     match vcpu {

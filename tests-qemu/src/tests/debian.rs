@@ -23,8 +23,6 @@ pub fn tests() -> Vec<Test> {
                 test("debian with 4 vCPUs on 2 CPUs", vehicle, multiprocessor),
             ]
         })
-        // Each vCPU's start takes Bochs several seconds.
-        .chain([test("debian with 128 vCPUs", Vehicle::Svm, many_vcpus)])
         .collect()
 }
 
@@ -203,26 +201,6 @@ fn several(bench: &mut Bench, machine: Machine) -> Result<()> {
     let uptime = shell(shim.console, "uptime")?;
     ensure!(uptime.contains("load average"), "uptime: {uptime}");
     Ok(())
-}
-
-/// As many vCPUs as a domain may have: those behind the 32nd have no place in the shared info page, and the last one's APIC
-/// number is the last of an xAPIC.
-fn many_vcpus(bench: &mut Bench, machine: Machine) -> Result<()> {
-    const COUNT: u32 = 128;
-    let mut shim = prompt(bench, machine)?;
-    shim.console.type_line(&format!(
-        "create -c /etc/oxen/debian.cfg vcpus={COUNT} memory=512"
-    ))?;
-    log_in(shim.console)?;
-    let said = shell(
-        shim.console,
-        "nproc; for c in $(seq 0 $(($(nproc) - 1))); do taskset -c $c true || echo not on $c; done",
-    )?;
-    ensure!(
-        said.contains(&format!("\n{COUNT}\n")) && !said.contains("\nnot on "),
-        "{said}"
-    );
-    power_off(&mut shim, "debian")
 }
 
 /// Four vCPUs on two CPUs, all busy; nothing stalls, and no clock is found to be bad.
