@@ -214,7 +214,7 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     ensure!(count.contains("\n4\n"), "nproc: {count}");
     // Processes that compute, and one that passes bytes on through a pipe: IPIs, wake-ups and timers on all vCPUs. Longer than
     // RCU waits for a CPU (21 s), by the domU's own clock, which is slow in Bochs.
-    let seconds = if vehicle == Vehicle::Vmx { 40 } else { 120 };
+    let seconds = if vehicle == Vehicle::Vmx { 25 } else { 120 };
     let loads = "while [ $(cut -d. -f1 /proc/uptime) -lt $end ]";
     let said = shell(
         shim.console,
