@@ -91,10 +91,7 @@ pub fn name(host: &Host, id: u32) -> String {
 }
 
 fn set_name(host: &Host, id: u32, name: &str) -> Result<(), String> {
-    let path = format!("{}/name", directory(id));
-    host.store
-        .write(&path, name)
-        .map_err(|error| format!("{path}: {}", error.name()))
+    host.store.put(&format!("{}/name", directory(id)), name)
 }
 
 /// A name that no pool has, and that is no number.

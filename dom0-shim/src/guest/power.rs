@@ -111,10 +111,7 @@ fn request(host: &Host, domain: Domid, wish: Wish, fall_back: bool) -> Result<()
             "its kernel does not {word} when asked to: use destroy{button}"
         ));
     }
-    let path = format!("{control}/shutdown");
-    host.store
-        .write(&path, word)
-        .map_err(|error| format!("{path}: {}", error.name()))
+    host.store.put(&format!("{control}/shutdown"), word)
 }
 
 /// Waits until each of some domains is gone or, if that will do, has stopped; or until it is interrupted.
@@ -151,10 +148,8 @@ pub fn sysrq(host: &Host, which: &str, letter: &str) -> Result<(), String> {
     if letter.chars().count() != 1 {
         return Err(format!("Invalid sysrq '{letter}': one letter is wanted"));
     }
-    let path = format!("/local/domain/{domain}/control/sysrq");
     host.store
-        .write(&path, letter)
-        .map_err(|error| format!("{path}: {}", error.name()))
+        .put(&format!("/local/domain/{domain}/control/sysrq"), letter)
 }
 
 /// `trigger`: an NMI; what else xl can trigger is for guests with buttons.

@@ -107,6 +107,15 @@ impl Store {
             .map(|_| ())
     }
 
+    /// The same for a command of a person's.
+    ///
+    /// # Errors
+    /// A sentence that names the path.
+    pub fn put(&self, path: &str, value: &str) -> Result<(), String> {
+        self.write(path, value)
+            .map_err(|error| format!("{path}: {}", error.name()))
+    }
+
     /// Reads a node as text.
     pub fn read(&self, path: &str) -> Result<String, Error> {
         let value = self.request(Kind::Read, format!("{path}\0").as_bytes())?;

@@ -223,9 +223,7 @@ impl<'a> Caller<'a> {
         index: u64,
         work: impl Fn(&Self, &mut T),
     ) -> Result<(), Errno> {
-        let at = Gva(array
-            .addr()
-            .wrapping_add(index.wrapping_mul(size_of::<T>() as u64)));
+        let at = Gva(self.element(array, index));
         if self.differs::<T>() || at.page_offset() > PAGE_SIZE - size_of::<T>() as u64 {
             return self.with_part(array, index, &work);
         }

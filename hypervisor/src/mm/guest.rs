@@ -312,21 +312,7 @@ impl<'a> GuestVirt<'a> {
     /// It is not mapped, writable RAM.
     #[inline(always)]
     pub fn frame(&mut self, at: Gva) -> Result<GuestFrame, Fault> {
-        let generation = self.p2m.own_generation();
-        if let Some(page) = self.known(at, Access::Write, generation)
-            && let Ok(frame) = GuestFrame::reference(page)
-            && self.p2m.own_generation() == generation
-        {
-            return Ok(frame);
-        }
-        self.again().walk_to_frame(at)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn walk_to_frame(mut self, at: Gva) -> Result<GuestFrame, Fault> {
-        let p2m = self.p2m;
-        with_stable(p2m, || GuestFrame::reference(self.walk(at, Access::Write)?))
+        self.frame_of(at, None)
     }
 
     /// The same of a frame that `owner` owns. Only such a one may be held for long: another's is not to be written any more once its grant has
@@ -336,22 +322,27 @@ impl<'a> GuestVirt<'a> {
     /// As [`GuestVirt::frame`]; or it is another domain's.
     #[inline(always)]
     pub fn own_frame(&mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
+        self.frame_of(at, Some(owner))
+    }
+
+    #[inline(always)]
+    fn frame_of(&mut self, at: Gva, owner: Option<DomId>) -> Result<GuestFrame, Fault> {
         let generation = self.p2m.own_generation();
         if let Some(page) = self.known(at, Access::Write, generation)
-            && let Ok(frame) = GuestFrame::reference_of(page, owner)
+            && let Ok(frame) = GuestFrame::reference(page, owner)
             && self.p2m.own_generation() == generation
         {
             return Ok(frame);
         }
-        self.again().walk_to_own_frame(at, owner)
+        self.again().walk_to_frame(at, owner)
     }
 
     #[cold]
     #[inline(never)]
-    fn walk_to_own_frame(mut self, at: Gva, owner: DomId) -> Result<GuestFrame, Fault> {
+    fn walk_to_frame(mut self, at: Gva, owner: Option<DomId>) -> Result<GuestFrame, Fault> {
         let p2m = self.p2m;
         with_stable(p2m, || {
-            GuestFrame::reference_of(self.walk(at, Access::Write)?, owner)
+            GuestFrame::reference(self.walk(at, Access::Write)?, owner)
         })
     }
 
@@ -424,7 +415,7 @@ impl GuestFrame {
     /// # Errors
     /// None is, or it does not allow `access`.
     pub fn pin(p2m: &P2m, gfn: Gfn, access: Access) -> Result<Self, Fault> {
-        with_stable(p2m, || Self::reference(ram(p2m, gfn, access)?.mfn))
+        with_stable(p2m, || Self::reference(ram(p2m, gfn, access)?.mfn, None))
     }
 
     /// The frame of RAM that is mapped at `gfn` now, if `owner` owns it.
@@ -447,21 +438,19 @@ impl GuestFrame {
 
     #[inline(always)]
     fn find(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
-        Self::reference_of(ram(p2m, gfn, access)?.mfn, owner)
+        Self::reference(ram(p2m, gfn, access)?.mfn, Some(owner))
     }
 
-    /// Take a reference on `mfn`. The caller checks afterwards that what led to `mfn` still holds.
+    /// Take a reference on `mfn`, if it is anybody's, or `owner`'s. The caller checks afterwards that what led to `mfn` still holds.
     #[inline]
-    fn reference(mfn: Mfn) -> Result<Self, Fault> {
-        page_info::get(mfn).map(|_| Self { mfn }).ok_or(Fault)
-    }
-
-    /// The same, if `owner` owns it.
-    #[inline]
-    fn reference_of(mfn: Mfn, owner: DomId) -> Result<Self, Fault> {
+    fn reference(mfn: Mfn, owner: Option<DomId>) -> Result<Self, Fault> {
         let found = page_info::get(mfn).ok_or(Fault)?;
         let frame = Self { mfn };
-        if found == owner { Ok(frame) } else { Err(Fault) }
+        if owner.is_none_or(|owner| found == owner) {
+            Ok(frame)
+        } else {
+            Err(Fault)
+        }
     }
 
     /// Its machine frame number.
@@ -474,7 +463,7 @@ impl GuestFrame {
     /// # Errors
     /// There are too many.
     pub fn share(&self) -> Result<Self, Fault> {
-        Self::reference(self.mfn)
+        Self::reference(self.mfn, None)
     }
 
     /// Give the reference away, to a p2m entry. `page_info::put` drops it.

@@ -87,9 +87,7 @@ impl TscInfo {
             incarnation: 0,
         }
     }
-}
 
-impl TscInfo {
     /// Of its rate to the machine's; `None`: no machine counts so.
     fn ratio(self) -> Option<Ratio> {
         let clock = hw::time::clock();
@@ -98,6 +96,12 @@ impl TscInfo {
         }
         let bits = machine::tsc_scaling().unwrap_or(TSC_MULTIPLIER_POINT);
         Ratio::new(self.khz, clock.hz(), bits)
+    }
+}
+
+impl Default for TscInfo {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -122,15 +126,10 @@ pub fn take_tsc_info(vcpu: &Vcpu, info: TscInfo, start: u64) {
     }
 }
 
-impl Default for TscInfo {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// `XEN_DOMCTL_settscinfo`: how a domain's TSC comes about, at which rate it counts (0: the machine's), and how many nanoseconds it has counted.
 ///
-/// By default it exits only if its rate is not the machine's and the hardware cannot scale. If it is never to exit, it has the machine's rate and goes on as it is, whatever is said.
+/// By default it exits only if its rate is not the machine's and the hardware cannot scale. If it is never to exit, it has the machine's rate and goes on as it
+/// is, whatever is said.
 ///
 /// # Errors
 /// `EINVAL`: there is no such mode, or no machine counts at such a rate.

@@ -37,6 +37,17 @@ fn grant(granter: &mut World, user: DomId, flags: u16) {
     granter.put(0x5000, &0xcafeu64);
 }
 
+/// Maps that entry of `granter`'s to be written, where its user has nothing.
+fn mapping(granter: &World) -> GnttabMapGrantRef {
+    GnttabMapGrantRef {
+        host_addr: 0x100_0000,
+        flags: GNTMAP_HOST_MAP,
+        ref_: 9,
+        dom: granter.domain.id.0,
+        ..Default::default()
+    }
+}
+
 fn flags_of(granter: &World) -> u16 {
     granter.get::<GrantEntryV1>(0xf000 + 9 * 8).flags
 }
@@ -55,13 +66,7 @@ where
 fn a_grant_is_mapped_and_unmapped() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, 0);
-    let wanted = GnttabMapGrantRef {
-        host_addr: 0x100_0000,
-        flags: GNTMAP_HOST_MAP,
-        ref_: 9,
-        dom: a.domain.id.0,
-        ..Default::default()
-    };
+    let wanted = mapping(&a);
     let mut map = wanted;
     assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
     assert_eq!(map.status, GNTST_OKAY);
@@ -109,12 +114,8 @@ fn a_list_may_cross_a_page_and_must_be_writable() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, 0);
     let wanted = GnttabMapGrantRef {
-        host_addr: 0x100_0000,
-        flags: GNTMAP_HOST_MAP,
-        ref_: 9,
-        dom: a.domain.id.0,
         status: 1,
-        ..Default::default()
+        ..mapping(&a)
     };
     // Its status is in the second page.
     let at = LIST - core::mem::offset_of!(GnttabMapGrantRef, status) as u64;
@@ -142,13 +143,7 @@ fn a_list_may_cross_a_page_and_must_be_writable() {
 fn a_list_in_a_granted_frame_is_not_written_when_that_is_no_longer_granted() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, 0);
-    let mut map = GnttabMapGrantRef {
-        host_addr: 0x100_0000,
-        flags: GNTMAP_HOST_MAP,
-        ref_: 9,
-        dom: a.domain.id.0,
-        ..Default::default()
-    };
+    let mut map = mapping(&a);
     let mut second = GnttabMapGrantRef {
         host_addr: 0x100_1000,
         ..map
@@ -178,11 +173,8 @@ fn bad_grants_have_a_status() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, GTF_READONLY);
     let good = GnttabMapGrantRef {
-        host_addr: 0x100_0000,
         flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
-        ref_: 9,
-        dom: a.domain.id.0,
-        ..Default::default()
+        ..mapping(&a)
     };
     for (bad, status) in [
         (GnttabMapGrantRef { flags: 0, ..good }, GNTST_BAD_GNTREF),
@@ -362,13 +354,7 @@ fn a_domain_may_be_kept_to_version_1() {
 fn unmap_and_replace_only_unmaps() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, 0);
-    let mut map = GnttabMapGrantRef {
-        host_addr: 0x100_0000,
-        flags: GNTMAP_HOST_MAP,
-        ref_: 9,
-        dom: a.domain.id.0,
-        ..Default::default()
-    };
+    let mut map = mapping(&a);
     assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
     let mut replace = GnttabUnmapAndReplace {
         host_addr: 0x100_0000,
@@ -460,13 +446,7 @@ fn the_tables_size_and_version() {
 fn nothing_is_registered_in_what_another_granted() {
     let (mut a, mut b) = (World::new(), World::new());
     grant(&mut a, b.domain.id, 0);
-    let mut map = GnttabMapGrantRef {
-        host_addr: 0x100_0000,
-        flags: GNTMAP_HOST_MAP,
-        ref_: 9,
-        dom: a.domain.id.0,
-        ..Default::default()
-    };
+    let mut map = mapping(&a);
     assert_eq!(one(&mut b, GNTTABOP_MAP_GRANT_REF, &mut map), Ok(0));
     assert_eq!(map.status, GNTST_OKAY);
     b.put(
