@@ -35,7 +35,9 @@ impl Guest {
             page_info::charge(DomId(owner), 1 << 0, u64::MAX).expect("no limit");
             page_info::assign(mfn, 0, DomId(owner), Kind::Ram).expect("words");
             // The allocator promises nothing about contents.
-            GuestFrame::reference(mfn, None).expect("owned").copy_in(0, &[0; 4096]);
+            GuestFrame::reference(mfn, None)
+                .expect("owned")
+                .copy_in(0, &[0; 4096]);
             p2m.map(Gfn(gfn), mfn, 0, Backing::RamRw).expect("empty");
         }
         let mfn = frames::alloc(9).expect("arena");
