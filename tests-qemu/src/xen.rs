@@ -61,14 +61,23 @@ vif = ['mac=00:16:3e:00:00:01,bridge=xenbr0']
     ])
 }
 
-/// One CPU and 1 GiB, as [`Machine::new`]; `files` are in dom0's file system.
+/// One CPU and 1 GiB, as [`Machine::new`], without any dom0.
 ///
 /// # Errors
 /// Xen is not in `out/xen`, or `scratch` cannot be written to.
-pub fn machine(vehicle: Vehicle, scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<Machine> {
+pub fn bare_machine(vehicle: Vehicle, scratch: &Path) -> Result<Machine> {
     let mut machine = Machine::new(vehicle)?;
     machine.image = image(vehicle, scratch)?;
     machine.lenient_msrs = true;
+    Ok(machine)
+}
+
+/// The same with its dom0, which has `files` in its file system.
+///
+/// # Errors
+/// As above.
+pub fn machine(vehicle: Vehicle, scratch: &Path, files: &[(&str, Vec<u8>)]) -> Result<Machine> {
+    let mut machine = bare_machine(vehicle, scratch)?;
     machine.command_line += " ";
     machine.command_line += MEMORY;
     machine.modules = dom0(scratch, files)?;

@@ -20,7 +20,7 @@ use options::{Action, OPTIONS};
 use values::boolean;
 
 pub(crate) use values::number;
-pub use values::{CrashTest, Dom0Memory, GuestLevels, MemorySize, Reset};
+pub use values::{CrashTest, Dom0Memory, GuestLevels, MemorySize, Reset, Stamps};
 
 /// What to complain about, for the boot log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +69,8 @@ pub struct CommandLine<'a> {
     pub log_size: Option<u64>,
     /// `conswitch=`: how the reader of the console goes from dom0 to the hypervisor.
     pub switch: Switch,
+    /// `console_timestamps=`.
+    pub stamps: Stamps,
     /// `loglvl=`: what is printed of the hypervisor's messages.
     pub level: LevelFilter,
     /// `guest_loglvl=`: what is printed of the messages that guests cause.
@@ -126,6 +128,7 @@ impl Default for CommandLine<'_> {
             console_vga: false,
             log_size: None,
             switch: Switch::DEFAULT,
+            stamps: Stamps::default(),
             level: LevelFilter::Info,
             guest_levels: GuestLevels {
                 always: LevelFilter::Off,

@@ -2,7 +2,7 @@
 
 use super::values::{
     boolean, clock_source, console, dom0_max_vcpus, dom0_mem, guest_levels, level, number_in, reboot, size,
-    spec_ctrl, watchdog_timeout,
+    spec_ctrl, stamps, watchdog_timeout,
 };
 use super::{CommandLine, CrashTest};
 use abi::sysctl::{XEN_SYSCTL_SCHED_RATELIMIT_MAX, XEN_SYSCTL_SCHED_RATELIMIT_MIN};
@@ -50,6 +50,11 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
             line.switch = Switch::parse(value)?;
             Some(())
         }),
+    ),
+    (
+        "console_timestamps",
+        "none, date, datems, boot or raw",
+        Action::Value(stamps),
     ),
     (
         "conring_size",
@@ -245,7 +250,6 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
         "a list of IOMMU settings",
         Action::Only(&["none", "off"]),
     ),
-    ("console_timestamps", "a format", Action::Only(&["boot"])),
     ("ucode", "a microcode source", Action::Only(&["no"])),
     ("crashkernel", "a size", Action::Only(&[])),
     ("cpufreq", "a governor", Action::Only(&["none"])),

@@ -174,6 +174,24 @@ fn limits() {
 }
 
 #[test]
+fn stamps() {
+    let stamps = |text: &str| parse(text).stamps;
+    assert_eq!(stamps(""), Stamps::Boot);
+    for (value, expected) in [
+        ("none", Stamps::None),
+        ("date", Stamps::Date),
+        ("datems", Stamps::DateMs),
+        ("boot", Stamps::Boot),
+        ("raw", Stamps::Raw),
+        ("yes", Stamps::Date),
+        ("off", Stamps::None),
+    ] {
+        assert_eq!(stamps(&format!("console_timestamps={value}")), expected);
+    }
+    assert_eq!(parse("console_timestamps=never").complaints.len(), 1);
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let line =
         parse("nonsense com1=1152oo,8n1 sched=rtds no-noreboot loglvl dom0_mem=low:4M console=com3 -- more");

@@ -16,6 +16,22 @@ pub struct GuestLevels {
     pub limited: LevelFilter,
 }
 
+/// What stands before each line of the log: `console_timestamps=`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Stamps {
+    /// Nothing.
+    None,
+    /// Day and second, of UTC.
+    Date,
+    /// The same with milliseconds.
+    DateMs,
+    /// Seconds since the start, with microseconds.
+    #[default]
+    Boot,
+    /// The TSC.
+    Raw,
+}
+
 /// How much memory dom0 gets: `dom0_mem=SIZE,min:SIZE,max:SIZE`. In bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dom0Memory {
@@ -154,6 +170,20 @@ pub(crate) fn number(text: &str) -> Option<u64> {
 pub(super) fn number_in(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
     let number = u32::try_from(number(text)?).ok()?;
     range.contains(&number).then_some(number)
+}
+
+/// As a boolean, it is days or nothing.
+pub(super) fn stamps(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    line.stamps = match value {
+        "none" => Stamps::None,
+        "date" => Stamps::Date,
+        "datems" => Stamps::DateMs,
+        "boot" => Stamps::Boot,
+        "raw" => Stamps::Raw,
+        _ if boolean(value)? => Stamps::Date,
+        _ => Stamps::None,
+    };
+    Some(())
 }
 
 /// Time is by the TSC where it can be.

@@ -12,12 +12,13 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use super::calendar::Date;
 use super::input::{Input, Key, ROOM, Switch};
 use super::irq::{self, SoftIrq};
 use super::rate_limit::RateLimit;
 use super::serial::{Parity, SerialPort};
 use super::time;
-use crate::cmdline::{CommandLine, GuestLevels};
+use crate::cmdline::{CommandLine, GuestLevels, Stamps};
 use crate::mm::fallible;
 use crate::sync::{Mutex, Rank};
 
@@ -46,6 +47,7 @@ struct Console {
     input: Input,
     line_open: bool,
     guests: RateLimit,
+    stamps: Stamps,
 }
 
 static CONSOLE: Mutex<Console> = Mutex::new(
@@ -59,6 +61,7 @@ static CONSOLE: Mutex<Console> = Mutex::new(
         input: Input::new(Switch::DEFAULT),
         line_open: false,
         guests: RateLimit::new(),
+        stamps: Stamps::Boot,
     },
 );
 
@@ -126,6 +129,33 @@ impl Write for Console {
     }
 }
 
+/// When a line was written, in nanoseconds of system time.
+struct Stamp(Stamps, u64);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NS_PER_S: u64 = 1_000_000_000;
+        let &Stamp(stamps, ns) = self;
+        let date = |f: &mut fmt::Formatter<'_>, ns: u64| {
+            let date = Date::at(ns / NS_PER_S);
+            write!(f, "[{:04}-{:02}-{:02} ", date.year, date.month, date.day)?;
+            write!(f, "{:02}:{:02}:{:02}", date.hour, date.minute, date.second)
+        };
+        let of_day = time::wall_clock_base() + ns;
+        match stamps {
+            Stamps::None => return Ok(()),
+            Stamps::Date => date(f, of_day)?,
+            Stamps::DateMs => {
+                date(f, of_day)?;
+                write!(f, ".{:03}", of_day / 1_000_000 % 1000)?;
+            }
+            Stamps::Boot => write!(f, "[{:4}.{:06}", ns / NS_PER_S, ns / 1000 % 1_000_000)?,
+            Stamps::Raw => write!(f, "[{:016x}", time::tsc())?,
+        }
+        f.write_str("] ")
+    }
+}
+
 struct Logger;
 
 fn is_about_guests(target: &str) -> bool {
@@ -171,14 +201,9 @@ impl Log for Logger {
                 "(oxen) {missed} messages about guests were left out (guest_loglvl)"
             );
         }
+        let stamp = Stamp(console.stamps, ns);
         // Writing to the console cannot fail.
-        let _ = writeln!(
-            console,
-            "(oxen) [{:4}.{:06}] {mark}{}",
-            ns / 1_000_000_000,
-            ns / 1000 % 1_000_000,
-            record.args()
-        );
+        let _ = writeln!(console, "(oxen) {stamp}{mark}{}", record.args());
         drop(console);
         // Whoever logs may hold any lock: dom0 is told by the run loop.
         irq::raise(SoftIrq::LOG);
@@ -192,6 +217,7 @@ pub fn init(options: &CommandLine<'_>) -> usize {
     set_levels(options.level, options.guest_levels);
     let mut console = CONSOLE.lock();
     console.input = Input::new(options.switch);
+    console.stamps = options.stamps;
     for port in options.console_ports() {
         if let Some(uart) = set_up(&port) {
             console.uarts.push(uart);
@@ -319,4 +345,21 @@ pub unsafe fn seize() {
     // SAFETY: the caller sees to it that nobody else is in there.
     unsafe { CONSOLE.force_unlock() };
     crate::sync::panicked();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps() {
+        let ns = 1_795_418_344_056_789_012 - time::wall_clock_base();
+        let written = |stamps| alloc::format!("{}", Stamp(stamps, ns));
+        assert_eq!(written(Stamps::None), "");
+        assert_eq!(written(Stamps::Date), "[2026-11-23 07:19:04] ");
+        assert_eq!(written(Stamps::DateMs), "[2026-11-23 07:19:04.056] ");
+        let since_start = alloc::format!("{}", Stamp(Stamps::Boot, 12_000_034_999));
+        assert_eq!(since_start, "[  12.000034] ");
+        assert_eq!(written(Stamps::Raw).len(), "[0000000000000000] ".len());
+    }
 }

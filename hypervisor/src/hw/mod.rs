@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod apic;
+pub mod calendar;
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod idle;
@@ -21,6 +22,8 @@ pub mod timer;
 pub mod topology;
 #[cfg(target_os = "none")]
 pub mod traps;
+#[cfg(any(target_os = "none", test))]
+mod tsc_frequency;
 #[cfg(any(target_os = "none", test))]
 mod tsc_watch;
 #[cfg(target_os = "none")]

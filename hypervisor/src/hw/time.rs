@@ -10,6 +10,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hw::calendar::Date;
 use crate::sync::Once;
 
 /// How system time follows from the TSC.
@@ -165,6 +166,7 @@ mod machine {
 
     use x86_64::instructions::port::Port;
 
+    use super::super::tsc_frequency::{self, PmTimer};
     use super::super::tsc_watch::{Reading, Watch};
     use super::super::{acpi, percpu};
     use super::{CLOCK, Clock, NS_PER_S, clock, continued, set_wall_clock_base, tsc};
@@ -173,11 +175,9 @@ mod machine {
     use crate::types::Hpa;
 
     /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off, when ACPI's tables have been read.
-    ///
-    /// CPUID leaf 0x15 is not asked: emulators claim frequencies there that they do not have.
     pub fn init() {
         let start = tsc();
-        let hz = frequency();
+        let hz = tsc_frequency::measure();
         CLOCK.call_once(|| Clock::new(hz, start));
         set_wall_clock_base(rtc() * NS_PER_S);
     }
@@ -212,8 +212,8 @@ mod machine {
     }
 
     enum Counter {
-        /// Port of the power management timer.
-        Pm(u16),
+        /// The power management timer.
+        Pm(PmTimer),
         /// Main counter of the HPET, 32 bits of it.
         Hpet(&'static core::sync::atomic::AtomicU32),
     }
@@ -228,10 +228,9 @@ mod machine {
         fn find() -> Option<Timer> {
             let found = acpi::info();
             let pm = || {
-                let port = found.pm_timer.filter(|&port| runs(port))?;
                 Some(Timer {
-                    counter: Counter::Pm(port),
-                    hz: PM_HZ,
+                    counter: Counter::Pm(PmTimer::of_machine()?),
+                    hz: PmTimer::HZ,
                 })
             };
             let hpet = || found.hpet.and_then(hpet);
@@ -244,14 +243,14 @@ mod machine {
 
         fn read(&self) -> u64 {
             match self.counter {
-                Counter::Pm(port) => pm_timer(port).into(),
+                Counter::Pm(timer) => timer.read().into(),
                 Counter::Hpet(counter) => counter.load(Ordering::Relaxed).into(),
             }
         }
 
         fn mask(&self) -> u64 {
             match self.counter {
-                Counter::Pm(_) => PM_MASK,
+                Counter::Pm(_) => PmTimer::MASK,
                 Counter::Hpet(_) => u32::MAX.into(),
             }
         }
@@ -426,116 +425,6 @@ mod machine {
             })
     }
 
-    /// Frequency of the power management timer (ACPI 6.5, 4.8.3.3); 24 bits are always there.
-    const PM_HZ: u64 = 3_579_545;
-    const PM_MASK: u64 = 0xff_ffff;
-
-    /// Ticks of the TSC in a second.
-    fn frequency() -> u64 {
-        let ticks = match acpi::info().pm_timer.filter(|&port| runs(port)) {
-            Some(port) => by_pm_timer(port),
-            None => by_pit(),
-        };
-        ticks.max(1)
-    }
-
-    /// The power management timer.
-    fn pm_timer(port: u16) -> u32 {
-        // SAFETY: the port that the FADT names; reading it has no effect.
-        unsafe { Port::<u32>::new(port).read() & PM_MASK as u32 }
-    }
-
-    fn runs(port: u16) -> bool {
-        let first = pm_timer(port);
-        (0..100_000).any(|_| pm_timer(port) != first)
-    }
-
-    /// Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
-    fn by_pm_timer(port: u16) -> u64 {
-        const WINDOW: u64 = PM_HZ / 20;
-        let (start, tsc_start) = pm_tick(port);
-        loop {
-            let (now, tsc_now) = pm_tick(port);
-            let elapsed = u64::from(now.wrapping_sub(start)) & PM_MASK;
-            if elapsed >= WINDOW {
-                let ticks = u128::from(tsc_now - tsc_start) * u128::from(PM_HZ);
-                return (ticks / u128::from(elapsed)) as u64;
-            }
-        }
-    }
-
-    /// The power management timer just after it ticked, and the TSC when it did: the one that is known best of some.
-    fn pm_tick(port: u16) -> (u32, u64) {
-        const TICKS: u32 = 8;
-        let mut best = (0, 0);
-        let mut shortest = u64::MAX;
-        let (mut last, mut before) = (pm_timer(port), tsc());
-        for _ in 0..TICKS {
-            loop {
-                let (now, after) = (pm_timer(port), tsc());
-                let ticked = now != last;
-                if ticked && after - before < shortest {
-                    shortest = after - before;
-                    best = (now, before + shortest / 2);
-                }
-                (last, before) = (now, after);
-                if ticked {
-                    break;
-                }
-            }
-        }
-        best
-    }
-
-    const WINDOW_MS: u64 = 10;
-
-    /// Ticks in a window: never too few, too many if we are held up. So the least of some, until two agree to 100 parts in a million.
-    fn by_pit() -> u64 {
-        let mut least = ticks_in_pit_window();
-        for _ in 0..2 {
-            let next = ticks_in_pit_window();
-            let agree = next.abs_diff(least) <= least / 10_000;
-            least = least.min(next);
-            if agree {
-                break;
-            }
-        }
-        least * (1000 / WINDOW_MS)
-    }
-
-    /// TSC ticks while PIT channel 2 counts down [`WINDOW_MS`] (8254 data sheet, mode 0): for machines without the timer above.
-    fn ticks_in_pit_window() -> u64 {
-        const PIT_HZ: u64 = 1_193_182;
-        const COUNT: u16 = (PIT_HZ * WINDOW_MS / 1000) as u16;
-        const GATE: u8 = 1;
-        const SPEAKER: u8 = 2;
-        const OUT: u8 = 1 << 5;
-        const CHANNEL_2_MODE_0: u8 = 0b1011_0000;
-        let (mut control, mut data, mut gate) = (
-            Port::<u8>::new(0x43),
-            Port::<u8>::new(0x42),
-            Port::<u8>::new(0x61),
-        );
-        // SAFETY: the PIT belongs to the hypervisor, and channel 2 drives nothing but the speaker, which is off.
-        unsafe {
-            let before = gate.read();
-            gate.write(before & !SPEAKER & !GATE);
-            control.write(CHANNEL_2_MODE_0);
-            data.write(COUNT as u8);
-            data.write((COUNT >> 8) as u8);
-            gate.write(before & !SPEAKER | GATE);
-            let start = tsc();
-            // A machine without the chip must not hang here.
-            let mut patience = 10_000_000;
-            while gate.read() & OUT == 0 && patience > 0 {
-                patience -= 1;
-            }
-            let ticks = tsc() - start;
-            gate.write(before);
-            ticks
-        }
-    }
-
     /// Seconds since 1970 by the CMOS clock (MC146818 data sheet), read twice until it agrees so that no update is in between.
     fn rtc() -> u64 {
         let mut previous = None;
@@ -581,15 +470,15 @@ fn rtc_seconds([seconds, minutes, hours, day, month, year, status]: [u8; 7]) -> 
     if status & HOURS_24 == 0 {
         hour = hour % 12 + if hours & PM != 0 { 12 } else { 0 };
     }
-    // Days from civil date, with years that begin in March.
-    let (year, month) = (2000 + number(year), number(month));
-    let (y, m) = if month <= 2 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + number(day).max(1) - 1 - 719_468;
-    ((days * 24 + hour) * 60 + number(minutes)) * 60 + number(seconds)
+    Date {
+        year: 2000 + number(year),
+        month: number(month),
+        day: number(day),
+        hour,
+        minute: number(minutes),
+        second: number(seconds),
+    }
+    .seconds()
 }
 
 #[cfg(test)]

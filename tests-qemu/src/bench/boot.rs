@@ -1,11 +1,12 @@
-//! Seconds on this machine and memory: AMD-V in QEMU. What a person waits differs with the load of the machine; the CPU
-//! time of the emulator does less, but leaves out what is waited for idly.
+//! What a boot takes. In instructions: the hypervisor alone, until dom0's first. In seconds on this machine, and memory:
+//! AMD-V in QEMU, with Debian as domU. What a person waits differs with the load of the machine; the CPU time of the
+//! emulator does less, but leaves out what is waited for idly.
 
 use anyhow::{Context, Result};
 
-use super::{Dom0, Hypervisor, PATIENCE};
+use super::{Dom0, Hypervisor, PATIENCE, grouped};
 use crate::runner::Bench;
-use crate::{Console, Vehicle, outputs};
+use crate::{Console, Machine, Module, Vehicle, outputs, xen};
 
 /// From when to when.
 const SPANS: [&str; 4] = [
@@ -50,6 +51,67 @@ impl Moment {
             computed: later.computed - self.computed,
         }
     }
+}
+
+/// Boots each hypervisor with a small guest as dom0 and prints how many instructions are between its first line and
+/// dom0's.
+///
+/// # Errors
+/// A machine does not do what is expected of it, or its log has no times.
+pub fn measure_entry(vehicle: Vehicle, hypervisors: &[Hypervisor]) -> Result<()> {
+    let mut cells = Vec::new();
+    for &hypervisor in hypervisors {
+        let ticks = entry(vehicle, hypervisor).with_context(|| format!("{hypervisor}, {vehicle}"))?;
+        cells.push(grouped(ticks));
+    }
+    let head = hypervisors.iter().map(|hypervisor| format!("{hypervisor}"));
+    row(&format!("instructions, {vehicle}"), head);
+    println!("|{:-<42}|{}", "", "----------------:|".repeat(hypervisors.len()));
+    row("first line of the log, dom0's first", cells.into_iter());
+    println!();
+    Ok(())
+}
+
+/// Ticks of the time-stamp counter: one is one instruction here.
+fn entry(vehicle: Vehicle, hypervisor: Hypervisor) -> Result<u64> {
+    /// What the guest begins with.
+    const DOM0: &str = "command line: ";
+    let mut bench = Bench::new(None)?;
+    let mut machine = match hypervisor {
+        Hypervisor::Xen => xen::bare_machine(vehicle, &bench.scratch())?,
+        Hypervisor::Oxen => Machine::new(vehicle)?,
+    };
+    machine.icount = vehicle == Vehicle::Svm;
+    machine.command_line += " dom0_mem=256M";
+    machine.modules = vec![Module {
+        path: outputs::output("guests/hello")?,
+        args: String::new(),
+    }];
+    match hypervisor {
+        // Times come before its clock is set up only as counts.
+        Hypervisor::Xen => machine.command_line += " dom0=pvh dom0-iommu=none console_timestamps=raw",
+        // The clock starts before the first line.
+        Hypervisor::Oxen => machine.command_line += " console_timestamps=boot",
+    }
+    let log = bench.start(&machine)?.expect(DOM0, PATIENCE)?;
+    let mut stamps = log.lines().filter_map(stamp);
+    let first = stamps.next().context("no times in the log")?;
+    let last = stamps.next_back().context("one time in the log")?;
+    if hypervisor == Hypervisor::Xen {
+        let count = |stamp| u64::from_str_radix(stamp, 16);
+        return Ok(count(last)? - count(first)?);
+    }
+    let mhz: f64 = log
+        .split_once("TSC ")
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
+        .context("no frequency in the log")?;
+    Ok((last.trim().parse::<f64>()? * mhz * 1e6) as u64)
+}
+
+/// The time of a line of the log, as it is written.
+fn stamp(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(") [")?;
+    Some(rest.split_once(']')?.0)
 }
 
 /// Boots each hypervisor and one Debian on it, and prints the table.

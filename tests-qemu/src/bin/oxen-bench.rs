@@ -36,7 +36,7 @@ enum Table {
     Network,
     /// Transactions with xenstore
     Store,
-    /// Seconds and memory
+    /// Instructions and seconds to boot, memory
     Boot,
     /// Bytes and lines
     Sizes,
@@ -67,6 +67,11 @@ fn main() -> Result<()> {
         }
     }
     if wanted(Table::Boot) {
+        for (vehicle, excluded) in [(Vehicle::Vmx, options.svm), (Vehicle::Svm, options.vmx)] {
+            if !excluded {
+                boot::measure_entry(vehicle, hypervisors)?;
+            }
+        }
         boot::measure(hypervisors)?;
     }
     if wanted(Table::Sizes) {
