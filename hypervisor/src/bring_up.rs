@@ -54,12 +54,14 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         }
     }
     greet(handover, &options);
-    log_memory(&info.memory_regions);
     let all_ram = takeover::ram(&info.memory_regions, u64::MAX);
     // SAFETY: the first thing done to memory, with what the boot loader said; modules have not been looked at.
     let taken = unsafe { takeover::take_over(&info.memory_regions, handover, options.memory_end) };
     let (plan, ram) = taken.expect("memory for page tables");
     traps::init();
+    // From here on, a panic sends what waits.
+    console::set_queues(!options.sync_console);
+    log_memory(&info.memory_regions);
     if let Some(size) = options.log_size
         && !console::enlarge_ring(size)
     {
@@ -201,13 +203,12 @@ fn interrupts(options: &CommandLine<'_>) {
         found.io_apics.len()
     );
     let ports = options.console_ports();
-    let mut routed = false;
-    for port in ports.iter().filter(|port| port.irq != 0) {
-        routed |= ioapic::route(found.isa_line(port.irq), vector::CONSOLE);
-    }
-    if routed {
-        console::enable_interrupts();
-    } else if !ports.is_empty() {
+    let routed: ArrayVec<u8, 2> = ports
+        .iter()
+        .map(|port| port.irq)
+        .filter(|&irq| irq != 0 && ioapic::route(found.isa_line(irq), vector::CONSOLE))
+        .collect();
+    if !console::enable_interrupts(&routed) && !ports.is_empty() {
         log::warn!("console       no interrupt: there will be no input");
     }
 }

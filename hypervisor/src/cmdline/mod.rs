@@ -69,6 +69,8 @@ pub struct CommandLine<'a> {
     pub log_size: Option<u64>,
     /// `conswitch=`: how the reader of the console goes from dom0 to the hypervisor.
     pub switch: Switch,
+    /// `sync_console`: who writes to the console waits until all is sent.
+    pub sync_console: bool,
     /// `console_timestamps=`.
     pub stamps: Stamps,
     /// `loglvl=`: what is printed of the hypervisor's messages.
@@ -128,6 +130,7 @@ impl Default for CommandLine<'_> {
             console_vga: false,
             log_size: None,
             switch: Switch::DEFAULT,
+            sync_console: false,
             stamps: Stamps::default(),
             level: LevelFilter::Info,
             guest_levels: GuestLevels {

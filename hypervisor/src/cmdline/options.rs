@@ -57,6 +57,11 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
         Action::Value(stamps),
     ),
     (
+        "sync_console",
+        "a boolean",
+        Action::Flag(|line, value| line.sync_console = value),
+    ),
+    (
         "conring_size",
         "a SIZE up to 64M",
         Action::Value(|line, value| {
@@ -233,11 +238,6 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ("placeholder", "nothing", Action::Only(&["1"])),
     ("no-real-mode", "nothing", Action::Only(&["1"])),
     ("edd", "off", Action::Only(&["off"])),
-    (
-        "sync_console",
-        "a boolean",
-        Action::Only(&["1", "on", "yes", "true"]),
-    ),
     ("dom0", "pvh", Action::Only(&["pvh"])),
     ("sched", "a scheduler", Action::Only(&["credit2"])),
     (

@@ -169,7 +169,7 @@ fn limits() {
     assert_eq!(line, expected);
     let line = parse("mem=512M conring_size=256k clocksource=acpi sync_console");
     assert_eq!((line.memory_end, line.log_size), (512 << 20, Some(256 << 10)));
-    assert!(line.prefers_pm_timer && line.complaints.is_empty());
+    assert!(line.prefers_pm_timer && line.sync_console && line.complaints.is_empty());
     assert!(!parse("clocksource=acpi clocksource=hpet").prefers_pm_timer);
 }
 

@@ -9,11 +9,10 @@ use alloc::boxed::Box;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use arrayvec::ArrayVec;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::calendar::Date;
-use super::input::{Input, Key, ROOM, Switch};
+use super::input::{Input, Key, Switch};
 use super::irq::{self, SoftIrq};
 use super::rate_limit::RateLimit;
 use super::serial::{Parity, SerialPort};
@@ -34,9 +33,10 @@ const GUEST_MODULES: [&str; 5] = [
 const RING: usize = 64 << 10;
 
 type Uart = uart_16550::Uart16550<uart_16550::backend::PioBackend>;
+type Port = super::uart::Port<uart_16550::backend::PioBackend>;
 
 struct Console {
-    uarts: ArrayVec<Uart, 2>,
+    ports: [Port; 2],
     ring: [u8; RING],
     /// In the place of `ring`, if that is not enough.
     larger: Option<Box<[u8]>>,
@@ -53,7 +53,7 @@ struct Console {
 static CONSOLE: Mutex<Console> = Mutex::new(
     Rank::Console,
     Console {
-        uarts: ArrayVec::new_const(),
+        ports: [const { Port::new() }; 2],
         ring: [0; RING],
         larger: None,
         written: 0,
@@ -73,31 +73,10 @@ static GUEST_LEVELS: [AtomicU8; 2] = [
     AtomicU8::new(LevelFilter::Warn as u8),
 ];
 
-/// A UART that takes no byte for so many looks at its status is gone.
-const PATIENCE: u32 = 1_000_000;
-
-/// Sends a byte. What is typed meanwhile is taken in: a log line lasts longer than the receiver's 16 bytes at full speed.
-fn put(uart: &mut Uart, input: &mut Input, byte: u8) {
-    for _ in 0..PATIENCE {
-        if uart.try_send_byte(byte).is_ok() {
-            return;
-        }
-        if let Ok(typed) = uart.try_receive_byte() {
-            input.typed(typed);
-        }
-        core::hint::spin_loop();
-    }
-}
-
 impl Console {
     fn send(&mut self, bytes: &[u8]) {
-        for uart in &mut self.uarts {
-            for &byte in bytes {
-                if byte == b'\n' {
-                    put(uart, &mut self.input, b'\r');
-                }
-                put(uart, &mut self.input, byte);
-            }
+        for port in &mut self.ports {
+            port.send(bytes, |byte| self.input.typed(byte));
         }
         if let Some(last) = bytes.last() {
             self.line_open = *last != b'\n' && *last != b'\r';
@@ -212,22 +191,20 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Start logging, as the command line says. Returns how many of the ports it names are there.
-pub fn init(options: &CommandLine<'_>) -> usize {
+/// Start logging, as the command line says. Who writes waits until all is sent, until [`set_queues`].
+pub fn init(options: &CommandLine<'_>) {
     set_levels(options.level, options.guest_levels);
     let mut console = CONSOLE.lock();
     console.input = Input::new(options.switch);
     console.stamps = options.stamps;
-    for port in options.console_ports() {
-        if let Some(uart) = set_up(&port) {
-            console.uarts.push(uart);
+    for (port, serial) in console.ports.iter_mut().zip(options.console_ports()) {
+        if let Some(uart) = set_up(&serial) {
+            port.attach(uart, serial.irq);
         }
     }
-    let count = console.uarts.len();
     drop(console);
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Trace);
-    count
 }
 
 fn set_up(port: &SerialPort) -> Option<Uart> {
@@ -255,12 +232,31 @@ fn set_up(port: &SerialPort) -> Option<Uart> {
     uart.init(config).is_ok().then_some(uart)
 }
 
-/// Let the UARTs interrupt when there is input.
-pub fn enable_interrupts() {
-    use uart_16550::spec::registers::IER;
-    for uart in &mut CONSOLE.lock().uarts {
-        uart.enable_interrupts(IER::DATA_READY);
+/// Whether writers go on before all is sent. What a machine that then hangs has not sent, nobody sees: a panic sends all.
+pub fn set_queues(queues: bool) {
+    let Console { ports, input, .. } = &mut *CONSOLE.lock();
+    for port in ports {
+        port.set_queues(queues);
+        if !queues {
+            port.flush(|byte| input.typed(byte));
+        }
     }
+}
+
+/// Let the ports interrupt whose ISA interrupts are `routed` here. Another has no input, and who writes to it waits. Returns whether there is input.
+pub fn enable_interrupts(routed: &[u8]) -> bool {
+    let Console { ports, input, .. } = &mut *CONSOLE.lock();
+    let mut any = false;
+    for port in ports {
+        if port.irq().is_some_and(|irq| routed.contains(&irq)) {
+            port.enable_interrupts();
+            any = true;
+        } else {
+            port.set_queues(false);
+            port.flush(|byte| input.typed(byte));
+        }
+    }
+    any
 }
 
 /// Log nothing less severe than these: of the hypervisor's own messages, and of those that guests cause.
@@ -271,9 +267,29 @@ pub fn set_levels(own: LevelFilter, guests: GuestLevels) {
     limited.store(guests.limited as u8, Relaxed);
 }
 
-/// Bytes for the terminal as they are (dom0's output).
-pub fn write_bytes(bytes: &[u8]) {
-    CONSOLE.lock().send(bytes);
+/// Bytes for the terminal as they are (dom0's output). `false`: there is no room for them, and nothing is sent.
+pub fn try_write(bytes: &[u8]) -> bool {
+    let now = time::now_ns();
+    let mut console = CONSOLE.lock();
+    // Each of them, so that all go on sending.
+    let mut room = true;
+    for port in &mut console.ports {
+        room &= port.has_room(bytes.len(), now);
+    }
+    if room {
+        console.send(bytes);
+    }
+    room
+}
+
+/// Return when all is sent: before the machine stops. Not if somebody writes who may never go on.
+pub fn flush() {
+    if let Some(mut console) = CONSOLE.try_lock() {
+        let Console { ports, input, .. } = &mut *console;
+        for port in ports {
+            port.flush(|byte| input.typed(byte));
+        }
+    }
 }
 
 /// dom0's input that waits, oldest first. Returns how many bytes there were.
@@ -281,16 +297,11 @@ pub fn read_bytes(to: &mut [u8]) -> usize {
     CONSOLE.lock().input.read(to)
 }
 
-/// Fetch what the UART has received. Returns whether there is input for dom0.
-pub fn receive() -> bool {
-    let mut console = CONSOLE.lock();
-    let Console { uarts, input, .. } = &mut *console;
-    for uart in uarts {
-        // At most as much as there is room for in one go: a UART that broke reads as ones for ever.
-        for _ in 0..ROOM {
-            let Ok(byte) = uart.try_receive_byte() else { break };
-            input.typed(byte);
-        }
+/// What the ports interrupted for: take what was typed, send what waits. Returns whether there is input for dom0.
+pub fn serve() -> bool {
+    let Console { ports, input, .. } = &mut *CONSOLE.lock();
+    for port in ports {
+        port.serve(|byte| input.typed(byte));
     }
     input.for_dom0()
 }
@@ -345,6 +356,7 @@ pub unsafe fn seize() {
     // SAFETY: the caller sees to it that nobody else is in there.
     unsafe { CONSOLE.force_unlock() };
     crate::sync::panicked();
+    set_queues(false);
 }
 
 #[cfg(test)]

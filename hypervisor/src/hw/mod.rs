@@ -26,6 +26,7 @@ pub mod traps;
 mod tsc_frequency;
 #[cfg(any(target_os = "none", test))]
 mod tsc_watch;
+mod uart;
 #[cfg(target_os = "none")]
 pub mod watchdog;
 

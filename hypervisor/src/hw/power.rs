@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use x86_64::instructions::port::Port;
 
 use super::acpi::{self, Place};
-use super::{apic, time};
+use super::{apic, console, time};
 use crate::cmdline::Reset;
 use crate::mm::paging;
 use crate::sync::Once;
@@ -66,6 +66,7 @@ pub fn after_panic() -> ! {
 
 /// Stop for ever.
 pub fn halt() -> ! {
+    console::flush();
     stop_others();
     park()
 }
@@ -89,6 +90,7 @@ fn wait() {
 
 /// S5 (ACPI 6.5, 4.8.3.2.1 and 16.1.6), or what an emulator without ACPI offers.
 pub fn power_off() -> ! {
+    console::flush();
     stop_others();
     const SLEEP_ENABLE: u16 = 1 << 13;
     const SLEEP_TYPE_SHIFT: u32 = 10;
@@ -115,6 +117,7 @@ pub fn power_off() -> ! {
 
 /// By the register that ACPI names, the chipset's, the keyboard controller, and at last a triple fault; or beginning with what `reboot=` says.
 pub fn reboot() -> ! {
+    console::flush();
     stop_others();
     let first = FIRST_RESET.get().copied().unwrap_or(Reset::Acpi);
     let ways = [Reset::Acpi, Reset::Pci, Reset::Keyboard, Reset::Triple];

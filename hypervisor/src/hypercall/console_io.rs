@@ -126,7 +126,10 @@ fn write(caller: &mut Caller<'_>, count: u32, buffer: u64) -> Outcome {
             .memory()
             .read_bytes(Gva(buffer.wrapping_add(u64::from(done))), chunk)?;
         if caller.domain.is_privileged() {
-            console::write_bytes(chunk);
+            // What waits for the line goes meanwhile.
+            if !console::try_write(chunk) {
+                break;
+            }
         } else {
             let id = caller.domain.id;
             caller

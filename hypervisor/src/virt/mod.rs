@@ -110,7 +110,7 @@ fn softirqs() -> SoftIrq {
         sched::unload_idle();
     }
     if work.contains(SoftIrq::CONSOLE) {
-        if hw::console::receive()
+        if hw::console::serve()
             && let Some(dom0) = table::get(DomId::DOM0)
         {
             event::raise_virq(&dom0, VcpuId(0), VIRQ_CONSOLE);

@@ -1,0 +1,292 @@
+//! A serial port with bytes that wait for it: the line takes 87 µs for one, at 115,200 bits a second, and nobody is to stand
+//! still for so long.
+
+use heapless::Deque;
+use uart_16550::Uart16550;
+use uart_16550::backend::Backend;
+use uart_16550::spec::registers::IER;
+
+use super::input::ROOM as INPUT;
+
+/// Bytes that wait, at most: as Xen's `serial_tx_buffer=` by default.
+pub const ROOM: usize = 16 << 10;
+/// A line that takes no byte for so many looks at its status is dead, or held up by its other end.
+const PATIENCE: u32 = 1_000_000;
+/// The same for writers that do not wait.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// One port.
+pub struct Port<B: Backend> {
+    uart: Option<Uart16550<B>>,
+    irq: u8,
+    waiting: Deque<u8, ROOM>,
+    /// Writers go on before all is sent.
+    queues: bool,
+    /// It interrupts when there is input.
+    interrupts: bool,
+    /// And when it can take more.
+    asks_for_more: bool,
+    /// Since when there has been no room, in nanoseconds of system time.
+    full_since: Option<u64>,
+}
+
+impl<B: Backend> Port<B> {
+    /// There is none.
+    pub const fn new() -> Self {
+        Self {
+            uart: None,
+            irq: 0,
+            waiting: Deque::new(),
+            queues: false,
+            interrupts: false,
+            asks_for_more: false,
+            full_since: None,
+        }
+    }
+
+    /// There is one, set up, with ISA interrupt `irq`; 0: it has none.
+    pub fn attach(&mut self, uart: Uart16550<B>, irq: u8) {
+        self.uart = Some(uart);
+        self.irq = irq;
+    }
+
+    /// Its interrupt, if there is a port and it has one.
+    pub fn irq(&self) -> Option<u8> {
+        (self.uart.is_some() && self.irq != 0).then_some(self.irq)
+    }
+
+    /// Whether writers go on before all is sent. What waits then goes when somebody writes, and from
+    /// [`enable_interrupts`](Self::enable_interrupts) on by itself.
+    pub fn set_queues(&mut self, queues: bool) {
+        self.queues = queues;
+    }
+
+    /// Interrupt when there is input, and while something waits.
+    pub fn enable_interrupts(&mut self) {
+        if let Some(uart) = &mut self.uart {
+            uart.enable_interrupts(IER::DATA_READY);
+            self.interrupts = true;
+            self.transmit();
+        }
+    }
+
+    /// Send `bytes`. Returns when all are sent, or wait. What is typed meanwhile goes to `typed`.
+    pub fn send(&mut self, bytes: &[u8], mut typed: impl FnMut(u8)) {
+        if self.uart.is_none() {
+            return;
+        }
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.put(b'\r', &mut typed);
+            }
+            self.put(byte, &mut typed);
+        }
+        if self.queues {
+            self.transmit();
+        } else {
+            self.flush(typed);
+        }
+    }
+
+    fn put(&mut self, byte: u8, typed: impl FnMut(u8)) {
+        if self.waiting.is_full() {
+            self.wait_until(typed, |waiting| !waiting.is_full());
+        }
+        let _ = self.waiting.push_back(byte);
+    }
+
+    /// Return when nothing waits.
+    pub fn flush(&mut self, typed: impl FnMut(u8)) {
+        self.wait_until(typed, Deque::is_empty);
+    }
+
+    fn wait_until(&mut self, mut typed: impl FnMut(u8), done: impl Fn(&Deque<u8, ROOM>) -> bool) {
+        let mut patience = PATIENCE;
+        let mut before = self.waiting.len();
+        while !done(&self.waiting) {
+            self.serve(&mut typed);
+            if self.waiting.len() < before {
+                (before, patience) = (self.waiting.len(), PATIENCE);
+            } else if patience == 0 {
+                self.waiting.clear();
+            }
+            patience = patience.saturating_sub(1);
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Is there room for `len` bytes, whatever they are? If there has been none for a second by `now`, in nanoseconds, what waits is lost, and there is.
+    pub fn has_room(&mut self, len: usize, now: u64) -> bool {
+        self.transmit();
+        if !self.queues || self.waiting.len() + 2 * len <= ROOM {
+            self.full_since = None;
+            return true;
+        }
+        let since = *self.full_since.get_or_insert(now);
+        if now.saturating_sub(since) > PATIENCE_NS {
+            self.waiting.clear();
+        }
+        self.waiting.is_empty()
+    }
+
+    /// Take what has come, send what can go. Afterwards, whatever happens next interrupts: the interrupt's line has been low.
+    pub fn serve(&mut self, mut typed: impl FnMut(u8)) {
+        /// What comes while something is sent, holds the line up: so look again. A UART that broke reads as ones for ever.
+        const ROUNDS: usize = 4;
+        for _ in 0..ROUNDS {
+            let Some(uart) = &mut self.uart else { return };
+            for _ in 0..INPUT {
+                let Ok(byte) = uart.try_receive_byte() else { break };
+                typed(byte);
+            }
+            self.transmit();
+            if let Some(uart) = &mut self.uart
+                && uart.ready_to_receive().is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn transmit(&mut self) {
+        let Some(uart) = &mut self.uart else { return };
+        loop {
+            let sent = uart.send_bytes(self.waiting.as_slices().0);
+            if sent == 0 {
+                break;
+            }
+            for _ in 0..sent {
+                self.waiting.pop_front();
+            }
+        }
+        let more = self.interrupts && !self.waiting.is_empty();
+        if more != self.asks_for_more {
+            self.asks_for_more = more;
+            if more {
+                uart.enable_interrupts(IER::THR_EMPTY);
+            } else {
+                uart.disable_interrupts(IER::THR_EMPTY);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "a fake in the place of the hardware")]
+mod tests {
+    use alloc::collections::VecDeque;
+    use alloc::rc::Rc;
+    use alloc::vec::Vec;
+    use core::cell::RefCell;
+
+    use super::*;
+
+    const DATA: u8 = 0;
+    const IER_AT: u8 = 1;
+    const LSR_AT: u8 = 5;
+
+    /// A UART whose line takes bytes when the test says so.
+    #[derive(Default)]
+    struct Registers {
+        line: Vec<u8>,
+        input: VecDeque<u8>,
+        /// Bytes that it still takes.
+        takes: usize,
+        in_fifo: usize,
+        ier: u8,
+    }
+
+    #[derive(Clone, Default)]
+    struct Fake(Rc<RefCell<Registers>>);
+
+    impl Backend for Fake {
+        unsafe fn read(&mut self, offset: u8) -> u8 {
+            let mut registers = self.0.borrow_mut();
+            match offset {
+                DATA => registers.input.pop_front().unwrap_or(0),
+                IER_AT => registers.ier,
+                LSR_AT => {
+                    if registers.in_fifo > 0 && registers.takes > 0 {
+                        (registers.in_fifo, registers.takes) = (0, registers.takes - 1);
+                    }
+                    u8::from(!registers.input.is_empty()) | u8::from(registers.in_fifo == 0) << 5
+                }
+                _ => 0,
+            }
+        }
+
+        unsafe fn write(&mut self, offset: u8, value: u8) {
+            let mut registers = self.0.borrow_mut();
+            match offset {
+                DATA => {
+                    registers.line.push(value);
+                    registers.in_fifo += 1;
+                }
+                IER_AT => registers.ier = value,
+                _ => {}
+            }
+        }
+    }
+
+    /// A port on a UART that empties its FIFO `takes` times.
+    fn port(takes: usize) -> (alloc::boxed::Box<Port<Fake>>, Fake) {
+        let fake = Fake::default();
+        fake.0.borrow_mut().takes = takes;
+        let mut port = alloc::boxed::Box::new(Port::new());
+        // SAFETY: no hardware is behind it.
+        let uart = unsafe { Uart16550::new_with_backend(fake.clone()) };
+        port.attach(uart, 4);
+        (port, fake)
+    }
+
+    #[test]
+    fn all_is_sent_before_a_writer_goes_on() {
+        let (mut port, fake) = port(usize::MAX);
+        port.send(b"one\ntwo\n", |_| {});
+        assert_eq!(fake.0.borrow().line, b"one\r\ntwo\r\n");
+    }
+
+    #[test]
+    fn or_it_waits_and_interrupts_send_it() {
+        let (mut port, fake) = port(0);
+        port.set_queues(true);
+        let text = [b'x'; 40];
+        port.send(&text, |_| {});
+        assert_eq!(fake.0.borrow().line.len(), 16);
+        port.enable_interrupts();
+        assert_eq!(fake.0.borrow().ier, 3);
+        let mut typed = Vec::new();
+        for (sent, ier) in [(32, 3), (40, 1), (40, 1)] {
+            fake.0.borrow_mut().takes = 1;
+            fake.0.borrow_mut().input.push_back(b'k');
+            port.serve(|byte| typed.push(byte));
+            assert_eq!((fake.0.borrow().line.len(), fake.0.borrow().ier), (sent, ier));
+        }
+        assert_eq!(typed, b"kkk");
+    }
+
+    #[test]
+    fn a_full_port_refuses_until_its_line_has_been_dead_for_a_second() {
+        let (mut port, fake) = port(0);
+        port.set_queues(true);
+        while port.has_room(100, 7) {
+            port.send(&[b'y'; 100], |_| {});
+        }
+        assert!(!port.has_room(100, 7 + PATIENCE_NS));
+        assert!(port.has_room(100, 8 + PATIENCE_NS));
+        fake.0.borrow_mut().takes = 2;
+        port.send(b"z", |_| {});
+        assert_eq!(fake.0.borrow().line.last(), Some(&b'z'));
+    }
+
+    #[test]
+    fn a_dead_line_does_not_hold_a_writer_up_for_ever() {
+        let (mut port, _fake) = port(0);
+        port.set_queues(true);
+        for _ in 0..ROOM / 100 + 2 {
+            port.send(&[b'y'; 100], |_| {});
+        }
+        port.flush(|_| {});
+        assert!(port.has_room(ROOM / 2, 0));
+    }
+}
