@@ -123,7 +123,7 @@ fn build_dom0(host: &Machine) {
         memory: options.dom0_mem.amount(free) & !0x1f_ffff,
         max_pages: options.dom0_mem.max_pages(free),
         vcpus: options
-            .dom0_vcpus(sched::cpu_count() as u32)
+            .dom0_vcpus(sched::online_cpus().count() as u32)
             .min(domain::MAX_VCPUS),
         console: &options.console_ports(),
     };

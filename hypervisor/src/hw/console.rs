@@ -287,7 +287,7 @@ pub fn flush() {
     if let Some(mut console) = CONSOLE.try_lock() {
         let Console { ports, input, .. } = &mut *console;
         for port in ports {
-            port.flush(|byte| input.typed(byte));
+            port.drain(|byte| input.typed(byte));
         }
     }
 }

@@ -115,19 +115,23 @@ const REFUSED: u32 = 4;
 /// The first CPU lets the other go on: their time-stamp counters have been compared.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// Start the CPUs that ACPI lists, until `most` run; the one that calls is the first of them. `ram` is the machine's, in bytes. Afterwards all of them take
-/// part in scheduling.
+/// Start the CPUs that ACPI lists; the one that calls is the first of them. `ram` is the machine's, in bytes. Afterwards `most` take part in scheduling, and
+/// the others are offline: in our hands, and nobody needs to start them under domains that run.
 pub fn start_others(most: u32, ram: &[Range<u64>]) {
     let own = percpu::this().apic_id();
     let others = acpi::info().cpus.iter().copied().filter(|&id| id != own);
-    let wanted = (acpi::info().cpus.len().max(1) as u32).min(most);
-    if wanted > 1 {
+    if acpi::info().cpus.len() > 1 {
         match Startup::new(ram) {
             Some(startup) => {
-                for apic_id in others.take(wanted as usize - 1) {
+                for apic_id in others {
                     let id = sched::cpu_count() as u32;
-                    match startup.start(id, apic_id) {
-                        Ok(()) => sched::add_cpu(id),
+                    match startup.start(id, apic_id, id < most) {
+                        Ok(()) => {
+                            sched::add_cpu(id);
+                            if id >= most {
+                                sched::leave_out(id);
+                            }
+                        }
                         Err(why) => {
                             // It must not come late, with what is another's by then.
                             apic::reset(apic_id);
@@ -141,7 +145,7 @@ pub fn start_others(most: u32, ram: &[Range<u64>]) {
     }
     log::info!(
         "CPUs          {} of {} run guests",
-        sched::cpu_count(),
+        sched::online_cpus().count(),
         acpi::info().cpus.len().max(1) + acpi::info().cpus_left_out
     );
 }
@@ -190,8 +194,8 @@ impl Startup {
         (self.page.0 + (label as u64 - &raw const startup_code as u64)) as u32
     }
 
-    /// Start one.
-    fn start(&self, id: u32, apic_id: u32) -> Result<(), &'static str> {
+    /// Start one. For one that is not `needed`, time does not go by another clock.
+    fn start(&self, id: u32, apic_id: u32, needed: bool) -> Result<(), &'static str> {
         if !apic::reaches(apic_id) {
             return Err("it takes an x2APIC to reach it");
         }
@@ -220,6 +224,11 @@ impl Startup {
         compare_with_the_other()?;
         let warp = WARP.load(SeqCst);
         if warp != 0 && time::trusts_tsc() {
+            if !needed {
+                return Err(
+                    "it is not needed, and its time-stamp counter does not agree with the first CPU's",
+                );
+            }
             log::warn!("CPU with APIC id {apic_id}: its time-stamp counter is {warp} ticks off");
             let substitute = time::distrust_tsc().ok_or(
                 "its time-stamp counter does not agree with the first CPU's, and there is no other clock",

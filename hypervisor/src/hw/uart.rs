@@ -4,7 +4,7 @@
 use heapless::Deque;
 use uart_16550::Uart16550;
 use uart_16550::backend::Backend;
-use uart_16550::spec::registers::IER;
+use uart_16550::spec::registers::{IER, LSR};
 
 use super::input::ROOM as INPUT;
 
@@ -98,6 +98,18 @@ impl<B: Backend> Port<B> {
     /// Return when nothing waits.
     pub fn flush(&mut self, typed: impl FnMut(u8)) {
         self.wait_until(typed, Deque::is_empty);
+    }
+
+    /// Return when all is on the line, too: what stops the machine does not wait for the port's own FIFO.
+    pub fn drain(&mut self, typed: impl FnMut(u8)) {
+        self.flush(typed);
+        let Some(uart) = &mut self.uart else { return };
+        for _ in 0..PATIENCE {
+            if uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+                break;
+            }
+            core::hint::spin_loop();
+        }
     }
 
     fn wait_until(&mut self, mut typed: impl FnMut(u8), done: impl Fn(&Deque<u8, ROOM>) -> bool) {
@@ -209,7 +221,8 @@ mod tests {
                     if registers.in_fifo > 0 && registers.takes > 0 {
                         (registers.in_fifo, registers.takes) = (0, registers.takes - 1);
                     }
-                    u8::from(!registers.input.is_empty()) | u8::from(registers.in_fifo == 0) << 5
+                    let empty = u8::from(registers.in_fifo == 0);
+                    u8::from(!registers.input.is_empty()) | empty << 5 | empty << 6
                 }
                 _ => 0,
             }
@@ -244,6 +257,16 @@ mod tests {
         let (mut port, fake) = port(usize::MAX);
         port.send(b"one\ntwo\n", |_| {});
         assert_eq!(fake.0.borrow().line, b"one\r\ntwo\r\n");
+    }
+
+    #[test]
+    fn a_drained_port_has_nothing_left() {
+        let (mut port, fake) = port(4);
+        port.set_queues(true);
+        port.send(&[b'x'; 60], |_| {});
+        port.drain(|_| {});
+        let registers = fake.0.borrow();
+        assert_eq!((registers.line.len(), registers.in_fifo), (60, 0));
     }
 
     #[test]

@@ -80,6 +80,15 @@ pub fn change_cpu(id: u32, change: CpuChange, caller: Caller) -> Result<bool, Er
     Ok(false)
 }
 
+/// CPU `id`, which has just been added, is offline until somebody brings it back. Before there are domains.
+pub fn leave_out(id: u32) {
+    if pools().take_offline(id, cpu_count() as u32, 0).is_ok()
+        && let Some(scheduler) = SCHEDULER.get()
+    {
+        scheduler.set_offline(id, true);
+    }
+}
+
 /// This CPU has nothing to run. If it is to go offline: give up all that it has, to CPU 0.
 pub fn retire_if_told() {
     if let Some(own) = this_cpu()

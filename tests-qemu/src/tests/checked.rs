@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use super::cpus::{self, Cpus};
 use super::shim::Shim;
-use super::{BOTH, cpus, guests, hostile, pools, test};
+use super::{BOTH, guests, hostile, pools, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
 
@@ -24,7 +25,11 @@ fn on(vehicle: Vehicle) -> Vec<Test> {
         checked("100 lives", vehicle, hostile::lives),
         checked("lives on all CPUs at once", vehicle, hostile::lives_at_once),
         checked("CPUs: 4", vehicle, |bench, machine| {
-            cpus::all(bench, machine, 4, 10)
+            let cpus = Cpus {
+                changes: 10,
+                ..Cpus::all(4)
+            };
+            cpus::all(bench, machine, cpus)
         }),
     ];
     others.into_iter().chain(guests).collect()

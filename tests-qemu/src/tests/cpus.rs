@@ -14,23 +14,81 @@ pub fn tests() -> Vec<Test> {
     for vehicle in BOTH {
         for (cpus, changes) in [(8, 4), (4, 50), (2, 10), (1, 0)] {
             tests.push(test(format!("CPUs: {cpus}"), vehicle, move |bench, machine| {
-                all(bench, machine, cpus, changes)
+                let cpus = Cpus {
+                    changes,
+                    ..Cpus::all(cpus)
+                };
+                all(bench, machine, cpus)
             }));
         }
+        let left_out = Cpus {
+            off: 2,
+            changes: 2,
+            ..Cpus::all(4)
+        };
+        tests.push(test(
+            "CPUs left out by maxcpus=",
+            vehicle,
+            move |bench, machine| all(bench, machine, left_out),
+        ));
+        let many = Cpus {
+            vcpus: 128,
+            changes: 1,
+            ..Cpus::all(2)
+        };
+        tests.push(test("128 vCPUs", vehicle, move |bench, mut machine| {
+            // They take turns on the CPUs, with the FPU.
+            machine.one_thread = vehicle == Vehicle::Svm;
+            all(bench, machine, many)
+        }));
         tests.push(test("machine reset", vehicle, resets));
         tests.push(test("watchdog", vehicle, watchdog));
     }
     tests
 }
 
-/// A dom0 with as many vCPUs works on all of them while one goes off and on `changes` times, and then powers off: the emulator ends.
-pub(super) fn all(bench: &mut Bench, mut machine: Machine, cpus: u32, changes: u32) -> Result<()> {
+/// A machine's CPUs, and what a dom0 does with them.
+#[derive(Clone, Copy)]
+pub(super) struct Cpus {
+    pub cpus: u32,
+    /// So often one goes off and on.
+    pub changes: u32,
+    /// So many are off at first.
+    pub off: u32,
+    /// dom0's.
+    pub vcpus: u32,
+}
+
+impl Cpus {
+    /// So many, and as many vCPUs.
+    pub const fn all(cpus: u32) -> Cpus {
+        Cpus {
+            cpus,
+            changes: 0,
+            off: 0,
+            vcpus: cpus,
+        }
+    }
+}
+
+/// A dom0 brings those online that are off at first, works on all of them while one goes off and on, and then powers off: the emulator ends.
+pub(super) fn all(bench: &mut Bench, mut machine: Machine, cpus: Cpus) -> Result<()> {
+    let Cpus {
+        cpus,
+        changes,
+        off,
+        vcpus,
+    } = cpus;
     machine.cpus = cpus;
-    machine.command_line += " dom0_mem=128M";
-    machine.modules = vec![guest("cpus", &format!("{cpus} {changes}"))?];
+    let most = cpus - off;
+    machine.command_line += &format!(" dom0_mem=128M dom0_max_vcpus={vcpus}");
+    if off > 0 {
+        machine.command_line += &format!(" maxcpus={most}");
+    }
+    machine.modules = vec![guest("cpus", &format!("{cpus} {changes} {off} {vcpus}"))?];
     let console = bench.start(&machine)?;
     verdict(console)?;
-    let expected = format!("{cpus} of {cpus} run guests");
+    let expected = format!("{most} of {cpus} run guests");
     ensure!(
         console.output().contains(&expected),
         "the log has no {expected:?}"

@@ -1,11 +1,13 @@
-//! All CPUs of the machine, by a domain with a vCPU for each: they run at once, reach each other by events and by TLB flushes, and go on while CPUs are
-//! taken off and on under them. Its command line: the number of CPUs, and how often one goes.
+//! All CPUs of the machine, by a domain with a vCPU for each, or more: they run at once, reach each other by events and by TLB flushes, and go on while CPUs are
+//! taken off and on under them. Its command line: the number of CPUs, how often one goes, how many are off at first, and the
+//! number of vCPUs, if it is another.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 use alloc::format;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use abi::domid::DOMID_SELF;
@@ -27,8 +29,8 @@ use guests::{cpu, hypercall, smp};
 
 guest_rt::main!(main);
 
-/// Most CPUs that this guest uses.
-const MOST: usize = 16;
+/// Most vCPUs: as many as a domain may have.
+const MOST: usize = 128;
 /// Events to each vCPU, and frames that are exchanged.
 const ROUNDS: u64 = 8;
 /// So long is waited for what is to come, in nanoseconds: the machine may be busy with others.
@@ -72,21 +74,26 @@ fn main(info: StartInfo) -> ! {
         .split(' ')
         .map(|word| word.parse().unwrap_or(1));
     let (wanted, changes) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(0));
-    let machine = sysctl::physinfo().expect("physinfo");
-    report.equal(
-        "all-cpus-run",
-        (machine.nr_cpus, machine.max_cpu_id),
-        (wanted, wanted - 1),
-    );
-    begin(&mut report, wanted);
-    spread(&mut report, "spread", wanted);
+    let off = numbers.next().unwrap_or(0);
+    let vcpus = numbers.next().unwrap_or(wanted);
+    let run = |report: &mut Report, what: &str, count: u32| {
+        let machine = sysctl::physinfo().expect("physinfo");
+        report.equal(what, (machine.nr_cpus, machine.max_cpu_id), (count, wanted - 1));
+    };
+    run(&mut report, "cpus-run", wanted - off);
+    for cpu in wanted - off..wanted {
+        report.equal(&format!("online-{cpu}"), sysctl::cpu_hotplug(cpu, ONLINE), Ok(()));
+    }
+    run(&mut report, "all-cpus-run", wanted);
+    begin(&mut report, vcpus);
+    spread(&mut report, "spread", wanted, vcpus);
     BUSY.store(false, SeqCst);
-    events(&mut report, wanted);
-    frames(&mut report, wanted);
+    events(&mut report, vcpus);
+    frames(&mut report, vcpus);
     if wanted > 1 {
-        off_and_on(&mut report, wanted, changes);
+        off_and_on(&mut report, wanted, vcpus, changes);
         BUSY.store(true, SeqCst);
-        spread(&mut report, "spread-again", wanted);
+        spread(&mut report, "spread-again", wanted, vcpus);
     }
     refusals(&mut report, wanted);
     report.finish()
@@ -103,14 +110,14 @@ fn holds(mut what: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// The workers, of `wanted` vCPUs.
-fn workers(wanted: u32) -> &'static [Worker] {
-    &WORKERS[1..wanted as usize]
+/// The workers, of so many vCPUs.
+fn workers(vcpus: u32) -> &'static [Worker] {
+    &WORKERS[1..vcpus as usize]
 }
 
 /// Starts the other vCPUs.
-fn begin(report: &mut Report, wanted: u32) {
-    for vcpu in 1..wanted {
+fn begin(report: &mut Report, vcpus: u32) {
+    for vcpu in 1..vcpus {
         let mut bind = EvtchnBindIpi { vcpu, port: 0 };
         let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
         event::mask(bind.port);
@@ -154,32 +161,34 @@ extern "C" fn work() -> ! {
     }
 }
 
-/// The vCPUs, which all compute, come to have a CPU each.
-fn spread(report: &mut Report, name: &str, wanted: u32) {
+/// The vCPUs, which all compute, come to have a CPU each, or all CPUs if they are more.
+fn spread(report: &mut Report, name: &str, wanted: u32, vcpus: u32) {
     let mut cpus = 0u32;
     let each = holds(|| {
         let of = |vcpu| domctl::vcpu_info(DOMID_SELF, vcpu).map_or(0, |info| 1 << info.cpu);
-        cpus = (0..wanted).map(of).fold(0, |all, one| all | one);
+        cpus = (0..vcpus).map(of).fold(0, |all, one| all | one);
         cpus.count_ones() == wanted
     });
     report.check(name, each, format!("CPUs {cpus:#b}"));
 }
 
 /// Each vCPU gets every event that it is sent.
-fn events(report: &mut Report, wanted: u32) {
+fn events(report: &mut Report, vcpus: u32) {
     let mut lost = 0;
-    for _ in 0..ROUNDS {
-        for worker in workers(wanted) {
-            let before = worker.events.load(SeqCst);
+    for round in 1..=ROUNDS {
+        for worker in workers(vcpus) {
             let sent = event_channel::send(worker.port.load(SeqCst));
-            lost += u32::from(sent.is_err() || !holds(|| worker.events.load(SeqCst) == before + 1));
+            lost += u32::from(sent.is_err());
+        }
+        for worker in workers(vcpus) {
+            lost += u32::from(!holds(|| worker.events.load(SeqCst) == round));
         }
     }
     report.equal("events-to-each", lost, 0);
 }
 
 /// A frame goes, and another comes in its place: nobody sees the old one any more.
-fn frames(report: &mut Report, wanted: u32) {
+fn frames(report: &mut Report, vcpus: u32) {
     let mut stale = 0;
     let mut frame = EXCHANGED.first();
     for round in 1..=ROUNDS as u8 {
@@ -193,7 +202,7 @@ fn frames(report: &mut Report, wanted: u32) {
             stale += u32::from(hypercall::op(HYPERVISOR_MEMORY_OP, op, &mut reservation) != 1);
         }
         EXCHANGED.set_byte(0, round);
-        for worker in workers(wanted) {
+        for worker in workers(vcpus) {
             stale += u32::from(!holds(|| worker.seen.load(SeqCst) == round.into()));
         }
     }
@@ -201,12 +210,17 @@ fn frames(report: &mut Report, wanted: u32) {
 }
 
 /// CPUs go and come back, also the one that the caller runs on; nobody loses an event or a deadline.
-fn off_and_on(report: &mut Report, wanted: u32, changes: u32) {
+fn off_and_on(report: &mut Report, wanted: u32, vcpus: u32, changes: u32) {
     let online = || sysctl::physinfo().map_or(0, |machine| machine.nr_cpus);
-    let alive = |worker: &Worker| {
-        let (events, timeouts) = (worker.events.load(SeqCst), worker.timeouts.load(SeqCst));
-        let sent = event_channel::send(worker.port.load(SeqCst)).is_ok();
-        sent && holds(|| worker.events.load(SeqCst) != events && worker.timeouts.load(SeqCst) > timeouts)
+    let done = |worker: &Worker| (worker.events.load(SeqCst), worker.timeouts.load(SeqCst));
+    let lifeless = || {
+        let before: Vec<_> = workers(vcpus).iter().map(done).collect();
+        let sent = |worker: &Worker| event_channel::send(worker.port.load(SeqCst)).is_ok();
+        let lost = workers(vcpus).iter().filter(|worker| !sent(worker)).count();
+        let goes_on =
+            |worker, (events, timeouts)| holds(|| done(worker).0 != events && done(worker).1 > timeouts);
+        let all = workers(vcpus).iter().zip(before);
+        lost + all.filter(|&(worker, before)| !goes_on(worker, before)).count()
     };
     let (mut refused, mut wrong, mut dead) = (None, 0, 0);
     for change in 0..changes {
@@ -223,14 +237,14 @@ fn off_and_on(report: &mut Report, wanted: u32, changes: u32) {
         }
         wrong += u32::from(online() != wanted - cpus().len() as u32);
         wrong += u32::from(sysctl::cpu_hotplug(first, OFFLINE) != Err(Errno::EEXIST));
-        for vcpu in 0..wanted {
+        for vcpu in 0..vcpus {
             // Its CPU is known a moment later than that it runs.
             let gone = |cpu| cpus().any(|offline| offline == cpu);
             let there =
                 || domctl::vcpu_info(DOMID_SELF, vcpu).is_ok_and(|info| info.running != 0 && gone(info.cpu));
             wrong += u32::from(!holds(|| !there()));
         }
-        dead += workers(wanted).iter().filter(|worker| !alive(worker)).count();
+        dead += lifeless();
         for cpu in cpus() {
             refused = refused.or(sysctl::cpu_hotplug(cpu, ONLINE).err());
         }
