@@ -228,6 +228,13 @@ pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     [found.eax, found.ebx, found.ecx, found.edx]
 }
 
+/// Numbers of the domain and of the vCPU that asks, as the hypervisor's leaf says.
+pub fn identity() -> (u16, u32) {
+    const IDENTITY: u32 = 0x4000_0004;
+    let [_, vcpu, domain, _] = cpuid(IDENTITY, 0);
+    (domain as u16, vcpu)
+}
+
 /// RDMSR.
 ///
 /// # Errors

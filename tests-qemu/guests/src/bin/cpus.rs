@@ -61,7 +61,7 @@ static WORKERS: [Worker; MOST] = [const {
         seen: AtomicU32::new(0),
     }
 }; MOST];
-/// Numbers for those who begin; 0 is the first vCPU.
+/// How many have begun, beside the first vCPU.
 static BEGUN: AtomicU32 = AtomicU32::new(0);
 /// They are not to wait, but only to compute.
 static BUSY: AtomicBool = AtomicBool::new(true);
@@ -124,18 +124,17 @@ fn begin(report: &mut Report, vcpus: u32) {
         let number = vcpu as usize;
         WORKERS[number].port.store(bind.port, SeqCst);
         let started = smp::start(vcpu, work, &STACKS[number]);
-        let begun = holds(|| BEGUN.load(SeqCst) == vcpu);
-        report.check(
-            &format!("vcpu-{vcpu}"),
-            bound == 0 && started.is_ok() && begun,
-            format!("{bound} {started:?}"),
-        );
+        report.equal(&format!("vcpu-{vcpu}"), (bound, started), (0, Ok(())));
     }
+    let begun = holds(|| BEGUN.load(SeqCst) == vcpus - 1);
+    report.check("all-begin", begun, format!("{} do", BEGUN.load(SeqCst)));
 }
 
 /// What a worker does for ever.
 extern "C" fn work() -> ! {
-    let own = &WORKERS[BEGUN.fetch_add(1, SeqCst) as usize + 1];
+    let (_, vcpu) = cpu::identity();
+    let own = &WORKERS[vcpu as usize];
+    BEGUN.fetch_add(1, SeqCst);
     let port = own.port.load(SeqCst);
     loop {
         let turn = time::now() + TURN;

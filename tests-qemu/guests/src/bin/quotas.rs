@@ -20,8 +20,6 @@ use guests::{cpu, hypercall};
 
 guest_rt::main!(main);
 
-/// Leaf of CPUID that has the domain's number in ECX.
-const HYPERVISOR_IDENTITY: u32 = 0x4000_0004;
 /// A frame behind all of the domain's RAM.
 const NOWHERE: u64 = 1 << 18;
 /// Mappings to a frame of them.
@@ -92,8 +90,7 @@ fn frames(report: &mut Report, most: u64) {
 
 fn mappings(report: &mut Report, frames: u64) {
     const REFERENCE: u32 = 9;
-    let [_, _, domain, _] = cpu::cpuid(HYPERVISOR_IDENTITY, 0);
-    let dom = domain as u16;
+    let (dom, _) = cpu::identity();
     Grants::default().grant_to(dom, REFERENCE, PAGES.first());
     let mut mapped = 0;
     let status = loop {
