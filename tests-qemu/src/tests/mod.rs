@@ -6,6 +6,7 @@
 //! * [`checked`]: a hypervisor with debug assertions, the order of its locks among them.
 //! * [`channels`]: channels of domUs, logs of consoles.
 //! * [`cpus`]: many CPUs, off and on; the machine's power.
+//! * [`creating`]: domains that are being made.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
@@ -25,6 +26,7 @@ mod boot;
 mod channels;
 mod checked;
 mod cpus;
+mod creating;
 mod debian;
 mod guests;
 mod hostile;
@@ -58,6 +60,7 @@ pub fn all() -> Vec<Test> {
         resize::tests(),
         pools::tests(),
         scheduling::tests(),
+        creating::tests(),
         hostile::tests(),
         store::tests(),
         checked::tests(),

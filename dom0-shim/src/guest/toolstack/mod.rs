@@ -61,7 +61,7 @@ struct Record {
     config: Rc<Config>,
     /// The disks that it has now; they outlive a restart.
     disks: Vec<OpenDisk>,
-    /// System time at creation.
+    /// System time at which it was made, or began to be.
     created: u64,
     /// For how long it was not started again, when it had not run for long before.
     delay: u64,
@@ -190,6 +190,7 @@ impl Domains {
             .filter(|record| record.stage == Stage::Making)
         {
             record.stage = Stage::Made;
+            record.created = time::now();
         }
     }
 
