@@ -15,6 +15,7 @@
 //! * [`prompt`]: dom0-shim's prompt and xl.
 //! * [`store`]: xenstore with clients good and bad, and its tools.
 //! * [`shim`]: dom0-shim's prompt, for the others.
+//! * [`soft_reset`]: a kernel that starts another.
 //! * [`tools`]: Debian's programs in domUs, for the others.
 //! * [`xl`]: Debian as dom0, with Xen's own toolstack.
 //!
@@ -37,6 +38,7 @@ mod prompt;
 mod resize;
 mod scheduling;
 pub mod shim;
+mod soft_reset;
 pub mod store;
 mod tools;
 mod xl;
@@ -67,6 +69,7 @@ pub fn all() -> Vec<Test> {
         cpus::tests(),
         channels::tests(),
         prompt::tests(),
+        soft_reset::tests(),
         guests::tests(),
         boot::tests(),
         bad_input::tests(),

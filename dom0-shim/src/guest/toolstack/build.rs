@@ -49,6 +49,16 @@ pub struct Ports {
     pub console: u32,
 }
 
+impl Ports {
+    /// Makes them.
+    pub fn new(domain: Domid) -> Result<Self, Failure> {
+        Ok(Self {
+            store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
+            console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
+        })
+    }
+}
+
 /// How a new domain is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
@@ -92,17 +102,7 @@ pub async fn create(
     host.domains.remember(domain, config.clone(), disks.clone());
     let built = async {
         let ports = build(host, domain, &config, &kernel, ramdisk.as_deref()).await?;
-        nodes::write(&host.store, domain, &handle, &config, ports)
-            .map_err(|error| error.name())
-            .step("writing the domain's xenstore nodes")?;
-        network::attach_all(host, domain, &config).step("connecting the networks")?;
-        store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
-        console::open(host, domain, &config.name, CONSOLE_GFN, ports.console)
-            .step("connecting the console")?;
-        console::attach_channels(host, domain, &config.name, &config.channels).step("adding the channels")?;
-        for open in disks {
-            block::attach(host, domain, open).step("adding a disk")?;
-        }
+        connect(host, domain, &handle, &config, ports, disks)?;
         match first {
             First::Running => domctl::unpause(domain).step("starting the domain"),
             First::Paused => Ok(()),
@@ -117,8 +117,30 @@ pub async fn create(
     Ok(domain)
 }
 
+/// Connects a domain with all that it needs of this one.
+pub(super) fn connect(
+    host: &Rc<Host>,
+    domain: Domid,
+    handle: &[u8; 16],
+    config: &Config,
+    ports: Ports,
+    disks: Vec<OpenDisk>,
+) -> Result<(), Failure> {
+    nodes::write(&host.store, domain, handle, config, ports)
+        .map_err(|error| error.name())
+        .step("writing the domain's xenstore nodes")?;
+    network::attach_all(host, domain, config).step("connecting the networks")?;
+    store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
+    console::open(host, domain, &config.name, CONSOLE_GFN, ports.console).step("connecting the console")?;
+    console::attach_channels(host, domain, &config.name, &config.channels).step("adding the channels")?;
+    for open in disks {
+        block::attach(host, domain, open).step("adding a disk")?;
+    }
+    Ok(())
+}
+
 /// Lets the other tasks run between two steps of a creation, which comes to its end if one of them has destroyed the domain.
-async fn others(host: &Host, domain: Domid) -> Result<(), &'static str> {
+pub(super) async fn others(host: &Host, domain: Domid) -> Result<(), &'static str> {
     pass().await;
     match host.domains.stage(domain) {
         Some(Stage::Making) => Ok(()),
@@ -216,10 +238,7 @@ async fn build(
         domctl::set_time_offset(domain, config.time_offset).step("setting the clock")?;
     }
     domctl::max_memory(domain, config.max_memory * 1024 + EXTRA_KIB).step("setting the memory limit")?;
-    let ports = Ports {
-        store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
-        console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
-    };
+    let ports = Ports::new(domain)?;
     domctl::set_tsc(domain, config.tsc_mode, config.tsc_khz).step("setting the TSC's mode and rate")?;
     domctl::set_paging_pool(domain, paging_pool(config)).step("setting the paging pool")?;
     populate(host, domain, &memory_map).await?;
