@@ -1,7 +1,7 @@
 //! How soon a domain that has stopped is started again.
 //!
-//! While a kernel is unpacked nobody else is served, so a domain that stops as soon as it runs must not be started again
-//! at once, time after time. (xl sleeps two seconds before each restart; xend refused those of young domains.)
+//! Unpacking a kernel keeps a CPU busy for seconds, and other domains that are to be made waiting, so one that stops as
+//! soon as it runs must not be started again at once, time after time. (xl sleeps two seconds before each restart; xend refused those of young domains.)
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;

@@ -1,13 +1,15 @@
 //! Payloads as Linux's build packs them: the compressed stream, for most formats followed by the unpacked length.
 //!
-//! The length in the image is not believed. Output beyond the caller's limit ends the work. Formats that carry a checksum (gzip, xz, zstd) have it
-//! verified; LZ4's legacy frame has none.
+//! They are unpacked in steps, between which the caller may do something else. The length in the image is not believed. Output beyond the caller's
+//! limit ends the work. Formats that carry a checksum (gzip, xz, zstd) have it verified; LZ4's legacy frame has none.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use lzma_rust2::{Read as _, XzReader};
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZFlush, MZStatus};
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use ruzstd::io::Read as _;
 
 use crate::kernel::Error;
@@ -16,18 +18,131 @@ use crate::kernel::Error;
 /// of it as there is output.
 const MAX_WINDOW: u64 = 128 << 20;
 
-/// Unpack `payload`, to at most `limit` bytes. `None`: not compressed in any known way.
-pub(crate) fn decompress(payload: &[u8], limit: usize) -> Option<Result<Vec<u8>, Error>> {
-    Some(match payload {
-        [0x1f, 0x8b, ..] => gzip(payload, limit),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => xz(payload, limit),
-        [0x02, 0x21, 0x4c, 0x18, ..] => lz4_legacy(payload, limit),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd(payload, limit),
-        [b'B', b'Z', b'h', ..] => Err(Error::UnsupportedCompression("bzip2")),
-        [0x5d, 0, 0, ..] => Err(Error::UnsupportedCompression("lzma")),
-        [0x89, b'L', b'Z', b'O', ..] => Err(Error::UnsupportedCompression("lzo")),
-        _ => return None,
-    })
+/// Bytes that come out of a step, at most. LZ4 unpacks a whole block, but it is that much faster.
+const STEP: usize = 128 << 10;
+const LZ4_BLOCK: usize = 8 << 20;
+
+const GZIP_CORRUPT: Error = Error::CorruptPayload("gzip");
+const LZ4_CORRUPT: Error = Error::CorruptPayload("lz4");
+const ZSTD_CORRUPT: Error = Error::CorruptPayload("zstd");
+
+/// A payload that is being unpacked, into memory that grows with what really comes.
+pub(crate) struct Unpacking<'a> {
+    stream: Stream<'a>,
+    out: Vec<u8>,
+    limit: usize,
+}
+
+enum Stream<'a> {
+    Gzip(Gzip<'a>),
+    Xz(Box<XzReader<&'a [u8]>>),
+    /// What is left, from the length of a block on.
+    Lz4(&'a [u8]),
+    Zstd(Box<StreamingDecoder<&'a [u8], FrameDecoder>>),
+}
+
+/// Is there more to come?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    More,
+    End,
+}
+
+impl<'a> Unpacking<'a> {
+    /// Begin to unpack `payload`, to at most `limit` bytes. `None`: not compressed in any known way.
+    pub fn new(payload: &'a [u8], limit: usize) -> Option<Result<Self, Error>> {
+        let stream = match payload {
+            [0x1f, 0x8b, ..] => Gzip::new(payload).map(Stream::Gzip),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(xz(payload)),
+            [0x02, 0x21, 0x4c, 0x18, ..] => Ok(Stream::Lz4(payload)),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                let decoder = StreamingDecoder::new_with_max_window_size(payload, MAX_WINDOW);
+                decoder
+                    .map(|decoder| Stream::Zstd(Box::new(decoder)))
+                    .map_err(|_| ZSTD_CORRUPT)
+            }
+            [b'B', b'Z', b'h', ..] => Err(Error::UnsupportedCompression("bzip2")),
+            [0x5d, 0, 0, ..] => Err(Error::UnsupportedCompression("lzma")),
+            [0x89, b'L', b'Z', b'O', ..] => Err(Error::UnsupportedCompression("lzo")),
+            _ => return None,
+        };
+        Some(stream.map(|stream| Self {
+            stream,
+            out: with_room_for(claimed_len(payload), limit),
+            limit,
+        }))
+    }
+
+    /// Unpack the next piece; whether there is more to do.
+    pub fn step(&mut self) -> Result<bool, Error> {
+        let most = match self.stream {
+            Stream::Lz4(_) => LZ4_BLOCK,
+            _ => STEP,
+        };
+        let start = self.out.len();
+        self.out.try_reserve(most).map_err(|_| Error::OutOfMemory)?;
+        self.out.resize(start + most, 0);
+        let (count, next) = self.stream.unpack(&mut self.out[start..])?;
+        self.out.truncate(start + count);
+        if self.out.len() > self.limit {
+            return Err(Error::TooBig { limit: self.limit });
+        }
+        Ok(next == Next::More)
+    }
+
+    /// What has come out.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+impl Stream<'_> {
+    /// Unpack the next bytes into `piece`; how many they are. Checksums are right at the end.
+    fn unpack(&mut self, piece: &mut [u8]) -> Result<(usize, Next), Error> {
+        match self {
+            Self::Gzip(gzip) => {
+                let (count, next) = fill(piece, |rest| gzip.read(rest))?;
+                gzip.sum.update(piece.get(..count).unwrap_or_default());
+                match next {
+                    Next::End if !gzip.is_whole() => Err(GZIP_CORRUPT),
+                    next => Ok((count, next)),
+                }
+            }
+            Self::Xz(reader) => fill(piece, |rest| {
+                reader.read(rest).map_err(|error| match error {
+                    lzma_rust2::Error::OutOfMemory(_) => Error::OutOfMemory,
+                    _ => Error::CorruptPayload("xz"),
+                })
+            }),
+            Self::Lz4(rest) => lz4_block(rest, piece),
+            Self::Zstd(reader) => {
+                let (count, next) = fill(piece, |rest| reader.read(rest).map_err(|_| ZSTD_CORRUPT))?;
+                // The decoder reckons the sum but leaves it to its caller to compare.
+                let decoder = &reader.decoder;
+                match decoder.get_checksum_from_data() {
+                    Some(sum) if next == Next::End && decoder.get_calculated_checksum() != Some(sum) => {
+                        Err(ZSTD_CORRUPT)
+                    }
+                    _ => Ok((count, next)),
+                }
+            }
+        }
+    }
+}
+
+/// Read until `piece` is full or nothing more comes.
+fn fill(
+    piece: &mut [u8],
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, Error>,
+) -> Result<(usize, Next), Error> {
+    let mut len = 0;
+    while len < piece.len() {
+        match read(&mut piece[len..])? {
+            0 => return Ok((len, Next::End)),
+            count => len += count,
+        }
+    }
+    Ok((len, Next::More))
 }
 
 /// The unpacked length that Linux's build appends. Only a hint: it saves growing the output, which costs time and twice the memory.
@@ -46,24 +161,39 @@ fn with_room_for(claimed: Option<usize>, limit: usize) -> Vec<u8> {
 }
 
 /// RFC 1952.
-fn gzip(data: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
-    const CORRUPT: Error = Error::CorruptPayload("gzip");
-    let mut rest = gzip_body(data).ok_or(CORRUPT)?;
-    let mut state = InflateState::new_boxed(DataFormat::Raw);
-    let mut ended = false;
-    let out = collect(claimed_len(data), limit, |buffer| {
-        if ended {
+struct Gzip<'a> {
+    rest: &'a [u8],
+    state: Box<InflateState>,
+    /// Of what has come out.
+    sum: crc32fast::Hasher,
+    ended: bool,
+}
+
+impl<'a> Gzip<'a> {
+    fn new(data: &'a [u8]) -> Result<Self, Error> {
+        Ok(Self {
+            rest: gzip_body(data).ok_or(GZIP_CORRUPT)?,
+            state: InflateState::new_boxed(DataFormat::Raw),
+            sum: crc32fast::Hasher::new(),
+            ended: false,
+        })
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if self.ended {
             return Ok(0);
         }
-        let step = inflate(&mut state, rest, buffer, MZFlush::None);
-        rest = rest.get(step.bytes_consumed..).ok_or(CORRUPT)?;
-        ended = step.status.map_err(|_| CORRUPT)? == MZStatus::StreamEnd;
+        let step = inflate(&mut self.state, self.rest, buffer, MZFlush::None);
+        self.rest = self.rest.get(step.bytes_consumed..).ok_or(GZIP_CORRUPT)?;
+        self.ended = step.status.map_err(|_| GZIP_CORRUPT)? == MZStatus::StreamEnd;
         Ok(step.bytes_written)
-    })?;
-    let sum = rest.first_chunk().map(|sum| u32::from_le_bytes(*sum));
-    (ended && sum == Some(crc32fast::hash(&out)))
-        .then_some(out)
-        .ok_or(CORRUPT)
+    }
+
+    /// Has the stream ended, with the right sum behind it?
+    fn is_whole(&self) -> bool {
+        let sum = self.rest.first_chunk().map(|sum| u32::from_le_bytes(*sum));
+        self.ended && sum == Some(self.sum.clone().finalize())
+    }
 }
 
 /// What follows a gzip header (RFC 1952, 2.3).
@@ -91,87 +221,31 @@ fn gzip_body(data: &[u8]) -> Option<&[u8]> {
     Some(body)
 }
 
-fn xz(data: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+fn xz(data: &[u8]) -> Stream<'_> {
     /// What the decoder reckons for itself beside the window.
     const OVERHEAD: u64 = 1 << 20;
-    let mut reader = XzReader::new_mem_limit(data, false, ((MAX_WINDOW + OVERHEAD) >> 10) as u32);
-    collect(claimed_len(data), limit, |buffer| {
-        reader.read(buffer).map_err(|error| match error {
-            lzma_rust2::Error::OutOfMemory(_) => Error::OutOfMemory,
-            _ => Error::CorruptPayload("xz"),
-        })
-    })
+    let memory = ((MAX_WINDOW + OVERHEAD) >> 10) as u32;
+    Stream::Xz(Box::new(XzReader::new_mem_limit(data, false, memory)))
 }
 
-fn zstd(data: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
-    const CORRUPT: Error = Error::CorruptPayload("zstd");
-    let mut decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(data, MAX_WINDOW)
-        .map_err(|_| CORRUPT)?;
-    let out = collect(claimed_len(data), limit, |buffer| {
-        decoder.read(buffer).map_err(|_| CORRUPT)
-    })?;
-    // The decoder reckons the sum but leaves it to its caller to compare.
-    match decoder.decoder.get_checksum_from_data() {
-        Some(sum) if decoder.decoder.get_calculated_checksum() != Some(sum) => Err(CORRUPT),
-        _ => Ok(out),
-    }
-}
-
-/// Read a stream to its end, into memory that grows with what really comes.
-fn collect(
-    claimed: Option<usize>,
-    limit: usize,
-    mut read: impl FnMut(&mut [u8]) -> Result<usize, Error>,
-) -> Result<Vec<u8>, Error> {
-    const STEP: usize = 1 << 20;
-    let mut out = with_room_for(claimed, limit);
-    let mut len = 0;
-    loop {
-        if len == out.len() {
-            if len > limit {
-                return Err(Error::TooBig { limit });
-            }
-            out.try_reserve(STEP).map_err(|_| Error::OutOfMemory)?;
-            out.resize(len + STEP, 0);
-        }
-        match read(&mut out[len..])? {
-            0 => break,
-            count => len += count,
-        }
-    }
-    if len > limit {
-        return Err(Error::TooBig { limit });
-    }
-    out.truncate(len);
-    Ok(out)
-}
-
-/// LZ4's legacy frame: magic, then blocks of at most 8 MiB unpacked, each behind its packed length. Linux appends the unpacked length as four more
-/// bytes, which look like the header of a block that is not there.
-fn lz4_legacy(data: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
-    const CORRUPT: Error = Error::CorruptPayload("lz4");
-    const BLOCK: usize = 8 << 20;
+/// Unpack the first block of what is left of LZ4's legacy frame: magic, then blocks of at most 8 MiB unpacked, each behind its packed length. Linux
+/// appends the unpacked length as four more bytes, which look like the header of a block that is not there.
+fn lz4_block(rest: &mut &[u8], piece: &mut [u8]) -> Result<(usize, Next), Error> {
     const MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
-    let mut rest = data.get(4..).ok_or(CORRUPT)?;
-    let mut out = with_room_for(claimed_len(data), limit);
     while let Some((len, after)) = rest.split_first_chunk::<4>() {
-        rest = after;
+        *rest = after;
         if *len == MAGIC {
             continue; // Concatenated frames are allowed.
         }
         if after.is_empty() {
             break; // The appended length.
         }
-        let block = rest.get(..u32::from_le_bytes(*len) as usize).ok_or(CORRUPT)?;
-        rest = &rest[block.len()..];
-        let start = out.len();
-        out.try_reserve(BLOCK).map_err(|_| Error::OutOfMemory)?;
-        out.resize(start + BLOCK, 0);
-        let unpacked = lz4_flex::block::decompress_into(block, &mut out[start..]).map_err(|_| CORRUPT)?;
-        out.truncate(start + unpacked);
-        if out.len() > limit {
-            return Err(Error::TooBig { limit });
-        }
+        let (block, after) = after
+            .split_at_checked(u32::from_le_bytes(*len) as usize)
+            .ok_or(LZ4_CORRUPT)?;
+        *rest = after;
+        let count = lz4_flex::block::decompress_into(block, piece).map_err(|_| LZ4_CORRUPT)?;
+        return Ok((count, Next::More));
     }
-    Ok(out)
+    Ok((0, Next::End))
 }

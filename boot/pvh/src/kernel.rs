@@ -13,7 +13,7 @@ use object::LittleEndian as LE;
 use object::elf::{FileHeader32, FileHeader64, PT_LOAD, PT_NOTE, SHT_NOTE};
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader, SectionHeader};
 
-use crate::decompress::decompress;
+use crate::decompress::Unpacking;
 
 /// Why an image cannot be started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,21 +93,68 @@ pub struct Kernel<'a> {
 /// # Errors
 /// See [`Error`]. `limit` bounds the unpacked size in bytes.
 pub fn open(image: &[u8], limit: usize) -> Result<Kernel<'_>, Error> {
-    if image.starts_with(b"\x7fELF") {
-        return open_elf(Cow::Borrowed(image));
+    let mut opening = Opening::new(image, limit)?;
+    while opening.step()? {}
+    opening.finish()
+}
+
+/// [`open`] in steps, for those who have something else to do between them.
+pub struct Opening<'a>(State<'a>);
+
+enum State<'a> {
+    Plain(&'a [u8]),
+    Packed(Unpacking<'a>),
+}
+
+impl<'a> Opening<'a> {
+    /// Begin to open a kernel image.
+    ///
+    /// # Errors
+    /// As of [`open`].
+    pub fn new(image: &'a [u8], limit: usize) -> Result<Self, Error> {
+        let payload = match bzimage_payload(image) {
+            Some(payload) => payload?,
+            None => image,
+        };
+        if is_elf(payload) {
+            return Ok(Self(State::Plain(payload)));
+        }
+        let unpacking = Unpacking::new(payload, limit).ok_or(Error::NotAKernel)??;
+        Ok(Self(State::Packed(unpacking)))
     }
-    let payload = match bzimage_payload(image) {
-        Some(payload) => payload?,
-        None => image,
-    };
-    if payload.starts_with(b"\x7fELF") {
-        return open_elf(Cow::Borrowed(payload));
+
+    /// Do the next step; whether there are more.
+    ///
+    /// # Errors
+    /// As of [`open`].
+    pub fn step(&mut self) -> Result<bool, Error> {
+        match &mut self.0 {
+            State::Plain(_) => Ok(false),
+            State::Packed(unpacking) => unpacking.step(),
+        }
     }
-    let elf = decompress(payload, limit).ok_or(Error::NotAKernel)??;
-    if !elf.starts_with(b"\x7fELF") {
-        return Err(Error::NotAKernel);
+
+    /// The kernel, when all steps are done.
+    ///
+    /// # Errors
+    /// As of [`open`].
+    pub fn finish(self) -> Result<Kernel<'a>, Error> {
+        match self.0 {
+            State::Plain(elf) => open_elf(Cow::Borrowed(elf)),
+            State::Packed(unpacking) => {
+                let elf = unpacking.into_bytes();
+                if is_elf(&elf) {
+                    open_elf(Cow::Owned(elf))
+                } else {
+                    Err(Error::NotAKernel)
+                }
+            }
+        }
     }
-    open_elf(Cow::Owned(elf))
+}
+
+fn is_elf(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x7fELF")
 }
 
 /// The compressed kernel in a bzImage (Linux, Documentation/arch/x86/boot.rst, protocol 2.08). `None`: not a bzImage.

@@ -71,6 +71,30 @@ fn every_wrapping_gives_the_same_kernel() {
     }
 }
 
+/// Between them dom0-shim serves its domains. LZ4's steps are whole blocks.
+#[test]
+fn images_are_unpacked_in_small_steps() {
+    const SIZE: usize = 4 << 20;
+    const STEPS: usize = SIZE / (128 << 10);
+    let zeros = vec![0; SIZE];
+    for (what, payload, wanted) in [
+        ("gzip", gzip(&zeros), STEPS),
+        ("xz", XZ_BOMB.to_vec(), STEPS),
+        ("lz4", lz4(&[0; 9 << 20]), 2),
+        ("zstd", zstd(&zeros), STEPS),
+    ] {
+        let image = bzimage(&payload, SIZE);
+        let mut opening = kernel::Opening::new(&image, 9 << 20).unwrap();
+        // The last one finds that nothing comes any more.
+        let mut steps = 0;
+        while opening.step().unwrap_or_else(|error| panic!("{what}: {error}")) {
+            steps += 1;
+        }
+        assert_eq!(steps, wanted, "{what}");
+        assert_eq!(opening.finish().unwrap_err(), Error::NotAKernel, "{what}");
+    }
+}
+
 #[test]
 fn bombs_are_stopped() {
     let zeros = vec![0; 4 << 20];

@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use abi::{Domid, Errno};
+use dom0_shim::executor::{Either, either};
 use dom0_shim::shell::commands::{self, Command, Names, TABLE};
 use dom0_shim::shell::format::{BLOCK_LIST_HEAD, BlockLine, block_line, uptime};
 use dom0_shim::shell::words::{self, Word};
@@ -69,7 +70,7 @@ async fn start_configured(host: &Rc<Host>) {
     }
 }
 
-/// Creates a domain from the config at `path`, with `settings` (`key=value`) as if they were its last lines.
+/// Creates a domain from the config at `path`, with `settings` (`key=value`) as if they were its last lines, unless it is interrupted.
 async fn start(host: &Rc<Host>, path: &str, settings: &[&str], first: First) -> Result<Domid, String> {
     println!("Parsing config from {path}");
     let config = read_config(host, path, settings).await?;
@@ -78,9 +79,18 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str], first: First) -> 
     // Before its disks, which are in use then.
     host.domains.check_free(&config.name).map_err(failed)?;
     let disks = open_disks(host, &config.disks).await.map_err(failed)?;
-    let domain = create(host, config.clone(), disks, first)
-        .await
-        .map_err(|failure| failed(failure.to_string()))?;
+    let creation = create(host, config.clone(), disks, first);
+    let domain = match either(host.terminal.interrupt(), creation).await {
+        Either::First(()) => {
+            // While it waits for its turn there is nothing to destroy.
+            let begun = host.domains.find(&config.name);
+            if let Some(domain) = begun.filter(|&domain| host.domains.stage(domain) == Some(Stage::Making)) {
+                answer(destroy(host, domain).await)?;
+            }
+            return Err(failed("interrupted".to_string()));
+        }
+        Either::Second(made) => made.map_err(|failure| failed(failure.to_string()))?,
+    };
     println!(
         "Domain {domain} ({}) created in {} ms",
         config.name,
@@ -150,7 +160,10 @@ async fn run_command(host: &Rc<Host>, name: &str, words: &[Word<'_>]) -> Result<
             .unwrap_or_else(|| Err(usage())),
         (Command::ConsoleLog, words) => console::log(host, words).unwrap_or_else(|| Err(usage())),
         (Command::ChannelList, which) => console::list_channels(host, &find_all(host, which)?),
-        (Command::Destroy, [which]) => answer(destroy(host, find(host, which)?).await),
+        (Command::Destroy, [which]) => {
+            let domain = find_in(host, which, &[Stage::Making, Stage::Made])?;
+            answer(destroy(host, domain).await)
+        }
         (Command::Shutdown, words) => power::ask(host, Wish::PowerOff, words)
             .await
             .unwrap_or_else(|| Err(usage())),
@@ -231,13 +244,18 @@ fn answer(result: Result<(), Errno>) -> Result<(), String> {
 }
 
 pub(super) fn find(host: &Host, which: &str) -> Result<Domid, String> {
+    find_in(host, which, &[Stage::Made])
+}
+
+/// A domain that is in one of some stages.
+fn find_in(host: &Host, which: &str, stages: &[Stage]) -> Result<Domid, String> {
     let invalid = || format!("{which} is an invalid domain identifier");
     let domain = host.domains.find(which).ok_or_else(invalid)?;
     // Restarts go on while commands are typed.
     match host.domains.stage(domain).ok_or_else(invalid)? {
+        stage if stages.contains(&stage) => Ok(domain),
         Stage::Making => Err(format!("{which} is still being created")),
-        Stage::Made => Ok(domain),
-        Stage::Destroying => Err(format!("{which} is being destroyed")),
+        Stage::Made | Stage::Destroying => Err(format!("{which} is being destroyed")),
     }
 }
 

@@ -5,7 +5,7 @@
 //! * [`bucket`]: the rate limit of a device.
 //! * [`switch`]: a learning switch.
 //! * [`gateway`]: the host at the inner end of a network; [`dhcp`] and [`dns`] are its services.
-//! * [`outside`]: its outer end; [`nat`] translates between the two.
+//! * [`outside`]: its outer end; [`nat`] translates between the two, [`fragments`] among them.
 //! * [`bridge`]: a switch with its gateway.
 //! * [`netback`]: the rings of a device.
 //! * [`room`]: memory for what waits; [`backlog`] is what waits for a device of the machine.
@@ -18,6 +18,7 @@ pub mod bridge;
 pub mod bucket;
 pub mod dhcp;
 pub mod dns;
+pub mod fragments;
 pub mod gateway;
 pub mod nat;
 pub mod netback;

@@ -1,8 +1,8 @@
 //! Network address and port translation (RFC 2663): many hosts inside share one address outside.
 //!
 //! A session is opened by the first packet from inside, and named by its two ends; packets from outside get in only as part of one. TCP, UDP
-//! and ICMP echo are translated, and ICMP errors about them (RFC 5508); fragments and everything else are dropped. Each host inside has
-//! sessions of its own: when it has as many as it may, the one of them that would end first makes room. Checksums are adjusted for what was
+//! and ICMP echo are translated, and ICMP errors about them (RFC 5508); everything else is dropped. Fragments go where the first one of their packet went. Each host
+//! inside has sessions of its own: when it has as many as it may, the one of them that would end first makes room. Checksums are adjusted for what was
 //! changed (RFC 1624), not made anew, so that damage stays visible.
 //!
 //! Packets are IPv4 packets without the Ethernet header, complete: offloads are done before.
@@ -11,6 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use super::fragments::{Change, Fragments, Name, Part, Way};
 use super::offload::{self, fold};
 use super::packet::Mac;
 
@@ -38,6 +39,8 @@ const TCP_FIN_OR_RST: u8 = 0b101;
 const TCP_SYN: u8 = 0b10;
 
 /// Offsets in an IPv4 header.
+const ID: usize = 4;
+const FRAGMENT: usize = 6;
 const TTL: usize = 8;
 const HEADER_SUM: usize = 10;
 const SOURCE: usize = 12;
@@ -96,6 +99,9 @@ pub struct Nat {
     outer: BTreeMap<(Protocol, u16), (Mac, Key)>,
     /// Where the search for a free port begins.
     next: u16,
+    fragments: Fragments,
+    /// Number of the next packet that goes out in fragments: hosts count alike, and share an address outside.
+    next_id: u16,
 }
 
 impl Nat {
@@ -106,6 +112,8 @@ impl Nat {
             hosts: BTreeMap::new(),
             outer: BTreeMap::new(),
             next: *PORTS.start(),
+            fragments: Fragments::default(),
+            next_id: 0,
         }
     }
 
@@ -116,6 +124,7 @@ impl Nat {
 
     /// The host has gone, and its sessions with it.
     pub fn forget(&mut self, host: Mac) {
+        self.fragments.forget(host);
         for session in self.hosts.remove(&host).into_iter().flatten() {
             self.outer.remove(&(session.0.protocol, session.1.outer));
         }
@@ -131,6 +140,10 @@ impl Nat {
         now: u64,
     ) -> Option<()> {
         let parts = parse(packet)?;
+        let name = parts.name(packet, Way::From(from))?;
+        if parts.part == Part::Later {
+            return self.later(packet, &name, now).map(|_| ());
+        }
         if parts.is_error(packet) {
             return self.error_outbound(from, packet, &parts);
         }
@@ -151,6 +164,11 @@ impl Nat {
         };
         parts.rewrite(packet, Side::Source, End::Own(own))?;
         parts.rewrite(packet, Side::Destination, End::Peer(peer))?;
+        if parts.part == Part::First {
+            self.next_id = self.next_id.wrapping_add(1);
+            put(packet, ID, self.next_id, &[HEADER_SUM])?;
+            self.begin(packet, name, from, now)?;
+        }
         route(packet)
     }
 
@@ -159,6 +177,10 @@ impl Nat {
         let parts = parse(packet)?;
         if address_at(packet, DESTINATION)? != self.address {
             return None;
+        }
+        let name = parts.name(packet, Way::In)?;
+        if parts.part == Part::Later {
+            return self.later(packet, &name, now);
         }
         if parts.is_error(packet) {
             return self.error_inbound(packet, &parts);
@@ -173,8 +195,33 @@ impl Nat {
         session.touch(&key, Side::Destination, flags, now);
         parts.rewrite(packet, Side::Source, End::Peer(key.peer))?;
         parts.rewrite(packet, Side::Destination, End::Own(key.own))?;
+        if parts.part == Part::First {
+            self.begin(packet, name, host, now)?;
+        }
         route(packet)?;
         Some(host)
+    }
+
+    /// The first fragment of a packet, which is `packet` by now: others follow.
+    fn begin(&mut self, packet: &[u8], name: Name, host: Mac, now: u64) -> Option<()> {
+        let change = Change {
+            host,
+            source: address_at(packet, SOURCE)?,
+            destination: address_at(packet, DESTINATION)?,
+            id: u16_at(packet, ID)?,
+        };
+        self.fragments.begin(name, change, now);
+        Some(())
+    }
+
+    /// A later fragment. The host inside.
+    fn later(&mut self, packet: &mut [u8], name: &Name, now: u64) -> Option<Mac> {
+        let change = self.fragments.follow(name, now)?;
+        put_address(packet, SOURCE, change.source, &[HEADER_SUM])?;
+        put_address(packet, DESTINATION, change.destination, &[HEADER_SUM])?;
+        put(packet, ID, change.id, &[HEADER_SUM])?;
+        route(packet)?;
+        Some(change.host)
     }
 
     fn find(&mut self, host: Mac, key: &Key, now: u64) -> Option<&mut Session> {
@@ -328,6 +375,7 @@ struct Parts {
     /// Bytes of the IP header.
     header: usize,
     protocol: u8,
+    part: Part,
 }
 
 /// The packet that an ICMP error is about.
@@ -370,23 +418,27 @@ fn sum(bytes: &[u8]) -> u16 {
     fold(offload::sum(bytes))
 }
 
-/// An IPv4 header with what the protocol's header needs behind it; of the packet that an error is about, there may be 8 bytes only.
+/// An IPv4 header.
 fn header(packet: &[u8]) -> Option<Parts> {
     let first = *packet.first()?;
     let length = usize::from(first & 0xf) * 4;
-    let is_fragment = u16_at(packet, 6)? & 0x3fff != 0;
     let parts = Parts {
         header: length,
         protocol: *packet.get(9)?,
+        part: Part::of(u16_at(packet, FRAGMENT)?),
     };
-    (first >> 4 == 4 && length >= 20 && !is_fragment && packet.len() >= length + 8).then_some(parts)
+    (first >> 4 == 4 && length >= 20 && packet.len() >= length).then_some(parts)
 }
 
-/// A whole packet; padding behind it is cut off.
+/// A packet or fragment with all that is looked at; padding behind it is cut off.
 fn parse(packet: &mut Vec<u8>) -> Option<Parts> {
     let parts = header(packet)?;
     let length = usize::from(u16_at(packet, 2)?);
-    let least = if parts.protocol == PROTOCOL_TCP { 20 } else { 8 };
+    let least = match (parts.part, parts.protocol) {
+        (Part::Later, _) => 0,
+        (_, PROTOCOL_TCP) => 20,
+        _ => 8,
+    };
     if length > packet.len() || length < parts.header + least {
         return None;
     }
@@ -405,6 +457,17 @@ fn route(packet: &mut [u8]) -> Option<()> {
 }
 
 impl Parts {
+    /// What it has in common with other fragments.
+    fn name(&self, packet: &[u8], way: Way) -> Option<Name> {
+        Some(Name {
+            way,
+            source: address_at(packet, SOURCE)?,
+            destination: address_at(packet, DESTINATION)?,
+            id: u16_at(packet, ID)?,
+            protocol: self.protocol,
+        })
+    }
+
     /// Is it an ICMP error about another packet: unreachable, time exceeded, parameter problem?
     fn is_error(&self, packet: &[u8]) -> bool {
         self.protocol == ICMP && matches!(packet.get(self.header), Some(3 | 11 | 12))
@@ -505,8 +568,11 @@ impl Parts {
     fn about(&self, packet: &[u8]) -> Option<About> {
         let message = packet.get(self.header..)?;
         let at = self.header + 8;
-        let parts = header(packet.get(at..)?)?;
-        (sum(message) == 0xffff).then_some(About { at, parts })
+        let inner = packet.get(at..)?;
+        // Of the packet that it is about there may be 8 bytes only behind the header.
+        let parts =
+            header(inner).filter(|parts| parts.part != Part::Later && inner.len() >= parts.header + 8)?;
+        (self.part == Part::Whole && sum(message) == 0xffff).then_some(About { at, parts })
     }
 
     /// Makes the checksum of an ICMP message anew.

@@ -273,8 +273,7 @@ fn what_is_not_translated_is_dropped() {
     };
     assert_eq!(out(&|_| ()), Some(()));
     assert_eq!(out(&|packet| packet.extend([0; 9])), Some(()), "padding");
-    assert_eq!(out(&|packet| packet[6] = 0x20), None, "a first fragment");
-    assert_eq!(out(&|packet| packet[7] = 1), None, "a later one");
+    assert_eq!(out(&|packet| packet[7] = 1), None, "a fragment without a first");
     assert_eq!(out(&|packet| packet[8] = 1), None, "the last hop");
     assert_eq!(out(&|packet| packet[9] = 47), None, "GRE");
     assert_eq!(out(&|packet| packet[0] = 0x65), None, "version 6");
@@ -285,6 +284,77 @@ fn what_is_not_translated_is_dropped() {
         out(&|packet| packet[16..20].copy_from_slice(&OUTER.octets())),
         None
     );
+}
+
+/// A packet cut behind so many bytes of its payload, with right checksums.
+fn cut(packet: &[u8], at: usize, id: u16) -> [Vec<u8>; 2] {
+    let (first, rest) = packet[20..].split_at(at);
+    [(first, 0x2000), (rest, at as u16 / 8)].map(|(part, fragment)| {
+        let mut cut = ip(packet[9], ends_of(packet).0, ends_of(packet).1, part);
+        cut[4..6].copy_from_slice(&id.to_be_bytes());
+        cut[6..8].copy_from_slice(&u16::to_be_bytes(fragment));
+        cut[10..12].fill(0);
+        let header = !sum(&cut[..20]);
+        cut[10..12].copy_from_slice(&header.to_be_bytes());
+        cut
+    })
+}
+
+fn ends_of(packet: &[u8]) -> (Ipv4Addr, Ipv4Addr) {
+    let at = |at| address_at(packet, at).unwrap();
+    (at(SOURCE), at(DESTINATION))
+}
+
+/// What the receiver makes of two fragments.
+fn joined([first, second]: &[Vec<u8>; 2]) -> Vec<u8> {
+    for part in [first, second] {
+        assert_eq!(sum(&part[..20]), 0xffff);
+    }
+    assert_eq!(first[4..6], second[4..6]);
+    assert_eq!((first[9], ends_of(first)), (second[9], ends_of(second)));
+    let (from, to) = ends_of(first);
+    ip(first[9], from, to, &[&first[20..], &second[20..]].concat())
+}
+
+#[test]
+fn fragments_follow_the_first() {
+    let mut nat = Nat::new(OUTER);
+    let out = |nat: &mut Nat, mac, parts: &mut [Vec<u8>; 2]| {
+        parts.each_mut().map(|part| nat.outbound(mac, part, None, 0))
+    };
+    // Two hosts with the same port that count their packets alike.
+    let mut sent = Vec::new();
+    for (mac, host) in [(HOST, 7), (OTHER, 8)] {
+        let mut parts = cut(&udp(end(inside(host), 5000), end(PEER, 9)), 8, 1);
+        assert_eq!(out(&mut nat, mac, &mut parts), [Some(()); 2]);
+        let whole = joined(&parts);
+        assert_eq!(pseudo_sum(&whole), 0xffff);
+        assert_eq!((ends(&whole).0.address, ends(&whole).1), (OUTER, end(PEER, 9)));
+        sent.push((ends(&whole).0, parts[0][4..6].to_vec()));
+    }
+    assert!(sent[0].0 != sent[1].0 && sent[0].1 != sent[1].1, "{sent:?}");
+    // The answers, mixed.
+    let [mut one, mut two] = [0, 1].map(|host| cut(&udp(end(PEER, 9), sent[host].0), 8, host as u16));
+    for part in 0..2 {
+        assert_eq!(nat.inbound(&mut one[part], 0), Some(HOST));
+        assert_eq!(nat.inbound(&mut two[part], 0), Some(OTHER));
+    }
+    for (host, parts) in [(7, one), (8, two)] {
+        let whole = joined(&parts);
+        assert_eq!(pseudo_sum(&whole), 0xffff);
+        assert_eq!(ends(&whole), (end(PEER, 9), end(inside(host), 5000)));
+    }
+    // What follows nothing, comes too late, or is of a host that has gone.
+    let [mut first, second] = cut(&udp(end(PEER, 9), sent[0].0), 8, 77);
+    assert_eq!(nat.inbound(&mut second.clone(), 0), None);
+    assert_eq!(nat.inbound(&mut first, 0), Some(HOST));
+    assert_eq!(nat.inbound(&mut second.clone(), 0), Some(HOST));
+    assert_eq!(nat.inbound(&mut second.clone(), 60 * SECOND), None);
+    nat.forget(HOST);
+    assert_eq!(nat.inbound(&mut second.clone(), 0), None);
+    // TCP's flags are looked at.
+    let mut parts = cut(&tcp(end(inside(7), 5000), end(PEER, 9), SYN), 16, 2);
+    assert_eq!(out(&mut nat, HOST, &mut parts), [None; 2]);
 }
 
 proptest! {
@@ -317,7 +387,7 @@ proptest! {
         if like_ip && bytes.len() > 24 {
             bytes[0] = 0x40 | kind & 7;
             bytes[2..4].copy_from_slice(&[0, kind]);
-            bytes[6..8].fill(0);
+            bytes[6..8].copy_from_slice(&[[0, 0], [0x20, 0], [0, 1]][usize::from(kind / 3 % 3)]);
             bytes[9] = [ICMP, PROTOCOL_TCP, PROTOCOL_UDP][usize::from(kind % 3)];
             bytes[16..20].copy_from_slice(&OUTER.octets());
         }

@@ -15,7 +15,7 @@ use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_TRIPLE_FAULT_REASON};
 use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
 use super::vcpu::{Hold, Vcpu};
-use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, table};
+use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, soft_reset, table};
 use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu, machine};
 use crate::event::{self, EventChannels};
 use crate::grant::GrantTable;
@@ -70,6 +70,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
                 config.p2m_pool,
             )?,
             shared_info: GuestFrame::new(id)?,
+            shared_info_at: AtomicU64::new(u64::MAX),
             events: EventChannels::new(config.max_evtchn_port, config.max_vcpus),
             grants: GrantTable::new(
                 id,
@@ -94,6 +95,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             assists: AtomicU32::new(0),
             life: AtomicU8::new(Life::Alive as u8),
             teardown: Mutex::new(Rank::Teardown, Teardown { stage: Stage::Stop }),
+            reset_from: AtomicU32::new(soft_reset::FIRST_PORT),
             shutdown: AtomicU32::new(NOT_SHUT_DOWN),
             shutdown_code: AtomicU32::new(NOT_SHUT_DOWN),
             toolstack_pauses: AtomicU32::new(1),
@@ -242,7 +244,7 @@ impl Domain {
         self.shutdown_code.store(reason, Ordering::SeqCst);
     }
 
-    /// Let a domain go on that has shut down (to be saved).
+    /// Let a domain go on that has shut down (to be saved, or to begin anew).
     ///
     /// # Errors
     /// `EINVAL`: it has not, or its destruction has begun.

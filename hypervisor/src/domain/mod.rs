@@ -8,6 +8,7 @@ pub mod areas;
 pub mod dom0;
 pub mod lifecycle;
 pub mod memory;
+pub mod soft_reset;
 pub mod table;
 pub mod vcpu;
 pub mod wakeup;
@@ -99,6 +100,8 @@ pub struct Domain {
     pub p2m: P2m,
     /// The page of XENMAPSPACE_shared_info.
     pub shared_info: GuestFrame,
+    /// Where it has mapped that page last; `u64::MAX`: nowhere.
+    pub shared_info_at: AtomicU64,
     /// Its event channels.
     pub events: EventChannels,
     /// What it grants, and what it has mapped of others' grants.
@@ -134,6 +137,8 @@ pub struct Domain {
     life: AtomicU8,
     /// Where destruction goes on.
     teardown: Mutex<lifecycle::Teardown>,
+    /// The port at which a soft reset goes on.
+    reset_from: AtomicU32,
     shutdown: AtomicU32,
     /// SCHEDOP_shutdown_code.
     shutdown_code: AtomicU32,

@@ -9,7 +9,7 @@ use abi::{Domid, Errno, Union};
 use super::{Caller, Outcome, Stop, hvm_context};
 use crate::arch::machine;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
-use crate::domain::{Config, Domain, Life, lifecycle, table};
+use crate::domain::{Config, Domain, Life, lifecycle, soft_reset, table};
 use crate::grant;
 use crate::hw::time::now_ns;
 use crate::sched::{self, CpuMask};
@@ -79,6 +79,10 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             not_self(caller, &domain)?;
             // One that has not shut down goes on as it is.
             let _ = domain.resume();
+        }
+        XEN_DOMCTL_SOFT_RESET => {
+            not_self(caller, &domain)?;
+            soft_reset::reset_some(&domain)?;
         }
         XEN_DOMCTL_MAX_VCPUS => max_vcpus(&domain, u.get::<DomctlMaxVcpus>().max)?,
         XEN_DOMCTL_MAX_MEM => set_max_mem(&domain, u.get::<DomctlMaxMem>().max_memkb),

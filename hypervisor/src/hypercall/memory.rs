@@ -20,6 +20,8 @@ use abi::memory::{
 };
 use abi::{Domid, Errno, Ulong};
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use super::{Caller, Outcome, Stop};
 use crate::domain::Domain;
 use crate::grant::Part;
@@ -324,7 +326,11 @@ fn add_one(
         return Err(Errno::EINVAL);
     }
     match space {
-        XENMAPSPACE_SHARED_INFO if index == 0 => domain.place(gfn, domain.shared_info.share()?, Kind::RamRw),
+        XENMAPSPACE_SHARED_INFO if index == 0 => {
+            domain.place(gfn, domain.shared_info.share()?, Kind::RamRw)?;
+            domain.shared_info_at.store(gfn.0, SeqCst);
+            Ok(())
+        }
         XENMAPSPACE_GRANT_TABLE => {
             let part = if index & XENMAPIDX_GRANT_TABLE_STATUS == 0 {
                 Part::Shared

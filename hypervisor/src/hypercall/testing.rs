@@ -1,5 +1,6 @@
 //! A domain, and a CPU of it that makes hypercalls, for tests.
 
+use abi::sched::SHUTDOWN_SOFT_RESET;
 use abi::{Errno, Layout};
 use arrayvec::ArrayVec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -7,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Args, Caller, Stop, call, call_compat};
 use crate::arch::{GuestCpu, NestedFormat, fake};
 use crate::domain::vcpu::Hold;
-use crate::domain::{Config, Domain, lifecycle, table};
+use crate::domain::{Config, Domain, lifecycle, soft_reset, table};
 use crate::mm::guest::{WalkCache, read_phys, write_phys};
 use crate::types::{Gfn, Gpa, VcpuId};
 use crate::virt::cpuid::{self, Policy};
@@ -193,6 +194,14 @@ pub fn destroy(domain: &Arc<Domain>) -> usize {
     (1..100_000)
         .find(|_| lifecycle::destroy_some(domain).is_ok())
         .expect("ends")
+}
+
+/// Shut a domain down and have it begin anew.
+pub fn soft_reset(domain: &Domain) {
+    domain.shutdown(SHUTDOWN_SOFT_RESET);
+    while let Err(error) = soft_reset::reset_some(domain) {
+        assert_eq!(error, Errno::ERESTART);
+    }
 }
 
 impl Drop for World {

@@ -6,6 +6,7 @@
 //! * [`checked`]: a hypervisor with debug assertions, the order of its locks among them.
 //! * [`channels`]: channels of domUs, logs of consoles.
 //! * [`cpus`]: many CPUs, off and on; the machine's power.
+//! * [`creating`]: domains that are being made.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
@@ -14,6 +15,7 @@
 //! * [`prompt`]: dom0-shim's prompt and xl.
 //! * [`store`]: xenstore with clients good and bad, and its tools.
 //! * [`shim`]: dom0-shim's prompt, for the others.
+//! * [`soft_reset`]: a kernel that starts another.
 //! * [`tools`]: Debian's programs in domUs, for the others.
 //! * [`xl`]: Debian as dom0, with Xen's own toolstack.
 //!
@@ -25,6 +27,7 @@ mod boot;
 mod channels;
 mod checked;
 mod cpus;
+mod creating;
 mod debian;
 mod guests;
 mod hostile;
@@ -35,6 +38,7 @@ mod prompt;
 mod resize;
 mod scheduling;
 pub mod shim;
+mod soft_reset;
 pub mod store;
 mod tools;
 mod xl;
@@ -58,12 +62,14 @@ pub fn all() -> Vec<Test> {
         resize::tests(),
         pools::tests(),
         scheduling::tests(),
+        creating::tests(),
         hostile::tests(),
         store::tests(),
         checked::tests(),
         cpus::tests(),
         channels::tests(),
         prompt::tests(),
+        soft_reset::tests(),
         guests::tests(),
         boot::tests(),
         bad_input::tests(),

@@ -118,6 +118,8 @@ fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     address(&mut shim, "eth0")?;
     shell(shim.console, "until ping -c 1 10.0.2.2; do sleep 1; done")?;
     ping(&mut shim, "10.0.2.2")?;
+    // There and back in three fragments each.
+    ping(&mut shim, "-s 4000 10.0.2.2")?;
     fetch(&mut shim)?;
     shim.detach()?;
     shim.command("network-attach debian bridge=eth0")?;

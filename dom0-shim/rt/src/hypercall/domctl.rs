@@ -82,6 +82,12 @@ pub fn unpause(domain: Domid) -> Result<(), Errno> {
     plain(XEN_DOMCTL_UNPAUSEDOMAIN, domain, &0u64).map(|_| ())
 }
 
+/// Takes back what a domain that has shut down had set up with the hypervisor, for another kernel to begin in its memory. It is to be paused: it would go on
+/// at once.
+pub fn soft_reset(domain: Domid) -> Result<(), Errno> {
+    plain(XEN_DOMCTL_SOFT_RESET, domain, &0u64).map(|_| ())
+}
+
 /// Sends a vCPU something (`XEN_DOMCTL_SENDTRIGGER_*`).
 pub fn send_trigger(domain: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno> {
     plain(

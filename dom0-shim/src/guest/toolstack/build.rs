@@ -31,11 +31,12 @@ use dom0_shim::xlcfg::cpuid::{self, Changes};
 use guest_rt::foreign::Mapping;
 use guest_rt::hypercall::{domctl, event_channel, hvm, memory, sysctl};
 use guest_rt::time;
+use pvh::kernel::{self, Kernel, Opening};
 use pvh::layout::{ACPI_TABLES, CONSOLE_GFN, Guest, IDENT_PT_GFN, Plan, STORE_GFN, domu_memory_map};
-use pvh::{acpi, entry, kernel};
+use pvh::{acpi, entry};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Failure, Step, destroy, file, nodes};
+use super::{Failure, Stage, Step, destroy, file, nodes};
 use crate::guest::backend::block::{self, OpenDisk};
 use crate::guest::{Host, console, network, pools, scheduling, store};
 
@@ -48,6 +49,16 @@ pub struct Ports {
     pub console: u32,
 }
 
+impl Ports {
+    /// Makes them.
+    pub fn new(domain: Domid) -> Result<Self, Failure> {
+        Ok(Self {
+            store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
+            console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
+        })
+    }
+}
+
 /// How a new domain is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
@@ -57,7 +68,8 @@ pub enum First {
     Paused,
 }
 
-/// Makes a domain with the disks given, and lets it run unless it is to wait at first.
+/// Makes a domain with the disks given, and lets it run unless it is to wait at first. It is there from the beginning, to be seen and to be
+/// destroyed; who drops this leaves it like that.
 ///
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
@@ -68,11 +80,8 @@ pub async fn create(
     first: First,
 ) -> Result<Domid, Failure> {
     let _turn = host.making.take(1).await;
-    let kernel_file = file(host, &config.kernel, FILE_MAX)
+    let kernel = file(host, &config.kernel, FILE_MAX)
         .await
-        .step("loading the kernel")?;
-    let kernel = kernel::open(&kernel_file, KERNEL_MAX)
-        .map_err(|error| format!("{}: {error}", config.kernel))
         .step("loading the kernel")?;
     let ramdisk = match &config.ramdisk {
         Some(path) => Some(file(host, path, FILE_MAX).await.step("loading the ramdisk")?),
@@ -83,19 +92,6 @@ pub async fn create(
     if host.domains.find(&config.name).is_some() {
         return Err(format!("a domain named {} exists already", config.name)).step("checking the name");
     }
-    // Without populate-on-demand there is memory behind all that the domain may have; its balloon driver gives back what is too much.
-    let memory_map = domu_memory_map(config.max_memory << 20);
-    let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
-    let guest = Guest {
-        kernel: &kernel,
-        ramdisk: ramdisk.as_deref(),
-        command_line: &config.command_line,
-        memory_map: &memory_map,
-        rsdp: acpi.rsdp,
-        flags: 0,
-    };
-    let mut plan = guest.plan().step("laying out the domain's memory")?;
-    plan.writes.push((ACPI_TABLES, Cow::Borrowed(&acpi.bytes)));
     let handle = config.uuid.unwrap_or_else(new_handle);
     let pool = config
         .pool
@@ -105,18 +101,8 @@ pub async fn create(
     let domain = domctl::create(0, &creation).step("creating the domain")?;
     host.domains.remember(domain, config.clone(), disks.clone());
     let built = async {
-        let ports = build(domain, &config, &memory_map, &plan).await?;
-        nodes::write(&host.store, domain, &handle, &config, ports)
-            .map_err(|error| error.name())
-            .step("writing the domain's xenstore nodes")?;
-        network::attach_all(host, domain, &config).step("connecting the networks")?;
-        store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
-        console::open(host, domain, &config.name, CONSOLE_GFN, ports.console)
-            .step("connecting the console")?;
-        console::attach_channels(host, domain, &config.name, &config.channels).step("adding the channels")?;
-        for open in disks {
-            block::attach(host, domain, open).step("adding a disk")?;
-        }
+        let ports = build(host, domain, &config, &kernel, ramdisk.as_deref()).await?;
+        connect(host, domain, &handle, &config, ports, disks)?;
         match first {
             First::Running => domctl::unpause(domain).step("starting the domain"),
             First::Paused => Ok(()),
@@ -129,6 +115,37 @@ pub async fn create(
     }
     host.domains.made(domain);
     Ok(domain)
+}
+
+/// Connects a domain with all that it needs of this one.
+pub(super) fn connect(
+    host: &Rc<Host>,
+    domain: Domid,
+    handle: &[u8; 16],
+    config: &Config,
+    ports: Ports,
+    disks: Vec<OpenDisk>,
+) -> Result<(), Failure> {
+    nodes::write(&host.store, domain, handle, config, ports)
+        .map_err(|error| error.name())
+        .step("writing the domain's xenstore nodes")?;
+    network::attach_all(host, domain, config).step("connecting the networks")?;
+    store::introduce(host, domain, STORE_GFN, ports.store).step("connecting xenstore")?;
+    console::open(host, domain, &config.name, CONSOLE_GFN, ports.console).step("connecting the console")?;
+    console::attach_channels(host, domain, &config.name, &config.channels).step("adding the channels")?;
+    for open in disks {
+        block::attach(host, domain, open).step("adding a disk")?;
+    }
+    Ok(())
+}
+
+/// Lets the other tasks run between two steps of a creation, which comes to its end if one of them has destroyed the domain.
+pub(super) async fn others(host: &Host, domain: Domid) -> Result<(), &'static str> {
+    pass().await;
+    match host.domains.stage(domain) {
+        Some(Stage::Making) => Ok(()),
+        _ => Err("it has been destroyed"),
+    }
 }
 
 /// KiB that a domain may have besides its RAM, as in libxl: special pages and ACPI tables count too.
@@ -192,35 +209,58 @@ pub fn new_handle() -> [u8; 16] {
 
 /// From an empty domain to one that only has to be introduced and started.
 async fn build(
+    host: &Host,
     domain: Domid,
     config: &Config,
-    memory_map: &[HvmMemmapTableEntry],
-    plan: &Plan<'_>,
+    kernel: &[u8],
+    ramdisk: Option<&[u8]>,
 ) -> Result<Ports, Failure> {
     domctl::max_vcpus(domain, config.max_vcpus).step("setting the number of vCPUs")?;
+    let kernel = unpack(host, domain, kernel)
+        .await
+        .map_err(|error| format!("{}: {error}", config.kernel))
+        .step("loading the kernel")?;
+    // Without populate-on-demand there is memory behind all that the domain may have; its balloon driver gives back what is too much.
+    let memory_map = domu_memory_map(config.max_memory << 20);
+    let acpi = acpi::domu(ACPI_TABLES, config.max_vcpus);
+    let guest = Guest {
+        kernel: &kernel,
+        ramdisk,
+        command_line: &config.command_line,
+        memory_map: &memory_map,
+        rsdp: acpi.rsdp,
+        flags: 0,
+    };
+    let mut plan = guest.plan().step("laying out the domain's memory")?;
+    plan.writes.push((ACPI_TABLES, Cow::Borrowed(&acpi.bytes)));
     set_cpuid(domain, &config.cpuid).step("setting what CPUID tells")?;
     if config.time_offset != 0 {
         domctl::set_time_offset(domain, config.time_offset).step("setting the clock")?;
     }
     domctl::max_memory(domain, config.max_memory * 1024 + EXTRA_KIB).step("setting the memory limit")?;
-    let ports = Ports {
-        store: event_channel::alloc_unbound(domain, DOM0).step("making the xenstore event channel")?,
-        console: event_channel::alloc_unbound(domain, DOM0).step("making the console event channel")?,
-    };
+    let ports = Ports::new(domain)?;
     domctl::set_tsc(domain, config.tsc_mode, config.tsc_khz).step("setting the TSC's mode and rate")?;
     domctl::set_paging_pool(domain, paging_pool(config)).step("setting the paging pool")?;
-    populate(domain, memory_map).await?;
+    populate(host, domain, &memory_map).await?;
     for (address, bytes) in &plan.writes {
-        copy_in(domain, *address, bytes)
-            .await
-            .step("copying into the domain")?;
+        copy_in(host, domain, *address, bytes).await?;
     }
-    memory::set_memory_map(domain, &e820(memory_map)).step("setting the memory map")?;
+    memory::set_memory_map(domain, &e820(&memory_map)).step("setting the memory map")?;
     set_parameters(domain, ports).step("setting the HVM parameters")?;
-    set_entry_state(domain, plan)?;
+    set_entry_state(domain, &plan)?;
     seed_grants(domain).step("seeding the grant table")?;
     set_scheduling(domain, config).step("setting the scheduling parameters")?;
     Ok(ports)
+}
+
+/// Opens a kernel image, which takes seconds where it is packed.
+async fn unpack<'a>(host: &Host, domain: Domid, image: &'a [u8]) -> Result<Kernel<'a>, String> {
+    let sentence = |error: kernel::Error| format!("{error}");
+    let mut opening = Opening::new(image, KERNEL_MAX).map_err(sentence)?;
+    while opening.step().map_err(sentence)? {
+        others(host, domain).await?;
+    }
+    opening.finish().map_err(sentence)
 }
 
 /// Bytes for nested page tables; if the config does not say, as libxl reckons: 1 MiB a vCPU, 8 KiB a MiB of RAM.
@@ -239,14 +279,14 @@ fn set_cpuid(domain: Domid, changes: &Changes) -> Result<(), String> {
 }
 
 /// Gives the domain its memory, in the largest blocks possible.
-async fn populate(domain: Domid, memory_map: &[HvmMemmapTableEntry]) -> Result<(), Failure> {
+async fn populate(host: &Host, domain: Domid, memory_map: &[HvmMemmapTableEntry]) -> Result<(), Failure> {
     let pages = layout::populated(memory_map)
         .map(|range| range.end - range.start)
         .sum();
     memory::claim_pages(domain, pages).step("claiming memory")?;
     let mut result = Ok(());
     for range in layout::populated(memory_map) {
-        result = populate_range(domain, range).await;
+        result = populate_range(host, domain, range).await;
         if result.is_err() {
             break;
         }
@@ -256,14 +296,14 @@ async fn populate(domain: Domid, memory_map: &[HvmMemmapTableEntry]) -> Result<(
     result.and(unclaimed)
 }
 
-async fn populate_range(domain: Domid, frames: Range<u64>) -> Result<(), Failure> {
+async fn populate_range(host: &Host, domain: Domid, frames: Range<u64>) -> Result<(), Failure> {
     const BATCH: usize = 512;
     let mut batch: Vec<u64> = Vec::new();
     let mut batch_order = 0;
     for (frame, order) in layout::blocks(frames) {
         if batch.len() == BATCH || (order != batch_order && !batch.is_empty()) {
             populate_batch(domain, batch_order, &mut batch)?;
-            pass().await;
+            others(host, domain).await.step(POPULATING)?;
         }
         batch_order = order;
         batch.push(frame);
@@ -271,21 +311,22 @@ async fn populate_range(domain: Domid, frames: Range<u64>) -> Result<(), Failure
     populate_batch(domain, batch_order, &mut batch)
 }
 
+const POPULATING: &str = "populating memory";
+
 /// Populates blocks of one order; where no block of that size is free, smaller ones are taken.
 fn populate_batch(domain: Domid, order: u32, batch: &mut Vec<u64>) -> Result<(), Failure> {
-    const STEP: &str = "populating memory";
     let mut blocks = core::mem::take(batch);
     let done = match memory::populate_physmap(domain, order, &mut blocks) {
         Ok(done) => done,
         Err(Errno::ENOMEM) if order > 0 => 0,
-        Err(error) => return Err(error).step(STEP),
+        Err(error) => return Err(error).step(POPULATING),
     };
     let rest = blocks.get(done..).unwrap_or_default();
     if rest.is_empty() {
         return Ok(());
     }
     let smaller = match order {
-        0 => return Err(Errno::ENOMEM).step(STEP),
+        0 => return Err(Errno::ENOMEM).step(POPULATING),
         1..=9 => 0,
         _ => 9,
     };
@@ -428,18 +469,20 @@ fn set_scheduling(domain: Domid, config: &Config) -> Result<(), Errno> {
 const CHUNK: usize = 1 << 20;
 
 /// Copies bytes to an address of a domain.
-async fn copy_in(domain: Domid, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+async fn copy_in(host: &Host, domain: Domid, address: u64, bytes: &[u8]) -> Result<(), Failure> {
+    const STEP: &str = "copying into the domain";
     let mut at = address;
     let mut rest = bytes;
     while !rest.is_empty() {
         let offset = (at % PAGE) as usize;
         let (chunk, after) = rest.split_at(rest.len().min(CHUNK - offset));
-        let mapping = Mapping::range(domain, at / PAGE, (offset + chunk.len()).div_ceil(PAGE as usize))?;
+        let frames = (offset + chunk.len()).div_ceil(PAGE as usize);
+        let mapping = Mapping::range(domain, at / PAGE, frames).step(STEP)?;
         mapping.write(offset, chunk);
         at += chunk.len() as u64;
         rest = after;
         drop(mapping);
-        pass().await;
+        others(host, domain).await.step(STEP)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use guest_rt::hypercall::{domctl, event_channel};
 use guest_rt::time;
 
 use super::build::new_handle;
+use super::soft_reset::soft_reset;
 use super::{First, Stage, create, destroy, nodes};
 use crate::guest::backend::block::OpenDisk;
 use crate::guest::{Host, console};
@@ -98,14 +99,16 @@ fn action_name(action: Action) -> &'static str {
 
 /// Task: does what is to be done with a domain that has stopped.
 async fn act(host: Rc<Host>, domain: Domid, action: Action) {
-    if action == Action::SoftReset {
-        host.terminal.notice("Soft reset is not supported: restarting");
-    }
     match action {
         Action::Preserve => {}
         Action::Destroy => destroy_or_say(&host, domain).await,
-        Action::Restart | Action::RenameRestart | Action::SoftReset => {
-            restart(&host, domain, action).await;
+        Action::Restart | Action::RenameRestart => restart(&host, domain, action).await,
+        Action::SoftReset => {
+            if let Err(failure) = soft_reset(&host, domain).await {
+                host.terminal
+                    .notice(&format!("Soft reset of domain {domain}: {failure}"));
+                destroy_or_say(&host, domain).await;
+            }
         }
     }
 }

@@ -4,11 +4,13 @@
 //! * [`lifecycle`]: what happens when a domain has stopped.
 //! * [`nodes`]: what xenstore says of a domain.
 //! * [`resize`]: vCPUs and memory of a domain that runs.
+//! * [`soft_reset`]: another kernel in a domain's memory.
 
 mod build;
 mod lifecycle;
 mod nodes;
 pub mod resize;
+mod soft_reset;
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
@@ -61,7 +63,7 @@ struct Record {
     config: Rc<Config>,
     /// The disks that it has now; they outlive a restart.
     disks: Vec<OpenDisk>,
-    /// System time at creation.
+    /// System time at which it was made, or began to be.
     created: u64,
     /// For how long it was not started again, when it had not run for long before.
     delay: u64,
@@ -190,7 +192,19 @@ impl Domains {
             .filter(|record| record.stage == Stage::Making)
         {
             record.stage = Stage::Made;
+            record.handled = false;
+            record.created = time::now();
         }
+    }
+
+    /// A domain that has stopped is going to be like a new one; with which config and disks. `None`: somebody destroys it.
+    fn make_again(&self, domain: Domid) -> Option<(Rc<Config>, Vec<OpenDisk>)> {
+        let mut records = self.records.borrow_mut();
+        let record = records
+            .get_mut(&domain)
+            .filter(|record| record.stage == Stage::Made)?;
+        record.stage = Stage::Making;
+        Some((record.config.clone(), record.disks.clone()))
     }
 
     /// How long to wait, in nanoseconds, before a domain that has stopped is started again.

@@ -3,7 +3,7 @@
 use abi::hypercall::*;
 use abi::sched::SCHEDOP_SHUTDOWN;
 
-use crate::hypercall::testing::{ARG, LIST, PAGES, World, destroy};
+use crate::hypercall::testing::{ARG, LIST, PAGES, World, destroy, soft_reset};
 
 /// What a guest writes into its memory, or a call: its number, what its first argument is, and numbers that say more.
 type Step = (u8, u8, [u64; 5]);
@@ -41,6 +41,7 @@ fn hypercalls() {
                 arguments[count] = words[4] % 16;
             }
             if number == HYPERVISOR_SCHED_OP && arguments[0] == u64::from(SCHEDOP_SHUTDOWN) {
+                soft_reset(&world.domain);
                 continue;
             }
             let _ = world.call(number, &arguments[..3]);

@@ -11,4 +11,5 @@ mod hotplug;
 mod memory;
 mod misc;
 mod random;
+mod soft_reset;
 mod vcpu;

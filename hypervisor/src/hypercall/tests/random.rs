@@ -4,10 +4,11 @@
 use abi::domid::DOMID_SELF;
 use abi::hypercall::*;
 use abi::memory::{XENMEM_ACQUIRE_RESOURCE, XENMEM_ADD_TO_PHYSMAP};
+use abi::sched::SCHEDOP_SHUTDOWN;
 use proptest::prelude::*;
 
 use crate::domain::{lifecycle, table};
-use crate::hypercall::testing::{ARG, BAD, LIST, PAGES, World, destroy};
+use crate::hypercall::testing::{ARG, BAD, LIST, PAGES, World, destroy, soft_reset};
 
 /// Part of an argument structure.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,8 @@ fn call() -> impl Strategy<Value = Call> {
         (Just(HYPERVISOR_EVENT_CHANNEL_OP), 0..16u32),
         (Just(HYPERVISOR_GRANT_TABLE_OP), 0..14u32),
         (Just(HYPERVISOR_MEMORY_OP), Just(XENMEM_ACQUIRE_RESOURCE)),
+        // What dom0 does when the domain has shut down for it.
+        (Just(HYPERVISOR_SCHED_OP), Just(SCHEDOP_SHUTDOWN)),
     ];
     let count = prop_oneof![4 => Just(1u32), 1 => 0..70u32, 1 => any::<u32>()];
     let fields = [field(), field(), field(), field(), field(), field()];
@@ -92,6 +95,10 @@ proptest! {
         };
         for call in &calls {
             let world = &mut worlds[call.who];
+            if call.number == HYPERVISOR_SCHED_OP {
+                soft_reset(&world.domain);
+                continue;
+            }
             let (index, entry) = call.entry;
             // An access for one of the two, more often than not.
             let header = 1 | u64::from(ids[1 - call.who].0) << 16;

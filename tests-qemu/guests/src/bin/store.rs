@@ -1,5 +1,5 @@
-//! A client of xenstore: one that breaks the protocol, one that floods, one that only wants to be served, and one that
-//! measures. Which, says the command line: `what=`.
+//! A client of xenstore: one that breaks the protocol, one that floods, one that only wants to be served, one that counts
+//! how often it is, and one that measures. Which, says the command line: `what=`.
 #![no_std]
 #![no_main]
 
@@ -48,6 +48,7 @@ fn main(info: StartInfo) -> ! {
         Some("break") => breaks(&store),
         Some("flood") => flood(&store),
         Some("served") => served(&store),
+        Some("count") => counts(&store),
         Some("live") => live(&store),
         Some("measure") => measure(&store, option("others=").unwrap_or("?")),
         what => panic!("what={what:?}: no such thing"),
@@ -125,6 +126,18 @@ fn refused(store: &Xenstore, report: &mut Report) {
         write(store, 9, "data/x", ""),
         Err("ENOENT".into()),
     );
+}
+
+/// Says in a node how many of its requests have been answered, for ever.
+fn counts(store: &Xenstore) -> ! {
+    let mut answered = 0u64;
+    loop {
+        assert!(
+            store.write("data/count", &format!("{answered}")),
+            "a node of its own"
+        );
+        answered += 1;
+    }
 }
 
 /// How often `action` succeeds, and the error that ended it.
