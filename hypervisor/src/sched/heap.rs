@@ -115,8 +115,7 @@ impl<T: Slot<K>, K> Heap<T, K> {
     /// Move the entry at `at` up or down to its place.
     fn settle(&mut self, mut at: usize) {
         while at > 0 && self.heap[at].0 < self.heap[(at - 1) / 2].0 {
-            self.swap(at, (at - 1) / 2);
-            at = (at - 1) / 2;
+            at = self.swap(at, (at - 1) / 2);
         }
         loop {
             let smaller = [2 * at + 1, 2 * at + 2]
@@ -125,8 +124,7 @@ impl<T: Slot<K>, K> Heap<T, K> {
                 .min_by_key(|&child| self.heap[child].0);
             match smaller {
                 Some(child) if self.heap[child].0 < self.heap[at].0 => {
-                    self.swap(at, child);
-                    at = child;
+                    at = self.swap(at, child);
                 }
                 _ => break,
             }
@@ -134,10 +132,11 @@ impl<T: Slot<K>, K> Heap<T, K> {
         self.heap[at].1.slot().store(at as u32, Relaxed);
     }
 
-    fn swap(&mut self, a: usize, b: usize) {
-        self.heap.swap(a, b);
-        self.heap[a].1.slot().store(a as u32, Relaxed);
-        self.heap[b].1.slot().store(b as u32, Relaxed);
+    /// The entry at `at` goes to `to`, and is not told so, as it may go on; that from there comes to `at`.
+    fn swap(&mut self, at: usize, to: usize) -> usize {
+        self.heap.swap(at, to);
+        self.heap[at].1.slot().store(at as u32, Relaxed);
+        to
     }
 }
 

@@ -3,6 +3,8 @@
 //! [`scheduler`] decides, and knows nothing of the machine; [`simulator`] runs it on CPUs that are not there. This module is between it and the machine: it brings the
 //! time and this CPU's number, and carries out what the scheduler wants. Every CPU has its own timers, too.
 
+#[cfg(any(test, feature = "simulator"))]
+pub mod decisions;
 mod entity;
 mod fair;
 mod heap;

@@ -10,7 +10,7 @@ use core::cmp::Reverse;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use super::scheduler::{Granularity, Machine, SLICE, Scheduler, State, Task};
+use super::scheduler::{Granularity, Machine, Scheduler, State, Task};
 use super::{Entity, Share};
 use crate::domain::vcpu::NEVER;
 
@@ -60,10 +60,12 @@ pub struct Job {
     state: AtomicU8,
     since: AtomicU64,
     longest_wait: AtomicU64,
+    /// How often the scheduler has looked at it.
+    pub(super) looks: AtomicU64,
 }
 
 impl Job {
-    fn new(id: usize, share: Arc<Share>, asleep: bool, now: u64) -> Self {
+    pub(super) fn new(id: usize, share: Arc<Share>, asleep: bool, now: u64) -> Self {
         Self {
             id,
             entity: Entity::new(share),
@@ -72,7 +74,13 @@ impl Job {
             state: AtomicU8::new(STOPPED),
             since: AtomicU64::new(now),
             longest_wait: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
         }
+    }
+
+    /// Does it wait in a queue?
+    pub(super) fn waits(&self) -> bool {
+        self.entity.waits()
     }
 }
 
@@ -82,6 +90,8 @@ const STOPPED: u8 = 2;
 
 impl Task for Arc<Job> {
     fn entity(&self) -> &Entity {
+        // Only one thread simulates; a locked instruction would be most of what is measured.
+        self.looks.store(self.looks.load(Relaxed) + 1, Relaxed);
         &self.entity
     }
 
@@ -114,8 +124,15 @@ enum Wish {
     Unpark(usize, u64),
 }
 
+/// All that it asked for.
 #[derive(Debug, Default)]
-struct Wishes(RefCell<Vec<Wish>>);
+pub(super) struct Wishes(RefCell<Vec<Wish>>);
+
+impl Wishes {
+    pub(super) fn forget(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
 
 impl Machine<Arc<Job>> for Wishes {
     fn kick(&self, id: u32) {
@@ -534,63 +551,6 @@ pub fn fair_shares(weights: &[u16], cpus: u32) -> Vec<f64> {
         total -= weight;
     }
     shares
-}
-
-/// Decisions alone, for who wants to know what one costs: CPUs that are all busy, and others that wait for them.
-#[derive(Debug)]
-pub struct Decisions {
-    scheduler: Scheduler<Arc<Job>>,
-    wishes: Wishes,
-    jobs: Vec<Arc<Job>>,
-    /// What CPU 0 runs.
-    running: Option<Arc<Job>>,
-    now: u64,
-    sleeper: usize,
-}
-
-impl Decisions {
-    /// `cpus` CPUs, and `jobs` jobs that are all awake.
-    pub fn new(cpus: u32, jobs: usize) -> Self {
-        let scheduler = Scheduler::new(cpus as usize, Granularity::Cpu);
-        (1..cpus).for_each(|id| scheduler.add_cpu(id));
-        let wishes = Wishes::default();
-        let jobs: Vec<Arc<Job>> = (0..jobs)
-            .map(|id| Arc::new(Job::new(id, Arc::new(Share::new()), false, 0)))
-            .collect();
-        jobs.iter().for_each(|job| scheduler.wake(job, 0, &wishes));
-        let first = (0..cpus).map(|id| scheduler.pick(id, 0, &wishes));
-        let running = first.collect::<Vec<_>>().swap_remove(0);
-        wishes.0.borrow_mut().clear();
-        Self {
-            scheduler,
-            wishes,
-            jobs,
-            running,
-            now: 0,
-            sleeper: 0,
-        }
-    }
-
-    /// A slice of CPU 0 ends: it looks whether somebody is to have the CPU, stops what ran, and picks the next.
-    pub fn slice(&mut self) {
-        self.now += SLICE;
-        self.scheduler.check(0, self.now, &self.wishes);
-        if let Some(job) = self.running.take() {
-            self.scheduler.put(&job, 0, self.now, &self.wishes);
-        }
-        self.running = self.scheduler.pick(0, self.now, &self.wishes);
-        self.wishes.0.borrow_mut().clear();
-    }
-
-    /// One of those that wait goes to sleep and wakes.
-    pub fn nap(&mut self) {
-        self.now += IPI;
-        self.sleeper = (self.sleeper + 1) % self.jobs.len();
-        let job = &self.jobs[self.sleeper];
-        self.scheduler.remove(job);
-        self.scheduler.wake(job, self.now, &self.wishes);
-        self.wishes.0.borrow_mut().clear();
-    }
 }
 
 #[cfg(test)]

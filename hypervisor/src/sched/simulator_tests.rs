@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::sched::SLICE;
 
 const MS: u64 = 1_000_000;
 

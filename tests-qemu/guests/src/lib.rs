@@ -15,6 +15,7 @@
 //! * [`netfront`]: a network front end, good or bad.
 //! * [`pm_timer`]: the machine's timer, beside which other clocks are looked at.
 //! * [`random`]: a seeded generator.
+//! * [`receiver`]: a second vCPU that interrupts come to.
 //! * [`report`]: the verdict lines.
 //! * [`shared`]: memory shared with another domain.
 //! * [`smp`]: a second vCPU.
@@ -41,6 +42,7 @@ pub mod legacy;
 pub mod netfront;
 pub mod pm_timer;
 pub mod random;
+pub mod receiver;
 pub mod report;
 pub mod shared;
 pub mod smp;

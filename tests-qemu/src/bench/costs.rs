@@ -5,187 +5,10 @@ use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::tables::{Device, Floor, Guest, Measurement};
 use super::{Dom0, Hypervisor, PATIENCE, cell, grouped};
 use crate::runner::Bench;
 use crate::{Machine, Vehicle, outputs};
-
-/// Domains that measure something together, created one after the other: what they print of costs is the table.
-pub struct Measurement {
-    /// What stands above the table.
-    title: &'static str,
-    floor: Floor,
-    guests: &'static [Guest],
-}
-
-/// What a table's operations cannot cost less than.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Floor {
-    /// A bare world switch.
-    WorldSwitch,
-    /// The same on the emulator's virtio devices, for a guest that has the machine to itself.
-    Virtio,
-    /// There is no such thing.
-    None,
-}
-
-/// A test guest as a domain.
-struct Guest {
-    /// The domain's name; those of several end in a number.
-    name: &'static str,
-    /// How many there are.
-    domains: u32,
-    /// One of `guests/src/bin`.
-    kernel: &'static str,
-    /// Its command line.
-    extra: &'static str,
-    vcpus: u32,
-    /// In MiB.
-    memory: u32,
-    device: Device,
-}
-
-/// A paravirtual device.
-enum Device {
-    None,
-    /// A small disk in dom0's RAM.
-    Disk,
-    /// A network device with this MAC on the bridge of all.
-    Network(&'static str),
-}
-
-/// A domain with one vCPU and nothing more.
-const PLAIN: Guest = Guest {
-    name: "",
-    domains: 1,
-    kernel: "",
-    extra: "",
-    vcpus: 1,
-    memory: 32,
-    device: Device::None,
-};
-
-/// Exits, hypercalls, events, timers, grants. These are the first domains, so that they know each other's numbers.
-pub const EXITS: Measurement = Measurement {
-    title: "Exits and hypercalls",
-    floor: Floor::WorldSwitch,
-    guests: &[
-        Guest {
-            name: "peer",
-            kernel: "bench",
-            extra: "offer=2",
-            ..PLAIN
-        },
-        Guest {
-            name: "bench",
-            kernel: "bench",
-            extra: "peer=1",
-            vcpus: 2,
-            ..PLAIN
-        },
-    ],
-};
-
-/// Requests to a disk in dom0's RAM, by grants that the back end copies from or maps each time.
-pub const BLOCK: Measurement = Measurement {
-    title: "Block requests",
-    floor: Floor::Virtio,
-    guests: &[Guest {
-        name: "block",
-        kernel: "blkfront",
-        extra: "bench",
-        device: Device::Disk,
-        ..PLAIN
-    }],
-};
-
-/// The same by grants that the back end keeps mapped.
-pub const BLOCK_PERSISTENT: Measurement = Measurement {
-    title: "Block requests, persistent grants",
-    floor: Floor::Virtio,
-    guests: &[Guest {
-        name: "persistent",
-        kernel: "blkfront",
-        extra: "bench persistent",
-        device: Device::Disk,
-        ..PLAIN
-    }],
-};
-
-/// Packets between two domains.
-pub const NETWORK: Measurement = Measurement {
-    title: "Packets from one domain to another",
-    floor: Floor::Virtio,
-    guests: &[
-        Guest {
-            name: "echo",
-            kernel: "netbench",
-            extra: "echo",
-            device: Device::Network("00:16:3e:00:00:02"),
-            ..PLAIN
-        },
-        Guest {
-            name: "network",
-            kernel: "netbench",
-            device: Device::Network("00:16:3e:00:00:01"),
-            ..PLAIN
-        },
-    ],
-};
-
-/// A TCP connection between two domains.
-pub const TCP: Measurement = Measurement {
-    title: "TCP from one domain to another",
-    floor: Floor::Virtio,
-    guests: &[
-        Guest {
-            name: "sink",
-            kernel: "netbench",
-            extra: "sink",
-            device: Device::Network("00:16:3e:00:00:04"),
-            ..PLAIN
-        },
-        Guest {
-            name: "tcp",
-            kernel: "netbench",
-            extra: "tcp",
-            device: Device::Network("00:16:3e:00:00:03"),
-            ..PLAIN
-        },
-    ],
-};
-
-/// Transactions with xenstore while ever more domains are alive that have nodes and watches there, too.
-pub const STORE: Measurement = Measurement {
-    title: "xenstore beside other domains",
-    floor: Floor::None,
-    guests: &[
-        store_clients("first", 1),
-        store_bench("beside-1", "what=measure others=1"),
-        store_clients("to-4", 3),
-        store_bench("beside-4", "what=measure others=4"),
-        store_clients("to-16", 12),
-        store_bench("beside-16", "what=measure others=16"),
-        store_clients("to-64", 48),
-        store_bench("beside-64", "what=measure others=64"),
-    ],
-};
-
-const fn store_clients(name: &'static str, domains: u32) -> Guest {
-    Guest {
-        domains,
-        memory: 4,
-        ..store_bench(name, "what=live")
-    }
-}
-
-const fn store_bench(name: &'static str, extra: &'static str) -> Guest {
-    Guest {
-        name,
-        kernel: "store",
-        extra,
-        ..PLAIN
-    }
-}
 
 /// What guests that wait for others print when they are ready.
 const READY: &str = "READY";
@@ -248,8 +71,9 @@ pub fn measure(vehicle: Vehicle, hypervisors: &[Hypervisor], measurements: &[&Me
             Floor::None => (String::new(), Some(&[][..])),
         };
         println!(
-            "{}, instructions of a domU, {}{floor}\n",
+            "{}, {}, {}{floor}\n",
             measurement.title,
+            measurement.unit,
             match vehicle {
                 Vehicle::Vmx => "VT-x in Bochs",
                 _ => "AMD-V in QEMU",
@@ -272,12 +96,20 @@ pub fn measure(vehicle: Vehicle, hypervisors: &[Hypervisor], measurements: &[&Me
 fn table(xen: &[Cost], oxen: &[Cost], floor: impl Fn(&str) -> Option<u64>) {
     let counted = oxen.iter().any(|cost| cost.events.is_some());
     let more = |text: String| if counted { text } else { String::new() };
+    let width = oxen
+        .iter()
+        .map(|cost| cost.operation.len())
+        .max()
+        .unwrap_or(0)
+        .max(27);
     println!(
-        "| operation                   |   Xen 4.17 |       Oxen | Oxen/Xen |     floor | Oxen/floor |{}",
+        "| {:<width$} |   Xen 4.17 |       Oxen | Oxen/Xen |     floor | Oxen/floor |{}",
+        "operation",
         more(format!(" {:<13} | {:<13} |", "events, Xen", "events, Oxen"))
     );
     println!(
-        "|-----------------------------|-----------:|-----------:|---------:|----------:|-----------:|{}",
+        "|{}|-----------:|-----------:|---------:|----------:|-----------:|{}",
+        "-".repeat(width + 2),
         more("---------------|---------------|".into())
     );
     for cost in oxen {
@@ -294,7 +126,7 @@ fn table(xen: &[Cost], oxen: &[Cost], floor: impl Fn(&str) -> Option<u64>) {
                 .map_or_else(String::new, |events| events.to_string())
         };
         println!(
-            "| {:<27} | {:>10} | {:>10} | {:>8} | {:>9} | {:>10} |{}",
+            "| {:<width$} | {:>10} | {:>10} | {:>8} | {:>9} | {:>10} |{}",
             cost.operation,
             cell(ticks),
             grouped(cost.ticks),
@@ -325,7 +157,7 @@ fn virtio() -> Result<Vec<Cost>> {
     parse(&printed)
 }
 
-/// Boots once for all measurements. Returns their results, and the floor, which only Oxen measures.
+/// Boots once for all measurements, with as many CPUs as they want. Returns their results, and the floor, which only Oxen measures.
 fn run(
     vehicle: Vehicle,
     hypervisor: Hypervisor,
@@ -347,6 +179,14 @@ fn run(
     let mut machine = hypervisor.machine(vehicle, &bench.scratch(), &files)?;
     machine.icount = vehicle == Vehicle::Svm;
     machine.use_apicv();
+    machine.cpus = measurements.iter().map(|of| of.cpus).max().unwrap_or(1);
+    if machine.cpus > 1 {
+        machine.command_line += " dom0_max_vcpus=1 dom0_vcpus_pin";
+        // In Bochs logical destinations of x2APICs are wrong, and CPUs are not woken from MWAIT.
+        if hypervisor == Hypervisor::Xen && vehicle == Vehicle::Vmx {
+            machine.command_line += " x2apic_phys=true mwait-idle=no";
+        }
+    }
     if hypervisor == Hypervisor::Oxen {
         machine.command_line += " bench=floor";
     }
@@ -399,7 +239,10 @@ impl Guest {
             name,
             &format!("/{}", self.kernel),
             self.memory,
-            &format!("vcpus={}\nextra='{}'\n{device}", self.vcpus, self.extra),
+            &format!(
+                "vcpus={}\nextra='{}'\n{}\n{device}",
+                self.vcpus, self.extra, self.more
+            ),
         )
     }
 }

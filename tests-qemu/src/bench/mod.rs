@@ -3,10 +3,12 @@
 //! * [`boot`]: seconds and memory.
 //! * [`costs`]: what guests measure from inside.
 //! * [`sizes`]: bytes and lines.
+//! * [`tables`]: the guests of each table.
 
 pub mod boot;
 pub mod costs;
 pub mod sizes;
+pub mod tables;
 
 use std::fmt::{self, Write};
 use std::path::Path;

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use tests_qemu::Vehicle;
-use tests_qemu::bench::costs::{self, Measurement};
-use tests_qemu::bench::{Hypervisor, boot, sizes};
+use tests_qemu::bench::tables::{self, Measurement};
+use tests_qemu::bench::{Hypervisor, boot, costs, sizes};
 
 /// Measures Oxen beside Debian's Xen 4.17, both in this run and in the same emulators: instructions for each exit,
-/// hypercall and request to a back end, seconds to boot, bytes, lines of code.
+/// hypercall and request to a back end, shares of a CPU and lateness beside load, seconds to boot, bytes, lines of code.
 ///
 /// `scripts/bench sched` measures the scheduler on simulated CPUs instead: shares, latencies, cost of decisions.
 #[derive(Parser)]
@@ -36,6 +36,10 @@ enum Table {
     Network,
     /// Transactions with xenstore
     Store,
+    /// Interrupts, events and wake-ups from one CPU to another
+    Smp,
+    /// Shares of a CPU by weight and cap, and how late a sleeper is beside those that compute
+    Shares,
     /// Instructions and seconds to boot, memory
     Boot,
     /// Bytes and lines
@@ -51,19 +55,25 @@ fn main() -> Result<()> {
         &[Hypervisor::Xen, Hypervisor::Oxen]
     };
     let measurements: Vec<&Measurement> = [
-        (Table::Exits, &costs::EXITS),
-        (Table::Block, &costs::BLOCK),
-        (Table::Block, &costs::BLOCK_PERSISTENT),
-        (Table::Network, &costs::NETWORK),
-        (Table::Network, &costs::TCP),
-        (Table::Store, &costs::STORE),
+        (Table::Exits, &tables::EXITS),
+        (Table::Block, &tables::BLOCK),
+        (Table::Block, &tables::BLOCK_PERSISTENT),
+        (Table::Network, &tables::NETWORK),
+        (Table::Network, &tables::TCP),
+        (Table::Store, &tables::STORE),
+        (Table::Smp, &tables::SMP),
+        (Table::Shares, &tables::SHARES),
+        (Table::Shares, &tables::LATENESS),
     ]
     .into_iter()
     .filter_map(|(table, measurement)| wanted(table).then_some(measurement))
     .collect();
     for (vehicle, excluded) in [(Vehicle::Vmx, options.svm), (Vehicle::Svm, options.vmx)] {
-        if !measurements.is_empty() && !excluded {
-            costs::measure(vehicle, hypervisors, &measurements)?;
+        // Those that want the same machine share one.
+        for group in measurements.chunk_by(|one, next| one.cpus == next.cpus) {
+            if !excluded {
+                costs::measure(vehicle, hypervisors, group)?;
+            }
         }
     }
     if wanted(Table::Boot) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hypervisor::sched::Share;
-use hypervisor::sched::simulator::{Decisions, Rhythm, SECOND, Simulator, fair_shares};
+use hypervisor::sched::decisions::Decisions;
+use hypervisor::sched::simulator::{Rhythm, SECOND, Simulator, fair_shares};
 
 /// Nanoseconds in a microsecond.
 const US: u64 = 1_000;
@@ -140,15 +141,33 @@ fn least(mut work: impl FnMut()) -> f64 {
     batches.fold(f64::INFINITY, f64::min)
 }
 
+/// Jobs that a decision looks at or moves, on average.
+fn looks(waiting: usize, decide: fn(&mut Decisions)) -> f64 {
+    const MANY: u32 = 100_000;
+    let mut decisions = Decisions::new(16, waiting);
+    let before = decisions.looks();
+    (0..MANY).for_each(|_| decide(&mut decisions));
+    (decisions.looks() - before) as f64 / f64::from(MANY)
+}
+
 fn costs() {
-    println!("Cost of decisions on this machine, in ns: vCPUs on a group of 16 CPUs\n");
-    println!("| vCPUs | end of a slice: stop, queue, pick | wake: queue, find a CPU |");
-    println!("|------:|----------------------------------:|------------------------:|");
-    for vcpus in [2, 16, 32, 64, 125, 250, 500, 1000] {
-        let mut decisions = Decisions::new(16, vcpus);
-        let slice = least(|| black_box(&mut decisions).slice());
-        let mut decisions = Decisions::new(16, vcpus);
-        let nap = least(|| black_box(&mut decisions).nap());
-        println!("| {vcpus:>5} | {slice:>33.0} | {nap:>23.0} |");
+    println!(
+        "Cost of decisions, where so many wait for a group of 16 busy CPUs: how often one looks at a vCPU or moves it in a"
+    );
+    println!("queue, which is the same each time, and ns on this machine\n");
+    println!("| that wait | end of a slice: looks |   ns | wake: looks |   ns |");
+    println!("|----------:|----------------------:|-----:|------------:|-----:|");
+    for waiting in [1, 4, 16, 64, 250, 1000, 4000] {
+        let [slice, wake] = [Decisions::slice, Decisions::nap].map(|decide| {
+            let mut decisions = Decisions::new(16, waiting);
+            (
+                looks(waiting, decide),
+                least(|| decide(black_box(&mut decisions))),
+            )
+        });
+        println!(
+            "| {waiting:>9} | {:>21.1} | {:>4.0} | {:>11.1} | {:>4.0} |",
+            slice.0, slice.1, wake.0, wake.1
+        );
     }
 }

@@ -1,0 +1,98 @@
+//! Decisions of the scheduler alone, for who wants to know what one costs.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::Share;
+use super::scheduler::{Granularity, SLICE, Scheduler};
+use super::simulator::{IPI, Job, Wishes};
+
+/// CPUs that are all busy, and jobs that wait for them.
+#[derive(Debug)]
+pub struct Decisions {
+    scheduler: Scheduler<Arc<Job>>,
+    wishes: Wishes,
+    jobs: Vec<Arc<Job>>,
+    /// What CPU 0 runs.
+    running: Option<Arc<Job>>,
+    now: u64,
+    sleeper: usize,
+}
+
+impl Decisions {
+    /// `cpus` CPUs, and `waiting` jobs more than these run; all are awake.
+    pub fn new(cpus: u32, waiting: usize) -> Self {
+        let scheduler = Scheduler::new(cpus as usize, Granularity::Cpu);
+        (1..cpus).for_each(|id| scheduler.add_cpu(id));
+        let wishes = Wishes::default();
+        let jobs: Vec<Arc<Job>> = (0..cpus as usize + waiting)
+            .map(|id| Arc::new(Job::new(id, Arc::new(Share::new()), false, 0)))
+            .collect();
+        jobs.iter().for_each(|job| scheduler.wake(job, 0, &wishes));
+        let first = (0..cpus).map(|id| scheduler.pick(id, 0, &wishes));
+        let running = first.collect::<Vec<_>>().swap_remove(0);
+        wishes.forget();
+        Self {
+            scheduler,
+            wishes,
+            jobs,
+            running,
+            now: 0,
+            sleeper: 0,
+        }
+    }
+
+    /// A slice of CPU 0 ends: it looks whether somebody is to have the CPU, stops what ran, and picks the next.
+    pub fn slice(&mut self) {
+        self.now += SLICE;
+        self.scheduler.check(0, self.now, &self.wishes);
+        if let Some(job) = self.running.take() {
+            self.scheduler.put(&job, 0, self.now, &self.wishes);
+        }
+        self.running = self.scheduler.pick(0, self.now, &self.wishes);
+        self.wishes.forget();
+    }
+
+    /// The next of those that wait, of whom there are some, goes to sleep and wakes.
+    pub fn nap(&mut self) {
+        self.now += IPI;
+        loop {
+            self.sleeper = (self.sleeper + 1) % self.jobs.len();
+            if self.jobs[self.sleeper].waits() {
+                break;
+            }
+        }
+        let job = &self.jobs[self.sleeper];
+        self.scheduler.remove(job);
+        self.scheduler.wake(job, self.now, &self.wishes);
+        self.wishes.forget();
+    }
+
+    /// How often jobs have been looked at so far, or moved in a queue. That is the same each time, unlike nanoseconds.
+    pub fn looks(&self) -> u64 {
+        self.jobs.iter().map(|job| job.looks.load(Relaxed)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Jobs that 10,000 decisions look at.
+    fn looks(waiting: usize, decide: impl Fn(&mut Decisions)) -> u64 {
+        let mut decisions = Decisions::new(16, waiting);
+        let before = decisions.looks();
+        (0..10_000).for_each(|_| decide(&mut decisions));
+        decisions.looks() - before
+    }
+
+    #[test]
+    fn decisions_hardly_grow_with_what_waits() {
+        for decide in [Decisions::slice, Decisions::nap] {
+            let [few, many] = [10, 1000].map(|waiting| looks(waiting, decide));
+            // Where there are a hundred times as many, a heap is seven levels deeper.
+            assert!(many <= few + 70_000, "{few} looks became {many}");
+        }
+    }
+}
