@@ -2,6 +2,7 @@
 //!
 //! * [`bad_input`]: what cannot work is refused with a sentence.
 //! * [`block`]: disks of domUs.
+//! * [`bochs`]: Debian's kernel for Bochs, for the others.
 //! * [`boot`]: every door on every back end that has it.
 //! * [`checked`]: a hypervisor with debug assertions, the order of its locks among them.
 //! * [`channels`]: channels of domUs, logs of consoles.
@@ -21,6 +22,7 @@
 
 mod bad_input;
 mod block;
+mod bochs;
 mod boot;
 mod channels;
 mod checked;
