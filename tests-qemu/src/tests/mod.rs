@@ -81,6 +81,15 @@ const BOTH: [Vehicle; 2] = [Vehicle::Svm, Vehicle::Vmx];
 /// Much longer than anything takes on an idle machine: emulators share it with others.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// How much of something a test does: `whole`, or `less` in Bochs, which interprets, unless `OXEN_TEST_WHOLE` is set.
+fn amount<T>(vehicle: Vehicle, whole: T, less: T) -> T {
+    if vehicle == Vehicle::Vmx && std::env::var_os("OXEN_TEST_WHOLE").is_none() {
+        less
+    } else {
+        whole
+    }
+}
+
 /// The door that a vehicle has without further ado.
 fn default_door(vehicle: Vehicle) -> Door {
     match vehicle {
