@@ -134,12 +134,26 @@ impl Console {
         const FEW: usize = 8;
         self.skip()?;
         for few in line.as_bytes().chunks(FEW) {
-            let few = std::str::from_utf8(few)?;
-            self.send(few)?;
-            // A message that comes in between breaks the echo in two; then time has to do.
-            let _ = self.expect(few, Duration::from_secs(5));
+            self.send(std::str::from_utf8(few)?)?;
+            self.expect_echo(few)?;
         }
         self.send("\r")
+    }
+
+    /// Wait until `typed` is echoed.
+    fn expect_echo(&mut self, typed: &[u8]) -> Result<()> {
+        // A message that comes in between breaks the echo in two; then time has to do.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(end) = end_of_echo(&self.log[self.seen..], typed) {
+                self.seen += end;
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.receive(left)? {
+                return Ok(());
+            }
+        }
     }
 
     /// Take everything that has come so far as seen.
@@ -292,4 +306,43 @@ impl Drop for Console {
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// Where the echo of `typed` ends in what was printed. A shell goes on in a new line where the terminal's ends.
+fn end_of_echo(printed: &[u8], typed: &[u8]) -> Option<usize> {
+    (0..printed.len()).find_map(|start| {
+        let mut rest = printed[start..].iter().enumerate();
+        let mut end = start;
+        for wanted in typed {
+            let (at, byte) = rest.find(|(_, byte)| !matches!(byte, b'\r' | b'\n'))?;
+            if byte != wanted {
+                return None;
+            }
+            end = start + at + 1;
+        }
+        Some(end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_echo;
+
+    #[test]
+    fn echo_is_found_over_the_end_of_a_line() {
+        for (printed, typed, end) in [
+            ("$ echo all", "echo all", Some(10)),
+            ("echo an\r\r\nd echo", "and", Some(11)),
+            ("$ ech", "echo", None),
+            ("$ e cho", "echo", None),
+            ("$ eecho", "echo", Some(7)),
+            ("", "echo", None),
+        ] {
+            assert_eq!(
+                end_of_echo(printed.as_bytes(), typed.as_bytes()),
+                end,
+                "{printed:?}"
+            );
+        }
+    }
 }

@@ -19,7 +19,6 @@ pub fn tests() -> Vec<Test> {
         .flat_map(|vehicle| {
             [
                 test("debian to a login shell", vehicle, session),
-                test("several domUs", vehicle, several),
                 test("debian with 4 vCPUs on 2 CPUs", vehicle, multiprocessor),
             ]
         })
@@ -185,22 +184,6 @@ fn pause(shim: &mut Shim<'_>) -> Result<()> {
     )?;
     ensure!(complaints.contains("\n0\n"), "dmesg: {complaints}");
     shim.detach()
-}
-
-/// Two at once; one is destroyed, the other lives.
-fn several(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let mut shim = prompt(bench, machine)?;
-    shim.command("create /etc/oxen/debian.cfg")?;
-    shim.console.type_line("create -c /etc/oxen/debian2.cfg")?;
-    log_in(shim.console)?;
-    shim.detach()?;
-    shim.command("destroy debian")?;
-    shim.wait_for("debian", false)?;
-    shim.wait_for("debian2", true)?;
-    to_shell(&mut shim, "debian2")?;
-    let uptime = shell(shim.console, "uptime")?;
-    ensure!(uptime.contains("load average"), "uptime: {uptime}");
-    Ok(())
 }
 
 /// Four vCPUs on two CPUs, all busy; nothing stalls, and no clock is found to be bad.

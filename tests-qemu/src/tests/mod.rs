@@ -2,6 +2,7 @@
 //!
 //! * [`bad_input`]: what cannot work is refused with a sentence.
 //! * [`block`]: disks of domUs.
+//! * [`bochs`]: Debian's kernel for Bochs, for the others.
 //! * [`boot`]: every door on every back end that has it.
 //! * [`checked`]: a hypervisor with debug assertions, the order of its locks among them.
 //! * [`channels`]: channels of domUs, logs of consoles.
@@ -23,6 +24,7 @@
 
 mod bad_input;
 mod block;
+mod bochs;
 mod boot;
 mod channels;
 mod checked;
@@ -84,6 +86,15 @@ const BOTH: [Vehicle; 2] = [Vehicle::Svm, Vehicle::Vmx];
 
 /// Much longer than anything takes on an idle machine: emulators share it with others.
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// How much of something a test does: `whole`, or `less` in Bochs, which interprets, unless `OXEN_TEST_WHOLE` is set.
+fn amount<T>(vehicle: Vehicle, whole: T, less: T) -> T {
+    if vehicle == Vehicle::Vmx && std::env::var_os("OXEN_TEST_WHOLE").is_none() {
+        less
+    } else {
+        whole
+    }
+}
 
 /// The door that a vehicle has without further ado.
 fn default_door(vehicle: Vehicle) -> Door {

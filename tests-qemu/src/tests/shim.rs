@@ -5,9 +5,9 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::PATIENCE;
+use super::{PATIENCE, bochs};
 use crate::runner::Bench;
 use crate::{Console, Machine, Module, Vehicle, outputs};
 
@@ -166,14 +166,11 @@ impl<'a> Shim<'a> {
     }
 }
 
-/// The boot archive for a vehicle. In Bochs, where dom0-shim would unpack Debian's kernel for 80 seconds at each start of a domU, it has the ELF file that is
-/// packed in that. Made once.
+/// The boot archive for a vehicle. In Bochs it has Debian's kernel as [`bochs::kernel`], and configs with [`bochs::ARGUMENTS`]. Made once.
 ///
 /// # Errors
 /// As of [`archive`]; or the kernel is none.
 pub fn boot_archive(vehicle: Vehicle) -> Result<PathBuf> {
-    const KERNEL: &str = "boot/vmlinuz";
-    const LIMIT: usize = 256 << 20;
     static UNPACKED: Mutex<Option<PathBuf>> = Mutex::new(None);
     let built = outputs::output("boot-archive.cpio")?;
     if vehicle != Vehicle::Vmx {
@@ -187,9 +184,12 @@ pub fn boot_archive(vehicle: Vehicle) -> Result<PathBuf> {
     if place.exists() {
         std::fs::remove_dir_all(&place)?;
     }
-    let packed = outputs::packed(KERNEL)?;
-    let kernel = pvh::kernel::open(&packed, LIMIT).map_err(|error| anyhow!("{KERNEL}: {error}"))?;
-    let archive = archive_with(&built, &place, &[(KERNEL, kernel.elf().to_vec())])?;
+    let mut files = vec![(bochs::KERNEL, bochs::kernel()?)];
+    for config in ["etc/oxen/debian.cfg", "etc/oxen/debian2.cfg"] {
+        let text = String::from_utf8(outputs::packed(config)?)?;
+        files.push((config, bochs::with_arguments(&text)?.into_bytes()));
+    }
+    let archive = archive_with(&built, &place, &files)?;
     Ok(unpacked.insert(archive).clone())
 }
 

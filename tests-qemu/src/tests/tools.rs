@@ -69,6 +69,17 @@ pub fn iperf3(console: &mut Console, server: &str, kib: u64, ways: &[&str]) -> R
     Ok(())
 }
 
+/// A word of a command's output that is a checksum, as `md5sum` prints it.
+///
+/// # Errors
+/// There is none.
+pub fn checksum(said: &str) -> Result<&str> {
+    let is_sum = |word: &&str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
+    said.split_whitespace()
+        .find(is_sum)
+        .with_context(|| format!("no checksum: {said}"))
+}
+
 /// How many bytes a sum in iperf3's report has.
 fn bytes(report: &str, sum: &str) -> Option<u64> {
     let fields = report.split_once(sum)?.1.split_once("\"bytes\":")?.1;
