@@ -50,8 +50,6 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         log_floor();
     }
     if !time::trusts_tsc() {
-        // Before dom0's kernel is unpacked, which may take longer than the counter to come round: other CPUs read it meanwhile. (On one CPU
-        // alone, with the PM timer only, the clock then stands still for rounds of 4.7 seconds.)
         sched::begin_to_beat_everywhere(true);
     } else if time::watch_tsc() {
         sched::begin_to_beat_everywhere(false);

@@ -18,7 +18,8 @@ use abi::start_info::{
     HvmMemmapTableEntry, SIF_INITDOMAIN, SIF_PRIVILEGED, XEN_HVM_MEMMAP_TYPE_ACPI, XEN_HVM_MEMMAP_TYPE_RAM,
     XEN_HVM_MEMMAP_TYPE_UNUSABLE,
 };
-use pvh::{acpi, entry, kernel, layout};
+use pvh::kernel::{self, Opening};
+use pvh::{acpi, entry, layout};
 
 use super::vcpu::Hold;
 use super::{Config, Domain, lifecycle};
@@ -106,7 +107,12 @@ impl Dom0<'_> {
     /// # Errors
     /// See [`Error`]; what was made so far is not taken apart, since the machine is of no use then.
     pub fn build(&self) -> Result<Arc<Domain>, Error> {
-        let kernel = kernel::open(self.kernel, MAX_KERNEL).map_err(Error::Kernel)?;
+        let mut opening = Opening::new(self.kernel, MAX_KERNEL).map_err(Error::Kernel)?;
+        while opening.step().map_err(Error::Kernel)? {
+            // Where time goes by a counter that comes round, it is read before it does.
+            hw::time::now_ns();
+        }
+        let kernel = opening.finish().map_err(Error::Kernel)?;
         let free = frames::free_count() << PAGE_SHIFT;
         if self.memory > free {
             return Err(Error::TooLittleMemory {
