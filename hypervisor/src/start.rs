@@ -45,7 +45,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     }
     log::info!("guests        {}", machine::describe());
     log::info!("speculation   {defences}");
-    smp::start_others(host.options.max_cpus, &host.ram);
+    smp::start_others(&host.options, &host.ram);
     if host.options.bench_floor {
         log_floor();
     }

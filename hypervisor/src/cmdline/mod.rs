@@ -89,6 +89,8 @@ pub struct CommandLine<'a> {
     pub grant_limits: grant::Limits,
     /// `maxcpus=`: how many CPUs are used.
     pub max_cpus: u32,
+    /// `nosmp`: the others are not even started.
+    pub no_smp: bool,
     /// `watchdog` and `watchdog_timeout=`: seconds after which a CPU that stands still makes the machine panic.
     pub watchdog: Option<u32>,
     watchdog_timeout: u32,
@@ -143,6 +145,7 @@ impl Default for CommandLine<'_> {
             memory_end: u64::MAX,
             grant_limits: grant::Limits::DEFAULT,
             max_cpus: u32::MAX,
+            no_smp: false,
             watchdog: None,
             watchdog_timeout: 5,
             crash_test: None,

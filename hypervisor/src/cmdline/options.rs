@@ -128,6 +128,11 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
         }),
     ),
     (
+        "nosmp",
+        "a boolean",
+        Action::Flag(|line, value| line.no_smp = value),
+    ),
+    (
         "sched-gran",
         "cpu, core or socket",
         Action::Value(|line, value| {

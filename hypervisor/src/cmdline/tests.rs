@@ -133,6 +133,7 @@ fn processors() {
     assert_eq!(parse("").max_cpus, u32::MAX);
     assert_eq!(parse("maxcpus=2").max_cpus, 2);
     assert_eq!(parse("maxcpus=0").complaints.len(), 1);
+    assert!(parse("nosmp").no_smp && !parse("").no_smp);
 }
 
 /// What Debian's update-grub writes, with its example of GRUB_CMDLINE_XEN_DEFAULT.

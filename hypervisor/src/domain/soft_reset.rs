@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::Domain;
 use crate::event;
+use crate::mm::p2m::Kind;
 use crate::types::{Gfn, Port};
 
 /// Do a slice of the work on a domain that has shut down; after the last one it goes on from where it was.
@@ -18,13 +19,16 @@ pub fn reset_some(domain: &Domain) -> Result<(), Errno> {
     if domain.is_dying() || domain.shutdown_reason().is_none() {
         return Err(Errno::EINVAL);
     }
-    let from = Port(domain.reset_from.load(SeqCst));
-    if let Some(next) = event::close_some(domain, from) {
-        domain.reset_from.store(next.0, SeqCst);
-        return Err(Errno::ERESTART);
-    }
-    domain.reset_from.store(FIRST_PORT, SeqCst);
-    domain.while_paused(|| take_back(domain))?;
+    // None of its vCPUs is still in a hypercall.
+    domain.while_paused(|| {
+        let from = Port(domain.reset_from.load(SeqCst));
+        if let Some(next) = event::close_some(domain, from) {
+            domain.reset_from.store(next.0, SeqCst);
+            return Err(Errno::ERESTART);
+        }
+        domain.reset_from.store(FIRST_PORT, SeqCst);
+        take_back(domain)
+    })?;
     domain.resume()
 }
 
@@ -45,7 +49,11 @@ fn take_back(domain: &Domain) -> Result<(), Errno> {
     let shared = domain.shared_info.mfn();
     if domain.p2m.lookup(at).is_some_and(|entry| entry.mfn == shared) {
         domain.unmap_frame(at, shared)?;
-        domain.populate(at, 0)?;
+        if let Err(error) = domain.populate(at, 0) {
+            // Whoever tries again finds it as it was.
+            domain.place(at, domain.shared_info.share()?, Kind::RamRw)?;
+            return Err(error);
+        }
     }
     Ok(())
 }

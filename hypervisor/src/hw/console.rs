@@ -282,9 +282,16 @@ pub fn try_write(bytes: &[u8]) -> bool {
     room
 }
 
-/// Return when all is sent: before the machine stops. Not if somebody writes who may never go on.
+/// Return when all is sent: before the machine stops. If somebody else writes, that ends soon, or never.
 pub fn flush() {
-    if let Some(mut console) = CONSOLE.try_lock() {
+    const PATIENCE_NS: u64 = 100_000_000;
+    let end = time::now_ns() + PATIENCE_NS;
+    let mut console = CONSOLE.try_lock();
+    while console.is_none() && time::now_ns() < end {
+        core::hint::spin_loop();
+        console = CONSOLE.try_lock();
+    }
+    if let Some(mut console) = console {
         let Console { ports, input, .. } = &mut *console;
         for port in ports {
             port.drain(|byte| input.typed(byte));
@@ -301,7 +308,7 @@ pub fn read_bytes(to: &mut [u8]) -> usize {
 pub fn serve() -> bool {
     let Console { ports, input, .. } = &mut *CONSOLE.lock();
     for port in ports {
-        port.serve(|byte| input.typed(byte));
+        port.interrupted(|byte| input.typed(byte));
     }
     input.for_dom0()
 }

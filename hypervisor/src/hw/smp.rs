@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use super::percpu::{self, PerCpu};
 use super::{acpi, apic, power, time, traps};
 use crate::arch::machine;
+use crate::cmdline::CommandLine;
 use crate::mm::{paging, phys};
 use crate::types::{Hpa, PAGE_SIZE};
 use crate::{sched, virt};
@@ -115,12 +116,13 @@ const REFUSED: u32 = 4;
 /// The first CPU lets the other go on: their time-stamp counters have been compared.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// Start the CPUs that ACPI lists; the one that calls is the first of them. `ram` is the machine's, in bytes. Afterwards `most` take part in scheduling, and
-/// the others are offline: in our hands, and nobody needs to start them under domains that run.
-pub fn start_others(most: u32, ram: &[Range<u64>]) {
+/// Start the CPUs that ACPI lists, if `options` do not say `nosmp`; the one that calls is the first of them. `ram` is the machine's, in bytes. Afterwards
+/// `maxcpus=` of them take part in scheduling, and the others are offline: in our hands, and nobody needs to start them under domains that run.
+pub fn start_others(options: &CommandLine<'_>, ram: &[Range<u64>]) {
+    let most = options.max_cpus;
     let own = percpu::this().apic_id();
     let others = acpi::info().cpus.iter().copied().filter(|&id| id != own);
-    if acpi::info().cpus.len() > 1 {
+    if acpi::info().cpus.len() > 1 && !options.no_smp {
         match Startup::new(ram) {
             Some(startup) => {
                 for apic_id in others {

@@ -1,6 +1,7 @@
 //! How fast the TSC ticks: measured beside the power management timer or the PIT, and what CPUID says, if that is the same.
 //!
-//! A guest waits for this, so it takes no longer than it must: [`WINDOW_MS`], in which a reading that is a microsecond late makes 50 of a million.
+//! A guest waits for this, so it takes no longer than it must: [`WINDOW_MS`], in which a reading that is a microsecond late makes 50 of a million, or longer
+//! where readings take longer.
 // UNSAFETY: ports of the timers.
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "port I/O"))]
 
@@ -72,10 +73,10 @@ mod machine {
             unsafe { Port::<u32>::new(self.port).read() & Self::MASK as u32 }
         }
 
-        /// Its count just after it ticked, and the TSC when it did: the one that is known best of some.
-        fn tick(self) -> (u32, u64) {
+        /// Its count just after it ticked, and the TSC when it did: the one that is known best of some. And between how many of the TSC's ticks it did.
+        fn tick(self) -> (u32, u64, u64) {
             const TICKS: u32 = 8;
-            let mut best = (0, 0);
+            let mut best = (0, 0, 0);
             let mut shortest = u64::MAX;
             let (mut last, mut before) = (self.read(), tsc());
             for _ in 0..TICKS {
@@ -84,7 +85,7 @@ mod machine {
                     let ticked = now != last;
                     if ticked && after - before < shortest {
                         shortest = after - before;
-                        best = (now, before + shortest / 2);
+                        best = (now, before + shortest / 2, shortest);
                     }
                     (last, before) = (now, after);
                     if ticked {
@@ -99,13 +100,16 @@ mod machine {
     /// Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
     fn by_pm_timer(timer: PmTimer) -> u64 {
         const WINDOW: u64 = PmTimer::HZ * WINDOW_MS / 1000;
-        let (start, tsc_start) = timer.tick();
+        const LONGEST: u64 = 5 * WINDOW;
+        /// What is not known of both ends is less than this part of the window.
+        const GOOD: u64 = 4096;
+        let (start, tsc_start, width_start) = timer.tick();
         loop {
-            let (now, tsc_now) = timer.tick();
+            let (now, tsc_now, width) = timer.tick();
             let elapsed = u64::from(now.wrapping_sub(start)) & PmTimer::MASK;
-            if elapsed >= WINDOW {
-                let ticks = u128::from(tsc_now - tsc_start) * u128::from(PmTimer::HZ);
-                return (ticks / u128::from(elapsed)) as u64;
+            let counted = tsc_now - tsc_start;
+            if elapsed >= LONGEST || elapsed >= WINDOW && (width_start + width) * GOOD <= counted {
+                return (u128::from(counted) * u128::from(PmTimer::HZ) / u128::from(elapsed)) as u64;
             }
         }
     }

@@ -11,8 +11,8 @@ use super::input::ROOM as INPUT;
 /// Bytes that wait, at most: as Xen's `serial_tx_buffer=` by default.
 pub const ROOM: usize = 16 << 10;
 /// A line that takes no byte for so many looks at its status is dead, or held up by its other end.
-const PATIENCE: u32 = 1_000_000;
-/// The same for writers that do not wait.
+const PATIENCE: u32 = 200_000;
+/// The same for writers that do not wait. And an interrupt that has not come after so long, while dom0 writes, does not come.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// One port.
@@ -26,7 +26,11 @@ pub struct Port<B: Backend> {
     interrupts: bool,
     /// And when it can take more.
     asks_for_more: bool,
-    /// Since when there has been no room, in nanoseconds of system time.
+    /// It has interrupted.
+    heard: bool,
+    /// Since when dom0 writes and it should have interrupted, in nanoseconds of system time.
+    unheard_since: Option<u64>,
+    /// Since when there has been no room and no byte was sent.
     full_since: Option<u64>,
 }
 
@@ -40,6 +44,8 @@ impl<B: Backend> Port<B> {
             queues: false,
             interrupts: false,
             asks_for_more: false,
+            heard: false,
+            unheard_since: None,
             full_since: None,
         }
     }
@@ -127,9 +133,14 @@ impl<B: Backend> Port<B> {
         }
     }
 
-    /// Is there room for `len` bytes, whatever they are? If there has been none for a second by `now`, in nanoseconds, what waits is lost, and there is.
+    /// Is there room for `len` bytes of dom0's, whatever they are, at `now`, in nanoseconds? If there has been none for a second, and no byte was sent, what
+    /// waits is lost, and there is. If no interrupt comes, writers wait from then on.
     pub fn has_room(&mut self, len: usize, now: u64) -> bool {
         self.transmit();
+        if self.asks_for_more && !self.heard {
+            let since = *self.unheard_since.get_or_insert(now);
+            self.queues &= now.saturating_sub(since) <= PATIENCE_NS;
+        }
         if !self.queues || self.waiting.len() + 2 * len <= ROOM {
             self.full_since = None;
             return true;
@@ -141,8 +152,14 @@ impl<B: Backend> Port<B> {
         self.waiting.is_empty()
     }
 
+    /// It may have interrupted: [`serve`](Self::serve) it.
+    pub fn interrupted(&mut self, typed: impl FnMut(u8)) {
+        self.heard |= self.asks_for_more;
+        self.serve(typed);
+    }
+
     /// Take what has come, send what can go. Afterwards, whatever happens next interrupts: the interrupt's line has been low.
-    pub fn serve(&mut self, mut typed: impl FnMut(u8)) {
+    fn serve(&mut self, mut typed: impl FnMut(u8)) {
         /// What comes while something is sent, holds the line up: so look again. A UART that broke reads as ones for ever.
         const ROUNDS: usize = 4;
         for _ in 0..ROUNDS {
@@ -158,6 +175,14 @@ impl<B: Backend> Port<B> {
                 return;
             }
         }
+        // The line has been high all the time; this lets it go.
+        if let Some(uart) = &mut self.uart
+            && self.interrupts
+        {
+            let all = uart.ier();
+            uart.disable_interrupts(all);
+            uart.enable_interrupts(all);
+        }
     }
 
     fn transmit(&mut self) {
@@ -167,6 +192,7 @@ impl<B: Backend> Port<B> {
             if sent == 0 {
                 break;
             }
+            self.full_since = None;
             for _ in 0..sent {
                 self.waiting.pop_front();
             }
@@ -206,6 +232,8 @@ mod tests {
         takes: usize,
         in_fifo: usize,
         ier: u8,
+        /// How often all interrupts were switched off.
+        interrupts_off: u32,
     }
 
     #[derive(Clone, Default)]
@@ -235,7 +263,10 @@ mod tests {
                     registers.line.push(value);
                     registers.in_fifo += 1;
                 }
-                IER_AT => registers.ier = value,
+                IER_AT => {
+                    registers.ier = value;
+                    registers.interrupts_off += u32::from(value == 0);
+                }
                 _ => {}
             }
         }
@@ -282,7 +313,7 @@ mod tests {
         for (sent, ier) in [(32, 3), (40, 1), (40, 1)] {
             fake.0.borrow_mut().takes = 1;
             fake.0.borrow_mut().input.push_back(b'k');
-            port.serve(|byte| typed.push(byte));
+            port.interrupted(|byte| typed.push(byte));
             assert_eq!((fake.0.borrow().line.len(), fake.0.borrow().ier), (sent, ier));
         }
         assert_eq!(typed, b"kkk");
@@ -300,6 +331,53 @@ mod tests {
         fake.0.borrow_mut().takes = 2;
         port.send(b"z", |_| {});
         assert_eq!(fake.0.borrow().line.last(), Some(&b'z'));
+    }
+
+    #[test]
+    fn a_slow_line_is_not_a_dead_one() {
+        let (mut port, fake) = port(0);
+        port.set_queues(true);
+        let mut now = 0;
+        while port.has_room(100, now) {
+            port.send(&[b'y'; 100], |_| {});
+        }
+        // 16 bytes in each 0.9 seconds: it takes a while until there is room for 100, and nothing is lost.
+        let mut looks = 0;
+        while !port.has_room(100, now) {
+            now += PATIENCE_NS * 9 / 10;
+            looks += 1;
+            fake.0.borrow_mut().takes = 1;
+        }
+        assert!((2..20).contains(&looks), "{looks}");
+        assert!(port.waiting.len() > ROOM - 400);
+    }
+
+    #[test]
+    fn who_writes_waits_if_no_interrupt_comes() {
+        let (mut port, fake) = port(0);
+        port.set_queues(true);
+        port.enable_interrupts();
+        let text = [b'x'; 40];
+        port.send(&text, |_| {});
+        assert!(port.has_room(10, 5) && port.has_room(10, 5 + PATIENCE_NS) && port.queues);
+        assert!(port.has_room(10, 6 + PATIENCE_NS) && !port.queues);
+        fake.0.borrow_mut().takes = 100;
+        port.send(b"z", |_| {});
+        assert_eq!(fake.0.borrow().line.len(), 41);
+    }
+
+    #[test]
+    fn input_without_end_makes_a_new_edge() {
+        let (mut port, fake) = port(0);
+        port.enable_interrupts();
+        fake.0.borrow_mut().input = core::iter::repeat_n(b'k', 10 * INPUT).collect();
+        fake.0.borrow_mut().interrupts_off = 0;
+        let mut typed = 0;
+        port.interrupted(|_| typed += 1);
+        assert_eq!(
+            (typed, fake.0.borrow().interrupts_off, fake.0.borrow().ier),
+            (4 * INPUT, 1, 1)
+        );
     }
 
     #[test]

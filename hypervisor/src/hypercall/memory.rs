@@ -327,9 +327,13 @@ fn add_one(
     }
     match space {
         XENMAPSPACE_SHARED_INFO if index == 0 => {
+            let shared = domain.shared_info.mfn();
             domain.place(gfn, domain.shared_info.share()?, Kind::RamRw)?;
-            domain.shared_info_at.store(gfn.0, SeqCst);
-            Ok(())
+            // It is in one place at a time.
+            match Gfn(domain.shared_info_at.swap(gfn.0, SeqCst)) {
+                old if old != gfn => domain.unmap_frame(old, shared),
+                _ => Ok(()),
+            }
         }
         XENMAPSPACE_GRANT_TABLE => {
             let part = if index & XENMAPIDX_GRANT_TABLE_STATUS == 0 {

@@ -254,6 +254,14 @@ fn shared_pages_take_the_place_of_ram() {
     );
     let mfn = guest.domain.p2m.lookup(Gfn(7)).expect("mapped").mfn;
     assert_eq!(mfn, guest.domain.shared_info.mfn());
+    place.gpfn = 9;
+    assert_eq!(guest.op(MEMORY, XENMEM_ADD_TO_PHYSMAP, &mut place), Ok(0));
+    let at = |gfn| guest.domain.p2m.lookup(Gfn(gfn)).map(|entry| entry.mfn);
+    assert_eq!(
+        (at(7), at(9)),
+        (None, Some(mfn)),
+        "they are in one place at a time"
+    );
     place = AddToPhysmap {
         space: XENMAPSPACE_GRANT_TABLE,
         idx: 1,
