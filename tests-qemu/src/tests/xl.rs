@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::debian::{log_in, shell};
-use super::{BOTH, PATIENCE, test};
+use super::{BOTH, PATIENCE, bochs, test};
 use crate::runner::{Bench, Test};
 use crate::{Console, Machine, Vehicle, outputs, xen};
 
@@ -64,6 +64,18 @@ fn other_commands(console: &mut Console) -> Result<()> {
     Ok(())
 }
 
+/// Gives the domU of these files Debian's kernel as it is for Bochs.
+fn in_bochs(files: &mut [(&str, Vec<u8>)]) -> Result<()> {
+    for (path, contents) in files {
+        if *path == bochs::KERNEL {
+            *contents = bochs::kernel()?;
+        } else if path.ends_with(".cfg") {
+            *contents = bochs::with_arguments(std::str::from_utf8(contents)?)?.into_bytes();
+        }
+    }
+    Ok(())
+}
+
 /// A domU with a disk and a network device is created, used, looked at, given less memory, paused, shut down, and another one destroyed.
 fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     let vehicle = machine.vehicle;
@@ -71,7 +83,17 @@ fn session(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.command_line += xen::MEMORY;
     let mut files = xen::domu()?.to_vec();
     files.push(("boot/hello", std::fs::read(outputs::output("guests/hello")?)?));
+    if vehicle == Vehicle::Vmx {
+        in_bochs(&mut files)?;
+    }
     machine.modules = xen::dom0(&bench.scratch(), &files)?;
+    if vehicle == Vehicle::Vmx {
+        let kernel = &mut machine.modules[0];
+        kernel.path = bench.scratch().join("vmlinux");
+        kernel.args += " ";
+        kernel.args += bochs::ARGUMENTS;
+        std::fs::write(&kernel.path, bochs::kernel()?)?;
+    }
     machine.one_thread = true;
     let console = bench.start(&machine)?;
     console.expect(xen::PROMPT, PATIENCE).context("dom0's shell")?;
