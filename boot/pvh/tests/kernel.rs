@@ -96,6 +96,16 @@ fn images_are_unpacked_in_small_steps() {
 }
 
 #[test]
+fn an_elf_file_with_the_magic_of_a_bzimage_is_an_elf_file() {
+    const MAGIC: usize = 0x202;
+    let mut image = ELF.to_vec();
+    image.resize(image.len().max(MAGIC + 4), 0);
+    image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
+    let kernel = kernel::open(&image, LIMIT).unwrap();
+    assert_eq!(kernel.guest_os, "tiny");
+}
+
+#[test]
 fn bombs_are_stopped() {
     let zeros = vec![0; 4 << 20];
     for payload in [gzip(&zeros), lz4(&zeros), zstd(&zeros), XZ_BOMB.to_vec()] {
