@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use abi::Domid;
 use abi::event_channel::VIRQ_DOM_EXC;
@@ -158,9 +159,12 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
     };
     let name = &record.config.name;
     let started = match disks {
-        Ok(disks) => create(host, record.config.clone(), disks, First::Running)
-            .await
-            .map_err(|failure| format!("{failure}")),
+        Ok(disks) => {
+            let config = record.config.clone();
+            create(host, config, disks, First::Running, &Cell::default())
+                .await
+                .map_err(|failure| format!("{failure}"))
+        }
         Err(error) => Err(error),
     };
     host.domains.reserved.borrow_mut().remove(name);
