@@ -29,6 +29,8 @@ const ZSTD_CORRUPT: Error = Error::CorruptPayload("zstd");
 /// A payload that is being unpacked, into memory that grows with what really comes.
 pub(crate) struct Unpacking<'a> {
     stream: Stream<'a>,
+    /// For what comes out of a step.
+    piece: Vec<u8>,
     out: Vec<u8>,
     limit: usize,
 }
@@ -66,24 +68,26 @@ impl<'a> Unpacking<'a> {
             [0x89, b'L', b'Z', b'O', ..] => Err(Error::UnsupportedCompression("lzo")),
             _ => return None,
         };
-        Some(stream.map(|stream| Self {
-            stream,
-            out: with_room_for(claimed_len(payload), limit),
-            limit,
+        Some(stream.and_then(|stream| {
+            let most = match stream {
+                Stream::Lz4(_) => LZ4_BLOCK,
+                _ => STEP,
+            };
+            Ok(Self {
+                stream,
+                piece: zeroed(most)?,
+                out: with_room_for(claimed_len(payload), limit),
+                limit,
+            })
         }))
     }
 
     /// Unpack the next piece; whether there is more to do.
     pub fn step(&mut self) -> Result<bool, Error> {
-        let most = match self.stream {
-            Stream::Lz4(_) => LZ4_BLOCK,
-            _ => STEP,
-        };
-        let start = self.out.len();
-        self.out.try_reserve(most).map_err(|_| Error::OutOfMemory)?;
-        self.out.resize(start + most, 0);
-        let (count, next) = self.stream.unpack(&mut self.out[start..])?;
-        self.out.truncate(start + count);
+        let (count, next) = self.stream.unpack(&mut self.piece)?;
+        self.out.try_reserve(count).map_err(|_| Error::OutOfMemory)?;
+        self.out
+            .extend_from_slice(self.piece.get(..count).unwrap_or_default());
         if self.out.len() > self.limit {
             return Err(Error::TooBig { limit: self.limit });
         }
@@ -150,12 +154,18 @@ fn claimed_len(data: &[u8]) -> Option<usize> {
     data.last_chunk().map(|len| u32::from_le_bytes(*len) as usize)
 }
 
+fn zeroed(len: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| Error::OutOfMemory)?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
 fn with_room_for(claimed: Option<usize>, limit: usize) -> Vec<u8> {
-    const SLACK: usize = 8 << 20;
     let mut out = Vec::new();
     if let Some(len) = claimed.filter(|&len| len <= limit) {
         // Where a false claim finds no room, the real length may still.
-        let _ = out.try_reserve_exact(len.saturating_add(SLACK));
+        let _ = out.try_reserve_exact(len);
     }
     out
 }

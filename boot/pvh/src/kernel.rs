@@ -112,9 +112,10 @@ impl<'a> Opening<'a> {
     /// # Errors
     /// As of [`open`].
     pub fn new(image: &'a [u8], limit: usize) -> Result<Self, Error> {
+        // An ELF file may have a bzImage's magic in the middle, but no bzImage begins as an ELF file.
         let payload = match bzimage_payload(image) {
-            Some(payload) => payload?,
-            None => image,
+            Some(payload) if !is_elf(image) => payload?,
+            _ => image,
         };
         if is_elf(payload) {
             return Ok(Self(State::Plain(payload)));

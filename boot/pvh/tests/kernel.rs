@@ -37,8 +37,12 @@ fn gzip(data: &[u8]) -> Vec<u8> {
 }
 
 fn lz4(data: &[u8]) -> Vec<u8> {
+    lz4_in_blocks(data, 8 << 20)
+}
+
+fn lz4_in_blocks(data: &[u8], size: usize) -> Vec<u8> {
     let mut out = vec![0x02, 0x21, 0x4c, 0x18];
-    for block in data.chunks(8 << 20) {
+    for block in data.chunks(size) {
         let packed = lz4_flex::block::compress(block);
         out.extend_from_slice(&(packed.len() as u32).to_le_bytes());
         out.extend(packed);
@@ -59,6 +63,10 @@ fn every_wrapping_gives_the_same_kernel() {
         ("bzImage, gzip", bzimage(&gzip(ELF), ELF.len())),
         ("bzImage, xz", bzimage(XZ, ELF.len())),
         ("bzImage, lz4", bzimage(&lz4(ELF), ELF.len())),
+        (
+            "bzImage, lz4 in blocks",
+            bzimage(&lz4_in_blocks(ELF, 7), ELF.len()),
+        ),
         ("bzImage, zstd", bzimage(&zstd(ELF), ELF.len())),
     ];
     for (what, image) in wrapped {
@@ -93,6 +101,24 @@ fn images_are_unpacked_in_small_steps() {
         assert_eq!(steps, wanted, "{what}");
         assert_eq!(opening.finish().unwrap_err(), Error::NotAKernel, "{what}");
     }
+}
+
+/// Were room for a whole block cleared for each of them, this would take minutes.
+#[test]
+fn small_blocks_cost_little() {
+    const COUNT: usize = 1 << 18;
+    let image = bzimage(&lz4_in_blocks(&vec![0; COUNT], 1), COUNT);
+    assert_eq!(kernel::open(&image, LIMIT).unwrap_err(), Error::NotAKernel);
+}
+
+#[test]
+fn an_elf_file_with_the_magic_of_a_bzimage_is_an_elf_file() {
+    const MAGIC: usize = 0x202;
+    let mut image = ELF.to_vec();
+    image.resize(image.len().max(MAGIC + 4), 0);
+    image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
+    let kernel = kernel::open(&image, LIMIT).unwrap();
+    assert_eq!(kernel.guest_os, "tiny");
 }
 
 #[test]

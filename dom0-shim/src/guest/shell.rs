@@ -1,9 +1,11 @@
 //! The management shell: reads command lines and carries them out.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use abi::{Domid, Errno};
 use dom0_shim::executor::{Either, either};
@@ -79,13 +81,16 @@ async fn start(host: &Rc<Host>, path: &str, settings: &[&str], first: First) -> 
     // Before its disks, which are in use then.
     host.domains.check_free(&config.name).map_err(failed)?;
     let disks = open_disks(host, &config.disks).await.map_err(failed)?;
-    let creation = create(host, config.clone(), disks, first);
-    let domain = match either(host.terminal.interrupt(), creation).await {
+    let begun = Cell::new(None);
+    let mut creation = Box::pin(create(host, config.clone(), disks, first, &begun));
+    let domain = match either(host.terminal.interrupt(), &mut creation).await {
         Either::First(()) => {
             // While it waits for its turn there is nothing to destroy.
-            let begun = host.domains.find(&config.name);
-            if let Some(domain) = begun.filter(|&domain| host.domains.stage(domain) == Some(Stage::Making)) {
-                answer(destroy(host, domain).await)?;
+            if let Some(domain) = begun.get() {
+                let destroyed = destroy(host, domain).await;
+                // If it has failed already it is itself destroying the domain, which nobody else would do to the end.
+                let _ = creation.await;
+                answer(destroyed)?;
             }
             return Err(failed("interrupted".to_string()));
         }

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Range;
 
 use abi::domctl::{
@@ -69,7 +70,7 @@ pub enum First {
 }
 
 /// Makes a domain with the disks given, and lets it run unless it is to wait at first. It is there from the beginning, to be seen and to be
-/// destroyed; who drops this leaves it like that.
+/// destroyed: its number is in `begun` from then on, and this is not to be dropped any more.
 ///
 /// # Errors
 /// The step that failed; nothing is left of the domain then.
@@ -78,6 +79,7 @@ pub async fn create(
     config: Rc<Config>,
     disks: Vec<OpenDisk>,
     first: First,
+    begun: &Cell<Option<Domid>>,
 ) -> Result<Domid, Failure> {
     let _turn = host.making.take(1).await;
     let kernel = file(host, &config.kernel, FILE_MAX)
@@ -100,6 +102,7 @@ pub async fn create(
     let creation = creation(&config, handle, pool.step("finding the CPU pool")?);
     let domain = domctl::create(0, &creation).step("creating the domain")?;
     host.domains.remember(domain, config.clone(), disks.clone());
+    begun.set(Some(domain));
     let built = async {
         let ports = build(host, domain, &config, &kernel, ramdisk.as_deref()).await?;
         connect(host, domain, &handle, &config, ports, disks)?;

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use abi::Domid;
 use abi::event_channel::VIRQ_DOM_EXC;
@@ -104,10 +105,14 @@ async fn act(host: Rc<Host>, domain: Domid, action: Action) {
         Action::Destroy => destroy_or_say(&host, domain).await,
         Action::Restart | Action::RenameRestart => restart(&host, domain, action).await,
         Action::SoftReset => {
-            if let Err(failure) = soft_reset(&host, domain).await {
-                host.terminal
-                    .notice(&format!("Soft reset of domain {domain}: {failure}"));
-                destroy_or_say(&host, domain).await;
+            let delay = wait_if_young(&host, domain).await;
+            match soft_reset(&host, domain).await {
+                Ok(()) => host.domains.delayed(domain, delay),
+                Err(failure) => {
+                    host.terminal
+                        .notice(&format!("Soft reset of domain {domain}: {failure}"));
+                    destroy_or_say(&host, domain).await;
+                }
             }
         }
     }
@@ -120,9 +125,9 @@ async fn destroy_or_say(host: &Host, domain: Domid) {
     }
 }
 
-/// Starts a domain that has stopped again; one that has not run for long, after a while. It stays meanwhile, to be seen
-/// and to be destroyed.
-async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
+/// Waits before a domain that has stopped is started again, if it has not run for long; how long, in nanoseconds. It stays
+/// meanwhile, to be seen and to be destroyed.
+async fn wait_if_young(host: &Host, domain: Domid) -> u64 {
     let delay = host.domains.delay(domain);
     if delay > 0 {
         host.terminal.notice(&format!(
@@ -132,6 +137,12 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
         ));
         host.reactor.sleep_until(time::now() + delay).await;
     }
+    delay
+}
+
+/// Starts a domain that has stopped again; one that has not run for long, after a while.
+async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
+    let delay = wait_if_young(host, domain).await;
     // As commands have left it meanwhile.
     let record = host.domains.records.borrow().get(&domain).cloned();
     let Some(record) = record.filter(|record| record.stage == Stage::Made) else {
@@ -148,9 +159,12 @@ async fn restart(host: &Rc<Host>, domain: Domid, action: Action) {
     };
     let name = &record.config.name;
     let started = match disks {
-        Ok(disks) => create(host, record.config.clone(), disks, First::Running)
-            .await
-            .map_err(|failure| format!("{failure}")),
+        Ok(disks) => {
+            let config = record.config.clone();
+            create(host, config, disks, First::Running, &Cell::default())
+                .await
+                .map_err(|failure| format!("{failure}"))
+        }
         Err(error) => Err(error),
     };
     host.domains.reserved.borrow_mut().remove(name);

@@ -4,7 +4,7 @@
 
 extern crate alloc;
 
-use alloc::format;
+use alloc::{format, vec};
 use core::mem::offset_of;
 
 use abi::domid::DOMID_SELF;
@@ -16,6 +16,7 @@ use abi::hvm::{HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_
 use abi::hypercall::{
     HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_MEMORY_OP, HYPERVISOR_SCHED_OP, HYPERVISOR_VCPU_OP,
 };
+use abi::io::blkif::{BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_RSP_OKAY};
 use abi::io::console::XenconsInterface as Page;
 use abi::memory::{AddToPhysmap, XENMAPSPACE_SHARED_INFO, XENMEM_ADD_TO_PHYSMAP};
 use abi::sched::{SCHEDOP_SHUTDOWN, SHUTDOWN_SOFT_RESET, SchedShutdown};
@@ -24,13 +25,12 @@ use abi::vcpu::{
 };
 use guest_rt::hypercall::{event_channel, hvm, sched};
 use guest_rt::start_info::StartInfo;
+use guests::blkfront::{DATA_REF, DEVICE, Front, request, segment};
 use guests::cpu;
 use guests::frames::Frames;
-use guests::granting::Grants;
 use guests::hypercall::{call, op};
 use guests::report::Report;
 use guests::shared::Shared;
-use guests::xenstore::Xenstore;
 
 guest_rt::main!(main);
 
@@ -39,37 +39,55 @@ static VCPU_INFO: Frames<1> = Frames::new();
 static RUNSTATE: Frames<1> = Frames::new();
 static SHARED_INFO: Frames<1> = Frames::new();
 static GRANTED: Frames<1> = Frames::new();
-const GRANT: u32 = 20;
+const GRANT: u32 = 100;
 /// What the granted page holds, which is as good as any.
 const MARK: u32 = 0x1234_5678;
 
 fn main(_: StartInfo) -> ! {
     cpu::init();
     let mut report = Report::default();
-    let ipi = life(&mut report, "first");
+    let mut before = "";
+    for name in ["first", "second"] {
+        let ipi = life(&mut report, name, before);
+        reset(&mut report, name, ipi);
+        before = name;
+    }
+    life(&mut report, "third", before);
+    report.finish()
+}
+
+/// A life ends, and the next one finds the memory as it was, and nothing else.
+fn reset(report: &mut Report, name: &str, ipi: u32) {
     Shared::of(&GRANTED).store(0, MARK);
     let mut shutdown = SchedShutdown {
         reason: SHUTDOWN_SOFT_RESET,
     };
     let answer = op(HYPERVISOR_SCHED_OP, SCHEDOP_SHUTDOWN, &mut shutdown);
-    report.equal("goes-on", answer, 0);
+    report.equal(&format!("{name}-goes-on"), answer, 0);
 
-    report.equal("ipi-is-closed", status(ipi), EVTCHNSTAT_CLOSED);
-    report.equal("shared-info-is-ram", Shared::of(&SHARED_INFO).load(0xc00), 0);
+    report.equal(&format!("{name}-ipi-is-closed"), status(ipi), EVTCHNSTAT_CLOSED);
+    let wall_clock = Shared::of(&SHARED_INFO).load(0xc00);
+    report.equal(&format!("{name}-shared-info-is-ram"), wall_clock, 0);
     let runstate = Shared::of(&RUNSTATE);
     runstate.store(0, u32::MAX);
     for _ in 0..50 {
         sched::yield_now().expect("yielding");
     }
-    report.equal("runstate-is-forgotten", runstate.load(0), u32::MAX);
-    report.equal("memory-stays", Shared::of(&GRANTED).load(0), MARK);
-    life(&mut report, "second");
-    report.finish()
+    report.equal(
+        &format!("{name}-runstate-is-forgotten"),
+        runstate.load(0),
+        u32::MAX,
+    );
+    report.equal(
+        &format!("{name}-memory-stays"),
+        Shared::of(&GRANTED).load(0),
+        MARK,
+    );
 }
 
-/// A kernel sets up what it needs, which is all to be had, and talks to xenstore and on its console. The port of
-/// an IPI.
-fn life(report: &mut Report, name: &str) -> u32 {
+/// A kernel sets up what it needs, which is all to be had, talks to xenstore and on its console, and uses its disk, where
+/// the kernel before has left its name. The port of an IPI.
+fn life(report: &mut Report, name: &str, before: &str) -> u32 {
     let mut place = AddToPhysmap {
         domid: DOMID_SELF,
         space: XENMAPSPACE_SHARED_INFO,
@@ -96,7 +114,6 @@ fn life(report: &mut Report, name: &str) -> u32 {
     let mut ipi = EvtchnBindIpi::default();
     let answer = op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut ipi);
     report.equal(&format!("{name}-ipi"), answer, 0);
-    Grants::default().grant(GRANT, GRANTED.first());
 
     let port = hvm::param(DOMID_SELF, HVM_PARAM_STORE_EVTCHN).expect("a port") as u32;
     report.equal(
@@ -104,7 +121,9 @@ fn life(report: &mut Report, name: &str) -> u32 {
         status(port),
         EVTCHNSTAT_INTERDOMAIN,
     );
-    let store = Xenstore::default();
+    let mut front = Front::new(true);
+    front.grants.grant(GRANT, GRANTED.first());
+    let store = &front.store;
     report.equal(
         &format!("{name}-name"),
         store.read("name").as_deref(),
@@ -120,8 +139,39 @@ fn life(report: &mut Report, name: &str) -> u32 {
         store.write("data/life", name),
         "it is not written",
     );
+    for device in [DEVICE, "device/vif/0"] {
+        let state = store.read(&format!("{device}/state"));
+        // XenbusStateInitialising.
+        report.equal(&format!("{name}-{device}"), state.as_deref(), Some("1"));
+    }
+    report.equal(&format!("{name}-connect"), front.connect(&[]), Ok(()));
+    use_disk(report, &mut front, name, before);
     say(&format!("{name} life\r\n"));
     ipi.port
+}
+
+/// Reads the name that is on the disk and writes another; the back end keeps the page mapped.
+fn use_disk(report: &mut Report, front: &mut Front, name: &str, before: &str) {
+    let sector = [segment(DATA_REF, 0, 0)];
+    report.equal(
+        &format!("{name}-read"),
+        front.status(&request(BLKIF_OP_READ, 0, &sector)),
+        BLKIF_RSP_OKAY,
+    );
+    let mut found = vec![0; before.len()];
+    front.data.read(0, &mut found);
+    report.equal(&format!("{name}-disk"), &found[..], before.as_bytes());
+    front.data.write(0, name.as_bytes());
+    report.equal(
+        &format!("{name}-write"),
+        front.status(&request(BLKIF_OP_WRITE, 0, &sector)),
+        BLKIF_RSP_OKAY,
+    );
+    report.check(
+        &format!("{name}-kept"),
+        front.grants.in_use(DATA_REF),
+        "it is not mapped",
+    );
 }
 
 fn status(port: u32) -> u32 {
