@@ -1,4 +1,4 @@
-//! Debian's kernel for tests in Bochs, which interprets: the same code, started in a third of the time. Two tests boot it as shipped.
+//! Debian's kernel for tests in Bochs, which interprets: the same code, started in a third of the time. "debian to a login shell" boots it as shipped.
 
 use anyhow::{Context, Result, anyhow, ensure};
 
