@@ -15,7 +15,8 @@ pub const CS: Segment = Segment {
     attributes: 0xc9b,
     limit: u32::MAX,
 };
-/// Data and stack: 32-bit, writable, accessed, 4 KiB granular.
+/// Data and stack: 32-bit, writable, accessed, 4 KiB granular. FS and GS, too, of which the document says nothing: 32-bit Linux finds the guard of its
+/// stack by FS before it loads a segment of its own.
 pub const DATA: Segment = Segment {
     attributes: 0xc93,
     limit: u32::MAX,

@@ -347,6 +347,8 @@ fn start_state(cpu: &mut dyn GuestCpu, at: u32, start_info: u32) {
         (SegmentReg::Ds, entry::DATA),
         (SegmentReg::Es, entry::DATA),
         (SegmentReg::Ss, entry::DATA),
+        (SegmentReg::Fs, entry::DATA),
+        (SegmentReg::Gs, entry::DATA),
         (SegmentReg::Tr, entry::TR),
     ] {
         cpu.set_segment(register, segment(value));

@@ -404,11 +404,15 @@ fn entry_state(plan: &Plan<'_>) -> HvmHwCpu {
         ds_limit: entry::DATA.limit,
         es_limit: entry::DATA.limit,
         ss_limit: entry::DATA.limit,
+        fs_limit: entry::DATA.limit,
+        gs_limit: entry::DATA.limit,
         tr_limit: entry::TR.limit,
         cs_arbytes: entry::CS.attributes.into(),
         ds_arbytes: entry::DATA.attributes.into(),
         es_arbytes: entry::DATA.attributes.into(),
         ss_arbytes: entry::DATA.attributes.into(),
+        fs_arbytes: entry::DATA.attributes.into(),
+        gs_arbytes: entry::DATA.attributes.into(),
         tr_arbytes: entry::TR.attributes.into(),
         ..Default::default()
     }
