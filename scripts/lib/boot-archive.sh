@@ -65,23 +65,31 @@ copy_modules() {
     "$busybox" depmod -b "$initramfs" "$version"
 }
 
-# Makes out/boot-archive.cpio.
+# make_boot_archive: out/boot-archive.cpio.
 make_boot_archive() {
     need_packages cpio
-    local kernel busybox work
+    local kernel busybox
     kernel=$(unpack_package "$(kernel_package)") || return
     busybox=$(unpack_package busybox-static) || return
-    work=$ROOT/target/boot-archive
+    make_archive boot-archive "$kernel" "$busybox"
+}
+
+# make_archive NAME KERNEL BUSYBOX: out/NAME.cpio with the kernel and the busybox of these unpacked packages.
+make_archive() {
+    local name=$1 kernel=$2 busybox=$3 own work
+    # It runs here.
+    own=$(unpack_package busybox-static) || return
+    work=$ROOT/target/$name
     rm -rf "$work"
     mkdir -p "$work"/initramfs/{bin,dev,mnt,proc,root,run,sys,tmp} "$work/archive/boot"
     cp "$busybox/bin/busybox" "$work/initramfs/bin/"
     cp -R "$ROOT/dom0-shim/initramfs/." "$work/initramfs/"
-    copy_modules "$kernel" "$work/initramfs" "$busybox/bin/busybox" "${MODULES[@]}" || return
+    copy_modules "$kernel" "$work/initramfs" "$own/bin/busybox" "${MODULES[@]}" || return
     cp -R "$ROOT/dom0-shim/boot-archive/." "$work/archive/"
     cp "$kernel"/boot/vmlinuz-* "$work/archive/boot/vmlinuz"
     # File times are the only thing that differs from build to build.
     find "$work" -exec touch -h -d @0 {} +
     pack "$work/initramfs" | gzip -9 -n >"$work/archive/boot/initrd.gz"
     touch -d @0 "$work/archive/boot/initrd.gz" "$work/archive/boot"
-    pack "$work/archive" >"$OUT/boot-archive.cpio"
+    pack "$work/archive" >"$OUT/$name.cpio"
 }
