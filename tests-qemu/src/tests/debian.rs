@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::shim::{Shim, boot_archive};
-use super::{BOTH, PATIENCE, bochs, test};
+use super::{BOTH, PATIENCE, bochs, everything, test};
 use crate::runner::{Bench, Test};
 use crate::{Console, Machine, Vehicle, outputs};
 
@@ -15,16 +15,21 @@ pub const SHELL: &str = "root@debian:/root# ";
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
-    BOTH.into_iter()
+    let mut tests: Vec<_> = BOTH
+        .into_iter()
         .flat_map(|vehicle| {
             [
                 test("debian to a login shell", vehicle, session),
                 test("debian with 4 vCPUs on 2 CPUs", vehicle, multiprocessor),
             ]
         })
+        .collect();
+    if everything() {
         // QEMU's TCG does not translate what CR3 of PAE points to by nested paging.
-        .chain([Vehicle::SvmBochs, Vehicle::Vmx].map(|vehicle| test("debian, 32-bit", vehicle, of_32_bits)))
-        .collect()
+        let vehicles = [Vehicle::SvmBochs, Vehicle::Vmx];
+        tests.extend(vehicles.map(|vehicle| test("debian, 32-bit", vehicle, of_32_bits)));
+    }
+    tests
 }
 
 /// The shim's prompt, with the boot archive.

@@ -87,9 +87,14 @@ const BOTH: [Vehicle; 2] = [Vehicle::Svm, Vehicle::Vmx];
 /// Much longer than anything takes on an idle machine: emulators share it with others.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// How much of something a test does: `whole`, or `less` in Bochs, which interprets, unless `OXEN_TEST_WHOLE` is set.
+/// Is all to be done that takes long, or more than the usual packages?
+fn everything() -> bool {
+    std::env::var_os("OXEN_TEST_WHOLE").is_some()
+}
+
+/// How much of something a test does: `whole`, or `less` in Bochs, which interprets, unless [`everything`] is to be done.
 fn amount<T>(vehicle: Vehicle, whole: T, less: T) -> T {
-    if vehicle == Vehicle::Vmx && std::env::var_os("OXEN_TEST_WHOLE").is_none() {
+    if vehicle == Vehicle::Vmx && !everything() {
         less
     } else {
         whole
