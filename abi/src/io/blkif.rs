@@ -1,9 +1,14 @@
 //! Block devices, 64-bit protocol ("x86_64-abi"). Sectors are 512 bytes.
+//!
+//! In the 32-bit protocol ("x86_32-abi") there is no padding where it only aligns a 64-bit field: in requests that is the
+//! word behind the first four bytes, in responses the last one.
 
 use crate::grant::GrantRef;
 
 /// Value of the xenstore node `protocol`.
 pub const XEN_IO_PROTO_ABI_X86_64: &str = "x86_64-abi";
+/// The same for the 32-bit protocol.
+pub const XEN_IO_PROTO_ABI_X86_32: &str = "x86_32-abi";
 /// Read.
 pub const BLKIF_OP_READ: u8 = 0;
 /// Write.

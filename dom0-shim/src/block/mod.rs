@@ -8,6 +8,7 @@
 //! * [`qcow2`]: disks in images of that format.
 //! * [`ram`]: disks in RAM, empty or over an image.
 //! * [`request`]: requests of the ring, checked and carried out.
+//! * [`ring`]: the ring, in the layout of the front end's kernel.
 //! * [`service`]: the ring, served.
 
 pub mod allowance;
@@ -18,6 +19,7 @@ pub mod partition;
 pub mod qcow2;
 pub mod ram;
 pub mod request;
+pub mod ring;
 pub mod service;
 
 use alloc::vec::Vec;

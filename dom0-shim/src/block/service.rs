@@ -13,8 +13,9 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::request::{bytes_at_most, serve};
+use super::ring::BlockRing;
 use super::{BlockDevice, Memory};
-use crate::backend::ring::{BackRing, Broken, Shared};
+use crate::backend::ring::{Broken, Shared};
 use crate::backend::{Events, Stopped};
 use crate::executor::{Either, either};
 use crate::supply::Supply;
@@ -33,7 +34,7 @@ const BYTES_PER_TURN: usize = 1 << 20;
 /// # Errors
 /// The front end has broken the ring.
 pub async fn run<M: Shared>(
-    mut ring: BackRing<M>,
+    mut ring: BlockRing<M>,
     events: &impl Events,
     disk: &impl BlockDevice,
     memory: &impl Memory,
@@ -59,7 +60,7 @@ pub async fn run<M: Shared>(
 
 /// Takes and answers requests until stopped.
 async fn rounds<M: Shared, F: Future<Output = (BlkifResponse, usize)>>(
-    ring: &mut BackRing<M>,
+    ring: &mut BlockRing<M>,
     events: &impl Events,
     takes_time: bool,
     start: impl Fn(BlkifRequest) -> F,
@@ -71,7 +72,7 @@ async fn rounds<M: Shared, F: Future<Output = (BlkifResponse, usize)>>(
             if under_way.is_full() || turn >= BYTES_PER_TURN {
                 break;
             }
-            let Some(request) = ring.take::<BlkifRequest>()? else {
+            let Some(request) = ring.take()? else {
                 break;
             };
             turn += match request.operation {
@@ -158,7 +159,7 @@ impl<F: Future<Output = (BlkifResponse, usize)>> UnderWay<F> {
     }
 
     /// Waits for all.
-    async fn finish<M: Shared>(&mut self, ring: &mut BackRing<M>) {
+    async fn finish<M: Shared>(&mut self, ring: &mut BlockRing<M>) {
         while let Some(response) = self.next().await {
             ring.answer(&response);
         }
@@ -180,6 +181,7 @@ mod tests {
 
     use super::*;
     use crate::backend::ring::tests::Pages;
+    use crate::block::ring::Protocol;
     use crate::block::{Access, Failed, Segment};
     use crate::executor::{Executor, Signal, pass};
 
@@ -324,7 +326,7 @@ mod tests {
 
         fn with(disk: Slow, in_flight: &Supply) -> Self {
             let pages: &'static Pages = Box::leak(Box::new(Pages::new(1)));
-            let ring = BackRing::attach(pages, size_of::<BlkifRequest>()).expect("zeros are a ring");
+            let ring = BlockRing::attach(pages, Protocol::X86_64).expect("zeros are a ring");
             let (disk, wire, ended) = (Rc::new(disk), Rc::new(Wire::default()), Rc::new(Cell::new(None)));
             let executor = Executor::default();
             let task = {

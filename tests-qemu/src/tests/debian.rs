@@ -153,6 +153,13 @@ fn of_32_bits(bench: &mut Bench, machine: Machine) -> Result<()> {
     log_in(shim.console)?;
     let kind = shell(shim.console, "uname -m; cat /sys/hypervisor/guest_type")?;
     ensure!(kind.contains("\ni686\nPVH\n"), "uname, guest_type: {kind}");
+    // Its disk's requests are laid out in another way.
+    let file = shell(
+        shim.console,
+        "mke2fs -q /dev/xvda && mount /dev/xvda /mnt && cp /bin/busybox /mnt/ && umount /mnt && \
+         mount /dev/xvda /mnt && cmp /bin/busybox /mnt/busybox && umount /mnt && echo $((41 + 1)) is the same",
+    )?;
+    ensure!(file.contains("42 is the same"), "a file on xvda: {file}");
     power_off(&mut shim, "debian")
 }
 

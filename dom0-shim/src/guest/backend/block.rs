@@ -3,13 +3,14 @@
 //! Data goes straight between the guest's pages and the disk's, see [`Pages`].
 
 use abi::Domid;
-use abi::io::blkif::{BlkifRequest, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, XEN_IO_PROTO_ABI_X86_64};
+use abi::io::blkif::{VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dom0_shim::backend::ring::{BackRing, Broken};
+use dom0_shim::backend::ring::Broken;
 use dom0_shim::block::request::INDIRECT_SEGMENTS_MAX;
+use dom0_shim::block::ring::{BlockRing, Protocol};
 use dom0_shim::block::{Access, BlockDevice, SECTOR, service};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::Status;
@@ -154,11 +155,12 @@ impl Driver for OpenDisk {
     }
 
     fn connect(&self, host: &Rc<Host>, front: &Front<'_>) -> Result<Links, String> {
-        if let Some(protocol) = front.text("protocol")
-            && protocol != XEN_IO_PROTO_ABI_X86_64
-        {
-            return Err("protocol: only x86_64-abi is spoken".to_string());
-        }
+        let protocol = match front.text("protocol") {
+            None => Protocol::default(),
+            Some(name) => {
+                Protocol::named(&name).ok_or("protocol: only x86_64-abi and x86_32-abi are spoken")?
+            }
+        };
         let queues = front.optional("multi-queue-num-queues")?.unwrap_or(1);
         if !(1..=QUEUES_MAX).contains(&queues) {
             return Err(format!("multi-queue-num-queues: not within 1 and {QUEUES_MAX}"));
@@ -171,7 +173,7 @@ impl Driver for OpenDisk {
                 } else {
                     format!("queue-{queue}/")
                 };
-                self.connect_ring(host, front, &prefix)
+                self.connect_ring(host, front, &prefix, protocol)
             })
             .collect::<Result<_, String>>()?;
         let id = id(front.domain, self.disk.number);
@@ -207,11 +209,17 @@ impl Driver for OpenDisk {
     }
 }
 
-type Ring = BackRing<SharedPages>;
+type Ring = BlockRing<SharedPages>;
 
 impl OpenDisk {
     /// Maps one ring and binds its event channel.
-    fn connect_ring(&self, host: &Host, front: &Front<'_>, prefix: &str) -> Result<(Channel, Ring), String> {
+    fn connect_ring(
+        &self,
+        host: &Host,
+        front: &Front<'_>,
+        prefix: &str,
+        protocol: Protocol,
+    ) -> Result<(Channel, Ring), String> {
         let references = match front.optional("ring-page-order")? {
             None => Vec::from([front.number(&format!("{prefix}ring-ref"))?]),
             Some(order) if order <= RING_ORDER_MAX => (0..1 << order)
@@ -221,7 +229,7 @@ impl OpenDisk {
         };
         let pages = SharedPages::map(front.domain, &references)
             .map_err(|status: Status| format!("{prefix}ring-ref: {status}"))?;
-        let ring = BackRing::attach(pages, size_of::<BlkifRequest>())
+        let ring = BlockRing::attach(pages, protocol)
             .map_err(|Broken| format!("{prefix}ring-ref: the ring's indices contradict each other"))?;
         let port = front.number(&format!("{prefix}event-channel"))?;
         let channel = Channel::bind(host, front.domain, port)
