@@ -37,7 +37,7 @@ fn says(shim: &mut Shim<'_>, command: &str, sentence: &str) -> Result<()> {
 }
 
 /// Waits until a domain's vCPUs are on these CPUs. It leaves its CPU by an interrupt, for which an emulator's threads need time of the host.
-fn comes_to(shim: &mut Shim<'_>, domain: &str, wanted: &[&str]) -> Result<()> {
+pub(super) fn comes_to(shim: &mut Shim<'_>, domain: &str, wanted: &[&str]) -> Result<()> {
     const LOOKS: u32 = 50;
     let mut cpus = Vec::new();
     for _ in 0..LOOKS {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
 use super::hostile::spinning;
+use super::pools::comes_to;
 use super::shim::Shim;
 use super::{BOTH, test};
 use crate::runner::{Bench, Test};
@@ -131,11 +132,9 @@ fn pins(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     ensure!(first.ends_with(" 1 / all") && on(&first, "1"), "{first}");
     for cpu in ["0", "1", "0"] {
         shim.command(&format!("vcpu-pin a 0 {cpu}"))?;
+        comes_to(&mut shim, "a", &[cpu])?;
         let moved = row(&mut shim)?;
-        ensure!(
-            on(&moved, cpu) && moved.ends_with(&format!(" {cpu} / all")),
-            "{moved}"
-        );
+        ensure!(moved.ends_with(&format!(" {cpu} / all")), "{moved}");
     }
     shim.command("vcpu-pin a all all 1")?;
     let soft = row(&mut shim)?;
