@@ -25,6 +25,74 @@ fn of_crystal(denominator: u32, numerator: u32, crystal: u32) -> Option<u64> {
     known.then(|| u64::from(crystal) * u64::from(numerator) / u64::from(denominator))
 }
 
+/// How many ticks make a reading.
+const TICKS: usize = 64;
+
+/// A timer has ticked.
+#[derive(Clone, Copy, Debug)]
+struct Tick {
+    /// What it counts since.
+    count: u64,
+    /// The TSC before it did.
+    before: u64,
+    /// And so much later it had.
+    width: u64,
+}
+
+/// Where two clocks are, as the mean of some ticks, each of which is known less well.
+#[derive(Debug)]
+struct Mean {
+    ticks: u64,
+    counts: u64,
+    /// Twice the sum of the middles, from the first on.
+    middles: u64,
+    first: u64,
+    /// The shortest of their widths.
+    width: u64,
+}
+
+impl Mean {
+    /// Of those that are known about as well as the one that is known best.
+    fn of(ticks: &[Tick; TICKS]) -> Mean {
+        let width = ticks.iter().map(|tick| tick.width).min().unwrap_or(0);
+        let first = ticks[0].before;
+        let mut mean = Mean {
+            ticks: 0,
+            counts: 0,
+            middles: 0,
+            first,
+            width,
+        };
+        for tick in ticks.iter().filter(|tick| tick.width <= 2 * width) {
+            mean.ticks += 1;
+            mean.counts += tick.count;
+            mean.middles += 2 * (tick.before - first) + tick.width;
+        }
+        mean
+    }
+
+    /// Is it far enough behind `start` to tell the rate: `window` ticks, and more if both are not known well?
+    fn is_far_from(&self, start: &Mean, window: u64) -> bool {
+        /// What is not known of both is less than this part of what is between them.
+        const GOOD: u64 = 4096;
+        const LONGEST: u64 = 5;
+        let elapsed = self.counts / self.ticks - start.counts / start.ticks;
+        let well = (start.width + self.width) * GOOD <= self.first - start.first;
+        elapsed >= LONGEST * window || elapsed >= window && well
+    }
+
+    /// What the TSC counts since `start` in a second, of a timer that ticks `hz` times.
+    fn rate(&self, start: &Mean, hz: u64) -> u64 {
+        let wide = u128::from;
+        // Both times the ticks of both, and twice.
+        let middles = wide(self.middles) * wide(start.ticks)
+            + 2 * wide(self.first - start.first) * wide(self.ticks) * wide(start.ticks)
+            - wide(start.middles) * wide(self.ticks);
+        let counts = wide(self.counts) * wide(start.ticks) - wide(start.counts) * wide(self.ticks);
+        (middles * wide(hz) / (2 * counts).max(1)) as u64
+    }
+}
+
 #[cfg(target_os = "none")]
 mod machine {
     use raw_cpuid::CpuId;
@@ -32,7 +100,7 @@ mod machine {
 
     use super::super::acpi;
     use super::super::time::tsc;
-    use super::{WINDOW_MS, confirmed, of_crystal};
+    use super::{Mean, TICKS, Tick, WINDOW_MS, confirmed, of_crystal};
 
     /// Ticks of the TSC in a second.
     pub fn measure() -> u64 {
@@ -73,43 +141,36 @@ mod machine {
             unsafe { Port::<u32>::new(self.port).read() & Self::MASK as u32 }
         }
 
-        /// Its count just after it ticked, and the TSC when it did: the one that is known best of some. And between how many of the TSC's ticks it did.
-        fn tick(self) -> (u32, u64, u64) {
-            const TICKS: u32 = 8;
-            let mut best = (0, 0, 0);
-            let mut shortest = u64::MAX;
+        /// Some ticks in a row, with counts from `origin` on.
+        fn ticks(self, origin: u32) -> [Tick; TICKS] {
             let (mut last, mut before) = (self.read(), tsc());
-            for _ in 0..TICKS {
+            core::array::from_fn(|_| {
                 loop {
                     let (now, after) = (self.read(), tsc());
+                    let tick = Tick {
+                        count: u64::from(now.wrapping_sub(origin)) & Self::MASK,
+                        before,
+                        width: after - before,
+                    };
                     let ticked = now != last;
-                    if ticked && after - before < shortest {
-                        shortest = after - before;
-                        best = (now, before + shortest / 2, shortest);
-                    }
                     (last, before) = (now, after);
                     if ticked {
-                        break;
+                        return tick;
                     }
                 }
-            }
-            best
+            })
         }
     }
 
     /// Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
     fn by_pm_timer(timer: PmTimer) -> u64 {
         const WINDOW: u64 = PmTimer::HZ * WINDOW_MS / 1000;
-        const LONGEST: u64 = 5 * WINDOW;
-        /// What is not known of both ends is less than this part of the window.
-        const GOOD: u64 = 4096;
-        let (start, tsc_start, width_start) = timer.tick();
+        let origin = timer.read();
+        let start = Mean::of(&timer.ticks(origin));
         loop {
-            let (now, tsc_now, width) = timer.tick();
-            let elapsed = u64::from(now.wrapping_sub(start)) & PmTimer::MASK;
-            let counted = tsc_now - tsc_start;
-            if elapsed >= LONGEST || elapsed >= WINDOW && (width_start + width) * GOOD <= counted {
-                return (u128::from(counted) * u128::from(PmTimer::HZ) / u128::from(elapsed)) as u64;
+            let end = Mean::of(&timer.ticks(origin));
+            if end.is_far_from(&start, WINDOW) {
+                return end.rate(&start, PmTimer::HZ);
             }
         }
     }
@@ -183,6 +244,51 @@ mod tests {
             of_crystal(1, u32::MAX, u32::MAX),
             Some(u64::from(u32::MAX).pow(2))
         );
+    }
+
+    /// Ticks of a timer beside a TSC of 50 MHz, seen by reads that take 11 of its ticks, from `at` on.
+    fn seen(at: u64) -> [Tick; TICKS] {
+        const HZ: u64 = 3_579_545;
+        let count = |tsc: u64| tsc * HZ / 50_000_000;
+        let mut before = at;
+        core::array::from_fn(|_| {
+            loop {
+                let tick = Tick {
+                    count: count(before + 11),
+                    before,
+                    width: 11,
+                };
+                before += 11;
+                if tick.count != count(tick.before) {
+                    return tick;
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn many_ticks_tell_the_rate_to_a_few_of_a_million() {
+        for at in [1_000, 77_777, 123_456_789] {
+            let (start, end) = (Mean::of(&seen(at)), Mean::of(&seen(at + 1_000_000)));
+            let rate = end.rate(&start, 3_579_545);
+            assert!(rate.abs_diff(50_000_000) < 200, "{rate}");
+            assert!(end.is_far_from(&start, 71_500) && !end.is_far_from(&start, 71_700));
+            let vague = Mean {
+                width: 10_000,
+                ..start
+            };
+            assert!(!end.is_far_from(&vague, 71_500) && end.is_far_from(&vague, 14_300));
+        }
+    }
+
+    #[test]
+    fn a_tick_that_was_held_up_does_not_count() {
+        let (start, mut late) = (Mean::of(&seen(5_000)), seen(1_005_000));
+        for tick in late.iter_mut().step_by(9) {
+            tick.width += 5_000;
+        }
+        let rate = Mean::of(&late).rate(&start, 3_579_545);
+        assert!(rate.abs_diff(50_000_000) < 200, "{rate}");
     }
 
     #[test]

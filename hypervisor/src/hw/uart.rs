@@ -197,7 +197,7 @@ impl<B: Backend> Port<B> {
                 self.waiting.pop_front();
             }
         }
-        let more = self.interrupts && !self.waiting.is_empty();
+        let more = self.interrupts && self.queues && !self.waiting.is_empty();
         if more != self.asks_for_more {
             self.asks_for_more = more;
             if more {
@@ -232,6 +232,8 @@ mod tests {
         takes: usize,
         in_fifo: usize,
         ier: u8,
+        /// All that were ever on.
+        ier_ever: u8,
         /// How often all interrupts were switched off.
         interrupts_off: u32,
     }
@@ -265,6 +267,7 @@ mod tests {
                 }
                 IER_AT => {
                     registers.ier = value;
+                    registers.ier_ever |= value;
                     registers.interrupts_off += u32::from(value == 0);
                 }
                 _ => {}
@@ -298,6 +301,15 @@ mod tests {
         port.drain(|_| {});
         let registers = fake.0.borrow();
         assert_eq!((registers.line.len(), registers.in_fifo), (60, 0));
+    }
+
+    #[test]
+    fn who_waits_himself_wants_no_interrupt() {
+        let (mut port, fake) = port(4);
+        port.enable_interrupts();
+        port.send(&[b'x'; 60], |_| {});
+        let registers = fake.0.borrow();
+        assert_eq!((registers.line.len(), registers.ier_ever), (60, 1));
     }
 
     #[test]
