@@ -60,7 +60,9 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     let (plan, ram) = taken.expect("memory for page tables");
     traps::init();
     // From here on, a panic sends what waits.
-    console::set_queues(!options.sync_console);
+    if !options.sync_console {
+        console::queue();
+    }
     log_memory(&info.memory_regions);
     if let Some(size) = options.log_size
         && !console::enlarge_ring(size)

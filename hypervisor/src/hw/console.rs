@@ -191,7 +191,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Start logging, as the command line says. Who writes waits until all is sent, until [`set_queues`].
+/// Start logging, as the command line says. Who writes waits until all is sent, until [`queue`].
 pub fn init(options: &CommandLine<'_>) {
     set_levels(options.level, options.guest_levels);
     let mut console = CONSOLE.lock();
@@ -232,15 +232,9 @@ fn set_up(port: &SerialPort) -> Option<Uart> {
     uart.init(config).is_ok().then_some(uart)
 }
 
-/// Whether writers go on before all is sent. What a machine that then hangs has not sent, nobody sees: a panic sends all.
-pub fn set_queues(queues: bool) {
-    let Console { ports, input, .. } = &mut *CONSOLE.lock();
-    for port in ports {
-        port.set_queues(queues);
-        if !queues {
-            port.flush(|byte| input.typed(byte));
-        }
-    }
+/// From here on, who writes goes on before all is sent. What a machine that hangs has not sent, nobody sees: a panic sends all.
+pub fn queue() {
+    CONSOLE.lock().ports.iter_mut().for_each(Port::queue);
 }
 
 /// Let the ports interrupt whose ISA interrupts are `routed` here. Another has no input, and who writes to it waits. Returns whether there is input.
@@ -252,8 +246,7 @@ pub fn enable_interrupts(routed: &[u8]) -> bool {
             port.enable_interrupts();
             any = true;
         } else {
-            port.set_queues(false);
-            port.flush(|byte| input.typed(byte));
+            port.stop_queueing(|byte| input.typed(byte));
         }
     }
     any
@@ -363,7 +356,10 @@ pub unsafe fn seize() {
     // SAFETY: the caller sees to it that nobody else is in there.
     unsafe { CONSOLE.force_unlock() };
     crate::sync::panicked();
-    set_queues(false);
+    let Console { ports, input, .. } = &mut *CONSOLE.lock();
+    for port in ports {
+        port.stop_queueing(|byte| input.typed(byte));
+    }
 }
 
 #[cfg(test)]

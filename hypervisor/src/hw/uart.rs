@@ -61,10 +61,16 @@ impl<B: Backend> Port<B> {
         (self.uart.is_some() && self.irq != 0).then_some(self.irq)
     }
 
-    /// Whether writers go on before all is sent. What waits then goes when somebody writes, and from
+    /// Writers go on before all is sent. What waits then goes when somebody writes, and from
     /// [`enable_interrupts`](Self::enable_interrupts) on by itself.
-    pub fn set_queues(&mut self, queues: bool) {
-        self.queues = queues;
+    pub fn queue(&mut self) {
+        self.queues = true;
+    }
+
+    /// Writers wait until all is sent, as it is now.
+    pub fn stop_queueing(&mut self, typed: impl FnMut(u8)) {
+        self.queues = false;
+        self.flush(typed);
     }
 
     /// Interrupt when there is input, and while something waits.
@@ -102,7 +108,7 @@ impl<B: Backend> Port<B> {
     }
 
     /// Return when nothing waits.
-    pub fn flush(&mut self, typed: impl FnMut(u8)) {
+    fn flush(&mut self, typed: impl FnMut(u8)) {
         self.wait_until(typed, Deque::is_empty);
     }
 
@@ -296,7 +302,7 @@ mod tests {
     #[test]
     fn a_drained_port_has_nothing_left() {
         let (mut port, fake) = port(4);
-        port.set_queues(true);
+        port.queue();
         port.send(&[b'x'; 60], |_| {});
         port.drain(|_| {});
         let registers = fake.0.borrow();
@@ -315,7 +321,7 @@ mod tests {
     #[test]
     fn or_it_waits_and_interrupts_send_it() {
         let (mut port, fake) = port(0);
-        port.set_queues(true);
+        port.queue();
         let text = [b'x'; 40];
         port.send(&text, |_| {});
         assert_eq!(fake.0.borrow().line.len(), 16);
@@ -334,7 +340,7 @@ mod tests {
     #[test]
     fn a_full_port_refuses_until_its_line_has_been_dead_for_a_second() {
         let (mut port, fake) = port(0);
-        port.set_queues(true);
+        port.queue();
         while port.has_room(100, 7) {
             port.send(&[b'y'; 100], |_| {});
         }
@@ -348,7 +354,7 @@ mod tests {
     #[test]
     fn a_slow_line_is_not_a_dead_one() {
         let (mut port, fake) = port(0);
-        port.set_queues(true);
+        port.queue();
         let mut now = 0;
         while port.has_room(100, now) {
             port.send(&[b'y'; 100], |_| {});
@@ -367,7 +373,7 @@ mod tests {
     #[test]
     fn who_writes_waits_if_no_interrupt_comes() {
         let (mut port, fake) = port(0);
-        port.set_queues(true);
+        port.queue();
         port.enable_interrupts();
         let text = [b'x'; 40];
         port.send(&text, |_| {});
@@ -395,7 +401,7 @@ mod tests {
     #[test]
     fn a_dead_line_does_not_hold_a_writer_up_for_ever() {
         let (mut port, _fake) = port(0);
-        port.set_queues(true);
+        port.queue();
         for _ in 0..ROOM / 100 + 2 {
             port.send(&[b'y'; 100], |_| {});
         }

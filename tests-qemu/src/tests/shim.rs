@@ -67,6 +67,17 @@ impl<'a> Shim<'a> {
         Ok(())
     }
 
+    /// Behind a notice: that has drawn the prompt anew, and from here on prompts count again.
+    ///
+    /// # Errors
+    /// The prompt does not come.
+    pub fn catch_up(&mut self) -> Result<()> {
+        self.console.type_line("help this")?;
+        self.console.expect("this: no such command", PATIENCE)?;
+        self.console.expect(PROMPT, PATIENCE)?;
+        Ok(())
+    }
+
     /// Leaves a domain's console.
     ///
     /// # Errors

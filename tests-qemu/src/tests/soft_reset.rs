@@ -47,10 +47,7 @@ fn soft_reset(bench: &mut Bench, machine: Machine) -> Result<()> {
         "Domain 2 (kexec) has shut down, reason code 0 (poweroff): action is destroy",
         PATIENCE,
     )?;
-    // Its notices have drawn the prompt anew: prompts count again from here on.
-    shim.console.type_line("help this")?;
-    shim.console.expect("this: no such command", PATIENCE)?;
-    shim.console.expect("oxen> ", PATIENCE)?;
+    shim.catch_up()?;
     shim.wait_for("kexec", false)?;
     let log = shim.command("console-log kexec")?;
     let lives = ["first", "second", "third"].map(|life| log.find(&format!("{life} life")));
