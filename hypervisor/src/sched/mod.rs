@@ -280,7 +280,7 @@ pub fn pick() -> Option<Arc<Vcpu>> {
     let cpu = this_cpu()?;
     #[cfg(target_os = "none")]
     let now = beat(here, cpu, now);
-    // Its interrupt is on its way, or lost, as in QEMU's TCG now and then: then this is what sets it again.
+    // Its interrupt is on its way, or lost, as may be in QEMU's TCG (`svm::Caps::tcg`): then this is what sets it again.
     if cpu.armed.load(SeqCst) <= now {
         cpu.armed.store(NEVER, SeqCst);
     }

@@ -77,10 +77,12 @@ pub struct Caps {
     pub rdpru: bool,
     /// Physical address bits.
     pub address_bits: u32,
-    /// QEMU's TCG (10.0 at least) delivers an interrupt of EVENTINJ a second time, whatever RFLAGS.IF is then, if something in QEMU
-    /// wants the CPU's attention before the next exit: its `helper_vmrun` leaves the vector in `exception_index`. What V_IRQ delivers comes
-    /// once.
-    pub repeats_interrupts: bool,
+    /// QEMU's TCG (10.0 at least), with whose interrupts there is care to be taken. It delivers one of EVENTINJ a second time, whatever
+    /// RFLAGS.IF is then, if something in QEMU wants the CPU's attention before the next exit: its `helper_vmrun` leaves the vector in
+    /// `exception_index`. What V_IRQ delivers comes once. And it loses one of the machine now and then: VMRUN with V_IRQ and every #VMEXIT
+    /// change the CPU's `interrupt_request` without the lock under which other threads set bits there. The local APIC still has it, and
+    /// tells of it again when its TPR is written.
+    pub tcg: bool,
 }
 
 /// The list for the boot log.
@@ -95,7 +97,7 @@ impl fmt::Display for Caps {
             (self.pause_threshold, "pause threshold"),
             (self.virtual_spec_ctrl, "virtual SPEC_CTRL"),
             (self.tsc_ratio, "TSC ratio"),
-            (self.repeats_interrupts, "interrupts by V_IRQ (TCG)"),
+            (self.tcg, "interrupts by V_IRQ (TCG)"),
         ];
         for (_, name) in optional.iter().filter(|(present, _)| *present) {
             write!(f, ", {name}")?;
@@ -187,7 +189,7 @@ fn decide(leaves: &Leaves) -> Result<Caps, Unsupported> {
         tsc_aux: leaves.extended_1_edx & 1 << 27 != 0 || leaves.basic_7_ecx & 1 << 22 != 0,
         rdpru: leaves.extended_8_ebx & 1 << 4 != 0,
         address_bits: leaves.extended_8_eax & 0xff,
-        repeats_interrupts: leaves.hypervisor == TCG,
+        tcg: leaves.hypervisor == TCG,
     })
 }
 
@@ -398,7 +400,7 @@ mod tests {
             hypervisor: [0; 3],
             ..LEAST
         });
-        assert!(caps.repeats_interrupts && !elsewhere.unwrap().repeats_interrupts);
+        assert!(caps.tcg && !elsewhere.unwrap().tcg);
         assert!(!caps.pause_threshold && !caps.clean_bits && !caps.virtual_spec_ctrl);
     }
 }

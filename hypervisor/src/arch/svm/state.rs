@@ -2,6 +2,7 @@
 // UNSAFETY: enters the guest.
 #![expect(unsafe_code, reason = "enters the guest")]
 
+use core::arch::asm;
 use core::fmt::Write;
 
 use super::cpu::{Cpu, tsc_ratio};
@@ -39,6 +40,10 @@ impl GuestCpu for Vcpu {
         // SAFETY: interrupts are off by the contract of `GuestCpu::run`, `load` has recorded this CPU's state page, and the VMCB
         // confines the guest to its nested page tables.
         unsafe { world_switch(self.vmcb.hpa(), &raw mut self.gprs, self.host_state) };
+        if self.host.caps.tcg {
+            // SAFETY: the host's TPR is 0 anyhow.
+            unsafe { asm!("mov cr8, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags)) };
+        }
         self.gprs.rax = self.vmcb.save.rax;
         let control = &mut self.vmcb.control;
         control.clean = if self.host.caps.clean_bits { clean::ALL } else { 0 };

@@ -180,7 +180,7 @@ impl Vcpu {
     fn queue(&mut self, event: u64) {
         let interrupt = event & (event::VALID | event::TYPE) == event::VALID | event::INTERRUPT;
         let control = &mut self.vmcb.control;
-        if interrupt && self.host.caps.repeats_interrupts && control.v_intr & v_intr::IRQ == 0 {
+        if interrupt && self.host.caps.tcg && control.v_intr & v_intr::IRQ == 0 {
             let vector = 0xff << v_intr::VECTOR;
             control.v_intr = control.v_intr & !vector | (event & 0xff) << v_intr::VECTOR | v_intr::NOW;
             control.event_inj = 0;

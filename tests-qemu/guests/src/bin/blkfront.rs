@@ -281,7 +281,7 @@ fn bad_nodes(report: &mut Report, front: &mut Front) {
         ("event-channel", "0"),
         ("event-channel", "4000000000"),
         ("event-channel", ""),
-        ("protocol", "x86_32-abi"),
+        ("protocol", "arm-abi"),
         ("multi-queue-num-queues", "0"),
         ("multi-queue-num-queues", "5"),
         ("multi-queue-num-queues", "4"),
