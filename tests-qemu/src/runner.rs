@@ -1,6 +1,7 @@
 //! Runs tests, some at a time, and reports: a line for each, what a failed one printed, the sum.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -96,13 +97,22 @@ impl Bench {
     }
 }
 
-/// How many passed and failed.
-#[derive(Clone, Copy, Default, Debug)]
+/// What came of all tests.
+#[derive(Clone, Default, Debug)]
 pub struct Sum {
-    /// Tests that passed.
+    /// How many passed.
     pub passed: usize,
-    /// Tests that failed.
-    pub failed: usize,
+    /// Those that failed, by their lines: what they printed may be far above the last line.
+    pub failed: Vec<String>,
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.failed {
+            writeln!(f, "FAIL  {line}")?;
+        }
+        write!(f, "{} passed, {} failed", self.passed, self.failed.len())
+    }
 }
 
 /// Runs `tests`, `jobs` at a time, each with a line when it is done.
@@ -120,7 +130,7 @@ pub fn run(tests: Vec<Test>, jobs: usize, instead: Option<&Instead>) -> Result<S
                     let mut sum = sum.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     match (verdict, &mut *sum) {
                         (Ok(true), Ok(sum)) => sum.passed += 1,
-                        (Ok(false), Ok(sum)) => sum.failed += 1,
+                        (Ok(false), Ok(sum)) => sum.failed.push(test.line()),
                         (Err(error), sum) => *sum = Err(error),
                         (_, Err(_)) => {}
                     }

@@ -51,8 +51,8 @@ fn main() -> Result<ExitCode> {
         options: options.options.clone(),
     });
     let sum = runner::run(chosen, options.jobs, instead.as_ref())?;
-    println!("{} passed, {} failed", sum.passed, sum.failed);
-    Ok(if sum.failed == 0 {
+    println!("{sum}");
+    Ok(if sum.failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
