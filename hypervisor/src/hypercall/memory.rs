@@ -19,6 +19,7 @@ use abi::memory::{
     XENMEM_RESOURCE_IOREQ_SERVER, XENMEM_SET_MEMORY_MAP, XENMEM_SET_POD_TARGET, XENMEMF_POPULATE_ON_DEMAND,
 };
 use abi::{Domid, Errno, Ulong};
+use arrayvec::ArrayVec;
 
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -100,25 +101,38 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, at: u64) -> 
     if operation == XENMEM_POPULATE_PHYSMAP && on_demand && domain.id == caller.domain.id {
         return Ok(start);
     }
-    let mut budget = SLICE;
-    for done in start..request.nr_extents {
-        if budget == 0 {
-            return Err(go_on(caller, operation, done));
+    let (mut budget, mut done) = (SLICE, start);
+    while done < request.nr_extents {
+        let read = read_extents(caller, &request, done);
+        if read.is_empty() {
+            break;
         }
-        let Ok(Ulong(gfn)) = caller.read_element(request.extent_start, done) else {
-            return Ok(done);
-        };
-        let result = if operation == XENMEM_POPULATE_PHYSMAP {
-            populate(&domain, Gfn(gfn), request.extent_order)
-        } else {
-            release(&domain, Gfn(gfn), 1 << request.extent_order)
-        };
-        if result.is_err() {
-            return Ok(done);
+        for gfn in read {
+            if budget == 0 {
+                return Err(go_on(caller, operation, done));
+            }
+            let result = if operation == XENMEM_POPULATE_PHYSMAP {
+                populate(&domain, gfn, request.extent_order)
+            } else {
+                release(&domain, gfn, 1 << request.extent_order)
+            };
+            if result.is_err() {
+                return Ok(done);
+            }
+            budget = budget.saturating_sub(1 << request.extent_order);
+            done += 1;
         }
-        budget = budget.saturating_sub(1 << request.extent_order);
     }
-    Ok(request.nr_extents)
+    Ok(done)
+}
+
+/// The next extents of a list, some of them, up to one that cannot be read: what is done with each makes the caller's page tables be walked anew.
+fn read_extents(caller: &mut Caller<'_>, request: &MemoryReservation, from: u64) -> ArrayVec<Gfn, 32> {
+    (from..request.nr_extents)
+        .map_while(|index| caller.read_element(request.extent_start, index).ok())
+        .map(|Ulong(gfn)| Gfn(gfn))
+        .take(32)
+        .collect()
 }
 
 /// An extent of any order, in the pages that there are.

@@ -216,7 +216,7 @@ impl<'a> Buddy<'a> {
             || !frame.is_multiple_of(size)
             || end > self.frames
             || self.covering(frame).is_some()
-            || self.covering(end - 1).is_some()
+            || size > 1 && self.covering(end - 1).is_some()
         {
             return Err(NotFree);
         }

@@ -13,6 +13,30 @@ use crate::types::Gfn;
 
 const MEMORY: u32 = HYPERVISOR_MEMORY_OP;
 
+/// Longer than what is read of it at once, to where no memory is.
+#[test]
+fn a_list_is_done_as_far_as_it_can_be_read() {
+    let mut guest = World::new();
+    let readable = 40;
+    let list = PAGES * 4096 - 8 * readable;
+    for index in 0..readable {
+        guest.put(list + 8 * index, &(100 + index));
+    }
+    let mut request = MemoryReservation {
+        extent_start: GuestHandle::new(list),
+        nr_extents: 60,
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    for (operation, pages) in [
+        (XENMEM_POPULATE_PHYSMAP, PAGES + readable),
+        (XENMEM_DECREASE_RESERVATION, PAGES),
+    ] {
+        assert_eq!(guest.op(MEMORY, operation, &mut request), Ok(readable));
+        assert_eq!(guest.domain.total_pages(), pages);
+    }
+}
+
 #[test]
 fn reservations() {
     let mut guest = World::new();
