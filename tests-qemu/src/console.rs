@@ -308,20 +308,26 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// Where the echo of `typed` ends in what was printed. A shell goes on in a new line where the terminal's ends.
+/// Where the echo of `typed` ends in what was printed. A shell goes on in a new line where the terminal's ends; dom0-shim draws the whole line anew
+/// behind a message, and clears what is behind it, before it goes on.
 fn end_of_echo(printed: &[u8], typed: &[u8]) -> Option<usize> {
     (0..printed.len()).find_map(|start| {
-        let mut rest = printed[start..].iter().enumerate();
-        let mut end = start;
-        for wanted in typed {
-            let (at, byte) = rest.find(|(_, byte)| !matches!(byte, b'\r' | b'\n'))?;
-            if byte != wanted {
-                return None;
-            }
-            end = start + at + 1;
-        }
-        Some(end)
+        typed
+            .iter()
+            .try_fold(start, |at, wanted| behind(printed, at, *wanted))
     })
+}
+
+/// Where `printed` goes on from `at` if the next letter is `wanted`.
+fn behind(printed: &[u8], mut at: usize, wanted: u8) -> Option<usize> {
+    loop {
+        at += match printed.get(at..)? {
+            [b'\r' | b'\n', ..] => 1,
+            [0x1b, b'[', b'K', ..] => 3,
+            [byte, ..] => return (*byte == wanted).then_some(at + 1),
+            [] => return None,
+        };
+    }
 }
 
 #[cfg(test)]
@@ -336,6 +342,7 @@ mod tests {
             ("$ ech", "echo", None),
             ("$ e cho", "echo", None),
             ("$ eecho", "echo", Some(7)),
+            ("$ ech\r\x1b[KA message\r\n$ ech\x1b[Ko", "echo", Some(29)),
             ("", "echo", None),
         ] {
             assert_eq!(

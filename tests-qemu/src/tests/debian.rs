@@ -67,8 +67,7 @@ pub fn to_shell(shim: &mut Shim<'_>, name: &str) -> Result<()> {
 /// Powers a domU off from its shell; the domain is gone afterwards.
 fn power_off(shim: &mut Shim<'_>, name: &str) -> Result<()> {
     shim.console.type_line("poweroff")?;
-    shim.console
-        .expect("reason code 0 (poweroff): action is destroy", PATIENCE)
+    shim.ended("reason code 0 (poweroff): action is destroy")
         .context("poweroff")?;
     shim.wait_for(name, false)
 }

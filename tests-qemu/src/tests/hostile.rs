@@ -87,17 +87,21 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
 }
 
 /// Domains that make every hypercall with random arguments, those that end them or take their memory away included: whatever
-/// becomes of them, the next one comes, a good one is not disturbed, and all of them is free again.
+/// becomes of them, the next ones come, a good one beside them is not disturbed, and all of them is free again.
 fn wild(bench: &mut Bench, machine: Machine) -> Result<()> {
     const SEEDS: u64 = 24;
+    /// So many are there at once.
+    const TOGETHER: usize = 6;
     /// Most have ended by then, or block for ever.
     const LIFE: Duration = Duration::from_secs(5);
-    let mut files = vec![("punctual.cfg".to_owned(), config_of("punctual", ""))];
+    let mut files: Vec<_> = ["punctual", "hello"]
+        .map(|good| (format!("{good}.cfg"), config_of(good, "")))
+        .into();
     for seed in 1..=SEEDS {
         let extra = format!("wild=1 seed={seed} calls=4000");
         files.push((format!("{seed}.cfg"), config_of("fuzz", &extra)));
     }
-    for path in ["guests/fuzz", "guests/punctual"] {
+    for path in ["guests/fuzz", "guests/punctual", "guests/hello"] {
         files.push((path.to_owned(), std::fs::read(outputs::output(path)?)?));
     }
     let files: Vec<_> = files
@@ -107,13 +111,24 @@ fn wild(bench: &mut Bench, machine: Machine) -> Result<()> {
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
     let free = shim.first_life("/punctual.cfg", "h")?;
-    for seed in 1..=SEEDS {
-        let said = shim.command(&format!("create /{seed}.cfg"))?;
-        ensure!(said.contains("created"), "seed {seed}: {said}");
-        let _ = shim.console.expect_any(&["RESULT ", "(h) has shut down"], LIFE);
-        shim.command("destroy h")?;
-        shim.wait_for("h", false)
-            .with_context(|| format!("seed {seed}"))?;
+    let seeds: Vec<u64> = (1..=SEEDS).collect();
+    for together in seeds.chunks(TOGETHER) {
+        for seed in together {
+            let said = shim.command(&format!("create /{seed}.cfg name='w{seed}'"))?;
+            ensure!(said.contains("created"), "seed {seed}: {said}");
+        }
+        let good = format!("good{}", together[0]);
+        shim.console
+            .type_line(&format!("create /hello.cfg name='good' extra='{good}'"))?;
+        shim.console
+            .expect(&format!("command line: {good}"), PATIENCE)
+            .with_context(|| format!("{good} beside {together:?}"))?;
+        std::thread::sleep(LIFE);
+        for name in together.iter().map(|seed| format!("w{seed}")) {
+            shim.command(&format!("destroy {name}"))?;
+            shim.wait_for(&name, false)?;
+        }
+        shim.wait_for("good", false)?;
     }
     shim.console.type_line("create /punctual.cfg")?;
     super::guests::verdict(shim.console)?;
@@ -201,8 +216,7 @@ fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
     for name in ["few", "many"] {
         shim.console.type_line(&format!("create /{name}.cfg"))?;
         super::guests::verdict(shim.console)?;
-        shim.console
-            .expect("reason code 0 (poweroff): action is destroy", PATIENCE)?;
+        shim.ended("reason code 0 (poweroff): action is destroy")?;
         shim.wait_for("quotas", false)?;
     }
     Ok(())

@@ -64,7 +64,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
         .expect_any(&["RESULT pass", "RESULT fail"], PATIENCE * 2)?;
     let failed: Vec<&str> = said.lines().filter(|line| line.contains(": fail: ")).collect();
     ensure!(passed == 0, "{failed:?}");
-    shim.console.expect("action is destroy", PATIENCE)?;
+    shim.ended("action is destroy")?;
     shim.wait_for("n", false)?;
     shim.expect_free(free)
 }

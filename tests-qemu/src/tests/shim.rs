@@ -78,6 +78,17 @@ impl<'a> Shim<'a> {
         Ok(())
     }
 
+    /// Waits until a domain whose console may be attached has ended, as `notice` says, and the prompt is there again: what is typed before is the
+    /// domain's.
+    ///
+    /// # Errors
+    /// It does not end so.
+    pub fn ended(&mut self, notice: &str) -> Result<()> {
+        self.console.expect(notice, PATIENCE)?;
+        self.console.expect(PROMPT, PATIENCE)?;
+        Ok(())
+    }
+
     /// Leaves a domain's console.
     ///
     /// # Errors

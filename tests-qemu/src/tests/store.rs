@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::guests::verdict;
 use super::shim::{Shim, archive};
-use super::{BOTH, PATIENCE, test};
+use super::{BOTH, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, outputs};
 
@@ -51,7 +51,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     for name in ["break", "served"] {
         shim.console.type_line(&format!("create -c /{name}.cfg"))?;
         verdict(shim.console)?;
-        shim.console.expect("action is destroy", PATIENCE)?;
+        shim.ended("action is destroy")?;
         shim.wait_for(name, false)?;
     }
     let quota = shim.command("xenstore-control quota 2")?;
