@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::mem::offset_of;
 use core::ops::{Deref, DerefMut};
 
@@ -105,6 +106,8 @@ pub struct Queue {
     /// Requests published, and responses seen.
     tx: (u32, u32),
     rx: (u32, u32),
+    /// Events that [`Queue::push`] sent, and those that woke [`Queue::sleep`].
+    events: Cell<(u64, u64)>,
 }
 
 /// The control ring.
@@ -149,6 +152,7 @@ impl Netfront {
                 port: 0,
                 tx: (0, 0),
                 rx: (0, 0),
+                events: Cell::default(),
             }),
             control: Control {
                 rings,
@@ -396,7 +400,18 @@ impl Queue {
         });
         if sent || given {
             let _ = event_channel::send(self.port);
+            self.count(1, 0);
         }
+    }
+
+    fn count(&self, sent: u64, come: u64) {
+        let (before, came) = self.events.get();
+        self.events.set((before + sent, came + come));
+    }
+
+    /// How many events have been sent for packets, and how many have come, since this was asked last.
+    pub fn take_events(&self) -> (u64, u64) {
+        self.events.take()
     }
 
     /// Whether there is a response on the RX ring.
@@ -452,7 +467,7 @@ impl Queue {
         self.rings.store(self.ring(1, 12), self.rx.1 + 1);
         while !self.has_received() {
             event::wait();
-            event::take_pending(|_| ());
+            event::take_pending(|_| self.count(0, 1));
         }
     }
 }

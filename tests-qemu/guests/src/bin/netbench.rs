@@ -31,7 +31,7 @@ const MACS: [[u8; 6]; 2] = [[0, 0x16, 0x3e, 0, 0, 1], [0, 0x16, 0x3e, 0, 0, 2]];
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 /// Each measurement is the least of so many.
 const TRIES: u32 = 50;
-/// The first packets find the bridge without knowledge of addresses.
+/// Packets before those that are measured: the first find the bridge without knowledge of addresses.
 const WARM_UP: u32 = 3;
 
 fn end(front: Netfront, which: usize) -> End<Wire> {
@@ -64,14 +64,27 @@ fn main(info: StartInfo) -> ! {
         ("one of 16, 60 bytes", 60, 16),
         ("one of 16, 1514 bytes", 1514, 16),
     ] {
-        let ticks = (0..TRIES)
-            .map(|_| round(&mut front, size, packets))
-            .skip(WARM_UP as usize)
-            .min();
-        // There and back.
-        println!("BENCH {name}: {}", ticks.unwrap_or(0) / u64::from(2 * packets));
+        for _ in 0..WARM_UP {
+            round(&mut front, size, packets);
+        }
+        front.take_events();
+        let ticks = (0..TRIES).map(|_| round(&mut front, size, packets)).min();
+        // There and back; the events are of this end only.
+        let each = u64::from(2 * packets);
+        bench(
+            name,
+            ticks.unwrap_or(0) / each,
+            front.take_events(),
+            each * u64::from(TRIES),
+        );
     }
     report.finish()
+}
+
+/// Prints the ticks of a measurement, and how many of the events there were for each 1,000 of `count` operations.
+fn bench(name: &str, ticks: u64, (sent, come): (u64, u64), count: u64) {
+    let [sent, come] = [sent, come].map(|events| events * 1000 / count);
+    println!("BENCH {name}: {ticks}, {sent} sent, {come} come");
 }
 
 /// Sends packets of a size, and waits until as many have come back.
@@ -126,6 +139,7 @@ fn stream(mut end: End<Wire>) -> bool {
         let _ = sched::yield_now();
     }
     let mut least = u64::MAX;
+    end.wire.sender.front.take_events();
     for _ in 0..STREAMS {
         let start = cpu::tsc();
         let mut left = STREAM;
@@ -139,7 +153,8 @@ fn stream(mut end: End<Wire>) -> bool {
         }
         least = least.min(cpu::tsc() - start);
     }
-    println!("BENCH TCP, 1 MiB: {least}");
+    let events = end.wire.sender.front.take_events();
+    bench("TCP, 1 MiB", least, events, STREAMS.into());
     true
 }
 
