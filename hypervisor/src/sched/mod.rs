@@ -163,7 +163,7 @@ pub fn cpu_count() -> usize {
 }
 
 /// The numbers of the physical CPUs that are online.
-pub fn online_cpus() -> impl Iterator<Item = u32> {
+pub fn online_cpus() -> impl Iterator<Item = u32> + Clone {
     (0..cpu_count() as u32).filter(|&cpu| pool::online(cpu))
 }
 
