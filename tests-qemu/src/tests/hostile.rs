@@ -18,6 +18,7 @@ const ENDS: &[(&str, &str)] = &[
     ("panic", "reason code 3 (crash): action is destroy"),
     ("reboot", "reason code 1 (reboot): action is destroy"),
     ("watchdog", "reason code 4 (watchdog): action is destroy"),
+    ("watchdog-down", "reason code 4 (watchdog): action is destroy"),
     ("privileged", "reason code 0 (poweroff): action is destroy"),
 ];
 
@@ -74,7 +75,9 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let whats: Vec<&str> = ENDS.iter().map(|(what, _)| *what).collect();
     let mut shim = shim(bench, machine, &whats)?;
     for (what, end) in ENDS {
-        shim.console.type_line(&format!("create /etc/oxen/{what}.cfg"))?;
+        // The second is down, unless the first starts it.
+        shim.console
+            .type_line(&format!("create /etc/oxen/{what}.cfg vcpus=2"))?;
         shim.console
             .expect(end, PATIENCE)
             .with_context(|| (*what).to_owned())?;

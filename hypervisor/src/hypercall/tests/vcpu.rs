@@ -590,3 +590,21 @@ fn a_parked_vcpu_is_not_forgotten_for_a_timer() {
     assert_eq!(vcpu.deadline_passed(100), NEVER);
     assert!(!vcpu.held_by(Hold::CAPPED));
 }
+
+/// A domain's watchdog is not forgotten when vCPU 0, with whose deadlines it is kept, is down, or has no CPU, when another of these passes.
+#[test]
+fn a_watchdog_is_not_forgotten_for_a_timer() {
+    let guest = World::new();
+    guest.domain.unpause().expect("it was created paused");
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu");
+    vcpu.hold(Hold::DOWN);
+    vcpu.timers.singleshot.store(50, SeqCst);
+    vcpu.timers.watchdogs[1].store(200, SeqCst);
+    assert_eq!(vcpu.deadline_passed(50), 200);
+    vcpu.park(100);
+    assert_eq!(vcpu.deadline_passed(60), 100, "whichever comes first");
+    assert_eq!(vcpu.deadline_passed(100), 200);
+    assert_eq!(guest.domain.shutdown_reason(), None);
+    assert_eq!(vcpu.deadline_passed(200), NEVER);
+    assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_WATCHDOG));
+}
