@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
+use super::hostile::spinning;
+use super::pools::comes_to;
 use super::shim::Shim;
 use super::{BOTH, PATIENCE, guest, test};
 use crate::runner::{Bench, Test};
@@ -41,6 +43,9 @@ pub fn tests() -> Vec<Test> {
             machine.one_thread = vehicle == Vehicle::Svm;
             all(bench, machine, many)
         }));
+        if vehicle == Vehicle::Svm {
+            tests.push(test("CPUs: 64", vehicle, sixty_four));
+        }
         tests.push(test("machine reset", vehicle, resets));
         tests.push(test("watchdog", vehicle, watchdog));
     }
@@ -95,6 +100,21 @@ pub(super) fn all(bench: &mut Bench, mut machine: Machine, cpus: Cpus) -> Result
     );
     console.expect("switching the machine off", PATIENCE)?;
     console.wait(PATIENCE)?;
+    Ok(())
+}
+
+/// More CPUs than fit into a word, or into one of the scheduler's groups: the last one runs guests, too.
+fn sixty_four(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 64;
+    machine.one_thread = true;
+    machine.command_line += " dom0_max_vcpus=2";
+    let mut shim = spinning(bench, machine)?;
+    let info = shim.command("info")?;
+    ensure!(info.contains("nr_cpus                : 64"), "{info}");
+    for cpu in ["63", "32"] {
+        shim.command(&format!("create spin name='on{cpu}' cpus='{cpu}'"))?;
+        comes_to(&mut shim, &format!("on{cpu}"), &[cpu])?;
+    }
     Ok(())
 }
 
