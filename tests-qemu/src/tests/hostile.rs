@@ -200,9 +200,10 @@ fn left_for_disks(shim: &mut Shim) -> Result<u32> {
 
 /// A domain takes all ports, grant frames and mappings that its config gives it, and no more; it dies with all of them.
 fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let config = |ports: u32| {
+    let config = |vcpus: u32, ports: u32| {
         format!(
-            "name='quotas'\ntype='pvh'\nkernel='/quotas'\nmemory=32\nextra='ports={ports} frames=3 maptrack=2'\n\
+            "name='quotas'\ntype='pvh'\nkernel='/quotas'\nmemory=32\nvcpus={vcpus}\n\
+             extra='vcpus={vcpus} ports={ports} frames=3 maptrack=2'\n\
              event_channels={ports}\nmax_grant_frames=3\nmax_maptrack_frames=2\non_poweroff='destroy'\n"
         )
         .into_bytes()
@@ -211,8 +212,8 @@ fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
         &bench.scratch(),
         &[
             ("quotas", std::fs::read(outputs::output("guests/quotas")?)?),
-            ("few.cfg", config(20)),
-            ("many.cfg", config(4000)),
+            ("few.cfg", config(1, 20)),
+            ("many.cfg", config(40, 4000)),
         ],
     )?;
     let mut shim = Shim::start(bench, machine, archive)?;
