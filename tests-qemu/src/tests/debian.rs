@@ -232,6 +232,16 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ),
     )?;
     ensure!(said.contains("all of them"), "{said}");
+    // Of the time that four want, two CPUs have half: the domU is told, in hundredths of a second, how long its vCPUs have waited for a CPU.
+    let stolen = shell(
+        shim.console,
+        "read _ _ _ _ _ _ _ _ stolen _ < /proc/stat; echo stolen: $stolen",
+    )?;
+    let hundredths: u64 = stolen
+        .lines()
+        .find_map(|line| line.strip_prefix("stolen: ")?.trim().parse().ok())
+        .with_context(|| format!("/proc/stat: {stolen}"))?;
+    ensure!(hundredths >= seconds * 100, "in {seconds} s: {stolen}");
     let log = shell(
         shim.console,
         "dmesg | grep -c -i -E 'soft lockup|rcu.* stall|hung task|TSC warp|clocksource.*(unstable|skew)'",
