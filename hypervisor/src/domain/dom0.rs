@@ -32,6 +32,7 @@ use crate::hw::{self, ioapic};
 use crate::mm::guest::write_phys;
 use crate::mm::p2m::Kind;
 use crate::mm::{frames, page_info};
+use crate::sched::pool;
 use crate::types::{DomId, Gfn, Gpa, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::virt::ioapic::IoApic;
 
@@ -164,7 +165,7 @@ impl Dom0<'_> {
             })
             .collect();
 
-        domain.create_vcpus().map_err(refused("vCPUs"))?;
+        pool::create_vcpus(&domain).map_err(refused("vCPUs"))?;
         if let Some(vcpu) = domain.vcpus().first() {
             vcpu.with_private(|private| start_state(private.cpu.as_dyn(), plan.entry, plan.start_info));
             vcpu.set_initialised();

@@ -123,6 +123,12 @@ impl VcpuTimers {
         .fold(NEVER, u64::min)
     }
 
+    /// The earliest that is seen to whether or not the vCPU runs, or [`NEVER`].
+    fn next_unattended(&self) -> u64 {
+        let dogs = self.watchdogs.iter().map(|dog| dog.load(SeqCst));
+        dogs.fold(self.budget.load(SeqCst), u64::min)
+    }
+
     /// What the guest waits for comes `by` nanoseconds later. (What it is allowed of CPUs goes by the machine's time.)
     fn put_off(&self, by: u64) {
         let own = [&self.singleshot, &self.periodic, &self.lapic, &self.poll];
@@ -415,7 +421,8 @@ impl Vcpu {
     /// A deadline in [`Vcpu::timers`] has passed at `now`. The vCPU is woken to see to it, polling or not; a watchdog ends the domain
     /// whether or not the vCPU can run.
     ///
-    /// Returns until when the vCPU is parked, or [`NEVER`]: it does not see to its timers before.
+    /// Returns what is to be seen to next though the vCPU may not run before, and so says nothing of its other deadlines: the end of its being parked, or of a watchdog;
+    /// or [`NEVER`].
     pub fn deadline_passed(self: &Arc<Self>, now: u64) -> u64 {
         if self.timers.budget.load(SeqCst) <= now {
             self.unpark();
@@ -431,7 +438,7 @@ impl Vcpu {
             log::warn!("{}: its watchdog was not put off in time", domain.id);
             domain.shutdown(SHUTDOWN_WATCHDOG);
         }
-        self.timers.budget.load(SeqCst)
+        self.timers.next_unattended()
     }
 
     // ---- SCHEDOP_poll ----

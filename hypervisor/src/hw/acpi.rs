@@ -221,6 +221,33 @@ mod tests {
         assert_eq!(find_s5(b""), None);
     }
 
+    /// ACPI 6.5, 5.2.12.2 and 5.2.12.12: by either kind of entry, an id that takes more than eight bits, and what is not there; too many are counted.
+    #[test]
+    fn cpus_of_the_madt() {
+        const MOST: u32 = MAX_CPUS as u32;
+        let x2apic = |id: u32, flags: u32| {
+            let words = [id, flags, id].map(u32::to_le_bytes);
+            [&[9, 16, 0, 0], words.as_flattened()].concat()
+        };
+        let mut table = vec![0; 44];
+        table.extend([0, 8, 0, 0, 1, 0, 0, 0]);
+        table.extend([0, 8, 1, 2, 0, 0, 0, 0]);
+        table.extend(x2apic(256, 1));
+        table.extend(x2apic(0x1_0003, 0));
+        table.extend(x2apic(0x1_0005, 1));
+        for id in 0..MOST {
+            table.extend(x2apic(1000 + id, 1));
+        }
+        let length = table.len() as u32;
+        table[4..8].copy_from_slice(&length.to_le_bytes());
+        // SAFETY: a table as long as it says, which needs no alignment and is not moved.
+        let madt = unsafe { core::pin::Pin::new_unchecked(&*table.as_ptr().cast::<Madt>()) };
+        let mut info = Info::default();
+        madt.entries().for_each(|entry| add_madt_entry(&mut info, &entry));
+        assert_eq!(info.cpus[..4], [0, 256, 0x1_0005, 1000]);
+        assert_eq!((info.cpus.len(), info.cpus_left_out), (MAX_CPUS, 3));
+    }
+
     #[test]
     fn isa_interrupts_follow_their_overrides() {
         let mut info = Info::default();

@@ -53,6 +53,13 @@ pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
         }
         (frame, at) = (next, address);
     }
+    log::error!(
+        "{}",
+        match power::restarts() {
+            true => "restarting the machine",
+            false => "noreboot, halted",
+        }
+    );
     power::after_panic()
 }
 

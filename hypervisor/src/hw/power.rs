@@ -50,18 +50,23 @@ pub fn machine_down(reason: u32) -> ! {
     if reason == abi::sched::SHUTDOWN_POWEROFF {
         log::info!("dom0 has powered off: switching the machine off");
         power_off()
-    } else if NO_REBOOT.load(Relaxed) {
-        log::info!("dom0 has ended (reason {reason}): noreboot, halted");
-        halt()
-    } else {
+    } else if restarts() {
         log::info!("dom0 has ended (reason {reason}): restarting the machine");
         reboot()
+    } else {
+        log::info!("dom0 has ended (reason {reason}): noreboot, halted");
+        halt()
     }
+}
+
+/// Does the machine restart after a panic, or where a reboot is asked for?
+pub fn restarts() -> bool {
+    !NO_REBOOT.load(Relaxed)
 }
 
 /// After a panic.
 pub fn after_panic() -> ! {
-    if NO_REBOOT.load(Relaxed) { halt() } else { reboot() }
+    if restarts() { reboot() } else { halt() }
 }
 
 /// Stop for ever.

@@ -72,15 +72,16 @@ impl Clock {
         ((u128::from(ticks) * u128::from(self.mul)) >> 32) as u64
     }
 
-    /// The TSC at system time `ns`, or just after it.
+    /// The TSC at system time `ns`, or just after it; `u64::MAX` if it does not come so far.
     pub fn tsc_at(&self, ns: u64) -> u64 {
-        let ticks = ((u128::from(ns) << 32) / u128::from(self.mul.max(1))) as u64;
+        let ticks = (u128::from(ns) << 32) / u128::from(self.mul.max(1));
         let ticks = if self.shift < 0 {
-            ticks.saturating_mul(1 << -self.shift)
+            ticks << -self.shift
         } else {
             ticks >> self.shift
         };
-        self.tsc_base.wrapping_add(ticks).wrapping_add(1)
+        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+        self.tsc_base.saturating_add(ticks).saturating_add(1)
     }
 
     /// Frequency of the TSC in Hz.
@@ -495,6 +496,18 @@ mod tests {
             let exact = seconds * NS_PER_S;
             prop_assert!(ns.abs_diff(exact) <= exact / 1_000_000 + 1, "{ns} {exact}");
             prop_assert!(clock.nanoseconds(clock.tsc_at(exact)) + 2000 >= exact);
+        }
+
+        /// However far a deadline is: it is neither early nor late, nor before one that comes first; and one that the TSC does not reach is at its end.
+        #[test]
+        fn deadlines_do_not_come_round(hz in 1_000_000u64..10_000_000_000, base in 0..1u64 << 62, far in 0..64, ns: u64, more: u64) {
+            let (clock, ns) = (Clock::new(hz, base), ns >> far);
+            let at = clock.tsc_at(ns);
+            let exact = u128::from(base) + u128::from(ns) * u128::from(hz) / u128::from(NS_PER_S);
+            let off = exact / 1_000_000 + u128::from(hz / 500_000) + 2;
+            prop_assert!(at == u64::MAX || u128::from(at) + off >= exact, "{at:#x} {exact:#x}");
+            prop_assert!(u128::from(at) <= exact + off, "{at:#x} {exact:#x}");
+            prop_assert!(at <= clock.tsc_at(ns.saturating_add(more)));
         }
 
         #[test]

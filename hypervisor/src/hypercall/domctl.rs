@@ -230,15 +230,11 @@ fn max_vcpus(domain: &Arc<Domain>, max: u32) -> Result<(), Errno> {
     if max != domain.config.max_vcpus {
         return Err(Errno::EINVAL);
     }
-    // The pool does not change while they are made.
-    let pools = sched::pool::pools();
-    match domain.create_vcpus() {
+    match sched::pool::create_vcpus(domain) {
         // A toolstack may say it again.
-        Err(Errno::EEXIST) => return Ok(()),
-        other => other?,
+        Err(Errno::EEXIST) => Ok(()),
+        other => other,
     }
-    domain.vcpus().iter().for_each(|vcpu| pools.apply(&vcpu.entity));
-    Ok(())
 }
 
 /// More than can be counted is as much as can be.

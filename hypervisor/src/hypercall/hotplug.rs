@@ -4,23 +4,23 @@ use abi::Errno;
 use abi::platform::{XEN_PCPU_FLAGS_INVALID, XEN_PCPU_FLAGS_ONLINE, XenpfCpuOl, XenpfPcpuinfo};
 use abi::sysctl::{SysctlCpuHotplug, XEN_SYSCTL_CPU_HOTPLUG_OFFLINE, XEN_SYSCTL_CPU_HOTPLUG_ONLINE};
 
-use super::{Caller, Stop};
+use super::Stop;
 use crate::hw::percpu;
 use crate::sched::{self, CpuChange, pool};
 
 /// Take a CPU off or on. Hyper-threads are not told apart, so that all of them cannot be switched off or on at once.
-pub(super) fn sysctl(caller: &Caller<'_>, request: &SysctlCpuHotplug) -> Result<(), Stop> {
+pub(super) fn sysctl(request: &SysctlCpuHotplug) -> Result<(), Stop> {
     let change = match request.op {
         XEN_SYSCTL_CPU_HOTPLUG_ONLINE => CpuChange::Online,
         XEN_SYSCTL_CPU_HOTPLUG_OFFLINE => CpuChange::Offline,
         _ => return Err(Errno::EOPNOTSUPP.into()),
     };
-    perform(caller, request.cpu, change)
+    perform(request.cpu, change)
 }
 
 /// Until a CPU is offline the call goes on, so that the vCPU that makes it can leave that very CPU.
-fn perform(caller: &Caller<'_>, cpu: u32, change: CpuChange) -> Result<(), Stop> {
-    match sched::change_cpu(cpu, change, (caller.domain.id, caller.vcpu.id))? {
+fn perform(cpu: u32, change: CpuChange) -> Result<(), Stop> {
+    match sched::change_cpu(cpu, change)? {
         true => Ok(()),
         false => Err(Stop::Continue),
     }
@@ -31,20 +31,20 @@ fn exists(cpu: u32) -> bool {
 }
 
 /// `XENPF_cpu_online`: no error if it is.
-pub(super) fn online(caller: &Caller<'_>, request: &XenpfCpuOl) -> Result<(), Stop> {
+pub(super) fn online(request: &XenpfCpuOl) -> Result<(), Stop> {
     match request.cpuid {
         cpu if !exists(cpu) => Err(Errno::EINVAL.into()),
         cpu if pool::online(cpu) => Ok(()),
-        cpu => perform(caller, cpu, CpuChange::Online),
+        cpu => perform(cpu, CpuChange::Online),
     }
 }
 
 /// `XENPF_cpu_offline`: no error if it is.
-pub(super) fn offline(caller: &Caller<'_>, request: &XenpfCpuOl) -> Result<(), Stop> {
+pub(super) fn offline(request: &XenpfCpuOl) -> Result<(), Stop> {
     match request.cpuid {
         0 => Err(Errno::EOPNOTSUPP.into()),
         cpu if !exists(cpu) => Err(Errno::EINVAL.into()),
-        cpu => match perform(caller, cpu, CpuChange::Offline) {
+        cpu => match perform(cpu, CpuChange::Offline) {
             Err(Stop::Errno(Errno::EEXIST)) => Ok(()),
             result => result,
         },

@@ -48,12 +48,12 @@ pub(super) fn platform_op(caller: &mut Caller<'_>, at: u64) -> Outcome {
         }
         XENPF_CPU_ONLINE => {
             let cpu = u.get();
-            hotplug::online(caller, &cpu)?;
+            hotplug::online(&cpu)?;
             return Ok(0);
         }
         XENPF_CPU_OFFLINE => {
             let cpu = u.get();
-            hotplug::offline(caller, &cpu)?;
+            hotplug::offline(&cpu)?;
             return Ok(0);
         }
         XENPF_GET_CPU_VERSION => {

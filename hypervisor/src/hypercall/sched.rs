@@ -10,7 +10,7 @@ use abi::{Errno, domid::DOMID_SELF};
 use core::sync::atomic::Ordering;
 
 use super::{Caller, Outcome};
-use crate::domain::vcpu::{Hold, NEVER};
+use crate::domain::vcpu::{Hold, NEVER, Request};
 use crate::event;
 use crate::hw::time::now_ns;
 use crate::types::{Port, VcpuId};
@@ -85,15 +85,19 @@ fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Res
     caller.domain.poll_begins();
     caller.vcpu.settle_callback();
     caller.vcpu.begin_poll(single, deadline);
-    if event::any_pending(caller.domain, ports) || has_interrupt(caller) {
+    if event::any_pending(caller.domain, ports) || is_asked_for(caller) {
         caller.vcpu.end_poll();
     }
     Ok(())
 }
 
-/// Would the guest be interrupted now? With interrupts off it waits for the ports alone.
-fn has_interrupt(caller: &Caller<'_>) -> bool {
-    caller.cpu.interruptible() && (caller.vcpu.events.upcall_pending() || caller.vcpu.was_woken())
+/// Is there something to do for the vCPU? With interrupts off it waits for the ports alone, but for what these do not keep away: who has asked for that before it
+/// was known to poll, has not ended the poll.
+fn is_asked_for(caller: &Caller<'_>) -> bool {
+    const UNMASKED: Request = Request::NMI.union(Request::STARTUP).union(Request::TIMER);
+    let vcpu = caller.vcpu;
+    vcpu.requests().intersects(UNMASKED)
+        || caller.cpu.interruptible() && (vcpu.events.upcall_pending() || vcpu.was_woken())
 }
 
 /// Make a watchdog (whose id is returned), put its end off, or remove it. A domain lives until the first of its watchdogs ends.

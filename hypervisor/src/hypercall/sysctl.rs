@@ -26,7 +26,7 @@ pub(super) fn sysctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
 
 fn operate(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(), Stop> {
     match command {
-        XEN_SYSCTL_CPU_HOTPLUG => hotplug::sysctl(caller, &u.get()),
+        XEN_SYSCTL_CPU_HOTPLUG => hotplug::sysctl(&u.get()),
         _ => at_once(caller, command, u).map_err(Stop::from),
     }
 }

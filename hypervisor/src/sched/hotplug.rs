@@ -14,7 +14,6 @@ use super::{CpuSched, SCHEDULER, cpu, cpu_count, this_cpu};
 use crate::domain::vcpu::NEVER;
 use crate::hw::irq::SoftIrq;
 use crate::sync::{Mutex, Rank};
-use crate::types::{DomId, VcpuId};
 use crate::{event, hw};
 
 /// What is to become of a CPU.
@@ -26,31 +25,24 @@ pub enum CpuChange {
     Offline,
 }
 
-/// The CPU that is on its way offline, and the vCPU that has asked for it.
-static UNDER_WAY: Mutex<Option<(u32, Caller)>> = Mutex::new(Rank::Hotplug, None);
+/// The CPU that is on its way offline.
+static UNDER_WAY: Mutex<Option<u32>> = Mutex::new(Rank::Hotplug, None);
 
-/// A vCPU.
-type Caller = (DomId, VcpuId);
-
-/// Take a CPU offline or back, for `caller`. `false`: it is on its way; the caller is to ask again, and may have to leave that very CPU before.
+/// Take a CPU offline or back. `false`: it is on its way; the caller is to ask again, and may have to leave that very CPU before. It need not be on the same vCPU
+/// then: dom0's kernel may have moved the one who asks.
 ///
 /// # Errors
 /// `EBUSY`: another CPU is on its way, or this is the last of pool 0. `EINVAL`: there is no such CPU, or it is CPU 0 that is to go. `EEXIST`: it is
 /// so already. `ENODEV`: it is in a pool other than 0.
-pub fn change_cpu(id: u32, change: CpuChange, caller: Caller) -> Result<bool, Errno> {
+pub fn change_cpu(id: u32, change: CpuChange) -> Result<bool, Errno> {
     let mut under_way = UNDER_WAY.try_lock().ok_or(Errno::EBUSY)?;
-    match *under_way {
-        None => {}
-        Some(asked) if asked == (id, caller) && change == CpuChange::Offline => {
-            let there = cpu(id).is_none_or(|cpu| !cpu.retiring.load(SeqCst));
-            if there {
-                *under_way = None;
-                log::info!("CPU {id} is offline");
-                event::raise_global_virq(VIRQ_PCPU_STATE);
-            }
-            return Ok(there);
+    let gone = || cpu(id).is_none_or(|cpu| !cpu.retiring.load(SeqCst));
+    if let Some(arrived) = go_on(&mut under_way, id, change, gone)? {
+        if arrived {
+            log::info!("CPU {id} is offline");
+            event::raise_global_virq(VIRQ_PCPU_STATE);
         }
-        Some(_) => return Err(Errno::EBUSY),
+        return Ok(arrived);
     }
     let cpus = cpu_count() as u32;
     let mut pools = pools();
@@ -76,8 +68,28 @@ pub fn change_cpu(id: u32, change: CpuChange, caller: Caller) -> Result<bool, Er
         cpu.retiring.store(true, SeqCst);
         hw::apic::kick(id);
     }
-    *under_way = Some((id, caller));
+    *under_way = Some(id);
     Ok(false)
+}
+
+/// Has the CPU that is on its way, if that is what is asked for, arrived? It is `gone` once it has nothing left. `None`: none is.
+fn go_on(
+    under_way: &mut Option<u32>,
+    id: u32,
+    change: CpuChange,
+    gone: impl FnOnce() -> bool,
+) -> Result<Option<bool>, Errno> {
+    match *under_way {
+        None => Ok(None),
+        Some(leaves) if leaves == id && change == CpuChange::Offline => {
+            let arrived = gone();
+            if arrived {
+                *under_way = None;
+            }
+            Ok(Some(arrived))
+        }
+        Some(_) => Err(Errno::EBUSY),
+    }
 }
 
 /// CPU `id`, which has just been added, is offline until somebody brings it back. Before there are domains.
@@ -124,4 +136,28 @@ fn give_deadlines_away(own: &CpuSched) {
     own.armed.store(NEVER, SeqCst);
     hw::timer::arm(NEVER);
     hw::irq::raise_on(0, SoftIrq::TIMER);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever asks for the CPU that is on its way goes on with it; others have to wait until it has arrived.
+    #[test]
+    fn one_at_a_time_is_on_its_way() {
+        use CpuChange::{Offline, Online};
+        let mut under_way = None;
+        assert_eq!(go_on(&mut under_way, 3, Offline, || false), Ok(None));
+        under_way = Some(3);
+        for (id, change, gone, answer) in [
+            (2, Offline, true, Err(Errno::EBUSY)),
+            (3, Online, true, Err(Errno::EBUSY)),
+            (3, Offline, false, Ok(Some(false))),
+            (3, Offline, true, Ok(Some(true))),
+            (2, Offline, true, Ok(None)),
+        ] {
+            let answered = go_on(&mut under_way, id, change, || gone);
+            assert_eq!(answered, answer, "CPU {id}, {change:?}");
+        }
+    }
 }

@@ -163,7 +163,7 @@ pub fn cpu_count() -> usize {
 }
 
 /// The numbers of the physical CPUs that are online.
-pub fn online_cpus() -> impl Iterator<Item = u32> {
+pub fn online_cpus() -> impl Iterator<Item = u32> + Clone {
     (0..cpu_count() as u32).filter(|&cpu| pool::online(cpu))
 }
 
@@ -507,12 +507,12 @@ pub fn on_timer() {
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };
-        let parked = vcpu.deadline_passed(now);
-        if parked != NEVER {
-            // It does not run before, and so says nothing of its other deadlines; those that have passed are asked for.
+        let next = vcpu.deadline_passed(now);
+        if next != NEVER {
+            // Those that have passed are asked for; the vCPU itself queues the others once it runs.
             let home = vcpu.traces.timer_cpu.lock();
             if *home == here {
-                cpu.timers.lock().set(&vcpu, parked);
+                cpu.timers.lock().set(&vcpu, next);
             }
         }
     }

@@ -238,11 +238,22 @@ impl Pools {
     }
 }
 
-/// Let each vCPU of a domain run on the CPU of its number only (`dom0_vcpus_pin`); where there are more of them than CPUs, it goes round.
+/// Make a domain's vCPUs, which may run on the CPUs of its pool: that does not change meanwhile.
+///
+/// # Errors
+/// See [`Domain::create_vcpus`].
+pub fn create_vcpus(domain: &Arc<Domain>) -> Result<(), Errno> {
+    let pools = pools();
+    domain.create_vcpus()?;
+    domain.vcpus().iter().for_each(|vcpu| pools.apply(&vcpu.entity));
+    Ok(())
+}
+
+/// Let each vCPU of a domain run on the CPU of its number only (`dom0_vcpus_pin`), of those that are online; where there are more vCPUs than these, it goes round.
 pub fn pin_each(domain: &Domain) {
-    let (pools, cpus) = (pools(), cpu_count() as u32);
-    for vcpu in domain.vcpus() {
-        vcpu.entity.affinity.set(|cpu| cpu == vcpu.id.0 % cpus);
+    let pools = pools();
+    for (vcpu, own) in domain.vcpus().iter().zip(super::online_cpus().cycle()) {
+        vcpu.entity.affinity.set(|cpu| cpu == own);
         pools.apply(&vcpu.entity);
         super::affinity_changed(vcpu);
     }

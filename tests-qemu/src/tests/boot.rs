@@ -1,5 +1,7 @@
 //! Every door, on every back end that has it, down to a dom0 that has its command line and its ramdisk.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
@@ -35,8 +37,10 @@ pub fn tests() -> Vec<Test> {
     .collect()
 }
 
-/// The debug key that makes Oxen panic: what helps to find out why is on the serial line.
-fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
+/// The debug key that makes Oxen panic: what helps to find out why is on the serial line, and stays, as the machine does not restart.
+fn panic(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    const STILL: Duration = Duration::from_secs(3);
+    machine.restarts = true;
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
     shim.crash(&[
         "Oxen panic on CPU 0",
@@ -46,7 +50,11 @@ fn panic(bench: &mut Bench, machine: Machine) -> Result<()> {
         "running: d0v0",
         "hypervisor::debug_keys::crash",
         "hypervisor::virt::run_cpu",
-    ])
+        "noreboot, halted",
+    ])?;
+    let again = shim.console.expect_any(&["Oxen 0.1.0"], STILL);
+    ensure!(again.is_err(), "the machine has restarted");
+    Ok(())
 }
 
 /// The serial line goes to the hypervisor and back; its keys say what runs, and leave it running.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::shim::{Shim, boot_archive};
-use super::{BOTH, PATIENCE, bochs, everything, test};
+use super::{BOTH, PATIENCE, amount, bochs, everything, test};
 use crate::runner::{Bench, Test};
 use crate::{Console, Machine, Vehicle, outputs};
 
@@ -213,8 +213,8 @@ fn pause(shim: &mut Shim<'_>) -> Result<()> {
 
 /// Four vCPUs on two CPUs, all busy; nothing stalls, and no clock is found to be bad.
 fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
-    let vehicle = machine.vehicle;
     machine.cpus = 2;
+    let seconds = amount(machine.vehicle, 120, 25);
     let mut shim = prompt(bench, machine)?;
     shim.console.type_line("create -c /etc/oxen/debian.cfg vcpus=4")?;
     log_in(shim.console)?;
@@ -222,7 +222,6 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     ensure!(count.contains("\n4\n"), "nproc: {count}");
     // Processes that compute, and one that passes bytes on through a pipe: IPIs, wake-ups and timers on all vCPUs. Longer than
     // RCU waits for a CPU (21 s), by the domU's own clock, which is slow in Bochs.
-    let seconds = if vehicle == Vehicle::Vmx { 25 } else { 120 };
     let loads = "while [ $(cut -d. -f1 /proc/uptime) -lt $end ]";
     let said = shell(
         shim.console,
@@ -233,6 +232,16 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ),
     )?;
     ensure!(said.contains("all of them"), "{said}");
+    // Of the time that four want, two CPUs have half: the domU is told, in hundredths of a second, how long its vCPUs have waited for a CPU.
+    let stolen = shell(
+        shim.console,
+        "read _ _ _ _ _ _ _ _ stolen _ < /proc/stat; echo stolen: $stolen",
+    )?;
+    let hundredths: u64 = stolen
+        .lines()
+        .find_map(|line| line.strip_prefix("stolen: ")?.trim().parse().ok())
+        .with_context(|| format!("/proc/stat: {stolen}"))?;
+    ensure!(hundredths >= seconds * 100, "in {seconds} s: {stolen}");
     let log = shell(
         shim.console,
         "dmesg | grep -c -i -E 'soft lockup|rcu.* stall|hung task|TSC warp|clocksource.*(unstable|skew)'",

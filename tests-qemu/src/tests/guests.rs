@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{BOTH, PATIENCE, guest, test};
+use super::{BOTH, PATIENCE, amount, guest, test};
 use crate::runner::{Bench, Test};
 use crate::{Console, Machine, Vehicle};
 
@@ -87,14 +87,15 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
-    for (vehicle, arguments) in [(Vehicle::Svm, "300 1544"), (Vehicle::Vmx, "60 45064")] {
+    for (vehicle, port) in PM_TIMERS {
+        let arguments = format!("{} {port}", amount(vehicle, 300, 60));
         tests.push(test(
             "no drift without the TSC",
             vehicle,
             move |bench, mut machine| {
                 machine.icount = vehicle == Vehicle::Svm;
                 machine.command_line += " tsc=unstable";
-                without_tsc(bench, machine, "hour", arguments)
+                without_tsc(bench, machine, "hour", &arguments)
             },
         ));
     }
@@ -106,14 +107,15 @@ pub fn tests() -> Vec<Test> {
             without_tsc(bench, machine, "steady", &format!("{port} {cpus}"))
         }));
     }
-    // An hour of seconds, by which port of the PM timer. Bochs lets idle time pass more slowly.
-    for (vehicle, arguments) in [(Vehicle::Svm, "3600 1544"), (Vehicle::Vmx, "600 45064")] {
+    // An hour of seconds. Bochs lets idle time pass more slowly.
+    for (vehicle, port) in PM_TIMERS {
+        let arguments = format!("{} {port}", amount(vehicle, 3600, 600));
         tests.push(test(
             "no drift, no tick lost",
             vehicle,
             move |bench, mut machine| {
                 machine.icount = vehicle == Vehicle::Svm;
-                run_with_defects(bench, machine, "hour", arguments, &[])
+                run_with_defects(bench, machine, "hour", &arguments, &[])
             },
         ));
     }
@@ -134,6 +136,9 @@ pub fn tests() -> Vec<Test> {
     }
     tests
 }
+
+/// The port of the PM timer.
+const PM_TIMERS: [(Vehicle, u16); 2] = [(Vehicle::Svm, 1544), (Vehicle::Vmx, 45064)];
 
 /// Where a TSC jumps while guests run, on how many CPUs, which way, and the port of the PM timer.
 const TSC_JUMPS: [(&str, Vehicle, u32, &str, u16); 7] = [

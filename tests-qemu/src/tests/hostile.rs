@@ -18,6 +18,7 @@ const ENDS: &[(&str, &str)] = &[
     ("panic", "reason code 3 (crash): action is destroy"),
     ("reboot", "reason code 1 (reboot): action is destroy"),
     ("watchdog", "reason code 4 (watchdog): action is destroy"),
+    ("watchdog-down", "reason code 4 (watchdog): action is destroy"),
     ("privileged", "reason code 0 (poweroff): action is destroy"),
 ];
 
@@ -74,7 +75,9 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let whats: Vec<&str> = ENDS.iter().map(|(what, _)| *what).collect();
     let mut shim = shim(bench, machine, &whats)?;
     for (what, end) in ENDS {
-        shim.console.type_line(&format!("create /etc/oxen/{what}.cfg"))?;
+        // The second is down, unless the first starts it.
+        shim.console
+            .type_line(&format!("create /etc/oxen/{what}.cfg vcpus=2"))?;
         shim.console
             .expect(end, PATIENCE)
             .with_context(|| (*what).to_owned())?;
@@ -197,9 +200,10 @@ fn left_for_disks(shim: &mut Shim) -> Result<u32> {
 
 /// A domain takes all ports, grant frames and mappings that its config gives it, and no more; it dies with all of them.
 fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let config = |ports: u32| {
+    let config = |vcpus: u32, ports: u32| {
         format!(
-            "name='quotas'\ntype='pvh'\nkernel='/quotas'\nmemory=32\nextra='ports={ports} frames=3 maptrack=2'\n\
+            "name='quotas'\ntype='pvh'\nkernel='/quotas'\nmemory=32\nvcpus={vcpus}\n\
+             extra='vcpus={vcpus} ports={ports} frames=3 maptrack=2'\n\
              event_channels={ports}\nmax_grant_frames=3\nmax_maptrack_frames=2\non_poweroff='destroy'\n"
         )
         .into_bytes()
@@ -208,8 +212,8 @@ fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
         &bench.scratch(),
         &[
             ("quotas", std::fs::read(outputs::output("guests/quotas")?)?),
-            ("few.cfg", config(20)),
-            ("many.cfg", config(4000)),
+            ("few.cfg", config(1, 20)),
+            ("many.cfg", config(40, 4000)),
         ],
     )?;
     let mut shim = Shim::start(bench, machine, archive)?;

@@ -456,6 +456,36 @@ fn waiting() {
     guest.faults(SCHED, SCHEDOP_POLL);
 }
 
+/// With interrupts off a poll waits for its ports alone, but for what interrupts are no matter of: it may have been asked for before it could be seen that the vCPU
+/// polls.
+#[test]
+fn a_poll_does_not_keep_what_cannot_be_masked() {
+    let mut guest = World::new();
+    guest.cpu.interruptible = false;
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu").clone();
+    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
+    guest.put(LIST, &ipi.port);
+    let mut poll = SchedPoll {
+        ports: GuestHandle::new(LIST),
+        nr_ports: 1,
+        pad: 0,
+        timeout: 0,
+    };
+    for (request, waits) in [
+        (Request::INTERRUPT, true),
+        (Request::NMI, false),
+        (Request::STARTUP, false),
+        (Request::TIMER, false),
+    ] {
+        vcpu.request(request);
+        assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
+        assert_eq!(vcpu.held_by(Hold::POLLING), waits, "{request:?}");
+        vcpu.end_poll();
+        vcpu.take(Request::all());
+    }
+}
+
 #[test]
 fn shutting_down() {
     let mut dom0 = World::privileged();
@@ -589,4 +619,22 @@ fn a_parked_vcpu_is_not_forgotten_for_a_timer() {
     assert!(vcpu.held_by(Hold::CAPPED));
     assert_eq!(vcpu.deadline_passed(100), NEVER);
     assert!(!vcpu.held_by(Hold::CAPPED));
+}
+
+/// A domain's watchdog is not forgotten when vCPU 0, with whose deadlines it is kept, is down, or has no CPU, when another of these passes.
+#[test]
+fn a_watchdog_is_not_forgotten_for_a_timer() {
+    let guest = World::new();
+    guest.domain.unpause().expect("it was created paused");
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu");
+    vcpu.hold(Hold::DOWN);
+    vcpu.timers.singleshot.store(50, SeqCst);
+    vcpu.timers.watchdogs[1].store(200, SeqCst);
+    assert_eq!(vcpu.deadline_passed(50), 200);
+    vcpu.park(100);
+    assert_eq!(vcpu.deadline_passed(60), 100, "whichever comes first");
+    assert_eq!(vcpu.deadline_passed(100), 200);
+    assert_eq!(guest.domain.shutdown_reason(), None);
+    assert_eq!(vcpu.deadline_passed(200), NEVER);
+    assert_eq!(guest.domain.shutdown_reason(), Some(SHUTDOWN_WATCHDOG));
 }

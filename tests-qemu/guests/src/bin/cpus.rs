@@ -81,11 +81,14 @@ fn main(info: StartInfo) -> ! {
         report.equal(what, (machine.nr_cpus, machine.max_cpu_id), (count, wanted - 1));
     };
     run(&mut report, "cpus-run", wanted - off);
-    for cpu in wanted - off..wanted {
-        report.equal(&format!("online-{cpu}"), sysctl::cpu_hotplug(cpu, ONLINE), Ok(()));
-    }
-    run(&mut report, "all-cpus-run", wanted);
     begin(&mut report, vcpus);
+    if off > 0 {
+        keep_to(&mut report, wanted - off, vcpus);
+        for cpu in wanted - off..wanted {
+            report.equal(&format!("online-{cpu}"), sysctl::cpu_hotplug(cpu, ONLINE), Ok(()));
+        }
+        run(&mut report, "all-cpus-run", wanted);
+    }
     spread(&mut report, "spread", wanted, vcpus);
     BUSY.store(false, SeqCst);
     events(&mut report, vcpus);
@@ -158,6 +161,17 @@ extern "C" fn work() -> ! {
         };
         count.fetch_add(1, SeqCst);
     }
+}
+
+/// The vCPUs, which all compute, do so on the first CPUs, as the others are off.
+fn keep_to(report: &mut Report, online: u32, vcpus: u32) {
+    const WATCHED: u64 = 100_000_000;
+    let (mut elsewhere, end) = (None, time::now() + WATCHED);
+    while time::now() < end {
+        let of = |vcpu| domctl::vcpu_info(DOMID_SELF, vcpu).map_or(u32::MAX, |info| info.cpu);
+        elsewhere = elsewhere.or((0..vcpus).map(of).find(|&cpu| cpu >= online));
+    }
+    report.equal("keep-to-those-that-run", elsewhere, None);
 }
 
 /// The vCPUs, which all compute, come to have a CPU each, or all CPUs if they are more.

@@ -3,14 +3,16 @@
 #![no_std]
 #![no_main]
 
-use abi::hypercall::HYPERVISOR_SCHED_OP;
+use abi::hypercall::{HYPERVISOR_SCHED_OP, HYPERVISOR_VCPU_OP};
 use abi::sched::{SCHEDOP_WATCHDOG, SHUTDOWN_CRASH, SchedWatchdog};
-use guest_rt::hypercall::sched;
-use guest_rt::println;
+use abi::vcpu::VCPUOP_DOWN;
+use guest_rt::hypercall::{sched, vcpu};
 use guest_rt::start_info::StartInfo;
+use guest_rt::{println, time};
 use guests::cpu::{self, GP0, UD0};
+use guests::frames::Frames;
 use guests::report::Report;
-use guests::{hypercall, wreck};
+use guests::{hypercall, smp, wreck};
 
 guest_rt::main!(main);
 
@@ -37,18 +39,42 @@ fn main(info: StartInfo) -> ! {
         "panic" => sched::shutdown(SHUTDOWN_CRASH),
         "reboot" => sched::shutdown(abi::sched::SHUTDOWN_REBOOT),
         "watchdog" => {
-            let set = hypercall::op(
-                HYPERVISOR_SCHED_OP,
-                SCHEDOP_WATCHDOG,
-                &mut SchedWatchdog { id: 0, timeout: 1 },
-            );
-            println!("watchdog {set}");
+            set_watchdog();
             wreck::spin()
         }
+        "watchdog-down" => watchdog_down(),
         "privileged" => privileged(),
         _ => panic!("what={what}: no such thing"),
     }
 }
+
+/// In a second the domain ends.
+fn set_watchdog() {
+    let set = hypercall::op(
+        HYPERVISOR_SCHED_OP,
+        SCHEDOP_WATCHDOG,
+        &mut SchedWatchdog { id: 0, timeout: 1 },
+    );
+    println!("watchdog {set}");
+}
+
+/// vCPU 0 is down when its own timer passes, and when the watchdog does.
+fn watchdog_down() -> ! {
+    const SOON: u64 = 200_000_000;
+    set_watchdog();
+    let mut report = Report::default();
+    report.equal("second-vcpu", smp::start(1, spins, &STACK), Ok(()));
+    report.equal("timer", vcpu::set_timer(Some(time::now() + SOON)), Ok(()));
+    hypercall::call(HYPERVISOR_VCPU_OP, [VCPUOP_DOWN.into(), 0, 0, 0, 0]);
+    report.equal("down", false, true);
+    report.finish()
+}
+
+extern "C" fn spins() -> ! {
+    wreck::spin()
+}
+
+static STACK: Frames<4> = Frames::new();
 
 /// An instruction by its name.
 type Instruction = (&'static str, fn() -> Result<(), cpu::Fault>);
