@@ -143,7 +143,7 @@ impl<D: BlockDevice> BlockDevice for Extents<D> {
     }
 
     fn discard_granularity(&self) -> Option<u32> {
-        // Of a file's blocks only the file system may say that nobody needs them.
+        // Of several parts each begins where it likes, so what the disk discards together is not together in them all.
         let granularity = self.disk.discard_granularity()?;
         (self.access == Access::ReadWrite && self.list.len() == 1).then_some(granularity)
     }

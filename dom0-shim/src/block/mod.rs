@@ -59,6 +59,15 @@ pub enum Access {
     ReadWrite,
 }
 
+/// Whether a front end may discard what a disk can forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// It may.
+    Offered,
+    /// It may not: the disk is to keep the room that it has.
+    Refused,
+}
+
 /// How a disk's bytes go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockSizes {

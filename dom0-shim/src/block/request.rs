@@ -14,7 +14,7 @@ use abi::io::blkif::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Access, BlockDevice, Failed, Memory, SECTOR, Segment};
+use super::{Access, BlockDevice, Discard, Failed, Memory, SECTOR, Segment};
 
 /// Most segments of an indirect request: 1 MiB, as Linux's back end.
 pub const INDIRECT_SEGMENTS_MAX: usize = 256;
@@ -38,7 +38,12 @@ impl From<Failed> for Refusal {
 }
 
 /// Carries a request out.
-pub async fn serve(request: &BlkifRequest, disk: &impl BlockDevice, memory: &impl Memory) -> BlkifResponse {
+pub async fn serve(
+    request: &BlkifRequest,
+    disk: &impl BlockDevice,
+    discards: Discard,
+    memory: &impl Memory,
+) -> BlkifResponse {
     // Linux's front end wants to see the operation that an indirect request stands for.
     let operation = match request.operation {
         BLKIF_OP_INDIRECT => request.nr_segments,
@@ -48,7 +53,7 @@ pub async fn serve(request: &BlkifRequest, disk: &impl BlockDevice, memory: &imp
         BLKIF_OP_INDIRECT => indirect(request, disk, memory).await,
         BLKIF_OP_READ | BLKIF_OP_WRITE => direct(request, disk, memory).await,
         BLKIF_OP_WRITE_BARRIER | BLKIF_OP_FLUSH_DISKCACHE => barrier(request, disk, memory).await,
-        BLKIF_OP_DISCARD => discard(request, disk).await,
+        BLKIF_OP_DISCARD if discards == Discard::Offered => discard(request, disk).await,
         _ => Err(Refusal::Unsupported),
     };
     BlkifResponse {
@@ -312,7 +317,7 @@ mod tests {
     }
 
     fn status(request: &BlkifRequest, disk: &RamDisk, guest: &Guest) -> i16 {
-        let response = now(serve(request, disk, guest));
+        let response = now(serve(request, disk, Discard::Offered, guest));
         assert_eq!(response.id, request.id);
         response.status
     }
@@ -346,6 +351,9 @@ mod tests {
         }
         let mut discard = request(BLKIF_OP_DISCARD, 0, &[]);
         discard.seg[0] = seg(64, 0, 0);
+        let refused = now(serve(&discard, &disk, Discard::Refused, &guest));
+        assert_eq!(refused.status, BLKIF_RSP_EOPNOTSUPP);
+        assert_eq!(contents(&disk, 63..64), [5; 512]);
         assert_eq!(status(&discard, &disk, &guest), BLKIF_RSP_OKAY);
         assert_eq!(contents(&disk, 0..64), [0; 64 * 512]);
     }
@@ -369,7 +377,7 @@ mod tests {
             };
             let mut request = BlkifRequest::default();
             request.as_mut_bytes()[..size_of_val(&indirect)].copy_from_slice(indirect.as_bytes());
-            now(serve(&request, &disk, &guest))
+            now(serve(&request, &disk, Discard::Offered, &guest))
         };
         let done = with(BLKIF_OP_WRITE, INDIRECT_SEGMENTS_MAX as u16, 6);
         assert_eq!(
@@ -453,7 +461,7 @@ mod tests {
             let mut request = request(operation, sector, &segments[..count.into()]);
             request.seg[0].pad = u16::from(noise[0]);
             request.nr_segments = if noise[1] < 20 { noise[2] } else { count };
-            let response = now(serve(&request, &disk, &guest));
+            let response = now(serve(&request, &disk, Discard::Offered, &guest));
             prop_assert!([BLKIF_RSP_OKAY, BLKIF_RSP_ERROR, BLKIF_RSP_EOPNOTSUPP].contains(&response.status));
             prop_assert_eq!(response.id, 77);
         }

@@ -14,7 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::request::{bytes_at_most, serve};
 use super::ring::BlockRing;
-use super::{BlockDevice, Memory};
+use super::{BlockDevice, Discard, Memory};
 use crate::backend::ring::{Broken, Shared};
 use crate::backend::{Events, Stopped};
 use crate::executor::{Either, either};
@@ -37,6 +37,7 @@ pub async fn run<M: Shared>(
     mut ring: BlockRing<M>,
     events: &impl Events,
     disk: &impl BlockDevice,
+    discards: Discard,
     memory: &impl Memory,
     in_flight: &Supply,
 ) -> Result<(), Broken> {
@@ -47,7 +48,7 @@ pub async fn run<M: Shared>(
             true => Some(in_flight.take(disk.memory(bytes)).await),
             false => None,
         };
-        (serve(&request, disk, memory).await, bytes)
+        (serve(&request, disk, discards, memory).await, bytes)
     };
     let mut under_way = UnderWay::default();
     let result = rounds(&mut ring, events, disk.takes_time(), start, &mut under_way).await;
@@ -332,7 +333,11 @@ mod tests {
             let task = {
                 let (disk, wire, ended) = (disk.clone(), wire.clone(), ended.clone());
                 let in_flight = in_flight.clone();
-                async move { ended.set(Some(run(ring, &wire, &*disk, &Granted, &in_flight).await)) }
+                async move {
+                    ended.set(Some(
+                        run(ring, &wire, &*disk, Discard::Offered, &Granted, &in_flight).await,
+                    ))
+                }
             };
             executor.spawner().spawn(task);
             Self {

@@ -98,6 +98,20 @@ impl Bridge {
         deliveries
     }
 
+    /// Has the gateway had no address for a host since the last [`Self::take_shortage`]?
+    pub fn is_short(&self) -> bool {
+        self.gateway
+            .as_ref()
+            .is_some_and(|(_, gateway)| gateway.is_short())
+    }
+
+    /// Is it time to say that the gateway had no address for a host?
+    pub fn take_shortage(&mut self, now: u64) -> bool {
+        self.gateway
+            .as_mut()
+            .is_some_and(|(_, gateway)| gateway.take_shortage(now))
+    }
+
     /// The next frame that the gateway sends from its other end.
     pub fn take_outside(&mut self) -> Option<Vec<u8>> {
         self.gateway.as_mut()?.1.take_output_outside()

@@ -21,6 +21,8 @@ const SECOND: u64 = 1_000_000_000;
 const LEASE: u32 = 12 * 3600;
 /// How long (s) an address is kept for a host that has been offered it.
 const OFFER: u64 = 60;
+/// How often (s) it may be said that there is no address: who asks is a domain.
+const SHORTAGE: u64 = 3600;
 const OPTION_DOMAIN_NAME: u8 = 15;
 
 /// What the server tells its clients.
@@ -53,6 +55,10 @@ pub struct Server {
     leases: BTreeMap<Mac, Lease>,
     /// The address given out last; the search for a free one begins behind it.
     last: u8,
+    /// A host was left without an address.
+    short: bool,
+    /// When that was said last.
+    short_said: Option<u64>,
 }
 
 impl Server {
@@ -63,6 +69,8 @@ impl Server {
             settings,
             leases: BTreeMap::new(),
             last,
+            short: false,
+            short_said: None,
         }
     }
 
@@ -77,6 +85,21 @@ impl Server {
         if let Some(lease) = self.leases.get_mut(&mac) {
             lease.expires = lease.expires.min(now);
         }
+    }
+
+    /// Has a host asked in vain since the last [`Self::take_shortage`]?
+    pub fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Is it time to say that all addresses are leased and a host got none? However many ask, once an hour.
+    pub fn take_shortage(&mut self, now: u64) -> bool {
+        let recent = |said| now < said + SHORTAGE * SECOND;
+        if !core::mem::take(&mut self.short) || self.short_said.is_some_and(recent) {
+            return false;
+        }
+        self.short_said = Some(now);
+        true
     }
 
     fn address(&self, host: u8) -> Ipv4Addr {
@@ -120,7 +143,9 @@ impl Server {
             .is_none_or(|server| server == self.settings.address);
         match request.message_type {
             DhcpMessageType::Discover => {
-                let host = self.choose(mac, request.requested_ip, now)?;
+                let host = self.choose(mac, request.requested_ip, now);
+                self.short |= host.is_none();
+                let host = host?;
                 let expires = now + OFFER * SECOND;
                 let lease = self.leases.entry(mac).or_insert(Lease { host, expires });
                 lease.expires = lease.expires.max(expires);
@@ -426,12 +451,26 @@ mod tests {
             .unwrap();
         }
         let third = message(Discover, client(3), None);
+        assert!(!server.take_shortage(9));
         assert_eq!(ask(&mut server, client(3), &third, 10), None);
+        assert!(server.take_shortage(10) && !server.take_shortage(10));
+        assert_eq!(ask(&mut server, client(3), &third, 11), None);
+        assert!(!server.take_shortage(3600 * SECOND), "it has been said");
         assert_eq!(
             ask(&mut server, client(3), &third, 61 * SECOND),
             Some((Offer, ip(2)))
         );
         assert_eq!(server.leases.len(), 2);
+        let fourth = message(Discover, client(4), None);
+        assert_eq!(
+            ask(&mut server, client(4), &fourth, 62 * SECOND),
+            Some((Offer, ip(3)))
+        );
+        assert!(!server.take_shortage(7200 * SECOND), "nobody has asked in vain");
+        assert_eq!(
+            ask(&mut server, client(3), &third, 62 * SECOND).map(|(kind, _)| kind),
+            Some(Offer)
+        );
     }
 
     #[test]

@@ -90,6 +90,16 @@ impl Gateway {
         }
     }
 
+    /// As [`Server::is_short`].
+    pub fn is_short(&self) -> bool {
+        self.dhcp.is_short()
+    }
+
+    /// As [`Server::take_shortage`].
+    pub fn take_shortage(&mut self, now: u64) -> bool {
+        self.dhcp.take_shortage(now)
+    }
+
     /// Takes a complete frame from outside; what it is for hosts inside is added to the output.
     pub fn receive_outside(&mut self, frame: Vec<u8>, now: u64) {
         let inward = self

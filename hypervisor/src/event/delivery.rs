@@ -98,6 +98,7 @@ pub(super) fn deliver(domain: &Domain, port: Port, vcpu: VcpuId) {
 fn deliver_long(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
     let delivery = two_level::set_pending(&domain.shared_info, Words::LONG, &vcpu.events, port);
     announce(domain, port, vcpu, delivery);
+    follow_switch(domain, port, vcpu);
 }
 
 /// A port from before the guest's layout changed may be out of reach.
@@ -106,6 +107,16 @@ fn deliver_compat(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
     if port.0 < Words::COMPAT.ports() {
         let delivery = two_level::set_pending(&domain.shared_info, Words::COMPAT, &vcpu.events, port);
         announce(domain, port, vcpu, delivery);
+        follow_switch(domain, port, vcpu);
+    }
+}
+
+/// Behind the bit: if the guest has switched to FIFO meanwhile, it looks at bits no more, and the switch may have looked too early. An event
+/// that both see comes twice.
+#[inline(always)]
+fn follow_switch(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
+    if domain.events.by_fifo.load(Ordering::SeqCst) {
+        deliver_by_fifo(domain, port, vcpu);
     }
 }
 

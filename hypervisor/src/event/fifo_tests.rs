@@ -380,6 +380,36 @@ fn what_came_before_its_word_comes_with_it() {
     );
 }
 
+/// Whether a sender saw the guest on the one side of its switch from 2-level or on the other, or on both.
+#[test]
+fn no_event_is_lost_in_the_switch() {
+    for round in 0..100 {
+        let world = World::new();
+        let domain = &world.domain;
+        let bind = |_| bind_ipi(domain, VcpuId(0)).expect("a port");
+        let ports: Vec<Port> = (0..64).map(bind).collect();
+        let sending = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sending.store(true, SeqCst);
+                for &port in &ports {
+                    send(domain, port).expect("a port");
+                }
+            });
+            while !sending.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            init_control(domain, VcpuId(0), CONTROL, 0).expect("control block");
+            expand_array(domain, ARRAY).expect("words");
+        });
+        let lost = ports
+            .iter()
+            .filter(|port| !any_pending(domain, &[**port]))
+            .count();
+        assert_eq!(lost, 0, "in round {round}");
+    }
+}
+
 #[test]
 fn a_dead_domain_holds_no_page() {
     let world = World::new();

@@ -397,15 +397,16 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
             _ => Errno::EINVAL,
         })?;
     if first {
+        // Before the look at the bits: who has set one that is not seen here sees this.
+        events.by_fifo.store(true, Ordering::SeqCst);
         // What is pending now becomes so again, once its port has a word.
-        for port in (1..events.abi().ports().min(events.limit())).map(Port) {
+        for port in (1..events.words().ports().min(events.limit())).map(Port) {
             if two_level::is_pending(&domain.shared_info, port)
                 && let Some(state) = events.ports.fifo(port)
             {
                 state.hold_back();
             }
         }
-        events.by_fifo.store(true, Ordering::SeqCst);
     }
     Ok(())
 }

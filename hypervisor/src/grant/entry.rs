@@ -66,6 +66,13 @@ impl Use {
         let writing = if self.writing != 0 { GTF_WRITING } else { 0 };
         reading | writing
     }
+
+    /// One, for `access`, ends.
+    #[inline]
+    pub fn end(&mut self, access: Access) {
+        self.all = self.all.saturating_sub(1);
+        self.writing = self.writing.saturating_sub(u32::from(access == Access::Write));
+    }
 }
 
 /// An entry, and what is kept beside it.
@@ -160,17 +167,13 @@ impl Entry<'_> {
     /// End a use that [`Entry::begin`] began.
     #[inline]
     pub fn end(&mut self, access: Access) {
-        self.uses.all = self.uses.all.saturating_sub(1);
-        self.uses.writing = self
-            .uses
-            .writing
-            .saturating_sub(u32::from(access == Access::Write));
+        self.uses.end(access);
         self.show();
     }
 
     /// Take the flags back that say of more uses than there are.
     #[inline]
-    fn show(&self) {
+    pub fn show(&self) {
         let unused = (GTF_READING | GTF_WRITING) & !self.uses.flags();
         match self.status {
             None => drop(self.table.u32_at(self.at).fetch_and(!u32::from(unused), SeqCst)),

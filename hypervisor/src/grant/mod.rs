@@ -149,6 +149,7 @@ impl GrantTable {
     /// # Errors
     /// `GNTST_BAD_GNTREF`: the table has no such entry. `GNTST_GENERAL_ERROR`: it does not grant `access` to `user`, or is transitive
     /// and leads to its own domain. `GNTST_BAD_DOMAIN`: it leads to one that is not there. `GNTST_BAD_PAGE`: it names memory that `granter` does not own.
+    /// `GNTST_EAGAIN`: the table's version is being changed, which clears what it grants.
     #[inline(always)]
     pub fn pin(
         granter: &Domain,
@@ -202,13 +203,13 @@ impl GrantTable {
     #[inline]
     fn unpin(&self, reference: u32, access: Access) {
         // An entry that is in use is there.
-        let _ = self.table.with_entry(reference, |entry| entry.end(access));
+        let _ = self.table.end_use(reference, access);
     }
 
     /// Write an entry that grants `frame` to `user`, on the domain's behalf (the toolstack's console and xenstore entries).
     ///
     /// # Errors
-    /// `GNTST_BAD_GNTREF`: the table has no such entry.
+    /// `GNTST_BAD_GNTREF`: the table has no such entry. `GNTST_EAGAIN`: its version is being changed.
     pub fn seed(&self, reference: u32, user: DomId, frame: u32) -> Result<(), Status> {
         let header = u32::from(GTF_PERMIT_ACCESS) | u32::from(user.0) << 16;
         self.table

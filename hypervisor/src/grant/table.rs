@@ -16,7 +16,7 @@ use super::Status;
 use super::entry::{Entry, Use};
 use super::version::{Current, Version};
 use crate::mm::fallible;
-use crate::mm::guest::GuestFrame;
+use crate::mm::guest::{Access, GuestFrame};
 use crate::sync::{Mutex, MutexGuard, Once, Rank};
 use crate::types::{DomId, Gfn, Mfn, PAGE_SIZE};
 
@@ -239,7 +239,7 @@ impl Table {
     /// Be at entry `reference`, alone.
     ///
     /// # Errors
-    /// `GNTST_BAD_GNTREF`: there is no such entry.
+    /// Those of [`Table::lock_entry`].
     #[inline(always)]
     pub(super) fn with_entry<R>(
         &self,
@@ -251,22 +251,41 @@ impl Table {
     }
 
     /// For [`Table::entry`].
+    ///
+    /// # Errors
+    /// `GNTST_BAD_GNTREF`: there is no such entry. `GNTST_EAGAIN`: the version is being changed.
     #[inline(always)]
     pub(super) fn lock_entry(&self, reference: u32) -> Result<(MutexGuard<'_, Use>, Version), Status> {
-        Ok(self.version.lock(self.uses(reference)?))
+        let uses = self.uses(reference)?;
+        self.version.lock(uses).ok_or(Status(GNTST_EAGAIN))
+    }
+
+    /// End a use of entry `reference`, for `access`. While the version is being changed the entry is not shown to be unused:
+    /// [`Table::set_version`] does that in the end.
+    ///
+    /// # Errors
+    /// `GNTST_BAD_GNTREF`: there is no such entry.
+    #[inline]
+    pub(super) fn end_use(&self, reference: u32, access: Access) -> Result<(), Status> {
+        let mut uses = self.uses(reference)?.lock();
+        match self.version.settled() {
+            Some(version) => self.entry(version, reference, &mut uses)?.end(access),
+            None => uses.end(access),
+        }
+        Ok(())
     }
 
     /// Exchange two entries.
     ///
     /// # Errors
-    /// `GNTST_BAD_GNTREF`: no such entry. `GNTST_EAGAIN`: one is in use.
+    /// `GNTST_BAD_GNTREF`: no such entry. `GNTST_EAGAIN`: one is in use, or the version is being changed.
     pub fn swap(&self, a: u32, b: u32) -> Result<(), Status> {
         if a == b {
             return self.with_entry(a, |_| ());
         }
         // The lower one first, as everybody who takes two does.
         let (low, high) = (a.min(b), a.max(b));
-        let (mut low_uses, version) = self.version.lock(self.uses(low)?);
+        let (mut low_uses, version) = self.lock_entry(low)?;
         // The version cannot change while the first one's lock is held.
         let mut high_uses = self.uses(high)?.lock();
         let low = self.entry(version, low, &mut low_uses)?;
@@ -304,20 +323,31 @@ impl Table {
             self.grow_status(*count)?;
         }
         let all = || {
-            self.uses
-                .iter()
-                .filter_map(Once::get)
-                .flat_map(|uses| uses.iter())
+            let frames = self.uses.iter().filter_map(Once::get);
+            frames.flat_map(|uses| uses.iter())
         };
-        self.version.change(all(), |old| {
-            if all().skip(RESERVED as usize).any(|uses| uses.lock().any()) {
-                return (old, Err(Errno::EBUSY));
-            }
-            match self.convert(old, version) {
-                Ok(()) => (version, Ok(())),
-                Err(error) => (old, Err(error)),
-            }
-        })
+        let refused = |index, uses: &Use| match uses.any() && index >= RESERVED as usize {
+            true => Err(Errno::EBUSY),
+            false => Ok(()),
+        };
+        // Who uses a grant is not to notice a change that is refused.
+        all()
+            .enumerate()
+            .try_for_each(|(index, uses)| refused(index, &uses.lock()))?;
+        let result = self.version.change(all(), refused, |old| {
+            self.convert(old, version)?;
+            Ok(version)
+        });
+        // What has ended meanwhile; of a change that was made, the entries that were kept may show it.
+        let shown = match result {
+            Ok(()) => RESERVED,
+            Err(_) => *count * ENTRIES_V1,
+        };
+        for reference in 0..shown {
+            // In version 2, a frame has fewer entries.
+            let _ = self.with_entry(reference, |entry| entry.show());
+        }
+        result
     }
 
     /// Where the domain has mapped which frames of status words; they are there no more, as far as this table knows.

@@ -404,6 +404,59 @@ fn a_version_keeps_the_toolstacks_entries() {
     assert_eq!(set_version(granter, Version::V1), Ok(()));
 }
 
+/// A table that is in use is refused another version before anybody is told to come again.
+#[test]
+fn a_refused_version_disturbs_nobody() {
+    let guests = Guests::new();
+    let granted = Written {
+        flags: GTF_PERMIT_ACCESS,
+        user: 1,
+        target: 5,
+        range: (0, 0),
+    };
+    guests.write(9, granted);
+    guests.write(10, granted);
+    let (granter, user) = (guests.domain(0), guests.domain(1));
+    let at = Gpa(0x100_0000);
+    let mapped = map(user, granter.id, 10, at, GNTMAP_HOST_MAP).expect("granted");
+    let stop = AtomicBool::new(false);
+    let from = (CopyEnd::Grant(granter.id, 9), 0);
+    let results = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                assert_eq!(set_version(granter, Version::V2), Err(Errno::EBUSY));
+            }
+        });
+        let results: Vec<_> = (0..20_000)
+            .map(|_| copy(user, from, (CopyEnd::Own(Gfn(6)), 0), 16))
+            .collect();
+        stop.store(true, SeqCst);
+        results
+    });
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(unmap(user, mapped.handle, at), Ok(()));
+}
+
+/// A use that ends while the version is changed does not stay in the entry.
+#[test]
+fn a_use_ends_beside_a_change_of_version() {
+    let guests = Guests::new();
+    let (granter, user) = (guests.domain(0), guests.domain(1));
+    granter.grants.seed(1, user.id, 5).expect("there");
+    let from = (CopyEnd::Grant(granter.id, 1), 0);
+    for round in 0..500 {
+        let wanted = if round % 2 == 0 { Version::V2 } else { Version::V1 };
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(set_version(granter, wanted), Ok(()), "reserved"));
+            for _ in 0..50 {
+                let result = copy(user, from, (CopyEnd::Own(Gfn(6)), 0), 16);
+                assert!(matches!(result, Ok(()) | Err(Status(GNTST_EAGAIN))), "{result:?}");
+            }
+        });
+        assert_eq!(guests.shown(1), 0);
+    }
+}
+
 #[test]
 fn handles_run_out_and_come_back() {
     let guests = Guests::new();

@@ -132,41 +132,92 @@ fn a_grant_of_version_2_ends_before_its_frame_is_used_again() {
     revoked_while_used(2);
 }
 
+/// Two entries, as many uses of each, and what they show of that.
+struct Grants {
+    current: Current,
+    entries: [Mutex<u16>; 2],
+    shown: [AtomicU16; 2],
+    /// Who is at an entry writes its own, a change writes all; loom watches.
+    written: [UnsafeCell<()>; 2],
+}
+
+impl Grants {
+    fn new(uses: u16) -> Arc<Self> {
+        Arc::new(Self {
+            current: Current::new(Version::V1),
+            entries: [Mutex::new(Rank::Grant, 0), Mutex::new(Rank::Grant, uses)],
+            shown: [AtomicU16::new(0), AtomicU16::new(uses)],
+            written: [UnsafeCell::new(()), UnsafeCell::new(())],
+        })
+    }
+
+    fn show(&self, index: usize, uses: u16) {
+        self.written[index].with_mut(|_| ());
+        self.shown[index].store(uses, SeqCst);
+    }
+
+    /// Change the version unless an entry is in use, as the table does.
+    fn change(&self) -> Result<(), ()> {
+        let refused = |_, uses: &u16| if *uses == 0 { Ok(()) } else { Err(()) };
+        let result = self.current.change(self.entries.iter(), refused, |_| {
+            assert!(self.current.lock(&self.entries[0]).is_none(), "nobody waits");
+            (0..2).for_each(|index| self.show(index, 0));
+            Ok(Version::V2)
+        });
+        for (index, entry) in self.entries.iter().enumerate() {
+            let (uses, _) = self.current.lock(entry).expect("changed");
+            self.show(index, *uses);
+        }
+        result
+    }
+}
+
 /// Who is at an entry is alone with the version that it was told, and a change finds nobody at any of them.
 #[test]
 fn a_version_changes_while_nobody_is_at_an_entry() {
     check(None, || {
-        struct Grants {
-            current: Current,
-            entries: [Mutex<u32>; 2],
-            /// The entries' form: who holds a lock reads it, a change writes it; loom watches.
-            form: UnsafeCell<()>,
-        }
-        let grants = Arc::new(Grants {
-            current: Current::new(Version::V1),
-            entries: [Mutex::new(Rank::Grant, 0), Mutex::new(Rank::Grant, 0)],
-            form: UnsafeCell::new(()),
-        });
+        let grants = Grants::new(0);
         let user = {
             let grants = grants.clone();
             thread::spawn(move || {
-                let (mut uses, version) = grants.current.lock(&grants.entries[1]);
-                grants.form.with(|_| ());
+                let (mut uses, version) = grants.current.lock(&grants.entries[1])?;
                 *uses += 1;
-                version
+                grants.show(1, *uses);
+                Some(version)
             })
         };
-        let refused = grants.current.change(grants.entries.iter(), |old| {
-            // An entry in use: the version stays.
-            if grants.entries.iter().any(|uses| *uses.lock() != 0) {
-                return (old, true);
-            }
-            grants.form.with_mut(|_| ());
-            (Version::V2, false)
-        });
-        let expected = if refused { Version::V1 } else { Version::V2 };
+        let expected = match grants.change() {
+            Ok(()) => Version::V2,
+            Err(()) => Version::V1,
+        };
         assert_eq!(grants.current.get(), expected);
-        // Who came first made the change fail; else he came behind it.
-        assert_eq!(user.join().expect("no panic"), expected);
+        // Who came first made the change fail, who came while it was made was sent away; else he came behind it.
+        match user.join().expect("no panic") {
+            Some(version) => assert_eq!(version, expected),
+            None => assert_eq!(*grants.entries[1].lock(), 0),
+        }
+    });
+}
+
+/// A use that ends while the version changes waits for nothing, and is not shown in the end.
+#[test]
+fn a_use_ends_while_the_version_changes() {
+    check(None, || {
+        let grants = Grants::new(1);
+        let user = {
+            let grants = grants.clone();
+            thread::spawn(move || {
+                let mut uses = grants.entries[1].lock();
+                *uses -= 1;
+                if grants.current.settled().is_some() {
+                    grants.show(1, *uses);
+                }
+            })
+        };
+        let result = grants.change();
+        user.join().expect("no panic");
+        let expected = if result.is_ok() { Version::V2 } else { Version::V1 };
+        assert_eq!(grants.current.get(), expected);
+        assert_eq!(grants.shown[1].load(SeqCst), 0);
     });
 }

@@ -17,6 +17,8 @@ const GATEWAY: &str = "10.88.0.1";
 /// What iperf3 moves each way (KiB), and in Bochs.
 const MUCH: u64 = 4 << 10;
 const LITTLE: u64 = 256;
+/// vCPUs of a domain on AMD-V that is to have more than one queue.
+const CPUS: u32 = 4;
 /// Its ways: both directions, over several connections and in datagrams.
 const WAYS: &[&str] = &["-P 3", "-P 3 -R", "-u -b 50M", "-u -b 50M -R"];
 
@@ -58,6 +60,7 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     let archive = archive(&bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
     let free = shim.first_life("n", "n")?;
+    let heap = shim.heap_free()?;
     shim.console.type_line("create -c n")?;
     let (passed, said) = shim
         .console
@@ -66,7 +69,8 @@ fn hostile(bench: &mut Bench, machine: Machine) -> Result<()> {
     ensure!(passed == 0, "{failed:?}");
     shim.ended("action is destroy")?;
     shim.wait_for("n", false)?;
-    shim.expect_free(free)
+    shim.expect_free(free)?;
+    shim.expect_heap(heap, 4)
 }
 
 /// Waits until a device has an address; the address.
@@ -79,6 +83,18 @@ fn address(shim: &mut Shim, device: &str) -> Result<String> {
     found
         .map(str::to_owned)
         .with_context(|| format!("no address: {shown}"))
+}
+
+/// Checks that eth0 sends and receives by so many queues.
+fn queues(shim: &mut Shim, count: u32) -> Result<()> {
+    let shown = shell(
+        shim.console,
+        "for way in tx rx; do echo $way by $(ls -d /sys/class/net/eth0/queues/$way-* | wc -l); done",
+    )?;
+    for way in ["tx", "rx"] {
+        ensure!(shown.contains(&format!("\n{way} by {count}\n")), "{shown}");
+    }
+    Ok(())
 }
 
 fn ping(shim: &mut Shim, host: &str) -> Result<()> {
@@ -105,9 +121,10 @@ fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     let server = tools::Server::start()?;
     let mut shim = tools::prompt(bench, machine)?;
     shim.console
-        .type_line(&format!("create -c debian disk=[{}]", tools::DISK))?;
+        .type_line(&format!("create -c debian vcpus={CPUS} disk=[{}]", tools::DISK))?;
     log_in(shim.console)?;
     tools::mount(shim.console)?;
+    queues(&mut shim, CPUS)?;
     let fetch = |shim: &mut Shim<'_>| {
         let said = shell(shim.console, "nc 10.0.2.100 80 < /dev/null | md5sum")?;
         ensure!(tools::checksum(&said)? == tools::checksum(&sum)?, "{sum}: {said}");
@@ -180,10 +197,11 @@ fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
 
 /// Two domUs: ping by name, a few megabytes over TCP, and iperf3. One is destroyed, the other lives.
 fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let kib = amount(machine.vehicle, MUCH, LITTLE);
+    let (kib, cpus) = amount(machine.vehicle, (MUCH, CPUS), (LITTLE, 1));
+    let keeps_up = machine.vehicle == Vehicle::Svm;
     let mut shim = tools::prompt(bench, machine)?;
     let free = shim.first_life("debian2", "debian2")?;
-    shim.command(&format!("create debian2 disk=[{}]", tools::DISK))?;
+    shim.command(&format!("create debian2 vcpus={cpus} disk=[{}]", tools::DISK))?;
     shim.console
         .type_line(&format!("create -c debian disk=[{}]", tools::DISK))?;
     log_in(shim.console)?;
@@ -201,6 +219,7 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     log_in(shim.console)?;
     let client = address(&mut shim, "eth0")?;
     ensure!(client != server, "both have {client}");
+    queues(&mut shim, cpus)?;
     ping(&mut shim, &server)?;
     ping(&mut shim, "debian")?;
     let said = shell(shim.console, "wget -q -O - http://debian/data | md5sum")?;
@@ -209,6 +228,9 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     tools::iperf3(shim.console, &server, kib, WAYS)?;
     tools::no_complaints(shim.console)?;
     shim.detach()?;
+    if keeps_up {
+        limited(&mut shim, &server)?;
+    }
     to_shell(&mut shim, "debian")?;
     tools::no_complaints(shim.console)?;
     shim.detach()?;
@@ -231,6 +253,34 @@ fn between(bench: &mut Bench, machine: Machine) -> Result<()> {
     shim.command("destroy debian")?;
     shim.wait_for("debian", false)?;
     shim.expect_free(free)
+}
+
+/// At the prompt: debian2 gets another device, with a limit, and sends to `server` as fast as that, about: the first packets are free, and
+/// the emulator may be slow.
+fn limited(shim: &mut Shim, server: &str) -> Result<()> {
+    const LIMIT: f64 = 2e6;
+    let list = shim.command("network-list debian2")?;
+    let mac = list.split_whitespace().find(|word| word.starts_with("00:16:3e:"));
+    let mac = mac.with_context(|| format!("network-list: {list}"))?.to_owned();
+    shim.command(&format!("network-detach debian2 {mac}"))?;
+    shim.command(&format!("network-attach debian2 mac={mac},rate=2Mb/s"))?;
+    to_shell(shim, "debian2")?;
+    come_up(shim)?;
+    let said = shell(
+        shim.console,
+        &format!("t iperf3 -J -c {server} -t 6 >/tmp/p; sed -n '/\"sum_received\"/,/}}/p' /tmp/p"),
+    )?;
+    let rate = said.split_once("\"bits_per_second\":").and_then(|(_, rest)| {
+        let number = rest.split(',').next()?;
+        number.trim().parse::<f64>().ok()
+    });
+    let rate = rate.with_context(|| format!("no rate: {said}"))?;
+    ensure!(
+        rate > LIMIT / 4.0 && rate < LIMIT * 1.25,
+        "limited to {LIMIT} bits a second, it sent {rate}"
+    );
+    shim.detach()?;
+    Ok(())
 }
 
 /// The addresses of the two domains in [`under_load`].

@@ -186,6 +186,19 @@ impl<'a> Shim<'a> {
         ensure!(now == free, "{free} frames were free before, {now} after");
         Ok(())
     }
+
+    /// Checks that of `before` KiB of the shim's own memory that were free, fewer than `least` are not.
+    ///
+    /// # Errors
+    /// More are in use.
+    pub fn expect_heap(&mut self, before: u64, least: u64) -> Result<()> {
+        let now = self.heap_free()?;
+        ensure!(
+            now + least > before,
+            "{before} KiB of the shim's heap were free, now {now}"
+        );
+        Ok(())
+    }
 }
 
 /// The boot archive for a vehicle. In Bochs it has Debian's kernel as [`bochs::kernel`], and configs with [`bochs::ARGUMENTS`]. Made once.
@@ -262,11 +275,7 @@ pub fn come_and_go(
     ensure!(nodes == nodes_after, "xenstore had {nodes}, now {nodes_after}");
     // With a page left of each domain it would be much more. Lists stay as long as they have been, which hangs on how many were there
     // at the same moment.
-    let heap_after = shim.heap_free()?;
-    ensure!(
-        heap_after + 64 > heap,
-        "{heap} KiB of the shim's heap were free, now {heap_after}"
-    );
+    shim.expect_heap(heap, 64)?;
     let output = shim.console.output();
     let (passed, failed) = (
         output.matches("RESULT pass").count(),

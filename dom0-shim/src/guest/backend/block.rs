@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use dom0_shim::backend::ring::Broken;
 use dom0_shim::block::request::INDIRECT_SEGMENTS_MAX;
 use dom0_shim::block::ring::{BlockRing, Protocol};
-use dom0_shim::block::{Access, BlockDevice, SECTOR, service};
+use dom0_shim::block::{Access, BlockDevice, Discard, SECTOR, service};
 use dom0_shim::xlcfg::disk::{Disk, Target};
 use guest_rt::hypercall::grant::Status;
 
@@ -143,7 +143,7 @@ impl Driver for OpenDisk {
             ("feature-flush-cache", "1".to_string()),
             ("feature-barrier", "1".to_string()),
         ]);
-        if let Some(granularity) = self.data.discard_granularity().filter(|_| self.disk.discard) {
+        if let (Discard::Offered, Some(granularity)) = (self.discards(), self.data.discard_granularity()) {
             nodes.extend([
                 ("feature-discard", "1".to_string()),
                 ("discard-granularity", format!("{granularity}")),
@@ -212,6 +212,13 @@ impl Driver for OpenDisk {
 type Ring = BlockRing<SharedPages>;
 
 impl OpenDisk {
+    fn discards(&self) -> Discard {
+        match self.disk.discard {
+            true => Discard::Offered,
+            false => Discard::Refused,
+        }
+    }
+
     /// Maps one ring and binds its event channel.
     fn connect_ring(
         &self,
@@ -240,7 +247,16 @@ impl OpenDisk {
 
 /// Task: serves one ring until it is stopped, or until the front end breaks it.
 async fn run(host: Rc<Host>, id: Id, channel: Channel, ring: Ring, open: OpenDisk, memory: Pages) {
-    if let Err(Broken) = service::run(ring, &channel, &*open.data, &memory, &host.in_flight).await {
+    if let Err(Broken) = service::run(
+        ring,
+        &channel,
+        &*open.data,
+        open.discards(),
+        &memory,
+        &host.in_flight,
+    )
+    .await
+    {
         // Not on the terminal, which a domain could fill that way.
         let error = "the ring has more requests than it can hold; it is served no longer";
         nodes::set_error(&host.store, id, error);

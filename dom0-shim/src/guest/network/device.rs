@@ -1,6 +1,5 @@
 //! A network device: between a queue's rings and its bridge.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::rc::{Rc, Weak};
 use alloc::string::{String, ToString};
@@ -10,6 +9,7 @@ use core::cell::{Cell, RefCell};
 use abi::Domid;
 use dom0_shim::net::bucket::Bucket;
 use dom0_shim::net::netback::hash::Hashing;
+use dom0_shim::net::netback::multicast::Multicast;
 use dom0_shim::net::netback::rx::{Features, Queued};
 use dom0_shim::net::netback::tx::Membership;
 use dom0_shim::net::packet::{Mac, Packet};
@@ -24,8 +24,6 @@ use crate::guest::backend::{self, Driver, Front, Links, Nodes};
 
 /// Queues of one device.
 const QUEUES_MAX: u32 = 4;
-/// Multicast groups of one device, as in Linux.
-const GROUPS_MAX: usize = 64;
 
 /// A device.
 pub struct Device {
@@ -42,9 +40,8 @@ pub struct Device {
     queues: RefCell<Vec<Weak<Queue>>>,
     /// What the front end says about who of them gets what.
     hashing: RefCell<Hashing>,
-    /// Multicast is for those groups only that the front end has entered.
-    filter: Cell<bool>,
-    groups: RefCell<BTreeSet<Mac>>,
+    /// And what of multicast.
+    multicast: RefCell<Multicast>,
     losses: Cell<Losses>,
 }
 
@@ -89,14 +86,7 @@ impl Device {
 
     /// Enters multicast groups for the front end, and leaves them.
     pub fn follow(&self, groups: Vec<(Membership, Mac)>) {
-        let mut entered = self.groups.borrow_mut();
-        for (membership, group) in groups {
-            match membership {
-                Membership::Enter if entered.len() < GROUPS_MAX => drop(entered.insert(group)),
-                Membership::Enter => {}
-                Membership::Leave => drop(entered.remove(&group)),
-            }
-        }
+        self.multicast.borrow_mut().follow(groups);
     }
 
     /// Sends packets that came from the front end.
@@ -111,7 +101,7 @@ impl Device {
 
     /// Takes a packet for the front end.
     pub fn receive(&self, packet: Rc<Packet>) {
-        if self.filter.get() && self.is_unwanted(&packet) {
+        if !self.multicast.borrow().wants(&packet.bytes) {
             return;
         }
         let queues = self.queues.borrow();
@@ -121,12 +111,6 @@ impl Device {
         let queue = chosen.and_then(|chosen| queues.get(chosen)?.upgrade());
         let taken = queue.is_some_and(|queue| queue.receive(packet, hash) == Queued::Waiting);
         self.count(0, u64::from(!taken));
-    }
-
-    fn is_unwanted(&self, packet: &Packet) -> bool {
-        let wanted =
-            |mac: Mac| !mac.is_multicast() || mac == Mac::BROADCAST || self.groups.borrow().contains(&mac);
-        !Mac::destination(&packet.bytes).is_some_and(wanted)
     }
 
     /// Says why a queue is not served any more.
@@ -166,8 +150,7 @@ pub fn attach(host: &Rc<Host>, domain: Domid, name: &str, vif: &Vif) -> Result<(
         bucket: RefCell::new(vif.rate.map(|rate| Bucket::new(rate, time::now()))),
         queues: RefCell::default(),
         hashing: RefCell::new(Hashing::new(0)),
-        filter: Cell::default(),
-        groups: RefCell::default(),
+        multicast: RefCell::default(),
         losses: Cell::default(),
     });
     segment.devices.borrow_mut().insert(port, device.clone());
@@ -270,8 +253,10 @@ impl Driver for Netback {
             count => return Err(format!("multi-queue-num-queues: {count} queues are not possible")),
         };
         let control = control::connect(host, front)?;
-        self.device.filter.set(front.flag("request-multicast-control")?);
-        self.device.groups.borrow_mut().clear();
+        *self.device.multicast.borrow_mut() = match front.flag("request-multicast-control")? {
+            true => Multicast::controlled(),
+            false => Multicast::all(),
+        };
         *self.device.hashing.borrow_mut() = Hashing::new(queues.len() as u32);
         *self.device.queues.borrow_mut() = queues.iter().map(|(queue, _)| Rc::downgrade(queue)).collect();
         let mut links = Links::default();

@@ -11,6 +11,7 @@ mod device;
 mod queue;
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::rc::{Rc, Weak};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -155,7 +156,8 @@ impl Segment {
             // The gateway holds what one packet is cut into, and not what many are.
             self.lead_out();
         }
-        if self.bridge.borrow_mut().next_poll(now).is_some() {
+        let mut bridge = self.bridge.borrow_mut();
+        if bridge.next_poll(now).is_some() || bridge.is_short() {
             self.timing.notify();
         }
     }
@@ -210,9 +212,13 @@ async fn bring_in(segment: Rc<Segment>, port: PortId, nic: Rc<Nic>) {
     }
 }
 
-/// Task: gives a bridge's gateway its turn when it is due.
+/// Task: gives a bridge's gateway its turn when it is due, and says when it has no address for a host.
 async fn keep_time(host: Rc<Host>, segment: Rc<Segment>) {
     loop {
+        if segment.bridge.borrow_mut().take_shortage(time::now()) {
+            let text = format!("{BRIDGE}: all addresses are leased, so a domain has got none");
+            host.terminal.notice(&text);
+        }
         let due = segment.bridge.borrow_mut().next_poll(time::now());
         match due {
             None => segment.timing.wait().await,

@@ -5,6 +5,7 @@
 //! * [`tx`]: packets from the front end.
 //! * [`rx`]: packets to the front end.
 //! * [`hash`]: to which of its queues they go, if it has a say; [`control`]: how it says so.
+//! * [`multicast`]: which of those to groups.
 //!
 //! As Linux's netback does, a packet that is wrong in itself is answered with an error, and a ring that no correct
 //! front end could have written is not looked at again ([`Broken`]).
@@ -12,6 +13,7 @@
 pub mod control;
 pub mod grants;
 pub mod hash;
+pub mod multicast;
 pub mod rx;
 pub mod tx;
 
