@@ -172,8 +172,8 @@ plain! {
     skinit = "skinit eax";
     /// INVLPGA.
     invlpga = "invlpga rax, ecx";
-    /// MONITOR.
-    monitor = "monitor";
+    /// MONITOR of memory.
+    monitor = "lea rax, [rsp - 64]; monitor";
     /// MWAIT.
     mwait = "mwait";
     /// GETSEC.
@@ -182,8 +182,32 @@ plain! {
     rsm = "rsm";
     /// RDPMC.
     rdpmc = "rdpmc";
+    /// RDPRU.
+    rdpru = ".byte 0x0f, 0x01, 0xfd";
     /// PAUSE.
     pause = "pause";
+    /// CLTS.
+    clts = "clts";
+}
+
+/// LMSW of a register.
+///
+/// # Errors
+/// The fault.
+pub fn lmsw(value: u16) -> Result<(), Fault> {
+    // SAFETY: the caller's choice among PE, which stays, MP, EM and TS; a fault resumes behind it.
+    unsafe { attempt!("lmsw ax", in("ax") value) }
+    outcome(())
+}
+
+/// LMSW of memory.
+///
+/// # Errors
+/// The fault.
+pub fn lmsw_of_memory(value: &u16) -> Result<(), Fault> {
+    // SAFETY: as for `lmsw`.
+    unsafe { attempt!("lmsw [rax]", in("rax") value) }
+    outcome(())
 }
 
 /// MOV to CR8 that may let an interrupt in; `class` is below 16.
@@ -391,6 +415,26 @@ pub fn load(address: u64) -> Result<u32, Fault> {
     // SAFETY: only reads; a fault resumes behind it.
     unsafe { attempt!("mov eax, [rdx]", in("rdx") address, inout("eax") 0 => value) }
     outcome(value)
+}
+
+/// Reads 16 bytes at any address, by SSE2.
+///
+/// # Errors
+/// The fault.
+pub fn load_sse(address: u64) -> Result<(), Fault> {
+    // SAFETY: only reads, and guests have no use for the register; a fault resumes behind it.
+    unsafe { attempt!("movdqu xmm0, [rdx]", in("rdx") address) }
+    outcome(())
+}
+
+/// The same by AVX.
+///
+/// # Errors
+/// The fault.
+pub fn load_avx(address: u64) -> Result<(), Fault> {
+    // SAFETY: as for `load_sse`.
+    unsafe { attempt!("vmovdqu xmm0, [rdx]", in("rdx") address) }
+    outcome(())
 }
 
 /// Writes a 32-bit device register, which must be no memory of Rust's.
