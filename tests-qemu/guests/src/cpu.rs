@@ -22,6 +22,8 @@ pub struct Fault {
 pub const DE: u8 = 0;
 /// Debug.
 pub const DB: u8 = 1;
+/// Non-maskable interrupt.
+pub const NMI: u8 = 2;
 /// Breakpoint.
 pub const BP: u8 = 3;
 /// Invalid opcode.
@@ -55,6 +57,10 @@ pub fn init() {
 
 fn hook(frame: &mut TrapFrame) -> Verdict {
     let vector = frame.vector as u8;
+    if vector == NMI {
+        interrupts::nmi_arrived();
+        return Verdict::Resume;
+    }
     let recovery = RECOVERY.swap(0, Ordering::Relaxed);
     if recovery != 0 && (vector < interrupts::FIRST || frame.rip + 16 > recovery && frame.rip <= recovery) {
         FAULT.store(FAULTED | frame.error << 8 | u64::from(vector), Ordering::Relaxed);
@@ -473,6 +479,10 @@ pub const APIC_EOI: u64 = APIC + 0xb0;
 pub const APIC_SVR: u64 = APIC + 0xf0;
 /// Interrupt command, low half.
 pub const APIC_ICR: u64 = APIC + 0x300;
+/// Interrupt command, high half: the destination.
+pub const APIC_ICR_HIGH: u64 = APIC + 0x310;
+/// [`APIC_ICR`]: a non-maskable interrupt, to the destination.
+pub const ICR_NMI: u32 = 0x4400;
 /// Timer entry of the local vector table.
 pub const APIC_TIMER: u64 = APIC + 0x320;
 /// Initial count.
