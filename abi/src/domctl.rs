@@ -323,3 +323,29 @@ pub const TSC_MODE_NEVER_EMULATE: u32 = 2;
 pub const VGCF_I387_VALID: u64 = 1 << 0;
 /// [`VcpuGuestContext::flags`]: the vCPU is up.
 pub const VGCF_ONLINE: u64 = 1 << 5;
+
+impl DomctlGetdomaininfo {
+    /// One more than the highest number of a vCPU: of none, 0.
+    pub fn vcpu_limit(&self) -> u32 {
+        match self.max_vcpu_id {
+            XEN_INVALID_MAX_VCPU_ID => 0,
+            highest => highest + 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_has_no_vcpus_before_it_is_told_how_many() {
+        for (max_vcpu_id, limit) in [(XEN_INVALID_MAX_VCPU_ID, 0), (0, 1), (127, 128)] {
+            let info = DomctlGetdomaininfo {
+                max_vcpu_id,
+                ..Default::default()
+            };
+            assert_eq!(info.vcpu_limit(), limit);
+        }
+    }
+}

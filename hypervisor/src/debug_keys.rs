@@ -1,4 +1,7 @@
-//! Debug keys: what a person at the console, or `xl debug-keys`, asks the hypervisor to print.
+//! Debug keys: what a person at the console, or `xl debug-keys`, asks the hypervisor to print. `loglvl=` does not matter to it.
+
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::SeqCst;
 
 use abi::event_channel::VIRQ_DEBUG;
 use abi::sched::SHUTDOWN_REBOOT;
@@ -12,7 +15,7 @@ use crate::event::{self, Binding, Channel};
 use crate::hw::console;
 use crate::hw::input::Key;
 use crate::hw::irq::{self, SoftIrq};
-use crate::hw::{ioapic, percpu, power};
+use crate::hw::{ioapic, percpu, power, time};
 use crate::mm::frames;
 use crate::sched;
 use crate::sync::{Mutex, Once, Rank};
@@ -51,13 +54,11 @@ pub fn typed() {
     }
 }
 
-/// Act on a key; one that is not known prints the help.
+/// Act on a key; one that is not known does nothing, as on Xen.
 pub fn handle(key: u8) {
-    let action = KEYS
-        .iter()
-        .find(|(known, ..)| *known == key)
-        .map_or(help as fn(), |(.., action)| *action);
-    action();
+    if let Some((.., action)) = KEYS.iter().find(|(known, ..)| *known == key) {
+        action();
+    }
 }
 
 fn help() {
@@ -235,32 +236,67 @@ fn lines() {
 
 fn registers() {
     each_domain(registers_of);
+    wait_for_others();
 }
 
 fn dom0_registers() {
     if let Some(dom0) = table::get(DomId::DOM0) {
         registers_of(&dom0);
     }
+    wait_for_others();
 }
 
-/// Each CPU logs those that it has: who waited here for another CPU might be waited for there.
+/// CPUs that were asked to log registers, and have not yet.
+static ASKED: AtomicU32 = AtomicU32::new(0);
+
+/// Have CPU `id` log the registers that it has.
+fn ask(id: u32) {
+    ASKED.fetch_add(1, SeqCst);
+    if !irq::raise_on(id, SoftIrq::REGISTERS) {
+        answered();
+    }
+}
+
+fn answered() {
+    ASKED.fetch_sub(1, SeqCst);
+}
+
+/// Who asked for registers has them when it goes on: this CPU logs its own before it enters a guest. Not for ever: another CPU may wait here at the
+/// same time, for this one.
+fn wait_for_others() {
+    const PATIENCE_NS: u64 = 1_000_000_000;
+    let end = time::now_ns() + PATIENCE_NS;
+    let own = || u32::from(irq::raised(SoftIrq::REGISTERS));
+    while ASKED.load(SeqCst) > own() && time::now_ns() < end {
+        core::hint::spin_loop();
+    }
+    made_progress();
+}
+
+/// Each CPU logs those that it has.
 fn registers_of(domain: &Domain) {
     for vcpu in domain.vcpus().iter().filter(|vcpu| vcpu.is_initialised()) {
         match sched::look_at(vcpu, |private| log_registers(vcpu, private.cpu.as_dyn())) {
             Ok(()) => {}
-            Err(id) if id == percpu::id() => irq::raise(SoftIrq::REGISTERS),
-            Err(id) => irq::raise_on(id, SoftIrq::REGISTERS),
+            Err(id) => ask(id),
         }
     }
 }
 
-/// Log the registers of the vCPU that was left on this CPU, which runs none.
+/// As this CPU was asked to, log the registers of the vCPU that was left on it; it runs none.
 pub fn log_registers_left() {
     sched::look_at_loaded(|vcpu, private| log_registers(vcpu, private.cpu.as_dyn()));
+    answered();
+}
+
+/// As this CPU was asked to, log the registers of the vCPU that it runs.
+pub fn log_registers_running(vcpu: &Vcpu, cpu: &mut dyn GuestCpu) {
+    log_registers(vcpu, cpu);
+    answered();
 }
 
 /// Log the registers of a vCPU that has stopped, or that runs here.
-pub fn log_registers(vcpu: &Vcpu, cpu: &mut dyn GuestCpu) {
+fn log_registers(vcpu: &Vcpu, cpu: &mut dyn GuestCpu) {
     made_progress();
     let page = cpu.apic_page();
     let highest = |bitmap| page.highest(bitmap).unwrap_or(0);

@@ -47,7 +47,7 @@ pub fn vcpu_list(host: &Host, only: Option<Domid>) -> Result<(), String> {
     println!("{VCPU_LIST_HEAD}");
     for info in domains(only)? {
         let name = name_of(host, info.domain);
-        for vcpu in 0..=info.max_vcpu_id {
+        for vcpu in 0..info.vcpu_limit() {
             let Ok(state) = domctl::vcpu_info(info.domain, vcpu) else {
                 continue;
             };
@@ -78,11 +78,11 @@ pub fn vcpu_pin(domain: Domid, vcpu: &str, hard: &str, soft: Option<&str>) -> Re
     let (hard, soft) = (cpus(hard)?, cpus(soft.unwrap_or("-"))?);
     let info = domctl::info(domain).map_err(failed("getdomaininfo"))?;
     let vcpus = match vcpu {
-        "all" => 0..=info.max_vcpu_id,
+        "all" => 0..info.vcpu_limit(),
         one => {
-            let number = one.parse().ok().filter(|&number| number <= info.max_vcpu_id);
+            let number = one.parse().ok().filter(|&number| number < info.vcpu_limit());
             let number = number.ok_or_else(|| format!("Invalid argument '{one}' as VCPU"))?;
-            number..=number
+            number..number + 1
         }
     };
     if hard.is_none() && soft.is_none() {

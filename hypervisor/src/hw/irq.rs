@@ -99,12 +99,19 @@ pub fn raise(work: SoftIrq) {
     percpu::this().softirqs().fetch_or(work.bits(), SeqCst);
 }
 
-/// Leave work for the run loop of CPU `id`, another one, and make it look.
-pub fn raise_on(id: u32, work: SoftIrq) {
-    if let Some(cpu) = percpu::get(id) {
-        cpu.softirqs().fetch_or(work.bits(), SeqCst);
-        apic::kick(id);
-    }
+/// Is there this work for this CPU's run loop?
+pub fn raised(work: SoftIrq) -> bool {
+    SoftIrq::from_bits_retain(percpu::this().softirqs().load(SeqCst)).contains(work)
+}
+
+/// Leave work for the run loop of CPU `id`, and make it look. Returns whether it had not been left there already.
+pub fn raise_on(id: u32, work: SoftIrq) -> bool {
+    let Some(cpu) = percpu::get(id) else {
+        return false;
+    };
+    let before = cpu.softirqs().fetch_or(work.bits(), SeqCst);
+    apic::kick(id);
+    !SoftIrq::from_bits_retain(before).contains(work)
 }
 
 /// Is there work for the run loop?

@@ -368,6 +368,7 @@ pub fn report() {
             deadline => Some(deadline.cast_signed().wrapping_sub(now.cast_signed()) / 1000),
         };
         log::info!(
+            target: hw::console::ASKED_FOR,
             "CPU {id}, core {}: {} waiting in its group, {} deadlines{}, {}",
             hw::topology::core(hw::percpu::apic_id(id)),
             scheduler.waiting(id),
@@ -421,7 +422,9 @@ fn beat(here: u32, cpu: &CpuSched, now: u64) -> u64 {
         // Timers that were set by the TSC are set anew, and what runs is told.
         hw::apic::leave_the_tsc();
         begin_to_beat_everywhere(true);
-        online_cpus().for_each(|id| hw::irq::raise_on(id, SoftIrq::TSC));
+        for id in online_cpus() {
+            hw::irq::raise_on(id, SoftIrq::TSC);
+        }
         gone.log();
     }
     let now = hw::time::now_ns();

@@ -3,7 +3,7 @@
 //! The instruction is fetched again, by a walk of the guest's page tables. If the guest has changed it meanwhile, it gets what it asked for: another
 //! instruction's length, or another access; never more than its own memory.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 
 use super::Running;
 use crate::arch::{CpuMode, GuestCpu, SegmentReg};
@@ -14,7 +14,8 @@ use crate::types::{Gva, PAGE_SIZE};
 /// Longest instruction, in bytes.
 const MAX_LEN: usize = 15;
 
-/// Length of the instruction at the guest's RIP. `None`: it cannot be read any more, so the guest has to be entered again to fault itself.
+/// Length of the instruction at the guest's RIP. `None`: it cannot be read any more, or is none that exits, so the guest has to be entered again to
+/// fault itself.
 #[inline(always)]
 pub fn length<C: GuestCpu + ?Sized>(domain: &Domain, walks: &mut WalkCache, cpu: &C) -> Option<u8> {
     // What exits is mostly one of a few encodings without prefixes; they are recognised before anything is decoded.
@@ -23,7 +24,8 @@ pub fn length<C: GuestCpu + ?Sized>(domain: &Domain, walks: &mut WalkCache, cpu:
     {
         return Some(len);
     }
-    Some(instruction(domain, walks, cpu)?.0.len() as u8)
+    let (instruction, _) = instruction(domain, walks, cpu)?;
+    (!instruction.is_invalid()).then_some(instruction.len() as u8)
 }
 
 /// The first bytes at the guest's RIP, read with a word: a single access. `None`: the word is not all there.
@@ -72,7 +74,8 @@ fn common_length(head: [u8; 3]) -> Option<u8> {
     }
 }
 
-/// The instruction at the guest's RIP, and its bytes. `None`: it cannot be read, or is not one.
+/// The instruction at the guest's RIP, and its bytes. It is invalid if it is none that the decoder knows, as those of AVX are. `None`: it cannot be read
+/// to its end.
 #[inline(never)]
 pub fn instruction<C: GuestCpu + ?Sized>(
     domain: &Domain,
@@ -93,8 +96,10 @@ pub fn instruction<C: GuestCpu + ?Sized>(
         CpuMode::Protected32 => 32,
         CpuMode::Real | CpuMode::Virtual8086 | CpuMode::Protected16 => 16,
     };
-    let decoded = Decoder::with_ip(bitness, bytes.get(..have)?, cpu.rip(), DecoderOptions::NONE).decode();
-    (!decoded.is_invalid()).then_some((decoded, bytes))
+    let mut decoder = Decoder::with_ip(bitness, bytes.get(..have)?, cpu.rip(), DecoderOptions::NONE);
+    let decoded = decoder.decode();
+    let cut_off = have < MAX_LEN && decoder.last_error() == DecoderError::NoMoreBytes;
+    (!cut_off).then_some((decoded, bytes))
 }
 
 /// Where the next instruction is, and the memory that it is in.

@@ -3,7 +3,8 @@
 //! Behind such an address is the local APIC or an I/O APIC, a page that may only be read, a device that the privileged domain has not touched before, or
 //! nothing at all. Nothing reads as all ones and swallows writes, a write to a frame that was granted to be read only is a general-protection fault, as
 //! on Xen. The instruction is fetched again and carried out by
-//! [`super::emulate`]; the address is the one that the hardware reported, never one that is computed from registers.
+//! [`super::emulate`], or refused by a general-protection fault, as on Xen, if that does not know it (no SSE, no AVX); the address is the one that the
+//! hardware reported, never one that is computed from registers.
 
 use abi::Errno;
 use iced_x86::Register;
@@ -299,6 +300,35 @@ mod tests {
             });
             assert_eq!(world.cpu.rip(), rip);
             assert_eq!(world.domain.shutdown_reason().is_some(), delivering);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_refused_and_what_cannot_be_read_faults_by_itself() {
+        use crate::hypercall::testing::{PAGES, World};
+
+        const END: u64 = PAGES * PAGE_SIZE;
+        // vmovdqu xmm0, [rbx], also at the end of memory; and a MOV whose end is behind that.
+        for (at, bytes, injected) in [
+            (0, &[0xc5u8, 0xfa, 0x6f, 0x03][..], &[Event::GP0][..]),
+            (END - 4, &[0xc5, 0xfa, 0x6f, 0x03], &[Event::GP0]),
+            (END - 1, &[0x89], &[]),
+        ] {
+            let mut world = World::new();
+            for (gpa, byte) in (at..).zip(bytes) {
+                world.put(gpa, byte);
+            }
+            world.cpu.set_rip(at);
+            let nothing = NestedFault {
+                gpa: Gpa(0xfe00_0000),
+                ..fault(Access::Read)
+            };
+            let _ = world.caller(|running| {
+                nested_fault(running, nothing);
+                Ok(0)
+            });
+            assert_eq!(world.cpu.injected, injected, "{bytes:x?}");
+            assert_eq!(world.cpu.rip(), at);
         }
     }
 

@@ -269,7 +269,7 @@ fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) {
     while hw::irq::softirq_pending() {
         let work = softirqs();
         if work.contains(SoftIrq::REGISTERS) {
-            debug_keys::log_registers(running.vcpu, running.cpu);
+            debug_keys::log_registers_running(running.vcpu, running.cpu);
         }
         if work.contains(SoftIrq::TSC) {
             running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));

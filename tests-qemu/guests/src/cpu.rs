@@ -22,6 +22,8 @@ pub struct Fault {
 pub const DE: u8 = 0;
 /// Debug.
 pub const DB: u8 = 1;
+/// Non-maskable interrupt.
+pub const NMI: u8 = 2;
 /// Breakpoint.
 pub const BP: u8 = 3;
 /// Invalid opcode.
@@ -55,6 +57,10 @@ pub fn init() {
 
 fn hook(frame: &mut TrapFrame) -> Verdict {
     let vector = frame.vector as u8;
+    if vector == NMI {
+        interrupts::nmi_arrived();
+        return Verdict::Resume;
+    }
     let recovery = RECOVERY.swap(0, Ordering::Relaxed);
     if recovery != 0 && (vector < interrupts::FIRST || frame.rip + 16 > recovery && frame.rip <= recovery) {
         FAULT.store(FAULTED | frame.error << 8 | u64::from(vector), Ordering::Relaxed);
@@ -172,8 +178,8 @@ plain! {
     skinit = "skinit eax";
     /// INVLPGA.
     invlpga = "invlpga rax, ecx";
-    /// MONITOR.
-    monitor = "monitor";
+    /// MONITOR of memory.
+    monitor = "lea rax, [rsp - 64]; monitor";
     /// MWAIT.
     mwait = "mwait";
     /// GETSEC.
@@ -182,8 +188,32 @@ plain! {
     rsm = "rsm";
     /// RDPMC.
     rdpmc = "rdpmc";
+    /// RDPRU.
+    rdpru = ".byte 0x0f, 0x01, 0xfd";
     /// PAUSE.
     pause = "pause";
+    /// CLTS.
+    clts = "clts";
+}
+
+/// LMSW of a register.
+///
+/// # Errors
+/// The fault.
+pub fn lmsw(value: u16) -> Result<(), Fault> {
+    // SAFETY: the caller's choice among PE, which stays, MP, EM and TS; a fault resumes behind it.
+    unsafe { attempt!("lmsw ax", in("ax") value) }
+    outcome(())
+}
+
+/// LMSW of memory.
+///
+/// # Errors
+/// The fault.
+pub fn lmsw_of_memory(value: &u16) -> Result<(), Fault> {
+    // SAFETY: as for `lmsw`.
+    unsafe { attempt!("lmsw [rax]", in("rax") value) }
+    outcome(())
 }
 
 /// MOV to CR8 that may let an interrupt in; `class` is below 16.
@@ -393,6 +423,26 @@ pub fn load(address: u64) -> Result<u32, Fault> {
     outcome(value)
 }
 
+/// Reads 16 bytes at any address, by SSE2.
+///
+/// # Errors
+/// The fault.
+pub fn load_sse(address: u64) -> Result<(), Fault> {
+    // SAFETY: only reads, and guests have no use for the register; a fault resumes behind it.
+    unsafe { attempt!("movdqu xmm0, [rdx]", in("rdx") address) }
+    outcome(())
+}
+
+/// The same by AVX.
+///
+/// # Errors
+/// The fault.
+pub fn load_avx(address: u64) -> Result<(), Fault> {
+    // SAFETY: as for `load_sse`.
+    unsafe { attempt!("vmovdqu xmm0, [rdx]", in("rdx") address) }
+    outcome(())
+}
+
 /// Writes a 32-bit device register, which must be no memory of Rust's.
 pub fn mmio_write(address: u64, value: u32) {
     // SAFETY: device registers and addresses without memory only.
@@ -429,6 +479,10 @@ pub const APIC_EOI: u64 = APIC + 0xb0;
 pub const APIC_SVR: u64 = APIC + 0xf0;
 /// Interrupt command, low half.
 pub const APIC_ICR: u64 = APIC + 0x300;
+/// Interrupt command, high half: the destination.
+pub const APIC_ICR_HIGH: u64 = APIC + 0x310;
+/// [`APIC_ICR`]: a non-maskable interrupt, to the destination.
+pub const ICR_NMI: u32 = 0x4400;
 /// Timer entry of the local vector table.
 pub const APIC_TIMER: u64 = APIC + 0x320;
 /// Initial count.

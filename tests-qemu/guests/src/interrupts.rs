@@ -36,6 +36,43 @@ pub(crate) fn arrived(vector: u8) {
     }
 }
 
+/// How many NMIs the next one's handler sends to its own CPU, and how many had come at its end.
+static NMIS_WITHIN: AtomicU64 = AtomicU64::new(0);
+static NMIS_AT_END: AtomicU64 = AtomicU64::new(0);
+
+/// Called by the trap hook.
+pub(crate) fn nmi_arrived() {
+    let nmis = &COUNTS[usize::from(cpu::NMI)];
+    nmis.fetch_add(1, Ordering::SeqCst);
+    let within = NMIS_WITHIN.swap(0, Ordering::SeqCst);
+    if within != 0 {
+        (0..within).for_each(|_| send_nmi());
+        NMIS_AT_END.store(nmis.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+/// Sends an NMI to the first vCPU, by the local APIC.
+pub fn send_nmi() {
+    cpu::mmio_write(cpu::APIC_ICR_HIGH, 0);
+    cpu::mmio_write(cpu::APIC_ICR, cpu::ICR_NMI);
+}
+
+/// Sends an NMI whose handler sends others; how many had come at the end of that.
+pub fn send_nmi_that_sends(others: u64) -> u64 {
+    NMIS_WITHIN.store(others, Ordering::SeqCst);
+    send_nmi();
+    NMIS_AT_END.load(Ordering::SeqCst)
+}
+
+/// Sends an NMI in the shadow of an STI; interrupts are off again behind it.
+pub fn send_nmi_in_shadow() {
+    cpu::mmio_write(cpu::APIC_ICR_HIGH, 0);
+    // SAFETY: as for `enable`; the store is to a register of the local APIC.
+    unsafe {
+        asm!("sti", "mov [{}], {:e}", "cli", in(reg) cpu::APIC_ICR, in(reg) cpu::ICR_NMI, options(nostack))
+    }
+}
+
 /// Acknowledge by the x2APIC's register from now on.
 pub fn use_x2apic() {
     X2APIC.store(true, Ordering::Relaxed);

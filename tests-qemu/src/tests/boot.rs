@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
+use super::hostile::spinning;
 use super::shim::Shim;
 use super::{BOTH, PATIENCE, guest, test, test_by};
 use crate::runner::{Bench, Test};
@@ -33,6 +34,7 @@ pub fn tests() -> Vec<Test> {
     .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
     .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
     .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
+    .chain(BOTH.map(|vehicle| test("debug key d on other CPUs", vehicle, registers)))
     .chain(BOTH.map(|vehicle| test("Xen's options", vehicle, options)))
     .collect()
 }
@@ -57,11 +59,11 @@ fn panic(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// The serial line goes to the hypervisor and back; its keys say what runs, and leave it running.
+/// The serial line goes to the hypervisor and back; its keys say what runs, and leave it running. All that is printed whatever is to be logged.
 fn debug_keys(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     const SWITCH: &str = "\x02\x02\x02";
     machine.cpus = 2;
-    machine.command_line += " conswitch=b";
+    machine.command_line += " conswitch=b loglvl=none guest_loglvl=none";
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
     for _ in 0..2 {
         shim.console.send(SWITCH)?;
@@ -91,6 +93,25 @@ fn debug_keys(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         let list = shim.command("list")?;
         ensure!(list.contains("Domain-0"), "{list}");
     }
+    Ok(())
+}
+
+/// Who asks for the registers of vCPUs that other CPUs run has them when the command is done. An unknown key does nothing.
+fn registers(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 3;
+    let mut shim = spinning(bench, machine)?;
+    for cpu in 1..3 {
+        let said = shim.command(&format!("create spin name='on{cpu}' cpus='{cpu}'"))?;
+        ensure!(said.contains("created"), "{said}");
+    }
+    for _ in 0..10 {
+        let said = shim.command("debug-keys d")?;
+        for vcpu in ["d0v0: ", "d1v0: ", "d2v0: "] {
+            ensure!(said.matches(vcpu).count() == 1, "no {vcpu:?}, or two: {said}");
+        }
+    }
+    let said = shim.command("debug-keys ?")?;
+    ensure!(!said.contains("(oxen)"), "an unknown key: {said}");
     Ok(())
 }
 

@@ -61,6 +61,14 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
+    // Bochs's AMD-V has interrupts by EVENTINJ, which the hypervisor does not use in TCG.
+    for vehicle in [Vehicle::Svm, Vehicle::SvmBochs, Vehicle::Vmx] {
+        tests.push(test("NMIs", vehicle, move |bench, mut machine| {
+            machine.cpus = 2;
+            machine.command_line += " dom0_max_vcpus=2";
+            run(bench, machine, "nmi")
+        }));
+    }
     tests.push(test(
         "lapic, none of it by hardware",
         Vehicle::Vmx,

@@ -25,7 +25,7 @@ pub fn vcpu_set(host: &Host, words: &[&str]) -> Result<(), String> {
     let count = count.parse().ok().filter(|&count| count > 0);
     let count: u32 = count.ok_or("Error: Invalid argument.")?;
     let info = domctl::info(domain).map_err(|error| format!("getdomaininfo: {error}"))?;
-    let max = info.max_vcpu_id + 1;
+    let max = info.vcpu_limit();
     if count > max {
         return Err(format!("Requested {count} VCPUs, however maxcpus is {max}!"));
     }

@@ -80,16 +80,22 @@ fn raw(apicv: bool) -> Raw {
 /// # Errors
 /// A sentence naming what is missing.
 pub fn probe(apicv: bool) -> Result<Caps, Unsupported> {
-    if raw_cpuid::cpuid!(1).ecx & 1 << 5 == 0 {
+    usable(raw_cpuid::cpuid!(1).ecx, || read(msr::FEATURE_CONTROL))?;
+    raw(apicv).caps()
+}
+
+/// Is there VT-x, by ECX of CPUID leaf 1, and does the firmware let it be used, by the register that exists only then?
+fn usable(features: u32, control: impl FnOnce() -> u64) -> Result<(), Unsupported> {
+    if features & 1 << 5 == 0 {
         return Err(Unsupported("the CPU has no VT-x (VMX)"));
     }
-    let control = read(msr::FEATURE_CONTROL);
+    let control = control();
     if control & feature_control::LOCKED != 0 && control & feature_control::VMX == 0 {
         return Err(Unsupported(
             "VT-x is switched off and locked by the firmware: enable it in its setup",
         ));
     }
-    raw(apicv).caps()
+    Ok(())
 }
 
 /// Can instruction fetches hang this CPU ([`multihit`])? In a virtual machine no hardware walks our tables.
@@ -208,4 +214,30 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
         apic_access,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unlocked_or_switched_on_is_usable() {
+        use feature_control::{LOCKED, VMX};
+        const HAS_VMX: u32 = 1 << 5;
+        for control in [0, VMX, VMX | LOCKED] {
+            assert!(usable(HAS_VMX, || control).is_ok());
+        }
+        let Err(Unsupported(why)) = usable(HAS_VMX, || LOCKED) else {
+            panic!("it is switched off");
+        };
+        assert!(why.contains("locked by the firmware"));
+    }
+
+    #[test]
+    fn without_vmx_its_register_is_not_read() {
+        let Err(Unsupported(why)) = usable(!(1 << 5), || panic!("#GP")) else {
+            panic!("there is none");
+        };
+        assert!(why.contains("no VT-x"));
+    }
 }

@@ -212,14 +212,35 @@ fn nothing_there(report: &mut Report, hardware_domain: bool) {
 }
 
 fn control_registers(report: &mut Report) {
+    const CR0_PE: u64 = 1 << 0;
+    const CR0_MP: u64 = 1 << 1;
     const CR0_TS: u64 = 1 << 3;
+    /// PE, MP, EM and TS.
+    const CR0_LOW: u64 = 0xf;
     const CR0_PG: u64 = 1 << 31;
     let cr0 = cpu::read_cr0();
     report.equal("cr0-same", cpu::write_cr0(cr0), Ok(()));
-    let set = cpu::write_cr0(cr0 | CR0_TS).map(|()| cpu::read_cr0());
-    report.equal("cr0-ts", set, Ok(cr0 | CR0_TS));
+    let with_ts = || cpu::write_cr0(cr0 | CR0_TS);
+    report.equal("cr0-ts", with_ts().map(|()| cpu::read_cr0()), Ok(cr0 | CR0_TS));
     report.equal("cr0-back", cpu::write_cr0(cr0).map(|()| cpu::read_cr0()), Ok(cr0));
     let off = cpu::write_cr0(cr0 & !CR0_PG);
+    report.equal(
+        "clts",
+        with_ts().and(cpu::clts()).map(|()| cpu::read_cr0()),
+        Ok(cr0),
+    );
+    // LMSW writes MP, EM and TS, and PE if it sets that.
+    for (name, lmsw) in [
+        ("lmsw", cpu::lmsw as fn(u16) -> Result<(), Fault>),
+        ("lmsw-of-memory", |value| cpu::lmsw_of_memory(&value)),
+    ] {
+        let written = [CR0_TS, 0, CR0_MP | CR0_TS, cr0 & CR0_LOW]
+            .map(|bits| lmsw(bits as u16).map(|()| cpu::read_cr0() & CR0_LOW));
+        let low = cr0 & CR0_LOW;
+        let expected = [CR0_PE | CR0_TS, CR0_PE, CR0_PE | CR0_MP | CR0_TS, low].map(Ok);
+        report.equal(name, written, expected);
+        report.equal(&format!("{name}-rest"), cpu::read_cr0(), cr0);
+    }
     report.equal("cr0-no-paging-in-long-mode", off, Err(GP0));
     report.equal("cr0-reserved", cpu::write_cr0(cr0 | 1 << 40), Err(GP0));
     let cr4 = cpu::read_cr4();
@@ -299,6 +320,15 @@ fn exceptions(report: &mut Report, step_over_exit: bool) {
     );
     report.equal("wbinvd", cpu::wbinvd(), Ok(()));
     report.equal("pause", cpu::pause(), Ok(()));
+    // CPUID shows none of them.
+    for (name, instruction) in [
+        ("monitor", cpu::monitor as fn() -> Result<(), Fault>),
+        ("mwait", cpu::mwait),
+        ("rdpru", cpu::rdpru),
+    ] {
+        report.equal(name, instruction(), Err(UD0));
+    }
+    report.equal("rdpmc", cpu::rdpmc(), Err(GP0));
 }
 
 fn extended_state(report: &mut Report) {
@@ -317,6 +347,20 @@ fn extended_state(report: &mut Report) {
     report.equal("xsetbv-sse", cpu::xsetbv(0, 3).and(cpu::xgetbv(0)), Ok(3));
     let all = cpu::xsetbv(0, supported.into()).and(cpu::xgetbv(0));
     report.equal("xsetbv-all", all, Ok(supported.into()));
+    // An instruction that the hypervisor does not carry out.
+    const CR4_OSFXSR: u64 = 1 << 9;
+    const AVX: u32 = 1 << 28;
+    report.equal(
+        "cr4-osfxsr-for-sse",
+        cpu::write_cr4(cpu::read_cr4() | CR4_OSFXSR),
+        Ok(()),
+    );
+    report.equal("sse-read-of-a-device", cpu::load_sse(cpu::APIC_TPR), Err(GP0));
+    if cpu::cpuid(1, 0)[2] & AVX != 0 {
+        report.equal("avx-read-of-a-device", cpu::load_avx(cpu::APIC_TPR), Err(GP0));
+    } else {
+        println!("# this CPU has no AVX");
+    }
     report.equal("xsetbv-no-x87", cpu::xsetbv(0, 2), Err(GP0));
     report.equal("xsetbv-avx-without-sse", cpu::xsetbv(0, 5), Err(GP0));
     report.equal("xsetbv-reserved", cpu::xsetbv(0, 1 << 62 | 1), Err(GP0));

@@ -1,0 +1,129 @@
+//! Non-maskable interrupts from another vCPU and from its own, to a vCPU that computes, halts, has interrupts off, is in the handler of one, and
+//! takes others at the same time.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
+use abi::hvm::HVM_PARAM_CALLBACK_IRQ;
+use abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_VCPU_OP};
+use abi::vcpu::VCPUOP_SEND_NMI;
+use guest_rt::hypercall::{event_channel, hvm};
+use guest_rt::start_info::StartInfo;
+use guests::frames::Frames;
+use guests::interrupts::CALLBACK;
+use guests::report::Report;
+use guests::{cpu, hypercall, interrupts, smp};
+
+guest_rt::main!(main);
+
+/// Events while NMIs come.
+const ROUNDS: u64 = 2000;
+/// PAUSEs between NMIs that are sent one by one.
+const PAUSES: u32 = 10_000;
+/// PAUSEs between those that come with events: without any, the first vCPU would do nothing but take NMIs.
+const PAUSES_IN_A_STORM: u32 = 1000;
+/// After so many ticks of the TSC, what was sent has been lost.
+const PATIENCE: u64 = 10_000_000_000;
+/// HVM_PARAM_CALLBACK_IRQ: the vector in the low byte.
+const VIA_VECTOR: u64 = 2 << 56;
+
+static STACK: Frames<4> = Frames::new();
+/// The second vCPU sends, one by one, until so many have come.
+static WANTED: AtomicU64 = AtomicU64::new(0);
+/// It sends many.
+static STORM: AtomicBool = AtomicBool::new(false);
+/// How many it has sent.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn second() -> ! {
+    loop {
+        let storm = STORM.load(SeqCst);
+        if storm || nmis() < WANTED.load(SeqCst) {
+            SENT.fetch_add(1, SeqCst);
+            send();
+        }
+        let pauses = if storm { PAUSES_IN_A_STORM } else { PAUSES };
+        for _ in 0..pauses {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+fn nmis() -> u64 {
+    interrupts::count(cpu::NMI)
+}
+
+/// An NMI to the first vCPU, by hypercall.
+fn send() -> i64 {
+    hypercall::call(HYPERVISOR_VCPU_OP, [VCPUOP_SEND_NMI.into(), 0, 0, 0, 0])
+}
+
+/// Has the other vCPU send until one more has come; `wait` until then, again and again. Did it come?
+fn from_the_other(wait: impl Fn()) -> bool {
+    let wanted = nmis() + 1;
+    WANTED.store(wanted, SeqCst);
+    let end = cpu::tsc() + PATIENCE;
+    while nmis() < wanted && cpu::tsc() < end {
+        wait();
+    }
+    nmis() >= wanted
+}
+
+fn from_its_own(report: &mut Report) {
+    report.equal("hypercall", (send(), nmis()), (0, 1));
+    interrupts::send_nmi();
+    report.equal("local-apic", nmis(), 2);
+    interrupts::send_nmi_in_shadow();
+    report.equal("in-the-shadow-of-sti", nmis(), 3);
+    // One waits for the end of the handler; a third is the same as the second.
+    for (others, name) in [(1, "held-until-iret"), (2, "only-one-is-held")] {
+        let before = nmis();
+        let at_end = interrupts::send_nmi_that_sends(others);
+        report.equal(name, (at_end - before, nmis() - before), (1, 2));
+    }
+    let before = nmis();
+    interrupts::enabled(interrupts::send_nmi);
+    report.equal("with-interrupts-on", nmis(), before + 1);
+}
+
+/// Events, each of which is to come once, while the other vCPU sends NMIs. How many did not.
+fn events_in_a_storm(port: u32) -> u64 {
+    STORM.store(true, SeqCst);
+    let mut wrong = 0;
+    interrupts::enable();
+    for round in 1..=ROUNDS {
+        let sent = event_channel::send(port);
+        wrong += u64::from(sent.is_err() || interrupts::count(CALLBACK) != round);
+    }
+    interrupts::disable();
+    STORM.store(false, SeqCst);
+    wrong
+}
+
+fn main(_: StartInfo) -> ! {
+    cpu::init();
+    let mut report = Report::default();
+    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
+    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
+    report.equal("bind-ipi", bound, 0);
+    let set = hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(CALLBACK));
+    report.equal("set-callback", set, Ok(()));
+    interrupts::serve_callback_at(0);
+    from_its_own(&mut report);
+
+    report.equal("second-vcpu", smp::start(1, second, &STACK), Ok(()));
+    let computes = from_the_other(core::hint::spin_loop);
+    report.equal("interrupts-off", computes, true);
+    let computes = interrupts::enabled(|| from_the_other(core::hint::spin_loop));
+    report.equal("interrupts-on", computes, true);
+    report.equal("halted", from_the_other(interrupts::halt), true);
+
+    let before = (nmis(), SENT.load(SeqCst));
+    report.equal("events-in-a-storm", events_in_a_storm(bind.port), 0);
+    let came = nmis() - before.0;
+    report.check("storm", came > 0 && came <= SENT.load(SeqCst) - before.1, came);
+    report.equal("after-the-storm", from_the_other(core::hint::spin_loop), true);
+    report.finish()
+}
