@@ -78,6 +78,9 @@ pub fn set_crash_test(test: CrashTest) {
 fn crash() {
     match CRASH_TEST.get() {
         Some(CrashTest::Hang) => hang(),
+        #[cfg(target_os = "none")]
+        Some(CrashTest::Fault) => crate::hw::traps::fault(),
+        Some(CrashTest::Stack) => log::info!("a stack of {} calls", deepen(0)),
         Some(CrashTest::LockOrder) => lock_out_of_order(),
         #[cfg(target_os = "none")]
         Some(&CrashTest::Tsc(seconds)) => return spoil_tsc(seconds),
@@ -99,6 +102,16 @@ fn lock_out_of_order() {
     let (first, second) = (Mutex::new(Rank::Events, ()), Mutex::new(Rank::P2m, ()));
     let _second = second.lock();
     drop(first.lock());
+}
+
+/// Calls itself until there is no stack left.
+#[inline(never)]
+fn deepen(calls: u64) -> u64 {
+    let frame = core::hint::black_box([calls; 32]);
+    match frame[0] {
+        u64::MAX => calls,
+        _ => deepen(calls + 1).max(frame[1]),
+    }
 }
 
 #[inline(never)]

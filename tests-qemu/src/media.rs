@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use crate::machine::{Door, Machine};
 use crate::outputs;
 
-/// A CD that boots by BIOS and by UEFI: GRUB with one entry, in the words that Xen's users know.
+/// A CD that boots by BIOS and by UEFI: GRUB with one entry, in the words that Xen's users know. By multiboot2 it boots what is installed, the compressed
+/// image.
 pub(crate) fn grub_iso(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
     let tree = scratch.join("iso");
     let boot = tree.join("boot");
@@ -19,9 +20,15 @@ pub(crate) fn grub_iso(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
     } else {
         ("multiboot2", "module2")
     };
-    fs::copy(&machine.image, boot.join("oxen"))?;
+    let own = machine.image == outputs::output("oxen")?;
+    let (image, name) = if own && machine.door != Door::Multiboot1 {
+        (outputs::output("oxen.gz")?, "oxen.gz")
+    } else {
+        (machine.image.clone(), "oxen")
+    };
+    fs::copy(image, boot.join(name))?;
     let mut config = format!(
-        "set timeout=0\nterminal_output console\nmenuentry oxen {{\n  {load} /boot/oxen {}\n",
+        "set timeout=0\nterminal_output console\nmenuentry oxen {{\n  {load} /boot/{name} {}\n",
         machine.command_line
     );
     for (index, file) in machine.modules.iter().enumerate() {

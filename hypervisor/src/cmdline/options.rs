@@ -177,10 +177,12 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "crash_test",
-        "hang, lock-order, skew, tsc-ahead or tsc-behind",
+        "hang, fault, stack, lock-order, skew, tsc-ahead or tsc-behind",
         Action::Value(|line, value| {
             line.crash_test = match value {
                 "hang" => Some(CrashTest::Hang),
+                "fault" => Some(CrashTest::Fault),
+                "stack" => Some(CrashTest::Stack),
                 "lock-order" => Some(CrashTest::LockOrder),
                 "skew" => Some(CrashTest::Skew),
                 "tsc-ahead" => Some(CrashTest::Tsc(10)),

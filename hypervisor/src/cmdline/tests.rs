@@ -82,7 +82,13 @@ fn watchdogs_and_resets() {
     }
     assert!(parse("reboot=no").noreboot);
     assert_eq!(parse("reboot=efi reboot=").complaints.len(), 2);
-    assert_eq!(parse("crash_test=hang").crash_test, Some(CrashTest::Hang));
+    for (value, test) in [
+        ("hang", CrashTest::Hang),
+        ("fault", CrashTest::Fault),
+        ("stack", CrashTest::Stack),
+    ] {
+        assert_eq!(parse(&format!("crash_test={value}")).crash_test, Some(test));
+    }
     assert_eq!(
         parse("crash_test=tsc-behind").crash_test,
         Some(CrashTest::Tsc(-10))

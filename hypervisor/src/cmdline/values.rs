@@ -100,6 +100,10 @@ pub enum Reset {
 pub enum CrashTest {
     /// A CPU stands still.
     Hang,
+    /// An exception.
+    Fault,
+    /// The stack is used up.
+    Stack,
     /// Locks are taken in the wrong order.
     LockOrder,
     /// The TSCs of other CPUs seem to be behind the first one's.

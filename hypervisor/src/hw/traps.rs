@@ -183,6 +183,13 @@ extern "C" fn handle(frame: &mut Frame) {
     }
 }
 
+/// For a test: a page fault.
+#[inline(never)]
+pub fn fault() {
+    // SAFETY: the hypervisor maps nothing at 0, so nothing is read: the exception ends it.
+    let _ = unsafe { core::ptr::with_exposed_provenance::<u64>(8).read_volatile() };
+}
+
 /// A machine check was signalled, here or (intercepted) in a guest. There is no recovery yet: what the banks say is printed, and the
 /// machine stops.
 pub fn machine_check() -> ! {

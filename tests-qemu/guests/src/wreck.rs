@@ -20,6 +20,12 @@ pub fn jump_nowhere() -> ! {
     }
 }
 
+/// Jumps to an address.
+pub fn jump(address: u64) -> ! {
+    // SAFETY: nothing runs in this guest afterwards.
+    unsafe { asm!("jmp {}", in(reg) address, options(noreturn)) }
+}
+
 /// Loads CR3 with a frame that is no memory.
 pub fn no_page_tables() -> ! {
     // SAFETY: nothing runs in this guest afterwards.

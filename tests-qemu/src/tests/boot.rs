@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Test> {
         xen_config,
     )])
     .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
+    .chain(BOTH.map(|vehicle| test("exceptions of the hypervisor", vehicle, exceptions)))
     .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
     .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
     .chain(BOTH.map(|vehicle| test("debug key d on other CPUs", vehicle, registers)))
@@ -56,6 +57,36 @@ fn panic(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     ])?;
     let again = shim.console.expect_any(&["Oxen 0.1.0"], STILL);
     ensure!(again.is_err(), "the machine has restarted");
+    Ok(())
+}
+
+/// An exception in the hypervisor is reported as a panic is; so is a stack that is used up, by #DF on a stack of its own.
+fn exceptions(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    let command_line = machine.command_line.clone();
+    for (what, name, place) in [
+        (
+            "fault",
+            "#PF, page fault, error code 0x0",
+            "hypervisor::hw::traps::fault",
+        ),
+        (
+            "stack",
+            "#DF, double fault, error code 0x0",
+            "hypervisor::debug_keys::deepen",
+        ),
+    ] {
+        machine.command_line = format!("{command_line} crash_test={what}");
+        let mut shim = Shim::start(bench, machine.clone(), outputs::output("boot-archive.cpio")?)?;
+        shim.crash(&[
+            "Oxen panic on CPU 0",
+            name,
+            "rip ",
+            "cr2 ",
+            "running: d0v0",
+            place,
+        ])
+        .context(what)?;
+    }
     Ok(())
 }
 

@@ -13,7 +13,9 @@ use crate::{Machine, Vehicle, outputs};
 const ENDS: &[(&str, &str)] = &[
     ("triple_fault", "reason code 1 (reboot): action is destroy"),
     ("jump_nowhere", "reason code 1 (reboot): action is destroy"),
-    ("no_page_tables", "(h) has shut down, reason code"),
+    ("no_page_tables", "(h) has shut down, reason code 3 (crash)"),
+    ("execute_nowhere", "executes where there is no memory"),
+    ("no_memory", "reason code 0 (poweroff): action is destroy"),
     ("halt", "reason code 0 (poweroff): action is destroy"),
     ("panic", "reason code 3 (crash): action is destroy"),
     ("reboot", "reason code 1 (reboot): action is destroy"),

@@ -3,7 +3,9 @@
 #![no_std]
 #![no_main]
 
-use abi::hypercall::{HYPERVISOR_SCHED_OP, HYPERVISOR_VCPU_OP};
+use abi::Domid;
+use abi::grant::{GNTMAP_HOST_MAP, GNTMAP_READONLY, GNTST_OKAY, GNTTABOP_MAP_GRANT_REF, GnttabMapGrantRef};
+use abi::hypercall::{HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_SCHED_OP, HYPERVISOR_VCPU_OP};
 use abi::sched::{SCHEDOP_WATCHDOG, SHUTDOWN_CRASH, SchedWatchdog};
 use abi::vcpu::VCPUOP_DOWN;
 use guest_rt::hypercall::{sched, vcpu};
@@ -11,7 +13,9 @@ use guest_rt::start_info::StartInfo;
 use guest_rt::{println, time};
 use guests::cpu::{self, GP0, UD0};
 use guests::frames::Frames;
+use guests::granting::Grants;
 use guests::report::Report;
+use guests::xenstore::Xenstore;
 use guests::{hypercall, smp, wreck};
 
 guest_rt::main!(main);
@@ -31,6 +35,8 @@ fn main(info: StartInfo) -> ! {
         "triple_fault" => wreck::triple_fault(),
         "jump_nowhere" => wreck::jump_nowhere(),
         "no_page_tables" => wreck::no_page_tables(),
+        "execute_nowhere" => wreck::jump(NOWHERE),
+        "no_memory" => no_memory(),
         "spin" => wreck::spin(),
         "storm" => loop {
             cpu::mmio_write(cpu::APIC_ICR, TO_SELF | 0x41);
@@ -46,6 +52,37 @@ fn main(info: StartInfo) -> ! {
         "privileged" => privileged(),
         _ => panic!("what={what}: no such thing"),
     }
+}
+
+/// Behind the domain's memory, and mapped by its page tables.
+const NOWHERE: u64 = 1 << 30;
+
+/// Reads and writes where there is no memory, and where it may not write.
+fn no_memory() -> ! {
+    static FRAME: Frames<1> = Frames::new();
+    const REFERENCE: u32 = 8;
+    let mut report = Report::default();
+    report.equal("read-nothing", cpu::load(NOWHERE), Ok(!0));
+    report.equal("write-nothing", cpu::store(NOWHERE, 0), Ok(()));
+    report.equal("read-again", cpu::load(NOWHERE), Ok(!0));
+    let own = Xenstore::default().read("domid").and_then(|id| id.parse().ok());
+    let own: Domid = own.expect("a number of its own");
+    Grants::default().grant_to(own, REFERENCE, FRAME.first());
+    let mut map = GnttabMapGrantRef {
+        host_addr: NOWHERE,
+        flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
+        ref_: REFERENCE,
+        dom: own,
+        status: 1,
+        ..Default::default()
+    };
+    let list = [GNTTABOP_MAP_GRANT_REF.into(), &raw mut map as u64, 1, 0, 0];
+    report.equal("map-to-read", hypercall::call(HYPERVISOR_GRANT_TABLE_OP, list), 0);
+    report.equal("map-status", map.status, GNTST_OKAY);
+    report.equal("read-mapped", cpu::load(NOWHERE), Ok(0));
+    report.equal("write-mapped", cpu::store(NOWHERE, 1), Err(GP0));
+    report.equal("read-mapped-again", cpu::load(NOWHERE), Ok(0));
+    report.finish()
 }
 
 /// In a second the domain ends.
