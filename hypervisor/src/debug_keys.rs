@@ -274,13 +274,20 @@ fn answered() {
     ASKED.fetch_sub(1, SeqCst);
 }
 
-/// Who asked for registers has them when it goes on: this CPU logs its own before it enters a guest. Not for ever: another CPU may wait here at the
-/// same time, for this one.
+/// Who asked for registers has them when it goes on: this CPU logs its own before it enters a guest. Unless another CPU waits for what this one has, and not for
+/// ever where none answers: another may wait here at the same time, for this one.
 fn wait_for_others() {
     const PATIENCE_NS: u64 = 1_000_000_000;
-    let end = time::now_ns() + PATIENCE_NS;
-    let own = || u32::from(irq::raised(SoftIrq::REGISTERS));
-    while ASKED.load(SeqCst) > own() && time::now_ns() < end {
+    let mut end = time::now_ns() + PATIENCE_NS;
+    let mut left = ASKED.load(SeqCst);
+    while left > u32::from(irq::raised(SoftIrq::REGISTERS)) && !irq::raised(SoftIrq::EVICT) {
+        let now = ASKED.load(SeqCst);
+        if now != left {
+            (left, end) = (now, time::now_ns() + PATIENCE_NS);
+            made_progress();
+        } else if time::now_ns() >= end {
+            break;
+        }
         core::hint::spin_loop();
     }
     made_progress();

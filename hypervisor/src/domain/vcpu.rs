@@ -435,7 +435,9 @@ impl Vcpu {
         if self.timers.take_watchdog(now)
             && let Some(domain) = self.domain()
         {
-            log::warn!("{}: its watchdog was not put off in time", domain.id);
+            if domain.shutdown_reason().is_none() {
+                log::warn!("{}: its watchdog was not put off in time", domain.id);
+            }
             domain.shutdown(SHUTDOWN_WATCHDOG);
         }
         self.timers.next_unattended()

@@ -149,7 +149,7 @@ impl GrantTable {
     /// # Errors
     /// `GNTST_BAD_GNTREF`: the table has no such entry. `GNTST_GENERAL_ERROR`: it does not grant `access` to `user`, or is transitive
     /// and leads to its own domain. `GNTST_BAD_DOMAIN`: it leads to one that is not there. `GNTST_BAD_PAGE`: it names memory that `granter` does not own.
-    /// `GNTST_EAGAIN`: the table's version is being changed, which clears what it grants.
+    /// `GNTST_EAGAIN`: the table's version is being changed; who asks again finds what has become of the entry.
     #[inline(always)]
     pub fn pin(
         granter: &Domain,

@@ -3,7 +3,8 @@
 //! Who is at an entry holds that entry's lock and has read the version *behind* taking it ([`Current::lock`]). Who changes the version first
 //! says so, then takes and leaves every entry's lock once ([`Current::change`]): whoever held it before has left by then, whoever takes it
 //! after has to see what was said, and leaves again. So from there to the end of the change nobody is at any entry. Nobody waits for that end
-//! but the domain itself: it has as many entries as it likes, and others are not to stand still for as long as a look at all takes.
+//! but the domain itself, and a privileged one that asks for its version or how large its table is: it has as many entries as it likes, and who uses some is not to
+//! stand still for as long as a look at all takes.
 
 use crate::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use crate::sync::{Mutex, MutexGuard, spin_loop};

@@ -94,9 +94,10 @@ fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Res
 /// Is there something to do for the vCPU? With interrupts off it waits for the ports alone, but for what these do not keep away: who has asked for that before it
 /// was known to poll, has not ended the poll.
 fn is_asked_for(caller: &Caller<'_>) -> bool {
-    const UNMASKED: Request = Request::NMI.union(Request::STARTUP).union(Request::TIMER);
+    const UNMASKED: Request = Request::STARTUP.union(Request::TIMER);
     let vcpu = caller.vcpu;
     vcpu.requests().intersects(UNMASKED)
+        || vcpu.requests().contains(Request::NMI) && caller.cpu.nmi_allowed()
         || caller.cpu.interruptible() && (vcpu.events.upcall_pending() || vcpu.was_woken())
 }
 

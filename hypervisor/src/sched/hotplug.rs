@@ -36,13 +36,17 @@ static UNDER_WAY: Mutex<Option<u32>> = Mutex::new(Rank::Hotplug, None);
 /// so already. `ENODEV`: it is in a pool other than 0.
 pub fn change_cpu(id: u32, change: CpuChange) -> Result<bool, Errno> {
     let mut under_way = UNDER_WAY.try_lock().ok_or(Errno::EBUSY)?;
-    let gone = || cpu(id).is_none_or(|cpu| !cpu.retiring.load(SeqCst));
-    if let Some(arrived) = go_on(&mut under_way, id, change, gone)? {
-        if arrived {
-            log::info!("CPU {id} is offline");
-            event::raise_global_virq(VIRQ_PCPU_STATE);
+    let gone = |leaves| cpu(leaves).is_none_or(|cpu| !cpu.retiring.load(SeqCst));
+    if let Some(leaves) = *under_way {
+        let asked_for = leaves == id && change == CpuChange::Offline;
+        if !arrives(&mut under_way, gone) {
+            return if asked_for { Ok(false) } else { Err(Errno::EBUSY) };
         }
-        return Ok(arrived);
+        log::info!("CPU {leaves} is offline");
+        event::raise_global_virq(VIRQ_PCPU_STATE);
+        if asked_for {
+            return Ok(true);
+        }
     }
     let cpus = cpu_count() as u32;
     let mut pools = pools();
@@ -72,24 +76,9 @@ pub fn change_cpu(id: u32, change: CpuChange) -> Result<bool, Errno> {
     Ok(false)
 }
 
-/// Has the CPU that is on its way, if that is what is asked for, arrived? It is `gone` once it has nothing left. `None`: none is.
-fn go_on(
-    under_way: &mut Option<u32>,
-    id: u32,
-    change: CpuChange,
-    gone: impl FnOnce() -> bool,
-) -> Result<Option<bool>, Errno> {
-    match *under_way {
-        None => Ok(None),
-        Some(leaves) if leaves == id && change == CpuChange::Offline => {
-            let arrived = gone();
-            if arrived {
-                *under_way = None;
-            }
-            Ok(Some(arrived))
-        }
-        Some(_) => Err(Errno::EBUSY),
-    }
+/// Is the CPU that is on its way `gone`, which has nothing left then? Whoever looks finds out: the one who began it may never ask again.
+fn arrives(under_way: &mut Option<u32>, gone: impl FnOnce(u32) -> bool) -> bool {
+    under_way.take_if(|leaves| gone(*leaves)).is_some()
 }
 
 /// CPU `id`, which has just been added, is offline until somebody brings it back. Before there are domains.
@@ -142,22 +131,15 @@ fn give_deadlines_away(own: &CpuSched) {
 mod tests {
     use super::*;
 
-    /// Whoever asks for the CPU that is on its way goes on with it; others have to wait until it has arrived.
+    /// A CPU is on its way until it has nothing left, whoever looks then.
     #[test]
     fn one_at_a_time_is_on_its_way() {
-        use CpuChange::{Offline, Online};
         let mut under_way = None;
-        assert_eq!(go_on(&mut under_way, 3, Offline, || false), Ok(None));
+        assert!(!arrives(&mut under_way, |_| true), "none is");
         under_way = Some(3);
-        for (id, change, gone, answer) in [
-            (2, Offline, true, Err(Errno::EBUSY)),
-            (3, Online, true, Err(Errno::EBUSY)),
-            (3, Offline, false, Ok(Some(false))),
-            (3, Offline, true, Ok(Some(true))),
-            (2, Offline, true, Ok(None)),
-        ] {
-            let answered = go_on(&mut under_way, id, change, || gone);
-            assert_eq!(answered, answer, "CPU {id}, {change:?}");
-        }
+        assert!(!arrives(&mut under_way, |leaves| leaves != 3));
+        assert_eq!(under_way, Some(3));
+        assert!(arrives(&mut under_way, |leaves| leaves == 3));
+        assert_eq!(under_way, None);
     }
 }

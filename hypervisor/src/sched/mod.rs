@@ -514,7 +514,9 @@ pub fn on_timer() {
         if next != NEVER {
             // Those that have passed are asked for; the vCPU itself queues the others once it runs.
             let home = vcpu.traces.timer_cpu.lock();
-            if *home == here {
+            // Who destroys the domain marks it before [`forget`] comes for what is queued: one of the two sees the other.
+            let lives = vcpu.domain().is_some_and(|domain| !domain.is_dying());
+            if *home == here && lives {
                 cpu.timers.lock().set(&vcpu, next);
             }
         }

@@ -41,7 +41,7 @@ impl GuestCpu for Vcpu {
         // confines the guest to its nested page tables.
         unsafe { world_switch(self.vmcb.hpa(), &raw mut self.gprs, self.host_state) };
         if self.host.caps.tcg {
-            // SAFETY: the host's TPR is 0 anyhow.
+            // SAFETY: V_INTR_MASKING is over, so this is the host's own TPR, which is 0 anyhow.
             unsafe { asm!("mov cr8, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags)) };
         }
         self.gprs.rax = self.vmcb.save.rax;
