@@ -130,6 +130,7 @@ fn debug_keys(bench: &mut Bench, mut machine: Machine) -> Result<()> {
 /// Who asks for the registers of vCPUs that other CPUs run has them when the command is done. An unknown key does nothing.
 fn registers(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.cpus = 3;
+    machine.command_line += " dom0_max_vcpus=1 dom0_vcpus_pin";
     let mut shim = spinning(bench, machine)?;
     for cpu in 1..3 {
         let said = shim.command(&format!("create spin name='on{cpu}' cpus='{cpu}'"))?;

@@ -1,6 +1,6 @@
 //! Machines with several CPUs: all run guests, go off and on, and end with the machine.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::guests::verdict;
 use super::hostile::spinning;
@@ -103,7 +103,7 @@ pub(super) fn all(bench: &mut Bench, mut machine: Machine, cpus: Cpus) -> Result
     Ok(())
 }
 
-/// More CPUs than fit into a word, or into one of the scheduler's groups: the last one runs guests, too.
+/// More CPUs than fit into one of the scheduler's groups: the last one runs guests, too.
 fn sixty_four(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.cpus = 64;
     machine.one_thread = true;
@@ -114,8 +114,23 @@ fn sixty_four(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     for cpu in ["63", "32"] {
         shim.command(&format!("create spin name='on{cpu}' cpus='{cpu}'"))?;
         comes_to(&mut shim, &format!("on{cpu}"), &[cpu])?;
+        runs_something(&mut shim, cpu)?;
     }
     Ok(())
+}
+
+/// Waits until a CPU says that it runs a domU.
+fn runs_something(shim: &mut Shim<'_>, cpu: &str) -> Result<()> {
+    const LOOKS: u32 = 50;
+    let mut said = String::new();
+    for _ in 0..LOOKS {
+        said = shim.command("debug-keys r")?;
+        let line = said.lines().find(|line| line.contains(&format!("CPU {cpu}, ")));
+        if line.is_some_and(|line| line.contains("runs d") && !line.contains("runs d0")) {
+            return Ok(());
+        }
+    }
+    bail!("CPU {cpu} does not run the domain: {said}")
 }
 
 /// A machine that is told to restart does, by whatever way the command line says.
