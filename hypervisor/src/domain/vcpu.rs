@@ -110,17 +110,10 @@ impl VcpuTimers {
 
     /// The earliest deadline, or [`NEVER`].
     pub fn next(&self) -> u64 {
-        [
-            &self.singleshot,
-            &self.periodic,
-            &self.lapic,
-            &self.poll,
-            &self.budget,
-        ]
-        .into_iter()
-        .chain(&self.watchdogs)
-        .map(|deadline| deadline.load(SeqCst))
-        .fold(NEVER, u64::min)
+        [&self.singleshot, &self.periodic, &self.lapic, &self.poll]
+            .map(|deadline| deadline.load(SeqCst))
+            .into_iter()
+            .fold(self.next_unattended(), u64::min)
     }
 
     /// The earliest that is seen to whether or not the vCPU runs, or [`NEVER`].

@@ -33,6 +33,8 @@ use crate::types::Gfn;
 
 /// Small pages' worth of work in a slice; one element is always done.
 const SLICE: u64 = 512;
+/// Extents of a list that are read at once.
+const BATCH: usize = 32;
 /// Elements that a command word can count.
 const MAX_EXTENTS: u64 = (u32::MAX >> MEMOP_EXTENT_SHIFT) as u64;
 /// Largest extents: for a domain, and for a privileged one (Xen's defaults).
@@ -127,11 +129,11 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, at: u64) -> 
 }
 
 /// The next extents of a list, some of them, up to one that cannot be read: what is done with each makes the caller's page tables be walked anew.
-fn read_extents(caller: &mut Caller<'_>, request: &MemoryReservation, from: u64) -> ArrayVec<Gfn, 32> {
+fn read_extents(caller: &mut Caller<'_>, request: &MemoryReservation, from: u64) -> ArrayVec<Gfn, BATCH> {
     (from..request.nr_extents)
         .map_while(|index| caller.read_element(request.extent_start, index).ok())
         .map(|Ulong(gfn)| Gfn(gfn))
-        .take(32)
+        .take(BATCH)
         .collect()
 }
 

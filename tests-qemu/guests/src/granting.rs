@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use abi::Domid;
 use abi::domid::DOMID_SELF;
 use abi::grant::{GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING, GrantEntryV1};
-use abi::hypercall::HYPERVISOR_MEMORY_OP;
+use abi::hypercall::{HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_MEMORY_OP};
 use abi::memory::{AddToPhysmap, XENMAPSPACE_GRANT_TABLE, XENMEM_ADD_TO_PHYSMAP};
 
 use crate::frames::Frames;
@@ -16,6 +16,12 @@ static TABLE: Frames<1> = Frames::new();
 
 /// Entries of the table's first frame.
 pub const ENTRIES: u32 = 512;
+
+/// Issues a grant table operation on a list of one.
+pub fn one<T>(operation: u32, argument: &mut T) -> i64 {
+    let address = core::ptr::from_mut(argument) as u64;
+    hypercall::call(HYPERVISOR_GRANT_TABLE_OP, [operation.into(), address, 1, 0, 0])
+}
 
 /// The table's first frame.
 pub struct Grants(Shared);

@@ -5,7 +5,13 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::cpu;
+use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
+use abi::hvm::HVM_PARAM_CALLBACK_IRQ;
+use abi::hypercall::HYPERVISOR_EVENT_CHANNEL_OP;
+use guest_rt::hypercall::hvm;
+
+use crate::report::Report;
+use crate::{cpu, hypercall};
 
 static COUNTS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 static X2APIC: AtomicBool = AtomicBool::new(false);
@@ -17,6 +23,19 @@ static SERVED_AT: AtomicU64 = AtomicU64::new(0);
 /// [`CALLBACK`] is served, by taking what is pending, from its `count`-th coming on.
 pub fn serve_callback_at(count: u64) {
     SERVED_AT.store(count, Ordering::SeqCst);
+}
+
+/// A port of the first vCPU's own, whose events come as [`CALLBACK`] and are served at once.
+pub fn bind_callback(report: &mut Report) -> u32 {
+    /// HVM_PARAM_CALLBACK_IRQ: the vector in the low byte.
+    const VIA_VECTOR: u64 = 2 << 56;
+    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
+    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
+    report.equal("bind-ipi", bound, 0);
+    let set = hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(CALLBACK));
+    report.equal("set-callback", set, Ok(()));
+    serve_callback_at(0);
+    bind.port
 }
 
 /// First vector that is an interrupt's.

@@ -177,6 +177,16 @@ impl<'a> Shim<'a> {
         bail!("there are still domains:\n{list}")
     }
 
+    /// Checks that all is free again that was.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn expect_free(&mut self, free: u64) -> Result<()> {
+        let now = self.free_frames()?;
+        ensure!(now == free, "{free} frames were free before, {now} after");
+        Ok(())
+    }
+
     /// The same where more grants may have been mapped at once than before `free` was measured: Oxen keeps the tables for that. What a domain has left behind
     /// would keep all its memory.
     ///
@@ -189,16 +199,6 @@ impl<'a> Shim<'a> {
             now + TABLES >= free,
             "{free} frames were free before, {now} after"
         );
-        Ok(())
-    }
-
-    /// Checks that all is free again that was.
-    ///
-    /// # Errors
-    /// It is not.
-    pub fn expect_free(&mut self, free: u64) -> Result<()> {
-        let now = self.free_frames()?;
-        ensure!(now == free, "{free} frames were free before, {now} after");
         Ok(())
     }
 

@@ -47,36 +47,18 @@ unsafe fn each<T>(sub: u32, list: &mut [T]) -> Result<(), Status> {
     done.map(|_| ()).map_err(|_| Status(GNTST_GENERAL_ERROR))
 }
 
-/// One of a list, with a status of its own.
-trait Operation {
-    /// `GNTST_*`.
-    fn status(&self) -> i16;
-}
-
-impl Operation for GnttabMapGrantRef {
-    fn status(&self) -> i16 {
-        self.status
-    }
-}
-
-impl Operation for GnttabCopy {
-    fn status(&self) -> i16 {
-        self.status
-    }
-}
-
 /// As [`each`], and again for those that `GNTST_EAGAIN` asks for: their domain is changing the version of its grants, which is over soon unless it does so again
 /// and again.
 ///
 /// # Safety
 /// As of [`each`].
-unsafe fn each_in_the_end<T: Operation>(sub: u32, list: &mut [T]) -> Result<(), Status> {
+unsafe fn each_in_the_end<T>(sub: u32, list: &mut [T], status: impl Fn(&T) -> i16) -> Result<(), Status> {
     const TRIES: usize = 100;
     // SAFETY: the caller's.
     unsafe { each(sub, list)? };
     let mut tries = TRIES;
     for operation in list {
-        while operation.status() == GNTST_EAGAIN && tries > 0 {
+        while status(operation) == GNTST_EAGAIN && tries > 0 {
             tries -= 1;
             let _ = super::sched::yield_now();
             // SAFETY: as above.
@@ -108,7 +90,7 @@ pub(crate) fn map(
     };
     let mut list: Vec<_> = references.iter().zip(gfn..).map(operation).collect();
     // SAFETY: the frames are of the foreign window, where nothing of Rust's lives.
-    let done = unsafe { each_in_the_end(GNTTABOP_MAP_GRANT_REF, &mut list) };
+    let done = unsafe { each_in_the_end(GNTTABOP_MAP_GRANT_REF, &mut list, |map| map.status) };
     let failed = list
         .iter()
         .map(|done| done.status)
@@ -236,7 +218,7 @@ impl<'a> Copies<'a> {
         if !self.list.is_empty() {
             // SAFETY: own memory in the list is borrowed for 'a, that which is written exclusively; virtual and
             // guest-physical addresses are the same.
-            let done = unsafe { each_in_the_end(GNTTABOP_COPY, &mut self.list) };
+            let done = unsafe { each_in_the_end(GNTTABOP_COPY, &mut self.list, |copy| copy.status) };
             if let Err(Status(status)) = done {
                 self.list.iter_mut().for_each(|copy| copy.status = status);
             }

@@ -412,6 +412,20 @@ fn areas() {
     }
 }
 
+/// A port of the guest's own, and a poll of it.
+fn poll_of_a_port(guest: &mut World) -> (u32, SchedPoll) {
+    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
+    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
+    guest.put(LIST, &ipi.port);
+    let poll = SchedPoll {
+        ports: GuestHandle::new(LIST),
+        nr_ports: 1,
+        pad: 0,
+        timeout: 0,
+    };
+    (ipi.port, poll)
+}
+
 #[test]
 fn waiting() {
     let mut guest = World::new();
@@ -420,15 +434,7 @@ fn waiting() {
     let _ = vcpu.take(Request::LEAVE);
     assert_eq!(guest.call(SCHED, &[SCHEDOP_BLOCK.into(), 0]), Ok(0));
     assert!(vcpu.held_by(Hold::BLOCKED));
-    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
-    guest.put(LIST, &ipi.port);
-    let mut poll = SchedPoll {
-        ports: GuestHandle::new(LIST),
-        nr_ports: 1,
-        pad: 0,
-        timeout: 0,
-    };
+    let (port, mut poll) = poll_of_a_port(&mut guest);
     assert!(!guest.domain.has_pollers());
     assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
     assert!(vcpu.held_by(Hold::POLLING) && guest.domain.has_pollers());
@@ -439,7 +445,7 @@ fn waiting() {
         .u64_at(2560)
         .store(u64::MAX, core::sync::atomic::Ordering::SeqCst);
     assert_eq!(
-        guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port: ipi.port }),
+        guest.op(EVTCHN, EVTCHNOP_SEND, &mut EvtchnPortArg { port }),
         Ok(0)
     );
     assert!(!vcpu.held_by(Hold::POLLING));
@@ -463,15 +469,7 @@ fn a_poll_does_not_keep_what_cannot_be_masked() {
     let mut guest = World::new();
     guest.cpu.interruptible = false;
     let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu").clone();
-    let mut ipi = EvtchnBindIpi { vcpu: 0, port: 0 };
-    assert_eq!(guest.op(EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), Ok(0));
-    guest.put(LIST, &ipi.port);
-    let mut poll = SchedPoll {
-        ports: GuestHandle::new(LIST),
-        nr_ports: 1,
-        pad: 0,
-        timeout: 0,
-    };
+    let (_, mut poll) = poll_of_a_port(&mut guest);
     for (request, waits) in [
         (Request::INTERRUPT, true),
         (Request::NMI, false),

@@ -15,6 +15,7 @@ use guest_rt::paging;
 use guest_rt::start_info::StartInfo;
 use guests::cpu::GP0;
 use guests::frames::{Frames, SIZE};
+use guests::granting::one;
 use guests::hypercall::{UNMAPPED, call, error_code, op};
 use guests::random::Random;
 use guests::report::Report;
@@ -51,12 +52,6 @@ fn main(_: StartInfo) -> ! {
 struct Guest {
     table: Shared,
     pages: Shared,
-}
-
-/// Issues one operation of a list.
-fn one<T>(operation: u32, argument: &mut T) -> i64 {
-    let address = ptr::from_mut(argument) as u64;
-    call(HYPERVISOR_GRANT_TABLE_OP, [operation.into(), address, 1, 0, 0])
 }
 
 fn set_version(version: u32) -> (i64, u32) {

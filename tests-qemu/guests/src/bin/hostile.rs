@@ -3,9 +3,8 @@
 #![no_std]
 #![no_main]
 
-use abi::Domid;
 use abi::grant::{GNTMAP_HOST_MAP, GNTMAP_READONLY, GNTST_OKAY, GNTTABOP_MAP_GRANT_REF, GnttabMapGrantRef};
-use abi::hypercall::{HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_SCHED_OP, HYPERVISOR_VCPU_OP};
+use abi::hypercall::{HYPERVISOR_SCHED_OP, HYPERVISOR_VCPU_OP};
 use abi::sched::{SCHEDOP_WATCHDOG, SHUTDOWN_CRASH, SchedWatchdog};
 use abi::vcpu::VCPUOP_DOWN;
 use guest_rt::hypercall::{sched, vcpu};
@@ -13,9 +12,8 @@ use guest_rt::start_info::StartInfo;
 use guest_rt::{println, time};
 use guests::cpu::{self, GP0, UD0};
 use guests::frames::Frames;
-use guests::granting::Grants;
+use guests::granting::{Grants, one};
 use guests::report::Report;
-use guests::xenstore::Xenstore;
 use guests::{hypercall, smp, wreck};
 
 guest_rt::main!(main);
@@ -65,8 +63,7 @@ fn no_memory() -> ! {
     report.equal("read-nothing", cpu::load(NOWHERE), Ok(!0));
     report.equal("write-nothing", cpu::store(NOWHERE, 0), Ok(()));
     report.equal("read-again", cpu::load(NOWHERE), Ok(!0));
-    let own = Xenstore::default().read("domid").and_then(|id| id.parse().ok());
-    let own: Domid = own.expect("a number of its own");
+    let (own, _) = cpu::identity();
     Grants::default().grant_to(own, REFERENCE, FRAME.first());
     let mut map = GnttabMapGrantRef {
         host_addr: NOWHERE,
@@ -76,8 +73,7 @@ fn no_memory() -> ! {
         status: 1,
         ..Default::default()
     };
-    let list = [GNTTABOP_MAP_GRANT_REF.into(), &raw mut map as u64, 1, 0, 0];
-    report.equal("map-to-read", hypercall::call(HYPERVISOR_GRANT_TABLE_OP, list), 0);
+    report.equal("map-to-read", one(GNTTABOP_MAP_GRANT_REF, &mut map), 0);
     report.equal("map-status", map.status, GNTST_OKAY);
     report.equal("read-mapped", cpu::load(NOWHERE), Ok(0));
     report.equal("write-mapped", cpu::store(NOWHERE, 1), Err(GP0));

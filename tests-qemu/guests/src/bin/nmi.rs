@@ -5,11 +5,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
-use abi::hvm::HVM_PARAM_CALLBACK_IRQ;
-use abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_VCPU_OP};
+use abi::hypercall::HYPERVISOR_VCPU_OP;
 use abi::vcpu::VCPUOP_SEND_NMI;
-use guest_rt::hypercall::{event_channel, hvm};
+use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guests::frames::Frames;
 use guests::interrupts::CALLBACK;
@@ -26,8 +24,6 @@ const PAUSES: u32 = 10_000;
 const PAUSES_IN_A_STORM: u32 = 1000;
 /// After so many ticks of the TSC, what was sent has been lost.
 const PATIENCE: u64 = 10_000_000_000;
-/// HVM_PARAM_CALLBACK_IRQ: the vector in the low byte.
-const VIA_VECTOR: u64 = 2 << 56;
 
 static STACK: Frames<4> = Frames::new();
 /// The second vCPU sends, one by one.
@@ -106,12 +102,7 @@ fn events_in_a_storm(port: u32) -> u64 {
 fn main(_: StartInfo) -> ! {
     cpu::init();
     let mut report = Report::default();
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
-    let set = hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(CALLBACK));
-    report.equal("set-callback", set, Ok(()));
-    interrupts::serve_callback_at(0);
+    let port = interrupts::bind_callback(&mut report);
     from_its_own(&mut report);
 
     report.equal("second-vcpu", smp::start(1, second, &STACK), Ok(()));
@@ -122,7 +113,7 @@ fn main(_: StartInfo) -> ! {
     report.equal("halted", from_the_other(interrupts::halt), true);
 
     let before = (nmis(), SENT.load(SeqCst));
-    report.equal("events-in-a-storm", events_in_a_storm(bind.port), 0);
+    report.equal("events-in-a-storm", events_in_a_storm(port), 0);
     let came = nmis() - before.0;
     // One more was on its way already, perhaps.
     let sent = SENT.load(SeqCst) - before.1 + 1;

@@ -8,15 +8,12 @@
 
 use core::arch::asm;
 
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
-use abi::hvm::HVM_PARAM_CALLBACK_IRQ;
-use abi::hypercall::HYPERVISOR_EVENT_CHANNEL_OP;
-use guest_rt::hypercall::{event_channel, hvm};
+use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guests::frames::Frames;
 use guests::interrupts::CALLBACK;
 use guests::report::Report;
-use guests::{cpu, hypercall, interrupts, smp};
+use guests::{cpu, interrupts, smp};
 
 guest_rt::main!(main);
 
@@ -24,8 +21,6 @@ guest_rt::main!(main);
 const ROUNDS: u64 = 20_000;
 /// PAUSEs after each, with interrupts on: the other CPU's time to do harm.
 const PAUSES: u32 = 200;
-/// HVM_PARAM_CALLBACK_IRQ: the vector in the low byte.
-const VIA_VECTOR: u64 = 2 << 56;
 
 static STACK: Frames<4> = Frames::new();
 static PAGES: Frames<2> = Frames::new();
@@ -33,18 +28,13 @@ static PAGES: Frames<2> = Frames::new();
 fn main(_: StartInfo) -> ! {
     cpu::init();
     let mut report = Report::default();
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
-    let set = hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(CALLBACK));
-    report.equal("set-callback", set, Ok(()));
-    interrupts::serve_callback_at(0);
+    let port = interrupts::bind_callback(&mut report);
     report.equal("second-cpu", smp::start(1, shake, &STACK), Ok(()));
 
     interrupts::enable();
     let mut wrong = 0u64;
     for round in 1..=ROUNDS {
-        let sent = event_channel::send(bind.port);
+        let sent = event_channel::send(port);
         for _ in 0..PAUSES {
             core::hint::spin_loop();
         }

@@ -21,7 +21,7 @@ use guest_rt::hypercall::event_channel;
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
 use guests::frames::Frames;
-use guests::granting::Grants;
+use guests::granting::{Grants, one};
 use guests::hypercall::{call, error_code, op};
 use guests::report::Report;
 use guests::{cpu, hypercall, smp};
@@ -123,17 +123,12 @@ fn ports(report: &mut Report, highest: u32) {
     report.equal("ports", (answer, last), (error_code(Errno::ENOSPC), highest));
 }
 
-fn list<T>(operation: u32, argument: &mut T) -> i64 {
-    let address = ptr::from_mut(argument) as u64;
-    call(HYPERVISOR_GRANT_TABLE_OP, [operation.into(), address, 1, 0, 0])
-}
-
 fn frames(report: &mut Report, most: u64) {
     let mut size = GnttabQuerySize {
         dom: DOMID_SELF,
         ..Default::default()
     };
-    report.equal("query-size", list(GNTTABOP_QUERY_SIZE, &mut size), 0);
+    report.equal("query-size", one(GNTTABOP_QUERY_SIZE, &mut size), 0);
     report.equal("frames", u64::from(size.max_nr_frames), most);
     let mut setup = GnttabSetupTable {
         dom: DOMID_SELF,
@@ -141,7 +136,7 @@ fn frames(report: &mut Report, most: u64) {
         frame_list: GuestHandle::new(PAGES.address()),
         ..Default::default()
     };
-    report.equal("setup-table", list(GNTTABOP_SETUP_TABLE, &mut setup), 0);
+    report.equal("setup-table", one(GNTTABOP_SETUP_TABLE, &mut setup), 0);
     report.equal("setup-table-too-large", setup.status, GNTST_GENERAL_ERROR);
     let place = |index| {
         let mut place = AddToPhysmap {
@@ -171,7 +166,7 @@ fn mappings(report: &mut Report, frames: u64) {
             status: 1,
             ..Default::default()
         };
-        list(GNTTABOP_MAP_GRANT_REF, &mut map);
+        one(GNTTABOP_MAP_GRANT_REF, &mut map);
         if map.status != GNTST_OKAY {
             break map.status;
         }
