@@ -10,14 +10,15 @@ use core::num::NonZeroU64;
 pub struct Errno(NonZeroU64);
 
 macro_rules! errnos {
-    ($( $name:ident = $value:literal, $doc:literal; )*) => {
+    ($( $name:ident = $value:literal, $words:literal; )*) => {
         impl Errno {
-            $( #[doc = $doc] pub const $name: Self = Self(NonZeroU64::new($value).unwrap()); )*
+            $(#[doc = concat!("What it says: ", $words, ".")]
+            pub const $name: Self = Self(NonZeroU64::new($value).unwrap());)*
 
-            /// The symbolic name, where the number has one.
-            pub const fn name(self) -> Option<&'static str> {
+            /// The symbolic name, and what it means, where the number has one.
+            const fn described(self) -> Option<(&'static str, &'static str)> {
                 match self.0.get() {
-                    $( $value => Some(stringify!($name)), )*
+                    $( $value => Some((stringify!($name), $words)), )*
                     _ => None,
                 }
             }
@@ -26,55 +27,55 @@ macro_rules! errnos {
 }
 
 errnos! {
-    EPERM = 1, "Operation not permitted.";
-    ENOENT = 2, "No such entry.";
-    ESRCH = 3, "No such domain or vCPU.";
-    EINTR = 4, "Interrupted; internal to the hypervisor.";
-    EIO = 5, "I/O error.";
-    ENXIO = 6, "No such device or address.";
-    E2BIG = 7, "Argument too big.";
-    ENOEXEC = 8, "Not an executable image.";
-    EBADF = 9, "Bad handle.";
-    ECHILD = 10, "No child.";
-    EAGAIN = 11, "Try again.";
-    ENOMEM = 12, "Out of memory.";
-    EACCES = 13, "Permission denied; also a wrong interface version.";
-    EFAULT = 14, "A guest handle does not name accessible memory.";
-    EBUSY = 16, "In use.";
-    EEXIST = 17, "Already exists.";
-    EXDEV = 18, "Belongs to someone else.";
-    ENODEV = 19, "No such device.";
-    ENOTDIR = 20, "Not a directory.";
-    EISDIR = 21, "Is a directory.";
-    EINVAL = 22, "Invalid argument.";
-    ENFILE = 23, "Table full.";
-    EMFILE = 24, "Too many open.";
-    ENOSPC = 28, "No space left.";
-    EROFS = 30, "Read only.";
-    EMLINK = 31, "Too many links.";
-    EDOM = 33, "Out of the domain of the function.";
-    ERANGE = 34, "Out of range.";
-    EDEADLK = 35, "Would deadlock.";
-    ENAMETOOLONG = 36, "Name too long.";
-    ENOLCK = 37, "No locks.";
-    ENOSYS = 38, "No such hypercall or sub-operation.";
-    ENOTEMPTY = 39, "Not empty.";
-    ENODATA = 61, "No data.";
-    ETIME = 62, "The time has passed.";
-    EBADMSG = 74, "Bad message.";
-    EOVERFLOW = 75, "Value too large.";
-    EILSEQ = 84, "Illegal sequence.";
-    ERESTART = 85, "Continue the call; never seen by a guest.";
-    ENOTSOCK = 88, "Not a socket.";
-    EMSGSIZE = 90, "Message too long.";
-    EOPNOTSUPP = 95, "Operation not supported.";
-    EADDRINUSE = 98, "Address in use.";
-    EADDRNOTAVAIL = 99, "Address not available.";
-    ENOBUFS = 105, "No buffer space.";
-    EISCONN = 106, "Already connected.";
-    ENOTCONN = 107, "Not connected.";
-    ETIMEDOUT = 110, "Timed out.";
-    ECONNREFUSED = 111, "Connection refused.";
+    EPERM = 1, "operation not permitted";
+    ENOENT = 2, "no such entry";
+    ESRCH = 3, "no such domain or vCPU";
+    EINTR = 4, "interrupted; internal to the hypervisor";
+    EIO = 5, "I/O error";
+    ENXIO = 6, "no such device or address";
+    E2BIG = 7, "argument too big";
+    ENOEXEC = 8, "not an executable image";
+    EBADF = 9, "bad handle";
+    ECHILD = 10, "no child";
+    EAGAIN = 11, "try again";
+    ENOMEM = 12, "out of memory";
+    EACCES = 13, "permission denied; also a wrong interface version";
+    EFAULT = 14, "a guest handle does not name accessible memory";
+    EBUSY = 16, "in use";
+    EEXIST = 17, "already exists";
+    EXDEV = 18, "belongs to someone else";
+    ENODEV = 19, "no such device";
+    ENOTDIR = 20, "not a directory";
+    EISDIR = 21, "is a directory";
+    EINVAL = 22, "invalid argument";
+    ENFILE = 23, "table full";
+    EMFILE = 24, "too many open";
+    ENOSPC = 28, "no space left";
+    EROFS = 30, "read only";
+    EMLINK = 31, "too many links";
+    EDOM = 33, "out of the domain of the function";
+    ERANGE = 34, "out of range";
+    EDEADLK = 35, "would deadlock";
+    ENAMETOOLONG = 36, "name too long";
+    ENOLCK = 37, "no locks";
+    ENOSYS = 38, "no such hypercall or sub-operation";
+    ENOTEMPTY = 39, "not empty";
+    ENODATA = 61, "no data";
+    ETIME = 62, "the time has passed";
+    EBADMSG = 74, "bad message";
+    EOVERFLOW = 75, "value too large";
+    EILSEQ = 84, "illegal sequence";
+    ERESTART = 85, "continue the call; never seen by a guest";
+    ENOTSOCK = 88, "not a socket";
+    EMSGSIZE = 90, "message too long";
+    EOPNOTSUPP = 95, "operation not supported";
+    EADDRINUSE = 98, "address in use";
+    EADDRNOTAVAIL = 99, "address not available";
+    ENOBUFS = 105, "no buffer space";
+    EISCONN = 106, "already connected";
+    ENOTCONN = 107, "not connected";
+    ETIMEDOUT = 110, "timed out";
+    ECONNREFUSED = 111, "connection refused";
 }
 
 /// Largest number that a return value may hold negated (the convention of `IS_ERR_VALUE`).
@@ -105,8 +106,8 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name() {
-            Some(name) => f.write_str(name),
+        match self.described() {
+            Some((name, words)) => write!(f, "{name} ({words})"),
             None => write!(f, "error {}", self.0),
         }
     }
@@ -114,7 +115,10 @@ impl fmt::Display for Errno {
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        match self.described() {
+            Some((name, _)) => f.write_str(name),
+            None => fmt::Display::fmt(self, f),
+        }
     }
 }
 
@@ -135,5 +139,13 @@ mod tests {
             assert_eq!(Errno::decode(Errno::encode(result)), result);
         }
         assert_eq!(Errno::encode(Err(Errno::ENOSYS)) as i64, -38);
+    }
+
+    #[test]
+    fn people_read_what_it_means() {
+        extern crate alloc;
+        let nameless = Errno(NonZeroU64::new(200).unwrap());
+        assert_eq!(alloc::format!("{}", Errno::ENOMEM), "ENOMEM (out of memory)");
+        assert_eq!(alloc::format!("{nameless}"), "error 200");
     }
 }

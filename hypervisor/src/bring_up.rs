@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "takes over the machine's memory")]
 
 use arrayvec::ArrayVec;
-use boot::found::MAX_MODULES;
+use boot::found::{BootError, MAX_MODULES};
 use boot::{Handover, Module};
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
@@ -36,8 +36,7 @@ pub struct Machine {
 /// # Panics
 /// There is not even memory for page tables.
 pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
-    static BOOT_CPU: Once<percpu::PerCpu> = Once::new();
-    percpu::install(BOOT_CPU.call_once(|| percpu::PerCpu::new(0, apic_id())));
+    install_boot_cpu();
     version::set_command_line(handover.command_line);
     let options = cmdline::parse(handover.command_line);
     console::init(&options);
@@ -67,11 +66,14 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     if let Some(size) = options.log_size
         && !console::enlarge_ring(size)
     {
-        log::warn!("conring_size={}: there is not so much memory", size >> 10);
+        log::warn!(
+            "conring_size={}K: not enough memory, so less of the log is kept",
+            size >> 10
+        );
     }
     log_kept(&plan, &ram);
     if let Err(error) = tables {
-        log::warn!("ACPI: {error:?}; going on with one CPU and no power management");
+        log::warn!("ACPI's tables cannot be used ({error:?}): going on with one CPU and no power management");
     }
     log_cpu();
     log::info!("idle          by {}", idle::init(options.mwait_idle));
@@ -82,6 +84,22 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         all_ram,
         modules: plan.modules,
     }
+}
+
+/// What the boot loader left is of no use: say so on COM1, as there is no command line to name another port, and halt.
+pub fn cannot_start(error: BootError) -> ! {
+    install_boot_cpu();
+    console::init(&cmdline::parse(""));
+    log::error!(
+        "Oxen {} cannot start: {error}. Halted.",
+        env!("CARGO_PKG_VERSION")
+    );
+    power::park()
+}
+
+fn install_boot_cpu() {
+    static BOOT_CPU: Once<percpu::PerCpu> = Once::new();
+    percpu::install(BOOT_CPU.call_once(|| percpu::PerCpu::new(0, apic_id())));
 }
 
 /// This CPU's APIC number, before its APIC is on (SDM 2A, CPUID leaves 1 and 0xB).

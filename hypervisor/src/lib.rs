@@ -39,4 +39,4 @@ pub mod types;
 pub mod virt;
 
 #[cfg(target_os = "none")]
-pub use {hw::panic::panic, start::kernel_main};
+pub use {bring_up::cannot_start, hw::panic::panic, start::kernel_main};

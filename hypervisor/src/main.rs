@@ -20,7 +20,7 @@ extern "C" fn rust_start(magic: u32, info: u64, image: u64) -> ! {
     // SAFETY: this is the one call, with the arguments as they came.
     match unsafe { boot::entry::take(magic, info, image) } {
         Ok((info, handover)) => hypervisor::kernel_main(info, handover),
-        Err(error) => panic!("cannot start: {error}"),
+        Err(error) => hypervisor::cannot_start(error),
     }
 }
 

@@ -41,7 +41,7 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
         stop(format_args!("this machine cannot run guests: {}", missing.0));
     }
     if let Err(error) = machine::enable() {
-        stop(format_args!("virtualization cannot be switched on: {error:?}"));
+        stop(format_args!("virtualization cannot be switched on: {error}"));
     }
     log::info!("guests        {}", machine::describe());
     log::info!("speculation   {defences}");
@@ -112,13 +112,19 @@ fn build_dom0(host: &Machine) {
         unsafe { core::slice::from_raw_parts(phys::ptr(Hpa(module.start)), module.len as usize) }
     };
     let free = frames::free_count() << PAGE_SHIFT;
+    let memory = options.dom0_mem.amount(free) & !0x1f_ffff;
+    if memory == 0 {
+        stop(format_args!(
+            "dom0_mem= leaves dom0 less than 2 MiB (a number without a unit is KiB, as in Xen: dom0_mem=512M)"
+        ));
+    }
     let dom0 = Dom0 {
         kernel: bytes(kernel),
         command_line: kernel.command_line,
         ramdisk: host.modules.get(1).map(bytes),
         ram: &host.ram,
         all_ram: &host.all_ram,
-        memory: options.dom0_mem.amount(free) & !0x1f_ffff,
+        memory,
         max_pages: options.dom0_mem.max_pages(free),
         vcpus: options
             .dom0_vcpus(sched::online_cpus().count() as u32)

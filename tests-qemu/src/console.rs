@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -39,10 +39,12 @@ pub struct Console {
     /// How much of it earlier expectations have used up.
     seen: usize,
     started: Instant,
+    /// What the emulator itself prints.
+    emulator_log: PathBuf,
 }
 
 impl Console {
-    pub(crate) fn new(child: Child, pty: OwnedFd, transcript: File) -> Console {
+    pub(crate) fn new(child: Child, pty: OwnedFd, transcript: File, emulator_log: PathBuf) -> Console {
         Console {
             child,
             line: File::from(pty),
@@ -50,6 +52,7 @@ impl Console {
             transcript,
             seen: 0,
             started: Instant::now(),
+            emulator_log,
         }
     }
 
@@ -236,7 +239,7 @@ impl Console {
     /// Attach the terminal that we were started from, until the machine stops or the person types Ctrl-A x.
     ///
     /// # Errors
-    /// The terminal or the line is gone.
+    /// The terminal or the line is gone, or the emulator has failed: by a signal, or before anything was printed.
     pub fn attach(&mut self) -> Result<()> {
         let stdin = rustix::stdio::stdin();
         let before = tcgetattr(stdin).ok();
@@ -254,8 +257,7 @@ impl Console {
 
     fn copy_both_ways(&mut self) -> Result<()> {
         const CTRL_A: u8 = 1;
-        let mut stdin_open = true;
-        let mut escape = false;
+        let (mut stdin_open, mut escape, mut silent) = (true, false, true);
         loop {
             let stdin = rustix::stdio::stdin();
             let mut ready = vec![PollFd::new(&self.line, PollFlags::IN)];
@@ -286,10 +288,18 @@ impl Console {
             }
             if printed {
                 let count = self.line.read(&mut buffer)?;
+                silent = false;
                 let mut stdout = std::io::stdout();
                 stdout.write_all(&buffer[..count])?;
                 stdout.flush()?;
-            } else if self.child.try_wait()?.is_some() {
+            } else if let Some(status) = self.child.try_wait()? {
+                // Bochs's status is 1 even when the machine has been switched off.
+                let failed = status.code().is_none() || silent && !status.success();
+                ensure!(
+                    !failed,
+                    "the emulator has failed ({status}):\n{}",
+                    std::fs::read_to_string(&self.emulator_log)?
+                );
                 return Ok(());
             }
         }

@@ -205,11 +205,8 @@ impl Machine {
         } else {
             self.qemu(scratch, &terminal)?
         };
-        Ok(Console::new(
-            child,
-            pty,
-            File::create(scratch.join("serial.log"))?,
-        ))
+        let transcript = File::create(scratch.join("serial.log"))?;
+        Ok(Console::new(child, pty, transcript, scratch.join(EMULATOR_LOG)))
     }
 
     fn qemu(&self, scratch: &Path, terminal: &Path) -> Result<Child> {
@@ -312,11 +309,18 @@ impl Machine {
 
     fn bochs(&self, scratch: &Path, terminal: &Path) -> Result<Child> {
         if !matches!(self.door, Door::Multiboot1 | Door::Multiboot2) {
-            bail!("Bochs boots from a BIOS CD only: {} is not possible", self.door);
+            bail!(
+                "Bochs boots from a BIOS CD only: {} is not possible; use --svm",
+                self.door
+            );
         }
         ensure!(
             self.disks.is_empty() && self.networks.is_empty(),
-            "Bochs has no virtio devices"
+            "Bochs has no virtio devices: leave out disks and networks of the machine, or use --svm"
+        );
+        ensure!(
+            !self.gdb,
+            "Bochs does not wait for gdb: leave out --gdb, or use --svm"
         );
         let iso = media::grub_iso(self, scratch)?;
         let config = scratch.join("bochsrc");
@@ -365,8 +369,11 @@ impl Machine {
     }
 }
 
+/// What the emulator itself prints, in its scratch directory.
+const EMULATOR_LOG: &str = "emulator.log";
+
 fn spawn(mut command: Command, scratch: &Path, package: &str) -> Result<Child> {
-    let log = File::create(scratch.join("emulator.log"))?;
+    let log = File::create(scratch.join(EMULATOR_LOG))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| {
         format!(

@@ -19,7 +19,7 @@ pub fn output(name: &str) -> Result<PathBuf> {
     let path = root().join("out").join(name);
     ensure!(
         path.exists(),
-        "{} is missing: run scripts/build --checked first",
+        "{} is missing: scripts/build --checked makes it, or scripts/test, which makes all that tests want",
         path.display()
     );
     Ok(path.canonicalize()?)

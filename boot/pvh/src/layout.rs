@@ -53,12 +53,13 @@ impl fmt::Display for Error {
         match self {
             Error::KernelOutsideRam { start, end } => write!(
                 f,
-                "the kernel needs memory from {start:#x} to {end:#x} ({} MiB), which the domain does not have",
+                "the kernel needs memory from {start:#x} to {end:#x}, which the domain does not have: \
+                 give it more than {} MiB",
                 end >> 20
             ),
             Error::NoRoom { what, bytes } => write!(
                 f,
-                "no room for the {what} ({} KiB) behind the kernel",
+                "no room for the {what} ({} KiB) behind the kernel: give the domain more memory",
                 bytes >> 10
             ),
             Error::StartInfoTooHigh => {

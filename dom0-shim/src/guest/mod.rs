@@ -84,7 +84,20 @@ pub struct Host {
     pub command_line: &'static str,
 }
 
+/// Keys of this domain's command line.
+const OPTIONS: [&str; 2] = ["domu", "console"];
+
 impl Host {
+    /// Words of this domain's command line that mean nothing to it. The first may be its name, as other boot loaders than GRUB 2 put it there.
+    pub fn unknown_options(&self) -> impl Iterator<Item = &'static str> {
+        let mut words = self.command_line.split_ascii_whitespace().peekable();
+        words.next_if(|first| !first.contains('='));
+        words.filter(|word| {
+            let key = word.split_once('=').map(|(key, _)| key);
+            !key.is_some_and(|key| OPTIONS.contains(&key))
+        })
+    }
+
     /// The value of `key=` on this domain's command line.
     pub fn option(&self, key: &str) -> Option<&'static str> {
         self.command_line

@@ -21,8 +21,8 @@ use guest_rt::{println, time};
 use super::backend::{Detach, Front, block};
 use super::power::{self, Wish};
 use super::toolstack::{
-    First, Stage, attach_disk, create, destroy, detach_disk, open_disks, read_config, rename, resize,
-    resize_disk,
+    CONFIGS, First, Stage, attach_disk, create, destroy, detach_disk, open_disks, read_config, rename,
+    resize, resize_disk,
 };
 use super::{Host, console, info, network, pools, scheduling, store_tools};
 
@@ -37,6 +37,9 @@ pub async fn run(host: Rc<Host>) {
     );
     for line in &host.machine.report {
         println!("{line}");
+    }
+    for word in host.unknown_options() {
+        println!("dom0-shim's command line: '{word}' is ignored: it takes domu=NAME,... and console=NAME");
     }
     start_configured(&host).await;
     loop {
@@ -67,7 +70,7 @@ async fn start_configured(host: &Rc<Host>) {
             Some(domain) => {
                 console::attach(host, domain, 0).await;
             }
-            None => println!("console={name}: there is no such domain"),
+            None => println!("console={name}: no domain of this name runs; domu=CONFIG creates one"),
         }
     }
 }
@@ -130,7 +133,7 @@ async fn create_as(host: &Rc<Host>, words: &[Word<'_>]) -> Option<Result<(), Str
 
 /// What could complete the word at the end of `before`.
 fn candidates(host: &Host, before: &str) -> Vec<String> {
-    let Some((head, _)) = before.rsplit_once(' ') else {
+    let Some((head, word)) = before.rsplit_once(' ') else {
         return TABLE.iter().map(|entry| entry.name.to_string()).collect();
     };
     let command = head.split_ascii_whitespace().next().and_then(commands::find);
@@ -141,9 +144,19 @@ fn candidates(host: &Host, before: &str) -> Vec<String> {
         Names::Domains => host.domains.list().into_iter().map(|(_, name)| name).collect(),
         Names::Configs => {
             let configs = host.archive.paths().filter(|path| path.ends_with(".cfg"));
-            configs.map(|path| format!("/{path}")).collect()
+            let paths = configs.map(|path| format!("/{path}"));
+            match word.starts_with('/') {
+                true => paths.collect(),
+                false => paths.filter_map(|path| config_name(&path)).collect(),
+            }
         }
     }
+}
+
+/// What can be said in a `create` instead of the path of a config.
+fn config_name(path: &str) -> Option<String> {
+    let name = path.strip_prefix(CONFIGS)?.strip_prefix('/')?;
+    Some(name.strip_suffix(".cfg")?.to_string())
 }
 
 async fn run_command(host: &Rc<Host>, name: &str, words: &[Word<'_>]) -> Result<(), String> {
@@ -245,7 +258,7 @@ async fn run_command(host: &Rc<Host>, name: &str, words: &[Word<'_>]) -> Result<
 }
 
 fn answer(result: Result<(), Errno>) -> Result<(), String> {
-    result.map_err(|error| format!("{error}"))
+    result.map_err(|error| error.to_string())
 }
 
 pub(super) fn find(host: &Host, which: &str) -> Result<Domid, String> {
@@ -284,12 +297,11 @@ fn help(topic: Option<&str>) -> Result<(), String> {
         }
         None => {
             for entry in TABLE {
-                println!(
-                    " {:<32} {}",
-                    format!("{} {}", entry.name, entry.arguments),
-                    entry.help
-                );
+                println!(" {:<19} {}", entry.name, entry.summary());
             }
+            println!(
+                "\nhelp COMMAND tells its options; a command may be abbreviated, but for poweroff and exit."
+            );
         }
     }
     Ok(())
@@ -341,14 +353,14 @@ async fn block_attach(host: &Rc<Host>, which: &str, specification: &str) -> Resu
 async fn block_detach(host: &Host, which: &str, disk: &str, how: Detach) -> Result<(), String> {
     let domain = find(host, which)?;
     let failed = |error: String| format!("{disk}: {error}");
-    let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name".to_string()))?;
+    let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name, as xvda is".to_string()))?;
     detach_disk(host, domain, number, how).await.map_err(failed)
 }
 
 fn block_resize(host: &Host, which: &str, disk: &str, size: &str) -> Result<(), String> {
     let domain = find(host, which)?;
     let failed = |error: &str| format!("{disk}: {error}");
-    let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name"))?;
+    let number = Disk::number(disk).ok_or_else(|| failed("is no disk's name, as xvda is"))?;
     let bytes = disk::size(size).ok_or_else(|| failed(&format!("'{size}' is no size, as 64M is")))?;
     resize_disk(host, domain, number, bytes).map_err(|error| failed(&error))
 }

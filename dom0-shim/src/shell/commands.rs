@@ -142,7 +142,7 @@ pub const TABLE: &[Entry] = table! {
     BlockDetach "block-detach" "[--force] DOMAIN DISK" (2, 3), Domains, "Destroy a domain's virtual block device";
     BlockResize "block-resize" "DOMAIN DISK SIZE" (3, 3), Domains, "Give a disk in RAM another size (bytes, or with k, m, g); not one of xl's commands";
     BlockList "block-list" "DOMAIN..." (1, 64), Domains, "List virtual block devices for a domain";
-    Info "info" "[-n] [ROW]" (0, 1), Nothing, "Get information about the host; -n: with places of CPUs and memory";
+    Info "info" "[-n|ROW]" (0, 1), Nothing, "Get information about the host; -n: with places of CPUs and memory, ROW: this value alone (info free_memory)";
     Dmesg "dmesg" "[-c]" (0, 1), Nothing, "Read and/or clear the hypervisor's message buffer";
     DebugKeys "debug-keys" "KEYS" (1, 1), Nothing, "Send debug keys to the hypervisor";
     NetworkAttach "network-attach" "DOMAIN [KEY=VALUE]..." (1, 16), Domains, "Create a new virtual network device";
@@ -158,18 +158,26 @@ pub const TABLE: &[Entry] = table! {
     XenstoreChmod "xenstore-chmod" "[-u] [-r] PATH MODE..." (2, 20), Nothing, "Set permissions of a xenstore node, e.g. n0 r5; -u: also above, -r: also below";
     XenstoreWatch "xenstore-watch" "[-n NR] PATH..." (1, 20), Nothing, "Print paths that change below some; a key, or NR lines, ends it";
     XenstoreControl "xenstore-control" "COMMAND [ARGUMENT]" (1, 2), Nothing, "check, help, quota [DOMID]: what xenstore holds and its limits";
-    Help "help" "[COMMAND]" (0, 1), Commands, "Show this list, or what one command does";
+    Help "help" "[COMMAND]" (0, 1), Commands, "Show this list, or what one command and its options do";
     Poweroff "poweroff" "" (0, 0), Nothing, "Shut all domains down and power the machine off";
     Poweroff "exit" "" (0, 0), Nothing, "The same as poweroff";
 };
 
-/// The entry for a name, or for an unambiguous abbreviation of one.
+impl Entry {
+    /// Its line in the list of all commands: what its options do is left to its own help.
+    pub fn summary(&self) -> &'static str {
+        self.help.split(';').next().unwrap_or_default()
+    }
+}
+
+/// The entry for a name, or for an unambiguous abbreviation of one. What ends the machine is to be typed whole.
 pub fn find(name: &str) -> Option<&'static Entry> {
     if let Some(entry) = TABLE.iter().find(|entry| entry.name == name) {
         return Some(entry);
     }
     let mut matching = TABLE.iter().filter(|entry| entry.name.starts_with(name));
-    matching.next().filter(|_| matching.next().is_none())
+    let only = matching.next().filter(|_| matching.next().is_none());
+    only.filter(|entry| entry.command != Command::Poweroff)
 }
 
 #[cfg(test)]
@@ -181,5 +189,6 @@ mod tests {
         assert_eq!(find("list").map(|entry| entry.command), Some(Command::List));
         assert_eq!(find("dest").map(|entry| entry.command), Some(Command::Destroy));
         assert!(find("d").is_none() && find("").is_none() && find("nonsense").is_none());
+        assert!(find("exi").is_none() && find("powerof").is_none() && find("exit").is_some());
     }
 }

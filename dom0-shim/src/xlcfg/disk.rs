@@ -45,7 +45,7 @@ impl Place {
                 partition,
                 file: file.map(str::to_string),
             }),
-            None => Err(format!("{text}: is none of /dev/vda, /dev/vda1, /dev/vda1:/FILE")),
+            None => Err(format!("{text} is none of /dev/vda, /dev/vda1, /dev/vda1:/FILE")),
         })
     }
 }

@@ -46,6 +46,15 @@ pub enum EnableError {
     Refused(&'static str),
 }
 
+impl core::fmt::Display for EnableError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            EnableError::OutOfMemory => "no memory for the CPU's own structures",
+            EnableError::Refused(why) => why,
+        })
+    }
+}
+
 impl From<fallible::OutOfMemory> for OutOfMemory {
     fn from(_: fallible::OutOfMemory) -> Self {
         OutOfMemory

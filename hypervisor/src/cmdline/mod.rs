@@ -114,7 +114,7 @@ pub struct CommandLine<'a> {
     pub rate_limit_us: Option<u32>,
     /// `sched-gran=`: which CPUs do not run different domains at the same time.
     pub granularity: Granularity,
-    /// `noreboot`: after a panic, or when dom0 asks for a reboot, the machine stands still.
+    /// `noreboot`: after a panic, or when dom0 has crashed, the machine stands still.
     pub noreboot: bool,
     /// `bench=floor`: log what a bare world switch costs here, before dom0 is built.
     pub bench_floor: bool,

@@ -45,7 +45,7 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "conswitch",
-        "a LETTER, with an x behind it or not",
+        "LETTER or LETTERx, or 0",
         Action::Value(|line, value| {
             line.switch = Switch::parse(value)?;
             Some(())
@@ -220,7 +220,7 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "clocksource",
-        "hpet, acpi or tsc (the PIT comes round too often)",
+        "hpet, acpi or tsc (the PIT cannot be used)",
         Action::Value(clock_source),
     ),
     (

@@ -82,7 +82,7 @@ impl fmt::Display for Error {
                     free >> 20
                 )
             }
-            Error::Refused { step, errno } => write!(f, "{step}: {errno:?}"),
+            Error::Refused { step, errno } => write!(f, "{step}: {errno}"),
         }
     }
 }

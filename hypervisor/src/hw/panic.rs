@@ -27,7 +27,11 @@ pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
     power::stop_others();
     // SAFETY: the others stop, or are in the middle of a line that nobody needs any more.
     unsafe { console::seize() };
-    log::error!("--- Oxen panic on CPU {} ---", percpu::id());
+    log::error!(
+        "--- Oxen {}: panic on CPU {} ---",
+        env!("CARGO_PKG_VERSION"),
+        percpu::id()
+    );
     log::error!("{what}");
     if let Some(vcpu) = crate::sched::current() {
         log::error!("running: {}v{}", vcpu.domid, vcpu.id.0);

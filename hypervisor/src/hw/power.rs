@@ -12,10 +12,10 @@ use crate::cmdline::Reset;
 use crate::mm::paging;
 use crate::sync::Once;
 
-/// `noreboot`: stay halted after a panic or where a reboot is asked for.
+/// `noreboot`: stay halted after a panic, or when dom0 has crashed.
 static NO_REBOOT: AtomicBool = AtomicBool::new(false);
 
-/// Never reboot.
+/// Only reboot where that is asked for.
 pub fn set_no_reboot() {
     NO_REBOOT.store(true, Relaxed);
 }
@@ -50,7 +50,7 @@ pub fn machine_down(reason: u32) -> ! {
     if reason == abi::sched::SHUTDOWN_POWEROFF {
         log::info!("dom0 has powered off: switching the machine off");
         power_off()
-    } else if restarts() {
+    } else if reason == abi::sched::SHUTDOWN_REBOOT || restarts() {
         log::info!("dom0 has ended (reason {reason}): restarting the machine");
         reboot()
     } else {
@@ -59,7 +59,7 @@ pub fn machine_down(reason: u32) -> ! {
     }
 }
 
-/// Does the machine restart after a panic, or where a reboot is asked for?
+/// Does the machine restart by itself, after a panic or when dom0 has crashed?
 pub fn restarts() -> bool {
     !NO_REBOOT.load(Relaxed)
 }

@@ -330,7 +330,7 @@ extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
         core::hint::spin_loop();
     }
     if let Err(error) = machine::enable() {
-        log::error!("CPU {}: {error:?}", cpu.id());
+        log::error!("CPU {} runs no guests: {error}", cpu.id());
         PROGRESS.store(REFUSED, SeqCst);
         power::park()
     }

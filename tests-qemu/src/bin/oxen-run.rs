@@ -31,14 +31,14 @@ struct Options {
     /// Boot our own UEFI application (OVMF)
     #[arg(long, group = "door")]
     efi_app: bool,
-    /// Wait for gdb on localhost:1234; `target remote :1234` with the symbols of out/oxen.elf
+    /// Wait for gdb on localhost:1234; `target remote :1234` with the symbols of out/oxen.elf; QEMU only
     #[arg(long)]
     gdb: bool,
     /// CPUs of the machine
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     smp: u32,
     /// Memory of the machine, in MiB
-    #[arg(long, value_name = "M", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
     mem: u32,
     /// CPU model of the emulator
     #[arg(long)]
@@ -46,8 +46,8 @@ struct Options {
     /// A disk of the machine, /dev/vda in dom0-shim's configs (then vdb, ...): an image, raw or .qcow2; QEMU only
     #[arg(long, value_name = "FILE")]
     disk: Vec<PathBuf>,
-    /// A network device of the machine, the bridge eth0 of dom0-shim: what QEMU's -netdev takes, as `user`
-    #[arg(long, value_name = "NETDEV", num_args = 0..=1, default_missing_value = "user")]
+    /// A network device of the machine, the bridge eth0 of dom0-shim: what QEMU's -netdev takes, as `user`; QEMU only
+    #[arg(long, value_name = "NETDEV", num_args = 0..=1, require_equals = true, default_missing_value = "user")]
     net: Option<String>,
     /// The kernel of dom0 instead of dom0-shim: any PVH ELF or bzImage
     #[arg(long, value_name = "FILE")]
@@ -58,9 +58,9 @@ struct Options {
     /// The initial ramdisk or boot archive of dom0
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// Command line of dom0
-    #[arg(long, value_name = "ARGS", default_value = "domu=debian console=debian")]
-    dom0_args: String,
+    /// Command line of dom0; dom0-shim's is `domu=debian console=debian` otherwise. A Linux wants `console=hvc0`
+    #[arg(long, value_name = "ARGS")]
+    dom0_args: Option<String>,
     /// More options for Oxen's own command line
     #[arg(value_name = "OPTION")]
     options: Vec<String>,
@@ -94,6 +94,7 @@ fn main() -> Result<()> {
     machine.one_thread = true;
     machine.memory = options.mem;
     machine.gdb = options.gdb;
+    machine.restarts = true;
     machine.disks = options.disk;
     machine.networks = options.net.into_iter().collect();
     machine.command_line += " ";
@@ -112,11 +113,18 @@ fn main() -> Result<()> {
         "oxen-run: {vehicle}, {}, {} MiB, {} CPU(s); Ctrl-A x ends it",
         machine.door, machine.memory, machine.cpus
     );
+    if options.gdb {
+        eprintln!("oxen-run: waits for gdb: gdb out/oxen.elf -ex 'target remote :1234', then `continue`");
+    }
     machine.start(scratch.path())?.attach()
 }
 
 /// A kernel with its command line, and a ramdisk: dom0-shim and its boot archive if they are not named.
-fn modules(kernel: Option<PathBuf>, ramdisk: Option<PathBuf>, args: String) -> Result<Vec<Module>> {
+fn modules(kernel: Option<PathBuf>, ramdisk: Option<PathBuf>, args: Option<String>) -> Result<Vec<Module>> {
+    let args = args.unwrap_or_else(|| match &kernel {
+        None => "domu=debian console=debian".to_string(),
+        Some(_) => String::new(),
+    });
     let ramdisk = match (ramdisk, &kernel) {
         (None, None) => Some(outputs::output("boot-archive.cpio")?),
         (named, _) => named,

@@ -30,6 +30,11 @@ pub fn tests() -> Vec<Test> {
             machine.modules = vec![guest("hello", "")?];
             refused(bench, machine, "dom0_mem=65536M is more than the")
         }));
+        tests.push(test("dom0_mem without a unit", vehicle, |bench, mut machine| {
+            machine.command_line += " dom0_mem=512";
+            machine.modules = vec![guest("hello", "")?];
+            refused(bench, machine, "a number without a unit is KiB")
+        }));
         tests.push(test("unknown option", vehicle, |bench, mut machine| {
             machine.command_line += " dom0_mem=64M frobnicate=1";
             machine.modules = vec![guest("hello", "")?];
@@ -72,6 +77,10 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
+    tests.push(test("too many modules", Vehicle::Svm, |bench, mut machine| {
+        machine.modules = vec![guest("hello", "")?; 33];
+        refused(bench, machine, "cannot start: more than 32 boot modules")
+    }));
     tests.push(test("corrupt bzImage", Vehicle::Svm, corrupt_linux));
     tests
 }

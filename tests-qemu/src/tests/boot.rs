@@ -46,7 +46,7 @@ fn panic(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.restarts = true;
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
     shim.crash(&[
-        "Oxen panic on CPU 0",
+        "panic on CPU 0",
         "asked for by debug key 'C'",
         "rip ",
         "cr2 ",
@@ -77,15 +77,8 @@ fn exceptions(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     ] {
         machine.command_line = format!("{command_line} crash_test={what}");
         let mut shim = Shim::start(bench, machine.clone(), outputs::output("boot-archive.cpio")?)?;
-        shim.crash(&[
-            "Oxen panic on CPU 0",
-            name,
-            "rip ",
-            "cr2 ",
-            "running: d0v0",
-            place,
-        ])
-        .context(what)?;
+        shim.crash(&["panic on CPU 0", name, "rip ", "cr2 ", "running: d0v0", place])
+            .context(what)?;
     }
     Ok(())
 }

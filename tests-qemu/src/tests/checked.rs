@@ -51,7 +51,7 @@ fn lock_order(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.command_line += " crash_test=lock-order";
     let mut shim = Shim::start(bench, machine, outputs::output("boot-archive.cpio")?)?;
     shim.crash(&[
-        "Oxen panic on CPU 0",
+        "panic on CPU 0",
         "lock order: Events is taken while P2m is held",
         "hypervisor::debug_keys::lock_out_of_order",
     ])

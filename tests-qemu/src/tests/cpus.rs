@@ -165,7 +165,7 @@ fn watchdog(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         shim.command(&format!("cpupool-cpu-remove Pool-0 {}", 1 - cpu))?;
         shim.crash(&[
             &format!("CPU {cpu} hangs"),
-            &format!("Oxen panic on CPU {cpu}"),
+            &format!("panic on CPU {cpu}"),
             &format!("Watchdog timer detects that CPU{cpu} is stuck!"),
             "rip ",
             "running: d0v0",

@@ -26,7 +26,6 @@ fn says(shim: &mut Shim<'_>, command: &str, wanted: &[&str]) -> Result<()> {
 /// A domain that waits, runs, and ends; and the machine that begins anew.
 fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.restarts = true;
-    machine.command_line = machine.command_line.replace("noreboot", "");
     let config = "name='h'\ntype='pvh'\nkernel='/hello'\nmemory=64\nmax_grant_version=1\nvnc=1\n";
     let files = [
         ("hello", std::fs::read(outputs::output("guests/hello")?)?),

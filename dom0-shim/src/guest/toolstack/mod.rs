@@ -252,7 +252,7 @@ impl Domains {
 /// A sentence that names file and line.
 pub async fn read_config(host: &Host, path: &str, settings: &[&str]) -> Result<Rc<Config>, String> {
     let bytes = config_file(host, path).await?;
-    let text = core::str::from_utf8(&bytes).map_err(|_| format!("{path}: is not a text file"))?;
+    let text = core::str::from_utf8(&bytes).map_err(|_| format!("{path} is not a text file"))?;
     let mut config = parse_with(path, text, settings)?;
     for warning in &config.warnings {
         host.terminal.notice(&format!("{path}: {warning}"));
@@ -344,12 +344,12 @@ pub fn new_mac() -> Mac {
 }
 
 /// Where configs are looked for.
-const CONFIGS: &str = "/etc/oxen";
+pub const CONFIGS: &str = "/etc/oxen";
 
 /// Largest config.
 const CONFIG_MAX: u64 = 1 << 20;
 
-/// A config by its path, or by its name in [`CONFIGS`].
+/// A config by its path, or by its name in [`CONFIGS`], without `.cfg` or with it.
 async fn config_file(host: &Host, path: &str) -> Result<Cow<'static, [u8]>, String> {
     if let Some(place) = Place::parse(path) {
         return Ok(Cow::Owned(host.machine.read_file(&place?, CONFIG_MAX).await?));

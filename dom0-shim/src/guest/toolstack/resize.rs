@@ -22,8 +22,8 @@ pub fn vcpu_set(host: &Host, words: &[&str]) -> Result<(), String> {
         _ => return Err("Usage: vcpu-set [-i] DOMAIN COUNT".to_string()),
     };
     let domain = find(host, which)?;
-    let count = count.parse().ok().filter(|&count| count > 0);
-    let count: u32 = count.ok_or("Error: Invalid argument.")?;
+    let number = count.parse().ok().filter(|&number| number > 0);
+    let count: u32 = number.ok_or_else(|| format!("'{count}' is no number of VCPUs"))?;
     let info = domctl::info(domain).map_err(|error| format!("getdomaininfo: {error}"))?;
     let max = info.vcpu_limit();
     if count > max {
@@ -75,7 +75,7 @@ fn limit(domain: Domid, kib: u64) -> Result<(), String> {
         .map_err(|error| format!("setmaxmem {kib} KiB: {error}"))
 }
 
-/// `mem-set`: the balloon driver of the domain's kernel is to make it so much. It cannot get more again.
+/// `mem-set`: the balloon driver of the domain's kernel is to make it so much, up to its maximum.
 pub fn mem_set(host: &Host, domain: Domid, text: &str) -> Result<(), String> {
     let target = parse(text)?;
     let max = memory_node(host, domain, "static-max")?;
