@@ -37,19 +37,26 @@ pub struct Machine {
 /// There is not even memory for page tables.
 pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     install_boot_cpu();
+    traps::begin();
     version::set_command_line(handover.command_line);
     let options = cmdline::parse(handover.command_line);
     console::init(&options);
-    let tables = acpi::init(handover.rsdp);
-    time::init();
     if options.noreboot {
         power::set_no_reboot();
     }
     power::set_first_reset(options.reset);
+    let tables = acpi::init(handover.rsdp);
+    if time::init().is_none() {
+        cannot_go_on(format_args!(
+            "how fast does the TSC tick? There is no PM timer, HPET or PIT that runs, and CPUID (15H, 16H) does not say"
+        ));
+    }
     if let Some(test) = options.crash_test {
         debug_keys::set_crash_test(test);
-        if test == CrashTest::Skew {
-            smp::skew_clocks();
+        match test {
+            CrashTest::Skew => smp::skew_clocks(),
+            CrashTest::Adjust => smp::misadjust_clocks(),
+            _ => {}
         }
     }
     greet(handover, &options);
@@ -90,10 +97,12 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
 pub fn cannot_start(error: BootError) -> ! {
     install_boot_cpu();
     console::init(&cmdline::parse(""));
-    log::error!(
-        "Oxen {} cannot start: {error}. Halted.",
-        env!("CARGO_PKG_VERSION")
-    );
+    cannot_go_on(format_args!("{error}"))
+}
+
+/// Too early for the log's first line, for other CPUs, and for the console to send later what it is told.
+fn cannot_go_on(why: core::fmt::Arguments<'_>) -> ! {
+    log::error!("Oxen {} cannot start: {why}. Halted.", env!("CARGO_PKG_VERSION"));
     power::park()
 }
 

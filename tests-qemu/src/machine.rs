@@ -145,6 +145,8 @@ pub struct Machine {
     pub gdb: bool,
     /// The UEFI application finds a configuration that was made for xen.efi: of that name, and with files that Oxen does not load.
     pub xen_config: bool,
+    /// QEMU's machine type.
+    pub chipset: &'static str,
     /// A reset starts it again, as it always does in Bochs; else QEMU ends.
     pub restarts: bool,
 }
@@ -185,6 +187,7 @@ impl Machine {
             networks: Vec::new(),
             gdb: false,
             xen_config: false,
+            chipset: "q35",
             restarts: false,
         })
     }
@@ -217,7 +220,16 @@ impl Machine {
             _ => "tcg",
         };
         qemu.args([
-            "-accel", accel, "-machine", "q35", "-display", "none", "-net", "none", "-vga", "none",
+            "-accel",
+            accel,
+            "-machine",
+            self.chipset,
+            "-display",
+            "none",
+            "-net",
+            "none",
+            "-vga",
+            "none",
         ])
         .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
         .args(["-m", &self.memory.to_string(), "-smp"])

@@ -22,8 +22,17 @@ static SMALL_CODE: Once<bool> = Once::new();
 
 /// Is the CPU one of AMD's (or Hygon's), by its vendor string? It decides which back end there can be, and how guests make hypercalls.
 pub fn is_amd() -> bool {
-    let vendor = raw_cpuid::native_cpuid::cpuid_count(0, 0);
-    vendor.ecx == u32::from_le_bytes(*b"cAMD") || vendor.ecx == u32::from_le_bytes(*b"uine")
+    is_amd_vendor(raw_cpuid::native_cpuid::cpuid_count(0, 0).ecx)
+}
+
+/// Bits of physical addresses (CPUID 8000_0008, EAX).
+pub fn address_bits() -> u32 {
+    raw_cpuid::native_cpuid::cpuid_count(0x8000_0008, 0).eax & 0xff
+}
+
+/// As [`is_amd`], of the end of a vendor string (CPUID 0, ECX).
+pub fn is_amd_vendor(end: u32) -> bool {
+    [*b"cAMD", *b"uine"].map(u32::from_le_bytes).contains(&end)
 }
 
 /// Find out what this machine can. With `apicv` its hardware sees to guests' local APICs, if it can. `large_code`: may guests execute from large pages;

@@ -6,6 +6,7 @@
 
 pub mod apic_page;
 pub mod debug_regs;
+pub mod errata;
 pub mod exit;
 #[cfg(test)]
 pub mod fake;

@@ -177,7 +177,7 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "crash_test",
-        "hang, fault, stack, lock-order, skew, tsc-ahead or tsc-behind",
+        "hang, fault, stack, lock-order, skew, adjust, tsc-ahead or tsc-behind",
         Action::Value(|line, value| {
             line.crash_test = match value {
                 "hang" => Some(CrashTest::Hang),
@@ -185,6 +185,7 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
                 "stack" => Some(CrashTest::Stack),
                 "lock-order" => Some(CrashTest::LockOrder),
                 "skew" => Some(CrashTest::Skew),
+                "adjust" => Some(CrashTest::Adjust),
                 "tsc-ahead" => Some(CrashTest::Tsc(10)),
                 "tsc-behind" => Some(CrashTest::Tsc(-10)),
                 _ => None,

@@ -108,6 +108,8 @@ pub enum CrashTest {
     LockOrder,
     /// The TSCs of other CPUs seem to be behind the first one's.
     Skew,
+    /// The same, by what firmware can leave in IA32_TSC_ADJUST.
+    Adjust,
     /// The TSC of a CPU jumps, by so many seconds.
     Tsc(i64),
 }

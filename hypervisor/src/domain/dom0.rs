@@ -98,6 +98,8 @@ const LARGE_ORDER: u32 = 9;
 const MAX_KERNEL: usize = 512 << 20;
 /// Room for ACPI tables, in bytes.
 const ACPI_ROOM: u64 = 64 << 10;
+/// Of dom0, whose addresses are the machine's: its devices' registers may lie as high as four levels of tables reach.
+const ADDRESS_BITS: u32 = 48;
 /// Ports that stay Oxen's, beside those of the console's UARTs: interrupt controllers, timer, and the debug console.
 const OWN_PORTS: [core::ops::RangeInclusive<u16>; 5] =
     [0x20..=0x21, 0xa0..=0xa1, 0x40..=0x43, 0x61..=0x61, 0xe9..=0xe9];
@@ -197,7 +199,7 @@ impl Dom0<'_> {
             max_grant_version: grant::Version::V2,
             p2m_pool: u32::MAX,
             format: machine::nested_format(),
-            address_bits: 40,
+            address_bits: machine::address_bits().min(ADDRESS_BITS),
         })
         .map_err(refused("domain"))?;
         domain.set_max_pages(self.max_pages);

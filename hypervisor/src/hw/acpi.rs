@@ -7,9 +7,10 @@
 use core::ptr::NonNull;
 
 use acpi::fadt::Fadt;
-use acpi::madt::{Madt, MadtEntry};
+use acpi::madt::Madt;
 use acpi::{AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
 use arrayvec::ArrayVec;
+use boot::layout::BOOT_MAPPED;
 
 use super::ioapic::{Line, MAX_IO_APICS};
 use super::percpu::MAX_CPUS;
@@ -98,16 +99,23 @@ fn collect(tables: &AcpiTables<Mapped>) -> Info {
     let mut info = Info::default();
     if let Ok(madt) = tables.find_table::<Madt>() {
         info.local_apic = Some(Hpa(u64::from(madt.get().local_apic_address)));
-        madt.get()
-            .entries()
-            .for_each(|entry| add_madt_entry(&mut info, &entry));
+        // SAFETY: firmware's table, of the length that the crate has mapped it with; it does not change.
+        let table = unsafe {
+            core::slice::from_raw_parts(madt.virtual_start().as_ptr().cast::<u8>(), madt.region_length())
+        };
+        let entries = table.get(size_of::<Madt>()..).unwrap_or_default();
+        for entry in madt_entries(entries) {
+            let _ = add_madt_entry(&mut info, entry);
+        }
     }
     info.hpet = HpetInfo::new(tables)
         .ok()
         .map(|hpet| Hpa(hpet.base_address as u64));
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         add_fadt(&mut info, &fadt);
-        if let Ok(dsdt) = tables.dsdt() {
+        if let Ok(dsdt) = tables.dsdt()
+            && in_reach(dsdt.address as u64, dsdt.length.into())
+        {
             // SAFETY: firmware's table, of the length its header gives; it does not change.
             let aml = unsafe {
                 core::slice::from_raw_parts(phys::ptr(Hpa(dsdt.address as u64)), dsdt.length as usize)
@@ -118,31 +126,57 @@ fn collect(tables: &AcpiTables<Mapped>) -> Info {
     info
 }
 
-fn add_madt_entry(info: &mut Info, entry: &MadtEntry<'_>) {
-    const ENABLED: u32 = 1;
-    let mut add_cpu = |id: u32, flags: u32| {
-        if flags & ENABLED != 0 && info.cpus.try_push(id).is_err() {
-            info.cpus_left_out += 1;
+/// The MADT's entries, each as long as it says, as far as they make sense: firmware may have padding behind them, with lengths of 0, at which the crate's
+/// iterator stays for ever.
+fn madt_entries(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const HEAD: usize = 2;
+    core::iter::from_fn(move || {
+        let length = usize::from(*entries.get(1)?);
+        let (entry, rest) = entries.split_at_checked(length).filter(|_| length >= HEAD)?;
+        entries = rest;
+        Some(entry)
+    })
+}
+
+/// Interrupt controller structures (ACPI 6.5, 5.2.12). One that is shorter than its kind is left out.
+fn add_madt_entry(info: &mut Info, entry: &[u8]) -> Option<()> {
+    const LOCAL_APIC: u8 = 0;
+    const IO_APIC: u8 = 1;
+    const SOURCE_OVERRIDE: u8 = 2;
+    const ADDRESS_OVERRIDE: u8 = 5;
+    const LOCAL_X2APIC: u8 = 9;
+    let byte = |at: usize| entry.get(at).copied();
+    let word = |at: usize| Some(u32::from_le_bytes(*entry.get(at..)?.first_chunk()?));
+    match byte(0)? {
+        // All ones is everybody's number, and no CPU's.
+        LOCAL_APIC => add_cpu(info, u32::from(byte(3).filter(|&id| id != u8::MAX)?), word(4)?),
+        LOCAL_X2APIC => add_cpu(info, word(4).filter(|&id| id != u32::MAX)?, word(8)?),
+        IO_APIC => {
+            let _ = info.io_apics.try_push((Hpa(word(4)?.into()), word(8)?));
         }
-    };
-    match entry {
-        MadtEntry::LocalApic(cpu) => add_cpu(u32::from(cpu.apic_id), cpu.flags),
-        MadtEntry::LocalX2Apic(cpu) => add_cpu(cpu.x2apic_id, cpu.flags),
-        MadtEntry::IoApic(apic) => {
-            let base = Hpa(u64::from(apic.io_apic_address));
-            let _ = info.io_apics.try_push((base, apic.global_system_interrupt_base));
+        ADDRESS_OVERRIDE => {
+            info.local_apic = Some(Hpa(u64::from(word(4)?) | u64::from(word(8)?) << 32));
         }
-        MadtEntry::LocalApicAddressOverride(local) => info.local_apic = Some(Hpa(local.local_apic_address)),
-        MadtEntry::InterruptSourceOverride(source) => {
-            // MPS INTI flags (ACPI 6.5, table 5.25): 3 is active low, and level; 0 is as the ISA bus has it.
+        SOURCE_OVERRIDE => {
+            // MPS INTI flags (table 5.25): 3 is active low, and level; 0 is as the ISA bus has it.
+            let (irq, gsi, flags) = (byte(3)?, word(4)?, byte(8)?);
             let line = Line {
-                gsi: source.global_system_interrupt,
-                active_low: source.flags & 3 == 3,
-                level: source.flags >> 2 & 3 == 3,
+                gsi,
+                active_low: flags & 3 == 3,
+                level: flags >> 2 & 3 == 3,
             };
-            let _ = info.overrides.try_push((source.irq, line));
+            let _ = info.overrides.try_push((irq, line));
         }
         _ => {}
+    }
+    Some(())
+}
+
+/// A CPU that can be used, unless it is there already: firmware lists some by both kinds of entry.
+fn add_cpu(info: &mut Info, id: u32, flags: u32) {
+    const ENABLED: u32 = 1;
+    if flags & ENABLED != 0 && !info.cpus.contains(&id) && info.cpus.try_push(id).is_err() {
+        info.cpus_left_out += 1;
     }
 }
 
@@ -196,10 +230,19 @@ fn find_s5(aml: &[u8]) -> Option<[u8; 2]> {
 #[derive(Clone)]
 struct Mapped;
 
+/// Do the boot page tables map this?
+fn in_reach(address: u64, size: u64) -> bool {
+    address.checked_add(size).is_some_and(|end| end <= BOOT_MAPPED)
+}
+
 impl AcpiHandler for Mapped {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+        assert!(
+            in_reach(address as u64, size as u64),
+            "firmware has an ACPI table of {size} bytes at {address:#x}: above 4 GiB none is in reach"
+        );
         let start = NonNull::new(phys::ptr(Hpa(address as u64)).cast::<T>());
-        // SAFETY: the direct map has all of it (or is a page fault away from saying so), and stays.
+        // SAFETY: the boot page tables have all of it, and what comes after them has ACPI's memory, too.
         unsafe { PhysicalMapping::new(address, start.unwrap_or(NonNull::dangling()), size, size, Mapped) }
     }
 
@@ -221,7 +264,8 @@ mod tests {
         assert_eq!(find_s5(b""), None);
     }
 
-    /// ACPI 6.5, 5.2.12.2 and 5.2.12.12: by either kind of entry, an id that takes more than eight bits, and what is not there; too many are counted.
+    /// ACPI 6.5, 5.2.12.2 and 5.2.12.12: by either kind of entry, an id that takes more than eight bits, and what is not there; by both; everybody's number;
+    /// too many are counted.
     #[test]
     fn cpus_of_the_madt() {
         const MOST: u32 = MAX_CPUS as u32;
@@ -229,8 +273,11 @@ mod tests {
             let words = [id, flags, id].map(u32::to_le_bytes);
             [&[9, 16, 0, 0], words.as_flattened()].concat()
         };
-        let mut table = vec![0; 44];
+        let mut table = Vec::new();
         table.extend([0, 8, 0, 0, 1, 0, 0, 0]);
+        table.extend([0, 8, 9, 0xff, 1, 0, 0, 0]);
+        table.extend(x2apic(0, 1));
+        table.extend(x2apic(u32::MAX, 1));
         table.extend([0, 8, 1, 2, 0, 0, 0, 0]);
         table.extend(x2apic(256, 1));
         table.extend(x2apic(0x1_0003, 0));
@@ -238,14 +285,45 @@ mod tests {
         for id in 0..MOST {
             table.extend(x2apic(1000 + id, 1));
         }
-        let length = table.len() as u32;
-        table[4..8].copy_from_slice(&length.to_le_bytes());
-        // SAFETY: a table as long as it says, which needs no alignment and is not moved.
-        let madt = unsafe { core::pin::Pin::new_unchecked(&*table.as_ptr().cast::<Madt>()) };
-        let mut info = Info::default();
-        madt.entries().for_each(|entry| add_madt_entry(&mut info, &entry));
+        let info = read(&table);
         assert_eq!(info.cpus[..4], [0, 256, 0x1_0005, 1000]);
         assert_eq!((info.cpus.len(), info.cpus_left_out), (MAX_CPUS, 3));
+    }
+
+    fn read(entries: &[u8]) -> Info {
+        let mut info = Info::default();
+        for entry in madt_entries(entries) {
+            let _ = add_madt_entry(&mut info, entry);
+        }
+        info
+    }
+
+    #[test]
+    fn other_entries_of_the_madt() {
+        let mut table = vec![1, 12, 2, 0, 0, 0, 0xc0, 0xfe, 16, 0, 0, 0];
+        table.extend([2, 10, 0, 9, 20, 0, 0, 0, 0xf, 0]);
+        table.extend([5, 12, 0, 0, 0, 0, 0xe0, 0xfe, 1, 0, 0, 0]);
+        let info = read(&table);
+        assert_eq!(info.io_apics[..], [(Hpa(0xfec0_0000), 16)]);
+        let line = info.isa_line(9);
+        assert!(line.gsi == 20 && line.active_low && line.level);
+        assert_eq!(info.local_apic, Some(Hpa(0x1_fee0_0000)));
+    }
+
+    /// Padding, an entry that is longer than what is left, one that is shorter than its kind, and half of one.
+    #[test]
+    fn what_makes_no_sense_in_the_madt_ends_it() {
+        let cpu = |id| [0, 8, 0, id, 1, 0, 0, 0];
+        for (behind, others) in [
+            (&[0, 0, 0, 0][..], 0),
+            (&[0, 1, 0, 0], 0),
+            (&[0, 200, 0, 3, 1, 0, 0, 0], 0),
+            (&[0], 0),
+            (&[0, 4, 0, 3, 0, 8, 0, 2, 1, 0, 0, 0], 1),
+        ] {
+            let info = read(&[&cpu(1), behind].concat());
+            assert_eq!(info.cpus.len(), 1 + others, "{behind:?}");
+        }
     }
 
     #[test]

@@ -178,11 +178,9 @@ pub fn kick(id: u32) {
 /// Interprocessor messages (SDM 3A, 11.6.1 and 9.4.4).
 mod message {
     const ASSERT: u32 = 1 << 14;
-    const ALL_OTHERS: u32 = 3 << 18;
     pub const INIT: u32 = 5 << 8 | ASSERT;
     pub const START_UP: u32 = 6 << 8 | ASSERT;
     pub const NMI: u32 = 4 << 8 | ASSERT;
-    pub const NMI_TO_OTHERS: u32 = NMI | ALL_OTHERS;
 }
 
 /// Can a message reach the CPU with this number? Without x2APIC there are eight bits for it, and all ones mean everybody.
@@ -207,9 +205,11 @@ pub fn interrupt(id: u32) {
     }
 }
 
-/// A non-maskable interrupt for all CPUs but this one.
+/// A non-maskable interrupt for all CPUs of ours but this one. Not for those that were never started: they have nobody to handle it.
 pub fn interrupt_others() {
-    send(0, message::NMI_TO_OTHERS);
+    for cpu in percpu::all().filter(|cpu| cpu.id() != percpu::id()) {
+        send(cpu.apic_id(), message::NMI);
+    }
 }
 
 fn send(apic_id: u32, command: u32) {

@@ -11,9 +11,11 @@ use core::arch::global_asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use x86_64::registers::model_specific::Msr;
+
 use super::percpu::{self, PerCpu};
 use super::{acpi, apic, power, time, traps};
-use crate::arch::machine;
+use crate::arch::{errata, machine};
 use crate::cmdline::CommandLine;
 use crate::mm::{paging, phys};
 use crate::types::{Hpa, PAGE_SIZE};
@@ -125,7 +127,12 @@ pub fn start_others(options: &CommandLine<'_>, ram: &[Range<u64>]) {
     if acpi::info().cpus.len() > 1 && !options.no_smp {
         match Startup::new(ram) {
             Some(startup) => {
+                errata::fix();
                 for apic_id in others {
+                    if !apic::reaches(apic_id) {
+                        log::warn!("CPU with APIC id {apic_id} is not used: it takes an x2APIC to reach it");
+                        continue;
+                    }
                     let id = sched::cpu_count() as u32;
                     match startup.start(id, apic_id, id < most) {
                         Ok(()) => {
@@ -198,9 +205,6 @@ impl Startup {
 
     /// Start one. For one that is not `needed`, time does not go by another clock.
     fn start(&self, id: u32, apic_id: u32, needed: bool) -> Result<(), &'static str> {
-        if !apic::reaches(apic_id) {
-            return Err("it takes an x2APIC to reach it");
-        }
         let stack = paging::new_stack(STACK_PAGES).map_err(|_| "no memory for its stack")?;
         let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(id, apic_id)));
         self.set(&raw const startup_words, self.address(&raw const startup_gdt));
@@ -224,7 +228,18 @@ impl Startup {
             wait_for(ALIVE, PATIENCE_NS)?;
         }
         compare_with_the_other()?;
-        let warp = WARP.load(SeqCst);
+        let mut warp = WARP.load(SeqCst);
+        if warp != 0 && has_tsc_adjust() {
+            let before = warp;
+            adjust_the_other()?;
+            compare_with_the_other()?;
+            warp = WARP.load(SeqCst);
+            if warp == 0 {
+                log::warn!(
+                    "CPU with APIC id {apic_id}: firmware left its time-stamp counter {before} ticks off; adjusted"
+                );
+            }
+        }
         if warp != 0 && time::trusts_tsc() {
             if !needed {
                 return Err(
@@ -313,6 +328,52 @@ fn compare_with_the_other() -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What software has added to this CPU's time-stamp counter (SDM 3B, 19.17.3).
+const TSC_ADJUST: u32 = 0x3b;
+/// The first CPU's.
+static FIRST_ADJUST: AtomicU64 = AtomicU64::new(0);
+/// The other one is to take that for its own, and to forget what was compared.
+static ADJUST: AtomicBool = AtomicBool::new(false);
+/// `crash_test=adjust`: by how much firmware has adjusted the counters of CPUs that come now.
+static MISADJUSTED: AtomicU64 = AtomicU64::new(0);
+
+/// The time-stamp counters of the CPUs that come now are to be wrong as firmware makes them.
+pub fn misadjust_clocks() {
+    MISADJUSTED.store(1_000_000, SeqCst);
+}
+
+fn has_tsc_adjust() -> bool {
+    raw_cpuid::CpuId::new()
+        .get_extended_feature_info()
+        .is_some_and(|features| features.has_tsc_adjust_msr())
+}
+
+/// The first CPU's part. Sockets that came out of reset at different times have counters that agree by different adjustments, so this is for where they do not.
+fn adjust_the_other() -> Result<(), &'static str> {
+    // SAFETY: CPUID says that there is the register.
+    FIRST_ADJUST.store(unsafe { Msr::new(TSC_ADJUST).read() }, SeqCst);
+    ADJUST.store(true, SeqCst);
+    let end = time::now_ns() + PATIENCE_NS;
+    while ADJUST.load(SeqCst) {
+        if time::now_ns() >= end {
+            return Err("it does not answer");
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// The other CPU's part, while the first one waits for it.
+fn adjust_if_told() {
+    if ADJUST.load(SeqCst) {
+        // SAFETY: as above, as both are alike; nothing goes by this CPU's counter yet.
+        unsafe { Msr::new(TSC_ADJUST).write(FIRST_ADJUST.load(SeqCst)) };
+        LATEST.store(0, SeqCst);
+        WARP.store(0, SeqCst);
+        ADJUST.store(false, SeqCst);
+    }
+}
+
 /// Where the other CPUs come from real mode: on their own stacks, with the tables of [`paging::startup_tables`], interrupts off.
 extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
     // SAFETY: code and stack are in the upper half.
@@ -320,11 +381,18 @@ extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
     paging::enable_protections();
     percpu::install(cpu);
     traps::init();
+    errata::fix();
     apic::init();
     PROGRESS.store(ALIVE, SeqCst);
     // What comes in the TSC's stead is the same for all.
     let behind = if time::trusts_tsc() { SKEW.load(SeqCst) } else { 0 };
+    let misadjusted = MISADJUSTED.load(SeqCst);
+    if misadjusted != 0 && has_tsc_adjust() {
+        // SAFETY: whoever asks for the test wants time to be wrong.
+        unsafe { Msr::new(TSC_ADJUST).write(misadjusted) };
+    }
     while !GO_ON.load(SeqCst) {
+        adjust_if_told();
         compare_clocks(behind);
         LOOKS.fetch_add(1, SeqCst);
         core::hint::spin_loop();

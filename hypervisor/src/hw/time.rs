@@ -167,20 +167,21 @@ mod machine {
 
     use x86_64::instructions::port::Port;
 
-    use super::super::tsc_frequency::{self, PmTimer};
+    use super::super::tsc_frequency::{self, Hpet, PmTimer};
     use super::super::tsc_watch::{Reading, Watch};
     use super::super::{acpi, percpu};
     use super::{CLOCK, Clock, NS_PER_S, clock, continued, set_wall_clock_base, tsc};
     use crate::mm::paging;
     use crate::sync::{Mutex, Once, Rank};
-    use crate::types::Hpa;
 
     /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off, when ACPI's tables have been read.
-    pub fn init() {
+    /// `None`: nobody knows how fast the TSC ticks.
+    pub fn init() -> Option<()> {
         let start = tsc();
-        let hz = tsc_frequency::measure();
+        let hz = tsc_frequency::measure()?;
         CLOCK.call_once(|| Clock::new(hz, start));
         set_wall_clock_base(rtc() * NS_PER_S);
+        Some(())
     }
 
     /// The machine's own TSC.
@@ -215,8 +216,8 @@ mod machine {
     enum Counter {
         /// The power management timer.
         Pm(PmTimer),
-        /// Main counter of the HPET, 32 bits of it.
-        Hpet(&'static core::sync::atomic::AtomicU32),
+        /// The HPET.
+        Hpet(Hpet),
     }
 
     impl Timer {
@@ -227,6 +228,8 @@ mod machine {
         }
 
         fn find() -> Option<Timer> {
+            /// Bytes of its registers.
+            const HPET_SIZE: u64 = 0x400;
             let found = acpi::info();
             let pm = || {
                 Some(Timer {
@@ -234,7 +237,14 @@ mod machine {
                     hz: PmTimer::HZ,
                 })
             };
-            let hpet = || found.hpet.and_then(hpet);
+            let hpet = || {
+                let hpet = Hpet::at(paging::map_mmio(found.hpet?, HPET_SIZE))?;
+                let hz = hpet.hz;
+                Some(Timer {
+                    counter: Counter::Hpet(hpet),
+                    hz,
+                })
+            };
             if PREFERS_PM_TIMER.load(Ordering::Relaxed) {
                 pm().or_else(hpet)
             } else {
@@ -243,9 +253,9 @@ mod machine {
         }
 
         fn read(&self) -> u64 {
-            match self.counter {
+            match &self.counter {
                 Counter::Pm(timer) => timer.read().into(),
-                Counter::Hpet(counter) => counter.load(Ordering::Relaxed).into(),
+                Counter::Hpet(hpet) => hpet.read().into(),
             }
         }
 
@@ -394,36 +404,6 @@ mod machine {
         SEEMS_AHEAD.store(by, Ordering::Relaxed);
         SEEMS_AHEAD_ON.store(percpu::id().into(), Ordering::Relaxed);
         false
-    }
-
-    /// The HPET (IA-PC HPET specification 1.0a, 2.3).
-    fn hpet(at: Hpa) -> Option<Timer> {
-        const FS_PER_S: u64 = 1_000_000_000_000_000;
-        /// Slower than the specification allows: it is none.
-        const PERIOD_MAX: u32 = 100_000_000;
-        const PERIOD: usize = 0x4;
-        const CONFIGURATION: usize = 0x10;
-        const ENABLE: u32 = 1;
-        const COUNTER: usize = 0xf0;
-        let registers = paging::map_mmio(at, 0x400);
-        let register = |offset: usize| {
-            // SAFETY: a register of the HPET, which is the hypervisor's, 4-byte aligned; it stays mapped.
-            unsafe { &*registers.add(offset).cast::<core::sync::atomic::AtomicU32>() }
-        };
-        let period = register(PERIOD).load(Ordering::Relaxed);
-        if period == 0 || period > PERIOD_MAX {
-            return None;
-        }
-        let configuration = register(CONFIGURATION);
-        configuration.store(configuration.load(Ordering::Relaxed) | ENABLE, Ordering::Relaxed);
-        let counter = register(COUNTER);
-        let first = counter.load(Ordering::Relaxed);
-        (0..100_000)
-            .any(|_| counter.load(Ordering::Relaxed) != first)
-            .then_some(Timer {
-                counter: Counter::Hpet(counter),
-                hz: FS_PER_S / u64::from(period),
-            })
     }
 
     /// Seconds since 1970 by the CMOS clock (MC146818 data sheet), read twice until it agrees so that no update is in between.

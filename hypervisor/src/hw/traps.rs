@@ -237,6 +237,13 @@ const OWN_STACK: [(usize, u16); 3] = [(2, 1), (8, 2), (18, 3)];
 #[repr(C, align(16))]
 struct Gate([u64; 2]);
 
+/// Report exceptions from here on, on the stack that they find: on the first CPU, with the boot loader's GDT, until [`init`].
+pub fn begin() {
+    static GATES: Once<[Gate; 256]> = Once::new();
+    let code = CS::get_reg().0;
+    load(GATES.call_once(|| core::array::from_fn(|vector| gate(vector, code, 0))));
+}
+
 /// Load this CPU's descriptor tables, which live for ever: its own GDT and TSS, and the IDT of all CPUs.
 ///
 /// # Panics
@@ -262,7 +269,15 @@ pub fn init() {
         load_tss(task);
     }
     static GATES: Once<[Gate; 256]> = Once::new();
-    let gates = GATES.call_once(|| core::array::from_fn(|vector| gate(vector, code.0)));
+    load(GATES.call_once(|| {
+        core::array::from_fn(|vector| {
+            let own = OWN_STACK.iter().find(|(own, _)| *own == vector);
+            gate(vector, code.0, own.map_or(0, |(_, index)| *index))
+        })
+    }));
+}
+
+fn load(gates: &'static [Gate; 256]) {
     let pointer = DescriptorTablePointer {
         limit: (size_of_val(gates) - 1) as u16,
         base: VirtAddr::from_ptr(gates),
@@ -271,16 +286,13 @@ pub fn init() {
     unsafe { lidt(&pointer) };
 }
 
-fn gate(vector: usize, code: u16) -> Gate {
+/// The gate to the stub of `vector`, in code segment `code`; `stack` is its stack in the TSS, or 0.
+fn gate(vector: usize, code: u16, stack: u16) -> Gate {
     const PRESENT_INTERRUPT_GATE: u64 = 0x8e00;
     let stub = &raw const trap_stubs as u64 + vector as u64 * 16;
-    let stack = OWN_STACK
-        .iter()
-        .find(|(own, _)| *own == vector)
-        .map_or(0, |(_, index)| u64::from(*index));
     let low = stub & 0xffff
         | u64::from(code) << 16
-        | (stack | PRESENT_INTERRUPT_GATE) << 32
+        | (u64::from(stack) | PRESENT_INTERRUPT_GATE) << 32
         | (stub >> 16 & 0xffff) << 48;
     Gate([low, stub >> 32])
 }

@@ -1,4 +1,5 @@
-//! How fast the TSC ticks: measured beside the power management timer or the PIT, and what CPUID says, if that is the same.
+//! How fast the TSC ticks: measured beside the power management timer, the HPET or the PIT, and what CPUID says, if that is the same. Machines are built on
+//! which none of these runs; then CPUID has to be believed.
 //!
 //! A guest waits for this, so it takes no longer than it must: [`WINDOW_MS`], in which a reading that is a microsecond late makes 50 of a million, or longer
 //! where readings take longer.
@@ -10,12 +11,25 @@
 const WINDOW_MS: u64 = 20;
 
 /// CPUID's frequency is that of a crystal, and exact, unless it is not this machine's at all, as in emulators: `claimed`, if what was measured is within
-/// 200 of a million.
-fn confirmed(claimed: Option<u64>, measured: u64) -> u64 {
+/// 200 of a million, or if nothing could be.
+fn confirmed(claimed: Option<u64>, measured: Option<u64>) -> Option<u64> {
     const OF: u64 = 5000;
-    match claimed {
-        Some(claimed) if claimed.abs_diff(measured) <= measured / OF => claimed,
-        _ => measured,
+    match (claimed, measured) {
+        (Some(claimed), Some(measured)) if claimed.abs_diff(measured) > measured / OF => Some(measured),
+        (claimed, measured) => claimed.or(measured),
+    }
+}
+
+/// The crystal's frequency, where CPUID leaf 0x15 does not tell it, by the CPU's signature (SDM 3B, 19.7.3 and table 19-38).
+fn usual_crystal(signature: u32) -> Option<u32> {
+    let model = signature >> 12 & 0xf0 | signature >> 4 & 0xf;
+    match (signature >> 8 & 0xf, model) {
+        // Skylake and Kaby Lake for clients.
+        (6, 0x4e | 0x5e | 0x8e | 0x9e) => Some(24_000_000),
+        // Denverton, Goldmont.
+        (6, 0x5f) => Some(25_000_000),
+        (6, 0x5c) => Some(19_200_000),
+        _ => None,
     }
 }
 
@@ -95,23 +109,40 @@ impl Mean {
 
 #[cfg(target_os = "none")]
 mod machine {
+    use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use boot::layout::BOOT_MAPPED;
     use raw_cpuid::CpuId;
     use x86_64::instructions::port::Port;
 
     use super::super::acpi;
     use super::super::time::tsc;
-    use super::{Mean, TICKS, Tick, WINDOW_MS, confirmed, of_crystal};
+    use super::{Mean, TICKS, Tick, WINDOW_MS, confirmed, of_crystal, usual_crystal};
+    use crate::mm::phys;
 
-    /// Ticks of the TSC in a second.
-    pub fn measure() -> u64 {
-        let measured = match PmTimer::of_machine() {
-            Some(timer) => by_pm_timer(timer),
-            None => by_pit(),
-        };
-        let claimed = CpuId::new()
-            .get_tsc_info()
-            .and_then(|info| of_crystal(info.denominator(), info.numerator(), info.nominal_frequency()));
-        confirmed(claimed, measured).max(1)
+    /// Ticks of the TSC in a second; `None`: there is nothing to measure it by, and the CPU does not say. While the boot page tables are in use.
+    pub fn measure() -> Option<u64> {
+        let measured = PmTimer::of_machine()
+            .map(|timer| by_timer(|| timer.read(), PmTimer::MASK, PmTimer::HZ))
+            .or_else(by_hpet)
+            .or_else(by_pit);
+        confirmed(claimed(), measured).filter(|&hz| hz > 0)
+    }
+
+    /// What CPUID says: by the crystal, or the base frequency, which the TSC has, too (SDM 3B, 19.7.3).
+    fn claimed() -> Option<u64> {
+        let cpuid = CpuId::new();
+        let by_crystal = cpuid.get_tsc_info().and_then(|info| {
+            let crystal = match info.nominal_frequency() {
+                0 => usual_crystal(raw_cpuid::cpuid!(1).eax)?,
+                crystal => crystal,
+            };
+            of_crystal(info.denominator(), info.numerator(), crystal)
+        });
+        by_crystal.or_else(|| {
+            let base = cpuid.get_processor_frequency_info()?.processor_base_frequency();
+            (base > 0).then(|| u64::from(base) * 1_000_000)
+        })
     }
 
     /// The power management timer (ACPI 6.5, 4.8.3.3).
@@ -140,38 +171,88 @@ mod machine {
             // SAFETY: the port that the FADT names; reading it has no effect.
             unsafe { Port::<u32>::new(self.port).read() & Self::MASK as u32 }
         }
+    }
 
-        /// Some ticks in a row, with counts from `origin` on.
-        fn ticks(self, origin: u32) -> [Tick; TICKS] {
-            let (mut last, mut before) = (self.read(), tsc());
-            core::array::from_fn(|_| {
-                loop {
-                    let (now, after) = (self.read(), tsc());
-                    let tick = Tick {
-                        count: u64::from(now.wrapping_sub(origin)) & Self::MASK,
-                        before,
-                        width: after - before,
-                    };
-                    let ticked = now != last;
-                    (last, before) = (now, after);
-                    if ticked {
-                        return tick;
-                    }
+    /// Some ticks in a row of a timer that counts up, with counts from `origin` on.
+    fn ticks(read: &impl Fn() -> u32, mask: u64, origin: u32) -> [Tick; TICKS] {
+        let (mut last, mut before) = (read(), tsc());
+        core::array::from_fn(|_| {
+            loop {
+                let (now, after) = (read(), tsc());
+                let tick = Tick {
+                    count: u64::from(now.wrapping_sub(origin)) & mask,
+                    before,
+                    width: after - before,
+                };
+                let ticked = now != last;
+                (last, before) = (now, after);
+                if ticked {
+                    return tick;
                 }
-            })
+            }
+        })
+    }
+
+    /// By a timer that runs, at `hz`. Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
+    fn by_timer(read: impl Fn() -> u32, mask: u64, hz: u64) -> u64 {
+        let origin = read();
+        let start = Mean::of(&ticks(&read, mask, origin));
+        loop {
+            let end = Mean::of(&ticks(&read, mask, origin));
+            if end.is_far_from(&start, hz * WINDOW_MS / 1000) {
+                return end.rate(&start, hz);
+            }
         }
     }
 
-    /// Whatever holds us up in between, both clocks go on: what counts is how well their readings at both ends belong together.
-    fn by_pm_timer(timer: PmTimer) -> u64 {
-        const WINDOW: u64 = PmTimer::HZ * WINDOW_MS / 1000;
-        let origin = timer.read();
-        let start = Mean::of(&timer.ticks(origin));
-        loop {
-            let end = Mean::of(&timer.ticks(origin));
-            if end.is_far_from(&start, WINDOW) {
-                return end.rate(&start, PmTimer::HZ);
+    /// By the HPET, where the boot page tables map it.
+    fn by_hpet() -> Option<u64> {
+        let at = acpi::info().hpet.filter(|at| at.0 < BOOT_MAPPED)?;
+        let hpet = Hpet::at(phys::ptr(at))?;
+        Some(by_timer(|| hpet.read(), u32::MAX.into(), hpet.hz))
+    }
+
+    /// The HPET (IA-PC HPET specification 1.0a, 2.3).
+    pub struct Hpet {
+        /// Main counter, 32 bits of it.
+        counter: &'static AtomicU32,
+        /// Ticks in a second.
+        pub hz: u64,
+    }
+
+    impl Hpet {
+        /// The one whose registers are mapped at `registers`, for good or for as long as this is used, if it runs.
+        pub fn at(registers: *mut u8) -> Option<Hpet> {
+            const FS_PER_S: u64 = 1_000_000_000_000_000;
+            /// Slower than the specification allows: it is none.
+            const PERIOD_MAX: u32 = 100_000_000;
+            const PERIOD: usize = 0x4;
+            const CONFIGURATION: usize = 0x10;
+            const ENABLE: u32 = 1;
+            const COUNTER: usize = 0xf0;
+            let register = |offset: usize| {
+                // SAFETY: a register of the HPET, which is the hypervisor's, 4-byte aligned; it is mapped.
+                unsafe { &*registers.add(offset).cast::<AtomicU32>() }
+            };
+            let period = register(PERIOD).load(Relaxed);
+            if period == 0 || period > PERIOD_MAX {
+                return None;
             }
+            let configuration = register(CONFIGURATION);
+            configuration.store(configuration.load(Relaxed) | ENABLE, Relaxed);
+            let counter = register(COUNTER);
+            let first = counter.load(Relaxed);
+            (0..100_000)
+                .any(|_| counter.load(Relaxed) != first)
+                .then_some(Hpet {
+                    counter,
+                    hz: FS_PER_S / u64::from(period),
+                })
+        }
+
+        /// Its count.
+        pub fn read(&self) -> u32 {
+            self.counter.load(Relaxed)
         }
     }
 
@@ -179,21 +260,21 @@ mod machine {
     const PIT_WINDOW_MS: u64 = WINDOW_MS / 2;
 
     /// Ticks in a window: never too few, too many if we are held up. So the least of some, until two agree to 100 parts in a million.
-    fn by_pit() -> u64 {
-        let mut least = ticks_in_pit_window();
+    fn by_pit() -> Option<u64> {
+        let mut least = ticks_in_pit_window()?;
         for _ in 0..2 {
-            let next = ticks_in_pit_window();
+            let next = ticks_in_pit_window()?;
             let agree = next.abs_diff(least) <= least / 10_000;
             least = least.min(next);
             if agree {
                 break;
             }
         }
-        least * (1000 / PIT_WINDOW_MS)
+        Some(least * (1000 / PIT_WINDOW_MS))
     }
 
-    /// TSC ticks while PIT channel 2 counts down [`PIT_WINDOW_MS`] (8254 data sheet, mode 0): for machines without the timer above.
-    fn ticks_in_pit_window() -> u64 {
+    /// TSC ticks while PIT channel 2 counts down [`PIT_WINDOW_MS`] (8254 data sheet, mode 0). `None`: it does not count; it may be there without a clock.
+    fn ticks_in_pit_window() -> Option<u64> {
         const PIT_HZ: u64 = 1_193_182;
         const COUNT: u16 = (PIT_HZ * PIT_WINDOW_MS / 1000) as u16;
         const GATE: u8 = 1;
@@ -214,20 +295,19 @@ mod machine {
             data.write((COUNT >> 8) as u8);
             gate.write(before & !SPEAKER | GATE);
             let start = tsc();
-            // A machine without the chip must not hang here.
-            let mut patience = 10_000_000;
-            while gate.read() & OUT == 0 && patience > 0 {
-                patience -= 1;
-            }
+            // Each read of a port takes a good part of a microsecond where the chip is one, so this is some windows.
+            const PATIENCE: u32 = 200_000;
+            let reads = (0..PATIENCE).find(|_| gate.read() & OUT != 0);
             let ticks = tsc() - start;
             gate.write(before);
-            ticks
+            // Where nothing is, all bits are ones, from the first read on.
+            reads.filter(|&reads| reads > 0).map(|_| ticks)
         }
     }
 }
 
 #[cfg(target_os = "none")]
-pub use machine::{PmTimer, measure};
+pub use machine::{Hpet, PmTimer, measure};
 
 #[cfg(test)]
 mod tests {
@@ -293,9 +373,24 @@ mod tests {
 
     #[test]
     fn only_what_was_measured_is_believed() {
-        assert_eq!(confirmed(Some(2_592_000_000), 2_592_050_000), 2_592_000_000);
-        assert_eq!(confirmed(Some(2_592_000_000), 50_000_123), 50_000_123);
-        assert_eq!(confirmed(Some(2_592_000_000), 2_592_600_000), 2_592_600_000);
-        assert_eq!(confirmed(None, 50_000_123), 50_000_123);
+        let claimed = Some(2_592_000_000);
+        for (measured, right) in [
+            (Some(2_592_050_000), claimed),
+            (Some(50_000_123), Some(50_000_123)),
+            (Some(2_592_600_000), Some(2_592_600_000)),
+            (None, claimed),
+        ] {
+            assert_eq!(confirmed(claimed, measured), right);
+        }
+        assert_eq!(confirmed(None, Some(50_000_123)), Some(50_000_123));
+        assert_eq!(confirmed(None, None), None);
+    }
+
+    #[test]
+    fn crystals_that_cpuid_does_not_tell() {
+        // A Skylake for clients, an Apollo Lake, a Skylake for servers, a Zen.
+        let signatures = [0x0005_06e3, 0x0005_06c9, 0x0005_0654, 0x0080_0f12];
+        let crystals = [Some(24_000_000), Some(19_200_000), None, None];
+        assert_eq!(signatures.map(usual_crystal), crystals);
     }
 }

@@ -235,12 +235,17 @@ pub fn new_stack(pages: u64) -> Result<u64, OutOfMemory> {
 #[cfg(target_os = "none")]
 pub fn enable_protections() {
     use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
+    use x86_64::registers::model_specific::Msr;
+    /// IA32_PAT as it is after reset, which our tables' bits mean (SDM 3A, 12.12.4); firmware or a boot loader may have changed it.
+    const PAT: u32 = 0x277;
+    const PAT_AFTER_RESET: u64 = 0x0007_0406_0007_0406;
     let features = raw_cpuid::CpuId::new().get_extended_feature_info();
     let (smep, smap, umip) = features.map_or((false, false, false), |f| {
         (f.has_smep(), f.has_smap(), f.has_umip())
     });
-    // SAFETY: the hypervisor has no user mappings, so that SMEP and SMAP forbid nothing it does; its tables honour NX, WP and PGE.
+    // SAFETY: every 64-bit CPU has the PAT; the hypervisor has no user mappings, so that SMEP and SMAP forbid nothing it does; its tables honour NX, WP and PGE.
     unsafe {
+        Msr::new(PAT).write(PAT_AFTER_RESET);
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
         Cr0::update(|cr0| {
             cr0.insert(Cr0Flags::WRITE_PROTECT);
@@ -248,6 +253,8 @@ pub fn enable_protections() {
         });
         Cr4::update(|cr4| {
             cr4.insert(Cr4Flags::PAGE_GLOBAL);
+            // Else an error of the hardware is a shutdown, of which nobody learns (SDM 3B 16.1).
+            cr4.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION);
             cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, smep);
             cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
             cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, umip);

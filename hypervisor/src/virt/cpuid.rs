@@ -132,7 +132,7 @@ impl Policy {
     /// What a guest with `vcpus` vCPUs gets on `host`, where `xcr0` is the extended state that vCPUs can have, and guest-physical addresses have
     /// `address_bits`.
     pub fn new(host: Host<'_>, vcpus: u32, xcr0: u64, address_bits: u32) -> Policy {
-        let amd = host(0, 0)[2] == u32::from_le_bytes(*b"cAMD");
+        let amd = machine::is_amd_vendor(host(0, 0)[2]);
         let mut policy = Policy {
             basic: [[0; 4]; BASIC],
             extended: [[0; 4]; EXTENDED],

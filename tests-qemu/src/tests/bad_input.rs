@@ -77,6 +77,10 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
+    tests.push(test("no timer at all", Vehicle::Svm, |bench, mut machine| {
+        machine.chipset = "microvm,acpi=on,isa-serial=on";
+        refused(bench, machine, "cannot start: how fast does the TSC tick?")
+    }));
     tests.push(test("too many modules", Vehicle::Svm, |bench, mut machine| {
         machine.modules = vec![guest("hello", "")?; 33];
         refused(bench, machine, "cannot start: more than 32 boot modules")

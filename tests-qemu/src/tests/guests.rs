@@ -95,6 +95,21 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
+    // TCG's CPUs have no IA32_TSC_ADJUST.
+    tests.push(test(
+        "a CPU with an adjusted TSC",
+        Vehicle::Vmx,
+        |bench, mut machine| {
+            machine.cpus = 2;
+            machine.command_line += " dom0_mem=64M crash_test=adjust";
+            machine.modules = vec![guest("hello", "")?];
+            let console = bench.start(&machine)?;
+            console.expect("firmware left its time-stamp counter", PATIENCE)?;
+            console.expect("ticks off; adjusted", PATIENCE)?;
+            console.expect("2 of 2 run guests", PATIENCE)?;
+            verdict(console)
+        },
+    ));
     for (vehicle, port) in PM_TIMERS {
         let arguments = format!("{} {port}", amount(vehicle, 300, 60));
         tests.push(test(

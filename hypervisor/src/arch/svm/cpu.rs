@@ -262,7 +262,6 @@ pub fn enable(caps: &Caps) -> Result<(), EnableError> {
             "this CPU's AMD-V features differ from the boot CPU's",
         ));
     }
-    avoid_erratum_793();
     let mut cpu = Owned::<Cpu>::zeroed()?;
     cpu.asids = AsidPool::new(caps.asids - 1);
     if caps.tsc_ratio {
@@ -279,26 +278,6 @@ pub fn enable(caps: &Caps) -> Result<(), EnableError> {
         asm!("vmsave rax", in("rax") Cpu::state(cpu).0, options(nostack, preserves_flags));
     }
     Ok(())
-}
-
-/// Has the CPU with this signature (CPUID 1, EAX) erratum 793: family 16h, models 00h to 0fh (revision guide 51810; XSA-82)?
-fn has_erratum_793(signature: u32) -> bool {
-    let family = (signature >> 8 & 0xf) + (signature >> 20 & 0xff);
-    let extended_model = signature >> 16 & 0xf;
-    family == 0x16 && extended_model == 0
-}
-
-/// Locked accesses to write-combining memory may hang a CPU with erratum 793, unless firmware has set what the revision guide says.
-fn avoid_erratum_793() {
-    const LS_CFG: u32 = 0xc001_1020;
-    const NO_HANG: u64 = 1 << 15;
-    if has_erratum_793(raw_cpuid::cpuid!(1).eax)
-        && let Some(value) = try_msr::read(LS_CFG)
-        && value & NO_HANG == 0
-    {
-        // SAFETY: the register exists, and the bit is the one that AMD documents for this CPU.
-        unsafe { Msr::new(LS_CFG).write(value | NO_HANG) };
-    }
 }
 
 /// Make what all CPUs share, if this is the first.
@@ -344,13 +323,6 @@ mod tests {
         assert_eq!(tsc_ratio(TSC_MULTIPLIER_ONE / 2), 0x8000_0000);
         assert_eq!(tsc_ratio(TSC_MULTIPLIER_ONE * 255), 255 << 32);
         assert_eq!(tsc_ratio(u64::MAX), 0xff_ffff_ffff);
-    }
-
-    #[test]
-    fn erratum_793_is_family_16h_s_first_models() {
-        // Kabini; Beema has it no more; family 15h.
-        assert!(has_erratum_793(0x0070_0f01));
-        assert!(!has_erratum_793(0x0073_0f01) && !has_erratum_793(0x0060_0f12));
     }
 
     #[test]
