@@ -232,7 +232,7 @@ fn release(mfn: Mfn, order: u32) {
     }
     // SAFETY: no reference is left, so nothing maps the frames and no copy is under way; they are this function's.
     unsafe { phys::zero(mfn, 1 << order) };
-    frames::free(mfn, order);
+    frames::free_scrubbed(mfn, order);
     if let Some((owner, Kind::Ram)) = owner {
         uncharge(owner, 1 << order);
     }
