@@ -5,8 +5,13 @@
 //! takes one step for each factor of 64. Two bits more for each frame say whether it is free, and whether there are only zeroes in it, however
 //! blocks are joined and split. All together take a bit over four bits a frame, 1/8,000 of the memory they describe.
 //!
-//! Invariant: a frame is covered by at most one set bit, over all orders, and two buddies are never both set; it is then [`FREE`].
-//! Blocks are found lowest address first, which keeps high memory in one piece.
+//! Single frames that were freed last are not joined with their buddies yet: they are the next to be allocated, and most of them are before a
+//! larger block, or a place, is asked for.
+//!
+//! Invariant: a frame is [`FREE`] if it is covered by a set bit, over all orders the only one, or is among those single frames. Two buddies
+//! are never both set. Blocks are found lowest address first, which keeps high memory in one piece.
+
+use arrayvec::ArrayVec;
 
 /// Largest order of a block: 1 GiB.
 pub const MAX_ORDER: u32 = 18;
@@ -14,6 +19,9 @@ pub const MAX_ORDER: u32 = 18;
 const ORDERS: usize = MAX_ORDER as usize + 1;
 /// 64^6 blocks are more than any machine has.
 const LEVELS: usize = 6;
+
+/// Single frames that are not joined with their buddies, at most.
+const SINGLES: usize = 64;
 
 /// Frames whose states are in a word.
 const STATES: usize = 32;
@@ -121,6 +129,8 @@ pub struct Buddy<'a> {
     orders: [Bitmap; ORDERS],
     /// A bit for each order that has a free block.
     stocked: u32,
+    /// Single frames that are free and in no bitmap.
+    singles: ArrayVec<usize, SINGLES>,
     /// First word of the frames' states.
     states: usize,
     frames: usize,
@@ -171,6 +181,7 @@ impl<'a> Buddy<'a> {
             words,
             orders,
             stocked: 0,
+            singles: ArrayVec::new_const(),
             states,
             frames,
             free: 0,
@@ -228,12 +239,13 @@ impl<'a> Buddy<'a> {
             at += 1;
         }
         self.mark(block, at);
-        self.free += 1 << order;
     }
 
-    fn remove(&mut self, frame: usize, order: usize) {
-        self.unmark(frame >> order, order);
-        self.free -= 1 << order;
+    /// Join the single frames with their buddies.
+    fn join_singles(&mut self) {
+        while let Some(frame) = self.singles.pop() {
+            self.insert(frame, 0);
+        }
     }
 
     /// The lowest block of the lowest order from `order` on that has one.
@@ -244,14 +256,23 @@ impl<'a> Buddy<'a> {
     }
 
     /// Take `1 << order` frames, aligned to their size; `None` if there is no such block. Of the smallest blocks that do, it is the
-    /// lowest.
+    /// lowest; a single frame is the one that was freed last.
     pub fn alloc(&mut self, order: u32) -> Option<Block> {
-        let from = self.smallest(order)?;
+        if order == 0
+            && let Some(frame) = self.singles.pop()
+        {
+            return Some(self.taken(frame, 0));
+        }
+        let from = self.smallest(order).or_else(|| {
+            self.join_singles();
+            self.smallest(order)
+        })?;
         Some(self.split(from, order as usize))
     }
 
     /// The same, but the lowest block of all, and none that ends after `limit`.
     pub fn alloc_below(&mut self, order: u32, limit: usize) -> Option<Block> {
+        self.join_singles();
         let from = (order as usize..ORDERS)
             .filter_map(|o| Some((self.orders[o].next(self.words, 0)? << o, o)))
             .min()
@@ -265,19 +286,16 @@ impl<'a> Buddy<'a> {
         for half in order..have {
             self.mark((frame >> half) + 1, half);
         }
-        self.free -= 1 << order;
-        Block {
-            first: frame,
-            zeroes: self.take_states(frame, order),
-        }
+        self.taken(frame, order)
     }
 
-    /// The frames of a block are not free any more. Were there only zeroes in them?
-    fn take_states(&mut self, frame: usize, order: usize) -> bool {
+    /// The frames of a block are not free any more.
+    fn taken(&mut self, frame: usize, order: usize) -> Block {
+        self.free -= 1 << order;
         let (words, mask) = self.states(frame, order);
         let zeroes = words.iter().all(|word| word & mask == mask);
         words.iter_mut().for_each(|word| *word &= !mask);
-        zeroes
+        Block { first: frame, zeroes }
     }
 
     /// Give back (or give for the first time) a block, which has only `zeroes` in it, or anything.
@@ -296,7 +314,15 @@ impl<'a> Buddy<'a> {
         }
         let state = if zeroes { ZEROES } else { FREE };
         words.iter_mut().for_each(|word| *word |= state & mask);
-        self.insert(frame, order as usize);
+        self.free += size;
+        if order > 0 {
+            self.insert(frame, order as usize);
+            return Ok(());
+        }
+        if self.singles.is_full() {
+            self.join_singles();
+        }
+        self.singles.push(frame);
         Ok(())
     }
 
@@ -313,6 +339,7 @@ impl<'a> Buddy<'a> {
     /// # Errors
     /// If not all of them are free; nothing is changed.
     pub fn take_range(&mut self, start: usize, end: usize) -> Result<(), NotFree> {
+        self.join_singles();
         let mut at = start;
         while at < end {
             let order = self.covering(at).ok_or(NotFree)?;
@@ -323,13 +350,13 @@ impl<'a> Buddy<'a> {
             let order = self.covering(at).ok_or(NotFree)?;
             let first = at >> order << order;
             let last = first + (1 << order);
-            self.remove(first, order);
+            self.unmark(first >> order, order);
             // What sticks out on either side goes back.
             for (first, order) in blocks(first, start.max(first)).chain(blocks(end.min(last), last)) {
                 self.insert(first, order as usize);
             }
             for (first, order) in blocks(start.max(first), end.min(last)) {
-                self.take_states(first, order as usize);
+                self.taken(first, order as usize);
             }
             at = last;
         }
@@ -337,7 +364,8 @@ impl<'a> Buddy<'a> {
     }
 
     /// The first run of free frames that ends after `from`, cut off before `from`: its start and its end.
-    pub fn next_run(&self, from: usize) -> Option<(usize, usize)> {
+    pub fn next_run(&mut self, from: usize) -> Option<(usize, usize)> {
+        self.join_singles();
         let start = match self.covering(from) {
             Some(_) => from,
             None => (0..ORDERS)
@@ -414,6 +442,24 @@ mod tests {
         buddy.free_range(80, 81).unwrap();
         assert_eq!(buddy.free(64, 6, true), Err(NotFree), "one in the middle is free");
         assert_eq!(buddy.free_count(), 65);
+    }
+
+    #[test]
+    fn single_frames_come_back_first_and_are_joined_when_blocks_are_wanted() {
+        let mut words = storage();
+        let mut buddy = Buddy::new(&mut words, FRAMES);
+        for frame in 0..2 * SINGLES {
+            buddy.free(frame, 0, true).unwrap();
+            assert_eq!(buddy.free(frame, 0, true), Err(NotFree), "{frame}");
+        }
+        let block = |first| Some(Block { first, zeroes: true });
+        assert_eq!(buddy.alloc(0), block(2 * SINGLES - 1));
+        buddy.free(2 * SINGLES - 1, 0, true).unwrap();
+        assert_eq!((buddy.alloc(7), buddy.alloc(0)), (block(0), None));
+        buddy.free(5, 0, true).unwrap();
+        assert_eq!(buddy.next_run(0), Some((5, 6)));
+        assert_eq!(buddy.take_range(5, 6), Ok(()));
+        assert_eq!(buddy.free_count(), 0);
     }
 
     #[test]

@@ -338,7 +338,7 @@ pub fn take_range(start: Mfn, count: u64) -> Result<(), NotFree> {
 
 /// The first run of free frames at or after `from`, for who builds a domain out of the lowest memory.
 pub fn next_free_run(from: Mfn) -> Option<Range<Mfn>> {
-    FRAMES.lock().ready().zones.iter().find_map(|zone| {
+    FRAMES.lock().ready().zones.iter_mut().find_map(|zone| {
         let from = from.0.saturating_sub(zone.base) as usize;
         let (start, end) = (from < zone.buddy.frames()).then(|| zone.buddy.next_run(from))??;
         Some(Mfn(zone.base + start as u64)..Mfn(zone.base + end as u64))
