@@ -38,6 +38,30 @@ pub struct Gprs {
     pub r15: u64,
 }
 
+impl Gprs {
+    /// The register with this number in encodings (modulo 16). `None`: RSP.
+    pub fn by_number(&mut self, number: usize) -> Option<&mut u64> {
+        Some(match number & 15 {
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            4 => return None,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            _ => &mut self.r15,
+        })
+    }
+}
+
 /// A register that lives in the control block or is switched with the vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the architecture's own names")]

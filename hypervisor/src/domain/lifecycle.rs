@@ -14,6 +14,7 @@ use abi::event_channel::VIRQ_DOM_EXC;
 use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_TRIPLE_FAULT_REASON};
 use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
+use super::memory::Unmapping;
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, soft_reset, table};
 use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu, machine};
@@ -311,11 +312,11 @@ pub fn destroy_some(domain: &Arc<Domain>) -> Result<(), Errno> {
 fn unmap_some(domain: &Domain, from: Gfn) -> Option<Gfn> {
     let mut from = from;
     let mut budget = MEMORY_SLICE;
+    let mut unmapping = Unmapping::of(domain);
     while let Some((gfn, entry)) = domain.p2m.next_mapped(from) {
         let first = Gfn(gfn.0 & !((1 << entry.order) - 1));
-        if let Ok(Some(removed)) = domain.p2m.unmap(first, entry.order) {
-            domain.drop_removed(removed);
-        }
+        // No error is possible: no page is split.
+        let _ = unmapping.unmap_if(first, entry.order, |_| true);
         from = first.offset(1 << entry.order);
         budget = budget.saturating_sub(1 << entry.order);
         if budget == 0 {

@@ -4,12 +4,13 @@
 //! references meet.
 
 use abi::Errno;
+use arrayvec::ArrayVec;
 
 use super::Domain;
 use super::vcpu::Request;
 use crate::mm::fallible::OutOfMemory;
 use crate::mm::guest::{Access, Fault, GuestFrame};
-use crate::mm::p2m::{Flush, Kind, MapError, Removed};
+use crate::mm::p2m::{Entry, Flush, Kind, MapError, Removed};
 use crate::mm::{frames, page_info};
 use crate::types::{Gfn, Mfn};
 
@@ -86,10 +87,7 @@ impl Domain {
     /// # Errors
     /// `ENOMEM`: a large page had to be split.
     pub fn unmap(&self, gfn: Gfn, order: u32) -> Result<Option<u32>, Errno> {
-        Ok(self
-            .p2m
-            .unmap(gfn, order)?
-            .map(|removed| self.drop_removed(removed)))
+        Unmapping::of(self).unmap_if(gfn, order, |_| true)
     }
 
     /// Take `mfn` away from `gfn`, if that is where it still is.
@@ -97,19 +95,8 @@ impl Domain {
     /// # Errors
     /// As [`Domain::unmap`].
     pub fn unmap_frame(&self, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
-        if self.p2m.lookup(gfn).is_some_and(|entry| entry.mfn == mfn) {
-            self.unmap(gfn, 0)?;
-        }
+        Unmapping::of(self).unmap_if(gfn, 0, |entry| entry.mfn == mfn)?;
         Ok(())
-    }
-
-    /// Drop what was unmapped, after no CPU can reach it any more.
-    pub(super) fn drop_removed(&self, removed: Removed) -> u32 {
-        self.flush(removed.flush);
-        if removed.kind.is_ram() {
-            page_info::put(removed.mfn, removed.order);
-        }
-        removed.order
     }
 
     /// Map `frame` at `gfn`, in the place of whatever RAM is there.
@@ -168,5 +155,67 @@ impl Domain {
             vcpu.request(Request::FLUSH);
         }
         self.vcpus().iter().for_each(|vcpu| vcpu.wait_for_flush());
+    }
+}
+
+/// Pages that wait for a flush, at most.
+const UNMAPPED: usize = 32;
+
+/// Takes pages away from a domain: CPUs are made to forget many of them at once, and only then are they given back.
+pub struct Unmapping<'a> {
+    domain: &'a Domain,
+    removed: ArrayVec<Removed, UNMAPPED>,
+}
+
+impl<'a> Unmapping<'a> {
+    /// From `domain`, none yet.
+    pub fn of(domain: &'a Domain) -> Self {
+        Self {
+            domain,
+            removed: ArrayVec::new_const(),
+        }
+    }
+
+    /// Take the page at `gfn` away, but no more than `1 << order` (0, 9 or 18) frames of it, if what is there is `wanted`. Returns the log2 of how many
+    /// it was.
+    ///
+    /// # Errors
+    /// `ENOMEM`: a large page had to be split.
+    #[inline]
+    pub fn unmap_if(
+        &mut self,
+        gfn: Gfn,
+        order: u32,
+        wanted: impl Fn(Entry) -> bool,
+    ) -> Result<Option<u32>, Errno> {
+        let Some(removed) = self.domain.p2m.unmap_if(gfn, order, wanted)? else {
+            return Ok(None);
+        };
+        if self.removed.is_full() {
+            self.give_back();
+        }
+        let order = removed.order;
+        self.removed.push(removed);
+        Ok(Some(order))
+    }
+
+    /// Drop what was unmapped, after no CPU can reach it any more.
+    fn give_back(&mut self) {
+        if self.removed.is_empty() {
+            return;
+        }
+        self.domain.flush_vcpus();
+        for removed in self.removed.drain(..) {
+            removed.flush.done();
+            if removed.kind.is_ram() {
+                page_info::put(removed.mfn, removed.order);
+            }
+        }
+    }
+}
+
+impl Drop for Unmapping<'_> {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

@@ -214,14 +214,10 @@ pub fn unmap(domain: &Domain, handle: u32, at: Gpa) -> Result<(), Status> {
 }
 
 fn release(domain: &Domain, mapping: &Mapping) {
-    let still = domain.p2m.lookup(mapping.gfn).is_some_and(|entry| {
+    let still = |entry: p2m::Entry| {
         matches!(entry.kind, p2m::Kind::GrantRo | p2m::Kind::GrantRw) && entry.mfn == mapping.mfn
-    });
-    let removed = if still {
-        domain.p2m.unmap(mapping.gfn, 0).ok().flatten()
-    } else {
-        None
     };
+    let removed = domain.p2m.unmap_if(mapping.gfn, 0, still).ok().flatten();
     let reference = removed.map(|removed| {
         domain.flush(removed.flush);
         removed.mfn

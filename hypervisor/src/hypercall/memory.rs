@@ -25,6 +25,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::{Caller, Outcome, Stop};
 use crate::domain::Domain;
+use crate::domain::memory::Unmapping;
 use crate::grant::Part;
 use crate::mm::frames;
 use crate::mm::guest::Access;
@@ -109,6 +110,7 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, at: u64) -> 
         if read.is_empty() {
             break;
         }
+        let mut unmapping = Unmapping::of(&domain);
         for gfn in read {
             if budget == 0 {
                 return Err(go_on(caller, operation, done));
@@ -116,7 +118,7 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, at: u64) -> 
             let result = if operation == XENMEM_POPULATE_PHYSMAP {
                 populate(&domain, gfn, request.extent_order)
             } else {
-                release(&domain, gfn, 1 << request.extent_order)
+                release(&mut unmapping, gfn, 1 << request.extent_order)
             };
             if result.is_err() {
                 return Ok(done);
@@ -128,13 +130,12 @@ fn reservation(caller: &mut Caller<'_>, operation: u32, start: u64, at: u64) -> 
     Ok(done)
 }
 
-/// The next extents of a list, some of them, up to one that cannot be read: what is done with each makes the caller's page tables be walked anew.
+/// The next extents of a list, some of them, up to one that cannot be read.
 fn read_extents(caller: &mut Caller<'_>, request: &MemoryReservation, from: u64) -> ArrayVec<Gfn, BATCH> {
-    (from..request.nr_extents)
-        .map_while(|index| caller.read_element(request.extent_start, index).ok())
-        .map(|Ulong(gfn)| Gfn(gfn))
-        .take(BATCH)
-        .collect()
+    let read: ArrayVec<Ulong, BATCH> = caller
+        .read_elements(request.extent_start, from..request.nr_extents)
+        .unwrap_or_default();
+    read.into_iter().map(|Ulong(gfn)| Gfn(gfn)).collect()
 }
 
 /// An extent of any order, in the pages that there are.
@@ -174,7 +175,7 @@ fn populate_page(domain: &Domain, gfn: Gfn, page: u32) -> Result<(), Errno> {
 
 /// An extent is populated as a whole, or not at all. That the domain itself takes pages away meanwhile is its own affair.
 fn take_back(domain: &Domain, gfn: Gfn, count: u64) {
-    let _ = release(domain, gfn, count);
+    let _ = release(&mut Unmapping::of(domain), gfn, count);
 }
 
 /// Machine frames mean nothing to a domain with nested paging, so that it has none to exchange: Xen looks at the request, and at the first frame,
@@ -215,22 +216,20 @@ fn max_order(caller: &Caller<'_>) -> u32 {
     }
 }
 
-/// Take `count` pages of RAM from the domain.
-fn release(domain: &Domain, gfn: Gfn, count: u64) -> Result<(), Errno> {
+/// Take `count` pages of RAM from a domain.
+fn release(unmapping: &mut Unmapping<'_>, gfn: Gfn, count: u64) -> Result<(), Errno> {
     let mut done = 0;
     while done < count {
         let at = gfn.offset(done);
-        // Only memory of its own is given back by a reservation.
-        match domain.p2m.lookup(at).map(|entry| entry.kind) {
-            Some(Kind::RamRw | Kind::RamRo) => {}
-            Some(_) => return Err(Errno::EINVAL),
-            None => return Err(Errno::ENOENT),
-        }
         let largest = [18, 9, 0]
             .into_iter()
             .find(|&page| at.0 & ((1 << page) - 1) == 0 && 1 << page <= count - done)
             .unwrap_or(0);
-        done += 1 << domain.unmap(at, largest)?.ok_or(Errno::ENOENT)?;
+        // Only memory of its own is given back by a reservation.
+        done += 1
+            << unmapping
+                .unmap_if(at, largest, |entry| entry.kind.is_own())?
+                .ok_or(Errno::EINVAL)?;
     }
     Ok(())
 }

@@ -34,9 +34,12 @@ mod vcpu;
 pub mod version;
 
 use alloc::sync::Arc;
+use core::ops::Range;
 
 use abi::domid::DOMID_SELF;
 use abi::{Compat, Domid, Errno, GuestHandle, Layout, hypercall as nr};
+use arrayvec::ArrayVec;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::arch::GuestCpu;
 use crate::domain::{Domain, table};
@@ -202,6 +205,33 @@ impl<'a> Caller<'a> {
     /// Element `index` of an array in the caller's memory.
     fn read_element<T: Compat>(&mut self, array: GuestHandle<T>, index: u64) -> Result<T, Errno> {
         self.read(self.element(array, index))
+    }
+
+    /// Elements of an array in the caller's memory, from the start of `range` on: those in one page, or one in two, as many as there is room for.
+    fn read_elements<T: Compat, const N: usize>(
+        &mut self,
+        array: GuestHandle<T>,
+        range: Range<u64>,
+    ) -> Result<ArrayVec<T, N>, Errno> {
+        let at = Gva(self.element(array, range.start));
+        let count = range.end.saturating_sub(range.start);
+        if self.differs::<T>() {
+            let read: ArrayVec<T::I386, N> = self.read_some(at, count)?;
+            return Ok(read.into_iter().map(T::widen).collect());
+        }
+        self.read_some(at, count)
+    }
+
+    fn read_some<E, const N: usize>(&mut self, at: Gva, count: u64) -> Result<ArrayVec<E, N>, Errno>
+    where
+        E: FromBytes + IntoBytes,
+    {
+        let in_page = (PAGE_SIZE - at.page_offset()) / size_of::<E>() as u64;
+        let count = count.min(in_page.max(1)).min(N as u64);
+        let mut read = ArrayVec::from(<[E; N]>::new_zeroed());
+        read.truncate(count as usize);
+        self.memory().read_bytes(at, read.as_mut_slice().as_mut_bytes())?;
+        Ok(read)
     }
 
     /// Set element `index` of an array in the caller's memory.

@@ -2,7 +2,7 @@
 //!
 //! A list of zones, contiguous spans of RAM, each with its own [`Buddy`]; holes between zones cost nothing. A frame that was allocated belongs
 //! to whoever got it until he frees it with the same or smaller orders. Contents are whatever they were: who frees a guest's memory
-//! scrubs it first. On the host, the zone is [`super::phys`]'s arena.
+//! scrubs it first, and says so ([`free_scrubbed`]), so that nobody needs to do it again. On the host, the zone is [`super::phys`]'s arena.
 // UNSAFETY: the allocator's books lie in frames of their own.
 #![expect(unsafe_code, reason = "the allocator's books lie in frames of their own")]
 
@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 
-use super::buddy::{Buddy, NotFree};
+use super::buddy::{Block, Buddy, NotFree};
 use super::phys;
 use crate::sync::{Mutex, Rank};
 use crate::types::{Mfn, PAGE_SIZE};
@@ -37,6 +37,39 @@ impl Zone {
     fn local(&self, frame: Mfn) -> Option<usize> {
         let at = frame.0.checked_sub(self.base)? as usize;
         (at < self.buddy.frames()).then_some(at)
+    }
+}
+
+/// Frames that were just allocated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Fresh {
+    first: Mfn,
+    /// There are only zeroes in them.
+    zeroes: bool,
+}
+
+impl Fresh {
+    fn of(zone: &Zone, block: Block) -> Self {
+        Self {
+            first: Mfn(zone.base + block.first as u64),
+            zeroes: block.zeroes,
+        }
+    }
+
+    /// The `1 << order` frames, filled with zeroes.
+    fn zeroed(self, order: u32) -> Mfn {
+        // SAFETY: just allocated, so RAM, and nobody else has it.
+        unsafe {
+            if !self.zeroes {
+                phys::zero(self.first, 1 << order);
+            }
+            debug_assert!(
+                phys::is_zero(self.first, 1 << order),
+                "{} was scrubbed",
+                self.first
+            );
+        }
+        self.first
     }
 }
 
@@ -127,31 +160,39 @@ impl Frames {
         self
     }
 
-    fn alloc(&mut self, order: u32) -> Option<Mfn> {
+    fn alloc(&mut self, order: u32) -> Option<Fresh> {
         let mut zones = self.zones.iter_mut().rev();
-        zones.find_map(|zone| Some(Mfn(zone.base + zone.buddy.alloc(order)? as u64)))
+        zones.find_map(|zone| {
+            let block = zone.buddy.alloc(order)?;
+            Some(Fresh::of(zone, block))
+        })
     }
 
     /// From the claim if it is large enough, else of what nobody has claimed; the claim is for no more than it was in either case (as on Xen).
-    fn alloc_for_domain(&mut self, order: u32, claim: &Claim) -> Option<Mfn> {
+    fn alloc_for_domain(&mut self, order: u32, claim: &Claim) -> Option<Fresh> {
         let size = 1 << order;
         let own = claim.pages();
         let others = if own >= size { 0 } else { self.claimed };
         if self.free() < RESERVE + others + size {
             return None;
         }
-        let first = self.alloc(order)?;
+        let fresh = self.alloc(order)?;
         self.claimed -= own.min(size);
         claim.0.store(own - own.min(size), Ordering::Relaxed);
-        Some(first)
+        Some(fresh)
     }
 
     /// Of what is free, claimed or not: for what a domain that runs cannot do without.
-    fn alloc_beside_claims(&mut self, order: u32) -> Option<Mfn> {
+    fn alloc_beside_claims(&mut self, order: u32) -> Option<Fresh> {
         if self.free() < RESERVE + (1 << order) {
             return None;
         }
         self.alloc(order)
+    }
+
+    fn give_back(&mut self, first: Mfn, order: u32, zeroes: bool) -> Result<(), NotFree> {
+        let (zone, at) = self.zone_of(first).ok_or(NotFree)?;
+        zone.buddy.free(at, order, zeroes)
     }
 
     fn claim(&mut self, claim: &Claim, pages: u64) -> Result<(), Refused> {
@@ -216,24 +257,26 @@ pub unsafe fn add(start: Mfn, count: u64) -> Result<(), NotFree> {
 
 /// Take `1 << order` frames, aligned to their size: high memory first. Their contents are anything.
 pub fn alloc(order: u32) -> Option<Mfn> {
-    FRAMES.lock().ready().alloc(order)
+    let fresh = FRAMES.lock().ready().alloc(order)?;
+    Some(fresh.first)
 }
 
 /// As [`alloc`], filled with zeroes.
 pub fn alloc_zeroed(order: u32) -> Option<Mfn> {
-    alloc(order).map(|first| zeroed(first, order))
+    let fresh = FRAMES.lock().ready().alloc(order)?;
+    Some(fresh.zeroed(order))
 }
 
 /// The same for a domain's memory: some frames stay, and those that others than `claim` have set aside.
 pub fn alloc_zeroed_for_domain(order: u32, claim: &Claim) -> Option<Mfn> {
-    let first = FRAMES.lock().ready().alloc_for_domain(order, claim)?;
-    Some(zeroed(first, order))
+    let fresh = FRAMES.lock().ready().alloc_for_domain(order, claim)?;
+    Some(fresh.zeroed(order))
 }
 
 /// The same whoever has set them aside: for what a domain that runs cannot do without.
 pub fn alloc_zeroed_beside_claims(order: u32) -> Option<Mfn> {
-    let first = FRAMES.lock().ready().alloc_beside_claims(order)?;
-    Some(zeroed(first, order))
+    let fresh = FRAMES.lock().ready().alloc_beside_claims(order)?;
+    Some(fresh.zeroed(order))
 }
 
 /// Set `pages` free frames aside; who allocates with `claim` uses them up.
@@ -254,20 +297,12 @@ pub fn claimed() -> u64 {
     FRAMES.lock().claimed
 }
 
-/// The frames from `first` on, which were just allocated.
-fn zeroed(first: Mfn, order: u32) -> Mfn {
-    // SAFETY: the callers': just allocated, so RAM, and nobody else has it.
-    unsafe { phys::zero(first, 1 << order) };
-    first
-}
-
 /// Take the lowest block of `1 << order` frames, if it ends not after `limit`.
 pub fn alloc_below(order: u32, limit: Mfn) -> Option<Mfn> {
     FRAMES.lock().ready().zones.iter_mut().find_map(|zone| {
         let limit = limit.0.saturating_sub(zone.base);
-        Some(Mfn(zone.base
-            + zone.buddy.alloc_below(order, usize::try_from(limit).ok()?)?
-                as u64))
+        let block = zone.buddy.alloc_below(order, usize::try_from(limit).ok()?)?;
+        Some(Fresh::of(zone, block).first)
     })
 }
 
@@ -282,7 +317,8 @@ pub fn alloc_low(order: u32) -> Option<Mfn> {
         .filter(|zone| zone.base < 1 << 20);
     zones.find_map(|zone| {
         let limit = usize::try_from((1 << 20) - zone.base).ok()?;
-        Some(Mfn(zone.base + zone.buddy.alloc_below(order, limit)? as u64))
+        let block = zone.buddy.alloc_below(order, limit)?;
+        Some(Fresh::of(zone, block).first)
     })
 }
 
@@ -302,7 +338,7 @@ pub fn take_range(start: Mfn, count: u64) -> Result<(), NotFree> {
 
 /// The first run of free frames at or after `from`, for who builds a domain out of the lowest memory.
 pub fn next_free_run(from: Mfn) -> Option<Range<Mfn>> {
-    FRAMES.lock().ready().zones.iter().find_map(|zone| {
+    FRAMES.lock().ready().zones.iter_mut().find_map(|zone| {
         let from = from.0.saturating_sub(zone.base) as usize;
         let (start, end) = (from < zone.buddy.frames()).then(|| zone.buddy.next_run(from))??;
         Some(Mfn(zone.base + start as u64)..Mfn(zone.base + end as u64))
@@ -314,12 +350,19 @@ pub fn next_free_run(from: Mfn) -> Option<Range<Mfn>> {
 /// # Panics
 /// If they were not allocated: the hypervisor's books are wrong then, and going on would give memory to two owners.
 pub fn free(first: Mfn, order: u32) {
-    let mut frames = FRAMES.lock();
-    let freed = frames
-        .ready()
-        .zone_of(first)
-        .ok_or(NotFree)
-        .and_then(|(zone, at)| zone.buddy.free(at, order));
+    give_back(first, order, false);
+}
+
+/// Give frames back that have only zeroes in them.
+///
+/// # Panics
+/// As [`free`].
+pub fn free_scrubbed(first: Mfn, order: u32) {
+    give_back(first, order, true);
+}
+
+fn give_back(first: Mfn, order: u32, zeroes: bool) {
+    let freed = FRAMES.lock().ready().give_back(first, order, zeroes);
     assert!(
         freed.is_ok(),
         "frame {first} (order {order}) was freed, but not allocated"
@@ -435,6 +478,33 @@ mod tests {
         frames.unclaim(&claim);
         assert_eq!((claim.pages(), frames.claimed), (0, 0));
         assert!(frames.alloc_for_domain(4, &none).is_some());
+    }
+
+    /// The lowest free frame is the next to be allocated, unless another test comes between.
+    #[test]
+    fn only_what_was_scrubbed_is_taken_for_zeroes() {
+        for _ in 0..16 {
+            let dirty = alloc(3).unwrap();
+            // SAFETY: just allocated.
+            unsafe { phys::ptr(dirty.addr()).write_bytes(0xa5, 8 * PAGE_SIZE as usize) };
+            free(dirty, 3);
+            let zeroes = alloc_zeroed(3).unwrap();
+            // SAFETY: likewise.
+            unsafe { assert!(phys::is_zero(zeroes, 8)) };
+            free_scrubbed(zeroes, 3);
+        }
+        let mut frames = some_frames(64);
+        let fresh = |first, zeroes| {
+            Some(Fresh {
+                first: Mfn(first),
+                zeroes,
+            })
+        };
+        assert_eq!(frames.alloc(6), fresh(0, false));
+        frames.give_back(Mfn(0), 6, true).expect("allocated");
+        assert_eq!(frames.alloc(1), fresh(0, true));
+        frames.give_back(Mfn(0), 1, false).expect("allocated");
+        assert_eq!(frames.alloc(6), fresh(0, false));
     }
 
     #[test]

@@ -329,55 +329,51 @@ impl P2m {
         if gfn >= self.limit {
             return None;
         }
-        let leaf = self.leaves[Leaf::index(gfn)].load(Ordering::Acquire);
-        if let Some(table) = Leaf(leaf).of(gfn) {
-            let entry = slot(table, gfn, 0).load(Ordering::Acquire);
-            if entry & self.encoding.present == 0 {
-                return None;
-            }
-            return Some(Entry {
-                mfn: Mfn((entry & ADDRESS) >> 12),
-                order: 0,
-                kind: Kind::of(entry)?,
-            });
+        match self.known_table(gfn) {
+            Some(table) => self.translate(gfn, 0, slot(table, gfn, 0).load(Ordering::Acquire)),
+            None => self.look_down(gfn),
         }
-        self.look_down(gfn)
     }
 
     /// [`P2m::lookup`] from the root on.
     #[inline(never)]
     fn look_down(&self, gfn: Gfn) -> Option<Entry> {
-        let mut table = self.root;
-        let mut order = 27;
-        loop {
-            let entry = slot(table, gfn, order).load(Ordering::Acquire);
-            if entry & self.encoding.present == 0 {
-                return None;
-            }
-            if order == 0 || entry & SUPERPAGE != 0 {
-                if order == 0 {
-                    self.leaves[Leaf::index(gfn)].store(Leaf::new(gfn, table).0, Ordering::Release);
-                }
-                let within = gfn.0 & ((1 << order) - 1);
-                let mfn = Mfn((entry & ADDRESS) >> 12 | within);
-                return Some(Entry {
-                    mfn,
-                    order,
-                    kind: Kind::of(entry)?,
-                });
-            }
-            table = Hpa(entry & ADDRESS);
-            order -= 9;
+        let (_, order, entry) = self.descend(gfn);
+        self.translate(gfn, order, entry)
+    }
+
+    /// What an entry of `order` says of `gfn`.
+    #[inline(always)]
+    fn translate(&self, gfn: Gfn, order: u32, entry: u64) -> Option<Entry> {
+        if !self.is_present(entry) {
+            return None;
         }
+        Some(Entry {
+            mfn: Mfn((entry & ADDRESS) >> 12 | gfn.0 & ((1 << order) - 1)),
+            order,
+            kind: Kind::of(entry)?,
+        })
+    }
+
+    #[inline(always)]
+    fn is_present(&self, entry: u64) -> bool {
+        entry & self.encoding.present != 0
+    }
+
+    /// The table of small pages that `gfn` is in, if it was looked at.
+    #[inline(always)]
+    fn known_table(&self, gfn: Gfn) -> Option<Hpa> {
+        Leaf(self.leaves[Leaf::index(gfn)].load(Ordering::Acquire)).of(gfn)
     }
 
     /// The first guest frame from `gfn` on that is mapped, with what it is mapped to; the page may begin before it.
     pub fn next_mapped(&self, gfn: Gfn) -> Option<(Gfn, Entry)> {
         let mut gfn = gfn;
         while gfn < self.limit {
-            match self.descend(gfn) {
-                (_, order, true) => return self.lookup(gfn).map(|entry| (gfn, Entry { order, ..entry })),
-                (_, order, false) => gfn = Gfn((gfn.0 | ((1 << order) - 1)) + 1),
+            let (_, order, entry) = self.descend(gfn);
+            match self.translate(gfn, order, entry) {
+                Some(entry) => return Some((gfn, entry)),
+                None => gfn = Gfn((gfn.0 | ((1 << order) - 1)) + 1),
             }
         }
         None
@@ -409,12 +405,14 @@ impl P2m {
 
     /// [`P2m::map`] for who has checked the arguments and holds `writer`.
     fn map_locked(&self, gfn: Gfn, mfn: Mfn, order: u32, kind: Kind) -> Result<(), MapError> {
-        let mut table = self.root;
-        let mut at = 27;
+        let (mut table, mut at) = match self.known_table(gfn) {
+            Some(table) if order == 0 => (table, 0),
+            _ => (self.root, 27),
+        };
         while at > order {
             let slot = slot(table, gfn, at);
             let entry = slot.load(Ordering::Acquire);
-            table = if entry & self.encoding.present == 0 {
+            table = if !self.is_present(entry) {
                 self.link_table(slot)?
             } else if entry & SUPERPAGE != 0 {
                 return Err(MapError::Occupied);
@@ -425,7 +423,7 @@ impl P2m {
         }
         let slot = slot(table, gfn, order);
         let entry = slot.load(Ordering::Acquire);
-        if entry & self.encoding.present == 0 {
+        if !self.is_present(entry) {
             let entry = if order > self.pages.largest {
                 let table = self.take_table(frames::alloc_zeroed)?;
                 self.fill(table, order - 9, mfn, kind)?;
@@ -467,6 +465,19 @@ impl P2m {
     /// # Errors
     /// [`MapError::NoMemory`]: no table for the split; nothing changed.
     pub fn unmap(&self, gfn: Gfn, order: u32) -> Result<Option<Removed>, MapError> {
+        self.unmap_if(gfn, order, |_| true)
+    }
+
+    /// The same if what is mapped there is `wanted`; `Ok(None)` otherwise, too.
+    ///
+    /// # Errors
+    /// As [`P2m::unmap`].
+    pub fn unmap_if(
+        &self,
+        gfn: Gfn,
+        order: u32,
+        wanted: impl Fn(Entry) -> bool,
+    ) -> Result<Option<Removed>, MapError> {
         if gfn >= self.limit {
             return Ok(None);
         }
@@ -475,28 +486,24 @@ impl P2m {
         }
         let _writer = self.writer.lock();
         loop {
-            let (slot, found, mapped) = self.descend(gfn);
-            if !mapped {
+            let (slot, found, entry) = self.descend(gfn);
+            let Some(entry) = self.translate(gfn, found, entry).filter(|&entry| wanted(entry)) else {
                 return Ok(None);
-            }
+            };
             if found > order {
                 self.split(slot, found, frames::alloc_zeroed)?;
                 continue;
             }
-            let entry = slot.swap(0, Ordering::AcqRel);
-            let kind = Kind::of(entry);
-            if kind.is_some_and(Kind::is_own) {
+            // Entries are written by who holds `writer`, so it is what was found.
+            slot.store(0, Ordering::Release);
+            if entry.kind.is_own() {
                 self.own_generation.fetch_add(1, Ordering::AcqRel);
             }
             self.generation.fetch_add(1, Ordering::AcqRel);
-            let Some(kind) = kind else {
-                return Ok(None);
-            };
-            let mfn = Mfn((entry & ADDRESS) >> 12);
             return Ok(Some(Removed {
-                mfn,
+                mfn: entry.mfn,
                 order: found,
-                kind,
+                kind: entry.kind,
                 flush: Flush(()),
             }));
         }
@@ -514,7 +521,7 @@ impl P2m {
         let _writer = self.writer.lock();
         loop {
             match self.descend(gfn) {
-                (slot, order @ 1.., true) => {
+                (slot, order @ 1.., entry) if self.is_present(entry) => {
                     self.split(slot, order, frames::alloc_zeroed_beside_claims)?;
                 }
                 _ => return Ok(()),
@@ -531,18 +538,21 @@ impl P2m {
         }
     }
 
-    /// The entry that decides about `gfn`, which must be below the limit: its place, its order, and whether it maps something.
-    fn descend(&self, gfn: Gfn) -> (&AtomicU64, u32, bool) {
-        let mut table = self.root;
-        let mut order = 27;
+    /// The entry that decides about `gfn`, which must be below the limit: its place, its order, and what it is.
+    fn descend(&self, gfn: Gfn) -> (&AtomicU64, u32, u64) {
+        let (mut table, mut order) = match self.known_table(gfn) {
+            Some(table) => (table, 0),
+            None => (self.root, 27),
+        };
         loop {
             let slot = slot(table, gfn, order);
             let entry = slot.load(Ordering::Acquire);
-            if entry & self.encoding.present == 0 {
-                return (slot, order, false);
+            if order == 0 {
+                self.leaves[Leaf::index(gfn)].store(Leaf::new(gfn, table).0, Ordering::Release);
+                return (slot, order, entry);
             }
-            if order == 0 || entry & SUPERPAGE != 0 {
-                return (slot, order, true);
+            if !self.is_present(entry) || entry & SUPERPAGE != 0 {
+                return (slot, order, entry);
             }
             table = Hpa(entry & ADDRESS);
             order -= 9;
@@ -567,7 +577,7 @@ impl P2m {
             let slot = slot(table, Gfn(index << order), order);
             let entry = slot.load(Ordering::Acquire);
             let mfn = mfn.offset(index << order);
-            if entry & self.encoding.present == 0 {
+            if !self.is_present(entry) {
                 slot.store(self.leaf(mfn, order, kind), Ordering::Release);
             } else {
                 self.fill(Hpa(entry & ADDRESS), order - 9, mfn, kind)?;
@@ -579,7 +589,7 @@ impl P2m {
     fn is_empty(&self, table: Hpa, order: u32) -> bool {
         (0..ENTRIES as u64).all(|index| {
             let entry = slot(table, Gfn(index << order), order).load(Ordering::Acquire);
-            entry & self.encoding.present == 0
+            !self.is_present(entry)
                 || (order > 0 && entry & SUPERPAGE == 0 && self.is_empty(Hpa(entry & ADDRESS), order - 9))
         })
     }

@@ -107,9 +107,8 @@ fn code_is_in_small_pages_where_it_has_to_be() {
     };
     let p2m = P2m::new(NestedFormat::Ept, 40, pages, 3).expect("arena");
     let at = |gfn| {
-        let (slot, order, mapped) = p2m.descend(Gfn(gfn));
-        let execute = slot.load(Ordering::Relaxed) & EPT.execute != 0;
-        mapped.then_some((order, execute))
+        let (_, order, entry) = p2m.descend(Gfn(gfn));
+        p2m.is_present(entry).then_some((order, entry & EPT.execute != 0))
     };
     let gib = 1 << 18;
     p2m.map(Gfn(gib), Mfn(gib), 18, Kind::RamRw).expect("empty");

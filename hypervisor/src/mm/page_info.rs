@@ -133,13 +133,9 @@ pub fn uncharge(owner: DomId, frames: u64) {
 /// # Errors
 /// No memory for the words; the frames are still the caller's.
 pub fn assign(mfn: Mfn, order: u32, owner: DomId, kind: Kind) -> Result<(), OutOfMemory> {
-    let mut at = mfn.0;
-    let end = mfn.0 + (1 << order);
-    while at < end {
-        word_or_new(Mfn(at))?;
-        at = (at | ((1 << CHUNK_ORDER) - 1)) + 1;
-    }
-    for frame in mfn.0..end {
+    // Only the first can be without one: a block is within a chunk.
+    const { assert!(frames::MAX_ORDER <= CHUNK_ORDER) };
+    for frame in mfn.0..mfn.0 + (1 << order) {
         word_or_new(Mfn(frame))?.store(pack(owner, kind, 1), Ordering::Release);
     }
     Ok(())
@@ -232,7 +228,7 @@ fn release(mfn: Mfn, order: u32) {
     }
     // SAFETY: no reference is left, so nothing maps the frames and no copy is under way; they are this function's.
     unsafe { phys::zero(mfn, 1 << order) };
-    frames::free(mfn, order);
+    frames::free_scrubbed(mfn, order);
     if let Some((owner, Kind::Ram)) = owner {
         uncharge(owner, 1 << order);
     }

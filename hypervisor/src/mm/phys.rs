@@ -81,6 +81,16 @@ pub unsafe fn zero(first: Mfn, count: u64) {
     }
 }
 
+/// Is there nothing but zeroes in `count` frames?
+///
+/// # Safety
+/// As for [`zero`].
+pub unsafe fn is_zero(first: Mfn, count: u64) -> bool {
+    let word = ptr(first.addr()).cast::<u64>();
+    // SAFETY: whole frames, mapped and aligned; the caller has them to himself.
+    (0..(count * (PAGE_SIZE / 8)) as usize).all(|index| unsafe { word.add(index).read() } == 0)
+}
+
 /// Entry `index` of the page table in `table`.
 ///
 /// # Safety

@@ -36,11 +36,27 @@ fn head<C: GuestCpu + ?Sized>(domain: &Domain, walks: &mut WalkCache, cpu: &C) -
     Some([a, b, c])
 }
 
-/// The MOV to CR0 or CR4 at the guest's RIP: number of the control register, and of the general one. `None`: it is something else, or has a
-/// prefix.
-pub fn mov_to_cr(running: &mut Running<'_, dyn GuestCpu>) -> Option<(u8, u8)> {
+/// A MOV to CR0 or CR4 without prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MovToCr {
+    /// Number of the control register.
+    pub to: u8,
+    /// Number of the general register.
+    pub from: u8,
+}
+
+impl MovToCr {
+    /// Its length.
+    pub const LEN: u8 = 3;
+}
+
+/// The MOV to CR0 or CR4 at the guest's RIP. `None`: it is something else, or has a prefix.
+pub fn mov_to_cr(running: &mut Running<'_, dyn GuestCpu>) -> Option<MovToCr> {
     match head(running.domain, running.walks, running.cpu)? {
-        [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some((modrm >> 3 & 7, modrm & 7)),
+        [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some(MovToCr {
+            to: modrm >> 3 & 7,
+            from: modrm & 7,
+        }),
         _ => None,
     }
 }
@@ -67,7 +83,7 @@ fn common_length(head: [u8; 3]) -> Option<u8> {
         // CPUID, RDTSC, RDMSR, WRMSR, WBINVD, INVD
         [0x0f, 0xa2 | 0x31 | 0x32 | 0x30 | 0x09 | 0x08, _] => Some(2),
         // MOV to CR0 or CR4
-        [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some(3),
+        [0x0f, 0x22, modrm] if is_cr0_or_cr4(modrm) => Some(MovToCr::LEN),
         // HLT
         [0xf4, _, _] => Some(1),
         _ => None,

@@ -35,31 +35,8 @@ impl Registers {
         Some(Part::of(register)?.get(&mut self.clone()))
     }
 
-    /// All 64 bits of the general register with this number in encodings.
-    pub fn by_number(&self, number: u8) -> u64 {
-        *self.clone().full(number.into())
-    }
-
     fn full(&mut self, number: usize) -> &mut u64 {
-        let gprs = &mut self.gprs;
-        match number & 15 {
-            0 => &mut gprs.rax,
-            1 => &mut gprs.rcx,
-            2 => &mut gprs.rdx,
-            3 => &mut gprs.rbx,
-            4 => &mut self.rsp,
-            5 => &mut gprs.rbp,
-            6 => &mut gprs.rsi,
-            7 => &mut gprs.rdi,
-            8 => &mut gprs.r8,
-            9 => &mut gprs.r9,
-            10 => &mut gprs.r10,
-            11 => &mut gprs.r11,
-            12 => &mut gprs.r12,
-            13 => &mut gprs.r13,
-            14 => &mut gprs.r14,
-            _ => &mut gprs.r15,
-        }
+        self.gprs.by_number(number).unwrap_or(&mut self.rsp)
     }
 }
 

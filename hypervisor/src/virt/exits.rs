@@ -5,6 +5,7 @@
 use abi::Errno;
 use abi::sched::SHUTDOWN_REBOOT;
 
+use super::decode::MovToCr;
 use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports, time};
 use crate::arch::{CpuMode, Event, Exit, GuestCpu, SysReg, machine};
 use crate::domain::vcpu::{Hold, Request};
@@ -108,7 +109,7 @@ pub(super) fn handle(running: &mut Running<'_, dyn GuestCpu>, exit: Exit) {
         Exit::CrWrite { cr, value } => {
             complete(running, |running| msr::write_control_register(running, cr, value))
         }
-        Exit::CrInstruction => complete(running, msr::control_register_instruction),
+        Exit::CrInstruction => control_register_instruction(running),
         Exit::Xsetbv => complete(running, msr::xsetbv),
         Exit::ReadTsc => complete(running, time::read_tsc),
         Exit::CacheFlush => complete(running, |_| Ok(())),
@@ -166,10 +167,28 @@ fn complete(
     else {
         return;
     };
-    match execute(running) {
+    let result = execute(running);
+    finish(running, len, result);
+}
+
+/// Go past an instruction that was carried out, or deliver the fault that it raised.
+fn finish(running: &mut Running<'_, dyn GuestCpu>, len: u8, result: Result<(), Event>) {
+    match result {
         Ok(()) => running.cpu.skip(len),
         Err(fault) => running.cpu.inject(fault),
     }
+}
+
+/// A write to a control register that the hardware does not decode. What it is mostly says how long it is, too: it is fetched once.
+fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) {
+    // LMA as the rest of the state wants it: Bochs's AMD-V exits with it changed already.
+    let efer = running.cpu.read(SysReg::Efer);
+    running.cpu.write(SysReg::Efer, efer);
+    let Some(mov) = decode::mov_to_cr(running) else {
+        return complete(running, msr::control_register_instruction);
+    };
+    let result = msr::mov_to_cr(running, mov);
+    finish(running, MovToCr::LEN, result);
 }
 
 /// HLT: wait for an interrupt; with interrupts off there will be none, so the vCPU is down, as on Xen. The last one down powers the domain off.

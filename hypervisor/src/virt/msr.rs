@@ -4,6 +4,7 @@
 use iced_x86::{Code, Instruction, OpKind, Register};
 use zerocopy::IntoBytes;
 
+use super::decode::MovToCr;
 use super::emulate::Registers;
 use super::{Running, control, decode, lapic, mmio, time};
 use crate::arch::fpu;
@@ -380,28 +381,33 @@ fn read_pdptes(running: &mut Running<'_, dyn GuestCpu>, next: &Paging) -> Result
     Ok(())
 }
 
-/// The MOV at RIP to CR0, CR4 or CR8, or the LMSW.
+/// A MOV to a control register.
+///
+/// # Errors
+/// As [`write_control_register`].
+pub fn mov_to_cr(running: &mut Running<'_, dyn GuestCpu>, mov: MovToCr) -> Result<(), Event> {
+    let value = match running.cpu.gprs().by_number(mov.from.into()) {
+        Some(register) => *register,
+        None => running.cpu.read(SysReg::Rsp),
+    };
+    let mask = if running.cpu.mode() == CpuMode::Long {
+        u64::MAX
+    } else {
+        u32::MAX.into()
+    };
+    write_control_register(running, mov.to, value & mask)
+}
+
+/// The MOV at RIP to CR0, CR4 or CR8, or the LMSW, if it is not one that [`mov_to_cr`] is for.
 ///
 /// # Errors
 /// As [`write_control_register`], and the page fault of an LMSW's operand.
 pub fn control_register_instruction(running: &mut Running<'_, dyn GuestCpu>) -> Result<(), Event> {
-    // LMA as the rest of the state wants it: Bochs's AMD-V exits with it changed already.
-    let efer = running.cpu.read(SysReg::Efer);
-    running.cpu.write(SysReg::Efer, efer);
     let registers = Registers {
         gprs: *running.cpu.gprs(),
         rsp: running.cpu.read(SysReg::Rsp),
         rflags: running.cpu.read(SysReg::Rflags),
     };
-    if let Some((cr, from)) = decode::mov_to_cr(running) {
-        let value = registers.by_number(from);
-        let mask = if running.cpu.mode() == CpuMode::Long {
-            u64::MAX
-        } else {
-            u32::MAX.into()
-        };
-        return write_control_register(running, cr, value & mask);
-    }
     // What the guest has changed meanwhile is not worth more than a fault.
     let (instruction, _) =
         decode::instruction(running.domain, running.walks, running.cpu).ok_or(Event::GP0)?;
