@@ -1,6 +1,7 @@
 //! Each operation that guests are offered: called well, and called badly.
 
 mod compat;
+mod control;
 mod cpupool;
 mod dom0;
 mod domctl;
