@@ -11,6 +11,7 @@ mod grant;
 mod hotplug;
 mod memory;
 mod misc;
+mod operations;
 mod random;
 mod soft_reset;
 mod vcpu;
