@@ -35,10 +35,10 @@ pub(super) enum Answer {
 
 pub(super) fn domctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut argument: Domctl = caller.read(at)?;
-    caller.require_privilege()?;
     if argument.interface_version != XEN_DOMCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES.into());
     }
+    caller.require_privilege()?;
     // One at a time, as on Xen: a domain is not made and taken apart at once. Who comes second makes the call again.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(Rank::Domctl, ());
     let Some(_turn) = ONE_AT_A_TIME.try_lock() else {
@@ -94,7 +94,11 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             write_bits(caller, u.get::<DomctlNodeaffinity>().nodemap, |node| node == 0)?;
         }
         // There is one node, and whatever else is named there is ignored, as on Xen.
-        XEN_DOMCTL_SETNODEAFFINITY => {}
+        XEN_DOMCTL_SETNODEAFFINITY => {
+            if !read_bits(caller, u.get::<DomctlNodeaffinity>().nodemap, 1)?.contains(0) {
+                return Err(Errno::EINVAL);
+            }
+        }
         XEN_DOMCTL_GETVCPUINFO => return vcpu_info(&domain, u),
         XEN_DOMCTL_GETVCPUCONTEXT => {
             not_self(caller, &domain)?;
@@ -106,7 +110,7 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         }
         XEN_DOMCTL_GETHVMCONTEXT_PARTIAL => {
             not_self(caller, &domain)?;
-            hvm_context::get_one(caller, &domain, &u.get())?;
+            return hvm_context::get_one(caller, &domain, u);
         }
         XEN_DOMCTL_SETHVMCONTEXT => {
             not_self(caller, &domain)?;
@@ -122,7 +126,10 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             time::set_tsc_info(&domain, &u.get())?;
         }
         XEN_DOMCTL_GET_CPU_POLICY => return get_policy(caller, &domain, u),
-        XEN_DOMCTL_SET_CPU_POLICY => return set_policy(caller, &domain, u),
+        XEN_DOMCTL_SET_CPU_POLICY => {
+            not_self(caller, &domain)?;
+            return set_policy(caller, &domain, u);
+        }
         XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => {
             u.set(&DomctlPagingMempool {
                 size: u64::from(domain.p2m.pool()) << PAGE_SHIFT,
@@ -133,11 +140,12 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             let size = u.get::<DomctlPagingMempool>().size;
             set_pool(&domain, size)?;
         }
-        XEN_DOMCTL_SHADOW_OP => return allocation(&domain, u),
-        XEN_DOMCTL_GET_ADDRESS_SIZE => {
-            u.set(&DomctlAddressSize { size: 64 });
-            return Ok(Answer::Changed);
+        XEN_DOMCTL_SHADOW_OP => {
+            not_self(caller, &domain)?;
+            return allocation(&domain, u);
         }
+        // Something else than what the guest's mode says is there for PV guests only.
+        XEN_DOMCTL_SET_ADDRESS_SIZE | XEN_DOMCTL_GET_ADDRESS_SIZE => return Err(Errno::EOPNOTSUPP),
         XEN_DOMCTL_SENDTRIGGER => trigger(&domain, &u.get())?,
         XEN_DOMCTL_SETTIMEOFFSET => {
             domain.set_time_offset(u.get::<DomctlSettimeoffset>().time_offset_seconds);
@@ -257,27 +265,31 @@ fn set_pool(domain: &Domain, bytes: u64) -> Result<(), Errno> {
 fn allocation(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     const PAGES_PER_MIB: u32 = 1 << (20 - PAGE_SHIFT);
     let mut request: DomctlShadowOp = u.get();
-    match request.op {
-        XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION => {
-            request.mb = domain.p2m.pool().div_ceil(PAGES_PER_MIB);
-            u.set(&request);
-            Ok(Answer::Changed)
-        }
-        XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION => {
-            domain
-                .p2m
-                .set_pool(request.mb.checked_mul(PAGES_PER_MIB).ok_or(Errno::EINVAL)?);
-            Ok(Answer::Done)
-        }
-        // Log-dirty mode, for migration, is not there yet.
-        _ => Err(Errno::EINVAL),
+    if domain.vcpus().is_empty() {
+        return Err(Errno::EINVAL);
     }
+    match request.op {
+        XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION => {}
+        XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION => {
+            let pages = request.mb.checked_mul(PAGES_PER_MIB).ok_or(Errno::EINVAL)?;
+            domain.p2m.set_pool(pages);
+        }
+        // Log-dirty mode, for migration, is not there yet; it is off.
+        XEN_DOMCTL_SHADOW_OP_OFF => return Ok(Answer::Done),
+        _ => return Err(Errno::EINVAL),
+    }
+    request.mb = domain.p2m.pool().div_ceil(PAGES_PER_MIB);
+    u.set(&request);
+    Ok(Answer::Changed)
 }
 
 // ---- information ----
 
 /// Answers for the first domain from the given number on.
 fn get_info(argument: &mut Domctl) -> Result<Answer, Errno> {
+    if argument.domain >= DOMID_FIRST_RESERVED {
+        return Err(Errno::EINVAL);
+    }
     let domain = table::next_from(DomId(argument.domain)).ok_or(Errno::ESRCH)?;
     argument.domain = domain.id.0;
     argument.u.set(&info(&domain));
@@ -338,16 +350,18 @@ pub(super) fn info(domain: &Domain) -> DomctlGetdomaininfo {
     }
 }
 
+/// # Errors
+/// `EINVAL`: the domain cannot have it. `ESRCH`: it is not made yet.
 fn vcpu(domain: &Domain, id: u32) -> Result<&Arc<Vcpu>, Errno> {
-    domain.vcpu(VcpuId(id)).ok_or(Errno::EINVAL)
+    if id >= domain.config.max_vcpus {
+        return Err(Errno::EINVAL);
+    }
+    domain.vcpu(VcpuId(id)).ok_or(Errno::ESRCH)
 }
 
 fn vcpu_info(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
     let mut info: DomctlGetvcpuinfo = u.get();
-    if info.vcpu >= domain.config.max_vcpus {
-        return Err(Errno::EINVAL);
-    }
-    let vcpu = domain.vcpu(VcpuId(info.vcpu)).ok_or(Errno::ESRCH)?;
+    let vcpu = vcpu(domain, info.vcpu)?;
     info.online = (!vcpu.held_by(Hold::DOWN)).into();
     info.blocked = vcpu.held_by(Hold::BLOCKED | Hold::POLLING).into();
     info.running = vcpu.entity.running().into();
@@ -397,7 +411,8 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
         request.flags & XEN_VCPUAFFINITY_HARD != 0,
         request.flags & XEN_VCPUAFFINITY_SOFT != 0,
     );
-    if !hard && !soft {
+    let nowhere = |wanted: bool, map: abi::Bitmap| wanted && map.bitmap.is_null();
+    if request.flags == 0 || nowhere(hard, request.cpumap_hard) || nowhere(soft, request.cpumap_soft) {
         return Err(Errno::EINVAL);
     }
     let cpus = sched::cpu_count() as u32;
@@ -408,7 +423,7 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
             if !wanted {
                 return Ok(None);
             }
-            let chosen = read_cpus(caller, map, cpus)?;
+            let chosen = read_bits(caller, map, cpus)?;
             let usable = |cpu| chosen.contains(cpu) && sched::pool::contains(entity.share.pool(), cpu);
             if (0..cpus).any(usable) {
                 Ok(Some(chosen))
@@ -448,17 +463,17 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
 /// Most bytes of a bitmap that are looked at; the rest is left alone.
 const MAX_BITMAP: u64 = 128;
 
-/// Read a set of CPUs, of which there are `cpus`.
-fn read_cpus(caller: &mut Caller<'_>, map: abi::Bitmap, cpus: u32) -> Result<CpuMask, Errno> {
+/// Read a set of CPUs or nodes, of which there are `count`.
+fn read_bits(caller: &mut Caller<'_>, map: abi::Bitmap, count: u32) -> Result<CpuMask, Errno> {
     let mut bytes = [0u8; MAX_BITMAP as usize];
-    let len = u64::from(map.nr_bits.min(cpus)).div_ceil(8).min(MAX_BITMAP);
+    let len = u64::from(map.nr_bits.min(count)).div_ceil(8).min(MAX_BITMAP);
     for (index, byte) in (0..len).zip(&mut bytes) {
         *byte = caller.read_element(map.bitmap, index)?;
     }
     let mask = CpuMask::all();
-    mask.set(|cpu| {
-        let byte = bytes.get(cpu as usize / 8).copied().unwrap_or(0);
-        cpu < map.nr_bits && cpu < cpus && byte & 1 << (cpu % 8) != 0
+    mask.set(|bit| {
+        let byte = bytes.get(bit as usize / 8).copied().unwrap_or(0);
+        bit < map.nr_bits && bit < count && byte & 1 << (bit % 8) != 0
     });
     Ok(mask)
 }
@@ -484,6 +499,8 @@ fn trigger(domain: &Domain, request: &DomctlSendtrigger) -> Result<(), Errno> {
     let vcpu = domain.vcpu(VcpuId(request.vcpu)).ok_or(Errno::ESRCH)?;
     match request.trigger {
         XEN_DOMCTL_SENDTRIGGER_NMI => vcpu.request(Request::NMI),
+        // Buttons that no domain has, as on Xen.
+        XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => {}
         _ => return Err(Errno::ENOSYS),
     }
     Ok(())

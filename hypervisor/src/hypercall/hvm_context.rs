@@ -43,23 +43,25 @@ pub(super) fn get(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -
     Ok(Answer::Changed)
 }
 
-/// XEN_DOMCTL_gethvmcontext_partial: the body of one record.
-pub(super) fn get_one(
-    caller: &mut Caller<'_>,
-    domain: &Domain,
-    request: &DomctlHvmcontextPartial,
-) -> Result<(), Errno> {
-    let instance = VcpuId(request.instance);
-    let vcpu = domain.vcpu(instance).ok_or(Errno::ENOENT)?;
-    let body = domain.while_paused(|| match u16::try_from(request.type_) {
-        Ok(HVM_SAVE_CODE_CPU) => Ok(save_cpu(vcpu).as_bytes().to_vec()),
-        Ok(HVM_SAVE_CODE_MTRR) => Ok(save_mtrr(vcpu).as_bytes().to_vec()),
-        _ => Err(Errno::EINVAL),
-    })?;
-    if request.bufsz < body.len() as u64 {
-        return Err(Errno::ENOSPC);
+/// XEN_DOMCTL_gethvmcontext_partial: the body of one record; with a null buffer, only its size.
+pub(super) fn get_one(caller: &mut Caller<'_>, domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
+    let mut request: DomctlHvmcontextPartial = u.get();
+    let save = match u16::try_from(request.type_) {
+        Ok(HVM_SAVE_CODE_CPU) => |vcpu: &Vcpu| save_cpu(vcpu).as_bytes().to_vec(),
+        Ok(HVM_SAVE_CODE_MTRR) => |vcpu: &Vcpu| save_mtrr(vcpu).as_bytes().to_vec(),
+        _ => return Err(Errno::EINVAL),
+    };
+    let vcpu = domain.vcpu(VcpuId(request.instance)).ok_or(Errno::ENOENT)?;
+    let body = domain.while_paused(|| save(vcpu));
+    if !request.buffer.is_null() {
+        if request.bufsz < body.len() as u64 {
+            return Err(Errno::ENOBUFS);
+        }
+        write_bytes(caller, request.buffer.addr(), &body)?;
     }
-    write_bytes(caller, request.buffer.addr(), &body)
+    request.bufsz = body.len() as u64;
+    u.set(&request);
+    Ok(Answer::Changed)
 }
 
 /// XEN_DOMCTL_sethvmcontext.

@@ -15,13 +15,16 @@ use crate::virt::cpuid::{self, Policy};
 
 pub(super) fn sysctl(caller: &mut Caller<'_>, at: u64) -> Outcome {
     let mut argument: Sysctl = caller.read(at)?;
-    caller.require_privilege()?;
     if argument.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES.into());
     }
-    operate(caller, argument.cmd, &mut argument.u)?;
-    caller.write(at, &argument)?;
-    Ok(0)
+    caller.require_privilege()?;
+    let result = operate(caller, argument.cmd, &mut argument.u);
+    // Who had too little room learns how much of it was used.
+    if matches!(result, Ok(()) | Err(Stop::Errno(Errno::ENOBUFS))) {
+        caller.write(at, &argument)?;
+    }
+    result.map(|()| 0)
 }
 
 fn operate(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(), Stop> {
@@ -48,7 +51,11 @@ fn at_once(caller: &mut Caller<'_>, command: u32, u: &mut Union<16>) -> Result<(
         XEN_SYSCTL_GETCPUINFO => cpu_info(caller, u),
         XEN_SYSCTL_AVAILHEAP => {
             let mut request: SysctlAvailheap = u.get();
-            request.avail_bytes = frames::free_for_domains() << PAGE_SHIFT;
+            // All nodes, or the one that there is.
+            request.avail_bytes = match request.node {
+                -1 | 0 => frames::free_for_domains() << PAGE_SHIFT,
+                _ => 0,
+            };
             u.set(&request);
             Ok(())
         }
@@ -190,9 +197,10 @@ fn place(cpu: u32) -> SysctlCputopo {
 
 fn topology(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     let mut request: SysctlCputopoinfo = u.get();
-    let cpus = sched::cpu_count() as u32;
+    let mut cpus = sched::cpu_count() as u32;
     if !request.cputopo.is_null() {
-        for cpu in 0..cpus.min(request.num_cpus) {
+        cpus = cpus.min(request.num_cpus);
+        for cpu in 0..cpus {
             caller.write_element(request.cputopo, cpu.into(), &place(cpu))?;
         }
     }
@@ -216,7 +224,8 @@ fn numa(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
             caller.write_element(request.distance, 0, &LOCAL_DISTANCE)?;
         }
     }
-    request.num_nodes = 1;
+    let only_asked = request.meminfo.is_null() && request.distance.is_null();
+    request.num_nodes = if only_asked { 1 } else { request.num_nodes.min(1) };
     u.set(&request);
     Ok(())
 }
@@ -231,6 +240,7 @@ fn pci_topology(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno>
     }
     request.num_devs = request.num_devs.min(MAX_DEVICES);
     for index in 0..request.num_devs {
+        caller.read_element(request.devs, index.into())?;
         caller.write_element(request.nodes, index.into(), &XEN_INVALID_DEV)?;
     }
     u.set(&request);
@@ -298,32 +308,41 @@ fn host_features(index: usize) -> Option<u32> {
 
 fn featureset(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     let mut request: SysctlCpuFeatureset = u.get();
+    if request.features.is_null() {
+        request.nr_features = FEATURES.len() as u32;
+        u.set(&request);
+        return Ok(());
+    }
     let policy = match request.index {
         XEN_SYSCTL_CPU_FEATURESET_RAW | XEN_SYSCTL_CPU_FEATURESET_HOST => None,
         XEN_SYSCTL_CPU_FEATURESET_HVM | XEN_SYSCTL_CPU_FEATURESET_HVM_MAX => Some(guest_policy()),
-        // No PV guests.
+        XEN_SYSCTL_CPU_FEATURESET_PV | XEN_SYSCTL_CPU_FEATURESET_PV_MAX => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::EINVAL),
     };
     let words = (FEATURES.len() as u32).min(request.nr_features);
-    if !request.features.is_null() {
-        for (index, (leaf, subleaf, word)) in (0..words).zip(FEATURES) {
-            let value = policy
-                .as_ref()
-                .map_or_else(|| cpuid::host(leaf, subleaf), |policy| policy.leaf(leaf, subleaf));
-            caller.write_element(
-                request.features,
-                index.into(),
-                &value.get(word).copied().unwrap_or(0),
-            )?;
-        }
+    for (index, (leaf, subleaf, word)) in (0..words).zip(FEATURES) {
+        let value = policy
+            .as_ref()
+            .map_or_else(|| cpuid::host(leaf, subleaf), |policy| policy.leaf(leaf, subleaf));
+        caller.write_element(
+            request.features,
+            index.into(),
+            &value.get(word).copied().unwrap_or(0),
+        )?;
     }
-    request.nr_features = FEATURES.len() as u32;
+    request.nr_features = words;
     u.set(&request);
+    if (words as usize) < FEATURES.len() {
+        return Err(Errno::ENOBUFS);
+    }
     Ok(())
 }
 
 fn policy(caller: &mut Caller<'_>, u: &mut Union<16>) -> Result<(), Errno> {
     let mut request: SysctlCpuPolicy = u.get();
+    if request.pad != 0 {
+        return Err(Errno::EINVAL);
+    }
     let of_the_machine = match request.index {
         XEN_SYSCTL_CPU_POLICY_RAW | XEN_SYSCTL_CPU_POLICY_HOST => true,
         XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => false,

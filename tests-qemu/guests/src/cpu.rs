@@ -362,6 +362,9 @@ control_register! {
     "cr4" read_cr4 write_cr4;
     "cr8" read_cr8 write_cr8;
     "dr0" read_dr0 write_dr0;
+    "dr1" read_dr1 write_dr1;
+    "dr2" read_dr2 write_dr2;
+    "dr3" read_dr3 write_dr3;
     "dr6" read_dr6 write_dr6;
     "dr7" read_dr7 write_dr7;
 }

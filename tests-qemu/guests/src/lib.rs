@@ -16,6 +16,7 @@
 //! * [`pm_timer`]: the machine's timer, beside which other clocks are looked at.
 //! * [`random`]: a seeded generator.
 //! * [`receiver`]: a second vCPU that interrupts come to.
+//! * [`registers`]: what vCPUs would see of each other in registers that are not switched.
 //! * [`report`]: the verdict lines.
 //! * [`shared`]: memory shared with another domain.
 //! * [`smp`]: a second vCPU.
@@ -43,6 +44,7 @@ pub mod netfront;
 pub mod pm_timer;
 pub mod random;
 pub mod receiver;
+pub mod registers;
 pub mod report;
 pub mod shared;
 pub mod smp;

@@ -61,6 +61,12 @@ pub fn tests() -> Vec<Test> {
             },
         ));
     }
+    for vehicle in BOTH {
+        tests.push(test("registers of two vCPUs", vehicle, |bench, mut machine| {
+            machine.command_line += " dom0_max_vcpus=2";
+            run(bench, machine, "registers")
+        }));
+    }
     // Bochs's AMD-V has interrupts by EVENTINJ, which the hypervisor does not use in TCG.
     for vehicle in [Vehicle::Svm, Vehicle::SvmBochs, Vehicle::Vmx] {
         tests.push(test("NMIs", vehicle, move |bench, mut machine| {

@@ -102,14 +102,30 @@ fn the_time_of_day() {
         Ok(0)
     );
     // Domains of other tests set the clock again, but to nothing else.
-    for domain in [&guest.domain, &dom0.domain] {
-        let word = |at| domain.shared_info.u32_at(at).load(SeqCst);
-        assert_eq!(
-            [word(3076), word(3080), word(3084)],
-            [0x2345_6787, 999_999_900, 1]
-        );
-        assert_eq!(word(3072) % 2, 0);
-    }
+    let domains = [guest.domain.clone(), dom0.domain.clone()];
+    let told = || {
+        for domain in &domains {
+            let word = |at| domain.shared_info.u32_at(at).load(SeqCst);
+            assert_eq!(
+                [word(3076), word(3080), word(3084)],
+                [0x2345_6787, 999_999_900, 1]
+            );
+            assert_eq!(word(3072) % 2, 0);
+        }
+    };
+    told();
+    // The same in 32 bits, by a system time before the start of the machine.
+    let day = time.secs * 1_000_000_000 + u64::from(time.nsecs);
+    let earlier = XenpfSettime32 {
+        secs: 1,
+        nsecs: 0,
+        system_time: (1_000_000_000 + time.system_time).wrapping_sub(day),
+    };
+    assert_eq!(
+        dom0.op_alone(PLATFORM, &mut platform(XENPF_SETTIME32, &earlier)),
+        Ok(0)
+    );
+    told();
     time.mbz = 1;
     assert_eq!(
         dom0.op_alone(PLATFORM, &mut platform(XENPF_SETTIME64, &time)),
