@@ -415,7 +415,7 @@ fn beat_if_due(here: u32, cpu: &CpuSched, now: &mut u64) {
     #[cfg(target_os = "none")]
     {
         let next = cpu.beat.load(SeqCst);
-        if next != NEVER && !(*now < next && next - *now <= hw::watchdog::BEAT) {
+        if next != NEVER && (*now >= next || next - *now > hw::watchdog::BEAT) {
             *now = beat(here, cpu);
         }
     }

@@ -106,7 +106,8 @@ pub fn run_cpu() -> ! {
     }
 }
 
-/// Work that interrupt handlers left for this CPU; returns what it was. It begins at `now`, and takes none but for what is not the timer's.
+/// Work that interrupt handlers left for this CPU; returns what it was. It is `now`, and still is afterwards, unless there was more than the timer's, which may
+/// take long.
 fn softirqs(now: &mut u64) -> SoftIrq {
     let work = hw::irq::take_softirqs();
     if work.contains(SoftIrq::TIMER) {

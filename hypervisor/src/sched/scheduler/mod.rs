@@ -180,11 +180,7 @@ impl<T: Task> Scheduler<T> {
         let by_core = granularity != Granularity::Cpu;
         let most = most.max(1) as u32;
         // Groups that are about equal: shares hold the better, the more CPUs share a queue.
-        let size = NonZeroU32::MIN.max(
-            most.div_ceil(most.div_ceil(GROUP))
-                .try_into()
-                .unwrap_or(NonZeroU32::MIN),
-        );
+        let size = NonZeroU32::new(most.div_ceil(most.div_ceil(GROUP))).unwrap_or(NonZeroU32::MIN);
         let group = |number: u32| Group {
             queue: Mutex::new(Rank::RunQueue, RunQueue::new(by_core)),
             number,
