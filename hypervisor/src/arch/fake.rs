@@ -140,7 +140,7 @@ impl GuestCpu for Vcpu {
     fn set_tsc_offset(&mut self, _offset: u64) {}
     fn set_tsc_multiplier(&mut self, _multiplier: u64) {}
     fn emulate_tsc(&mut self, _on: bool) {}
-    fn set_preemption_timer(&mut self, _ticks: Option<u64>) {}
+    fn set_preemption_timer(&mut self, _time: u64) {}
     fn flush(&mut self, _what: Flush) {
         self.flushes += 1;
     }

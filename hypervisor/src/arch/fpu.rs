@@ -219,6 +219,11 @@ impl Fpu {
         Ok(())
     }
 
+    /// Does XCR0 change when the guest's state comes and goes?
+    fn has_own_xcr0(&self) -> bool {
+        self.host.xcr0 != 0 && self.xcr0 != self.host.xcr0
+    }
+
     /// Put the state onto this CPU.
     pub fn load(&mut self) {
         let (low, high) = halves(self.host.xcr0);
@@ -236,7 +241,7 @@ impl Fpu {
                     options(nostack, preserves_flags));
             }
         }
-        if self.host.xcr0 != 0 {
+        if self.has_own_xcr0() {
             write_xcr0(self.xcr0);
         }
         self.loaded = true;
@@ -245,7 +250,7 @@ impl Fpu {
     /// Take the state back from this CPU.
     pub fn unload(&mut self) {
         // All components, also those that the guest has disabled since it filled them.
-        if self.host.xcr0 != 0 {
+        if self.has_own_xcr0() {
             write_xcr0(self.host.xcr0);
         }
         let (low, high) = halves(self.host.xcr0);

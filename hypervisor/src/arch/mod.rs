@@ -350,9 +350,9 @@ pub trait GuestCpu: Send {
     fn set_tsc_multiplier(&mut self, multiplier: u64);
     /// RDTSC and RDTSCP exit with [`Exit::ReadTsc`], from the next entry on; they do not at first.
     fn emulate_tsc(&mut self, on: bool);
-    /// Exit with [`Exit::PreemptionTimer`] after about this many host TSC ticks spent in the guest (`None`: never), where the hardware can.
+    /// Exit with [`Exit::PreemptionTimer`] after about this many nanoseconds spent in the guest, where the hardware can.
     /// A backstop beside the host timer's interrupt, not a clock.
-    fn set_preemption_timer(&mut self, ticks: Option<u64>);
+    fn set_preemption_timer(&mut self, time: u64);
     /// Nested translations of this guest changed (an entry was removed or narrowed): flush before the next entry, on whichever CPU.
     fn flush(&mut self, what: Flush);
 

@@ -270,15 +270,15 @@ impl Vcpu {
     #[inline]
     pub fn request(self: &Arc<Self>, what: Request) {
         if let Some(effects) = self.wakeup.request(what) {
-            self.carry_out(effects);
+            self.carry_out(effects, None);
         }
     }
 
-    /// Apart, as a vCPU that runs here needs none of it.
+    /// Apart, as a vCPU that runs here needs none of it. It is `now`, if that is known.
     #[inline(never)]
-    fn carry_out(self: &Arc<Self>, effects: Effects) {
+    fn carry_out(self: &Arc<Self>, effects: Effects, now: Option<u64>) {
         if effects.wake {
-            sched::wake(self);
+            sched::wake(self, now.unwrap_or_else(now_ns));
         }
         if effects.end_poll {
             self.end_poll();
@@ -370,7 +370,7 @@ impl Vcpu {
             self.set_initialised();
         }
         if self.wakeup.release(why) {
-            sched::wake(self);
+            sched::wake(self, now_ns());
         }
     }
 
@@ -383,7 +383,7 @@ impl Vcpu {
     /// Undo one [`Vcpu::pause`].
     pub fn unpause(self: &Arc<Self>) {
         if self.wakeup.unpause() {
-            sched::wake(self);
+            sched::wake(self, now_ns());
         }
     }
 
@@ -424,7 +424,9 @@ impl Vcpu {
         if self.paused() && self.domain().is_some_and(|domain| domain.is_paused()) {
             return self.timers.budget.load(SeqCst);
         }
-        self.request(Request::TIMER);
+        if let Some(effects) = self.wakeup.request(Request::TIMER) {
+            self.carry_out(effects, Some(now));
+        }
         if self.timers.take_watchdog(now)
             && let Some(domain) = self.domain()
         {

@@ -23,9 +23,13 @@ pub struct Clock {
     /// Ticks are shifted left by this (right, if negative) before they are multiplied.
     pub shift: i8,
     hz: u64,
+    /// 1 / `mul`: shifted ticks for a nanosecond, rounded up, as a 2.62 fixed-point number.
+    inverse: u64,
 }
 
 const NS_PER_S: u64 = 1_000_000_000;
+/// Bits of [`Clock::inverse`] behind the point.
+const INVERSE_POINT: i32 = 62;
 
 impl Clock {
     /// A clock of `hz` ticks a second that reads 0 at `tsc_base`.
@@ -52,6 +56,7 @@ impl Clock {
             mul,
             shift,
             hz,
+            inverse: ((1u128 << (32 + INVERSE_POINT)) / u128::from(mul.max(1))) as u64 + 1,
         }
     }
 
@@ -74,14 +79,13 @@ impl Clock {
 
     /// The TSC at system time `ns`, or just after it; `u64::MAX` if it does not come so far.
     pub fn tsc_at(&self, ns: u64) -> u64 {
-        let ticks = (u128::from(ns) << 32) / u128::from(self.mul.max(1));
-        let ticks = if self.shift < 0 {
-            ticks << -self.shift
-        } else {
-            ticks >> self.shift
-        };
-        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
-        self.tsc_base.saturating_add(ticks).saturating_add(1)
+        self.tsc_base.saturating_add(self.ticks(ns)).saturating_add(1)
+    }
+
+    /// The ticks of `ns` nanoseconds; `u64::MAX` if they are more.
+    pub fn ticks(&self, ns: u64) -> u64 {
+        let shifted = u128::from(ns) * u128::from(self.inverse);
+        u64::try_from(shifted >> (INVERSE_POINT + i32::from(self.shift))).unwrap_or(u64::MAX)
     }
 
     /// Frequency of the TSC in Hz.
@@ -104,6 +108,7 @@ static UNCALIBRATED: Clock = Clock {
     mul: 1 << 31,
     shift: 1,
     hz: NS_PER_S,
+    inverse: 1 << (INVERSE_POINT + 1),
 };
 
 /// The clock. Before [`init`] (and on the host): 1 GHz from 0.

@@ -75,10 +75,7 @@ impl<T: Slot<K>, K> Heap<T, K> {
             (_, NEVER) => {
                 self.take(slot as usize);
             }
-            (UNQUEUED, _) => {
-                self.heap.push((deadline, item.clone()));
-                self.settle(self.heap.len() - 1);
-            }
+            (UNQUEUED, _) => self.push(item, deadline),
             _ => {
                 if let Some(entry) = self.heap.get_mut(slot as usize) {
                     entry.0 = deadline;
@@ -88,16 +85,27 @@ impl<T: Slot<K>, K> Heap<T, K> {
         }
     }
 
+    /// Put `item` in, which is not.
+    #[inline(always)]
+    pub fn push(&mut self, item: &T, key: u64) {
+        self.heap.push((key, item.clone()));
+        self.rise(self.heap.len() - 1);
+    }
+
     /// Take `item` out.
     pub fn remove(&mut self, item: &T) {
         self.set(item, NEVER);
     }
 
+    /// Take out the first.
+    pub fn pop(&mut self) -> Option<T> {
+        self.take(0)
+    }
+
     /// Take out the first, if its key is not more than `now`.
     pub fn pop_due(&mut self, now: u64) -> Option<T> {
-        (self.first() <= now && !self.heap.is_empty())
-            .then(|| self.take(0))
-            .flatten()
+        let (first, _) = self.peek()?;
+        (first <= now).then(|| self.pop()).flatten()
     }
 
     fn take(&mut self, at: usize) -> Option<T> {
@@ -112,11 +120,19 @@ impl<T: Slot<K>, K> Heap<T, K> {
         Some(item)
     }
 
-    /// Move the entry at `at` up or down to its place.
-    fn settle(&mut self, mut at: usize) {
+    /// Move the entry at `at` up to its place, if that is above. Returns where it is then.
+    #[inline(always)]
+    fn rise(&mut self, mut at: usize) -> usize {
         while at > 0 && self.heap[at].0 < self.heap[(at - 1) / 2].0 {
             at = self.swap(at, (at - 1) / 2);
         }
+        self.heap[at].1.slot().store(at as u32, Relaxed);
+        at
+    }
+
+    /// Move the entry at `at` up or down to its place.
+    fn settle(&mut self, at: usize) {
+        let mut at = self.rise(at);
         loop {
             let smaller = [2 * at + 1, 2 * at + 2]
                 .into_iter()

@@ -27,10 +27,7 @@ pub use share::Share;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
-};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
 
@@ -52,8 +49,6 @@ struct CpuSched {
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// When the timer will fire, unless it just has.
     armed: AtomicU64,
-    /// When it is wanted to: later, if that time was put off.
-    due: AtomicU64,
     /// When it is to beat, or [`NEVER`]: see [`begin_to_beat`].
     beat: AtomicU64,
     /// It is to give up what it has: [`hotplug`].
@@ -120,7 +115,6 @@ pub fn init(most: usize, granularity: Granularity) {
                 timers: Mutex::new(Rank::Timers, Heap::new()),
                 loaded: Mutex::new(Rank::Loaded, None),
                 armed: AtomicU64::new(NEVER),
-                due: AtomicU64::new(NEVER),
                 beat: AtomicU64::new(NEVER),
                 retiring: AtomicBool::new(false),
             })
@@ -226,11 +220,11 @@ impl Machine<Arc<Vcpu>> for Cpus {
         }
     }
 
-    fn reconsider(&self, id: u32) {
-        if id == hw::percpu::id() {
-            program_timer();
-        } else {
+    fn reconsider(&self, id: u32, then: u64) {
+        if id != hw::percpu::id() {
             hw::irq::raise_on(id, SoftIrq::TIMER);
+        } else if let Some(cpu) = cpu(id) {
+            arm_by(cpu, then);
         }
     }
 
@@ -265,38 +259,40 @@ impl Entity {
 
 // ---- running ----
 
-/// `vcpu` may run again: queue it, and see to a CPU for it.
-pub fn wake(vcpu: &Arc<Vcpu>) {
+/// `vcpu` may run again from `now` on: queue it, and see to a CPU for it.
+pub fn wake(vcpu: &Arc<Vcpu>, now: u64) {
     if let Some(scheduler) = SCHEDULER.get() {
-        scheduler.wake(vcpu, hw::time::now_ns(), &Cpus);
+        scheduler.wake(vcpu, now, &Cpus);
     }
 }
 
-/// The next vCPU to run on this CPU; it counts as running from here on. `None`: nothing to do.
-pub fn pick() -> Option<Arc<Vcpu>> {
+/// The next vCPU to run on this CPU, which counts as running from here on, and for how many nanoseconds until something is due here; a slice at
+/// most. `None`: nothing to do. This CPU's timer is set in either case. `now` is the time, and becomes another clock's if that turns out to be wrong.
+pub fn pick(now: &mut u64) -> Option<(Arc<Vcpu>, u64)> {
     let here = hw::percpu::id();
-    let now = hw::time::now_ns();
     // One that was idle has not looked at its TSC for long: what is computed by a wrong one outlives that.
-    let cpu = this_cpu()?;
-    #[cfg(target_os = "none")]
-    let now = beat(here, cpu, now);
+    let (cpu, scheduler) = (cpu(here)?, SCHEDULER.get()?);
+    beat_if_due(here, cpu, now);
+    let now = *now;
     // Its interrupt is on its way, or lost, as may be in QEMU's TCG (`svm::Caps::tcg`): then this is what sets it again.
     if cpu.armed.load(SeqCst) <= now {
         cpu.armed.store(NEVER, SeqCst);
     }
-    let vcpu = SCHEDULER.get()?.pick(here, now, &Cpus);
+    let vcpu = scheduler.pick(here, now, &Cpus);
     // Who waits since the vCPU was taken is seen here.
-    match vcpu {
-        Some(_) => program_timer(),
-        None => program_timer_exactly(),
+    let deadline = next_deadline(cpu, scheduler, here);
+    arm_by(cpu, deadline);
+    // With nothing else to do, it does not fire early.
+    if vcpu.is_none() && deadline != cpu.armed.load(SeqCst) {
+        arm(cpu, deadline);
     }
-    vcpu
+    Some((vcpu?, deadline.saturating_sub(now).min(SLICE)))
 }
 
-/// `vcpu`, which [`pick`] gave, has left the guest: account its time and queue it again if it can go on.
-pub fn put(vcpu: &Arc<Vcpu>) {
+/// `vcpu`, which [`pick`] gave, has left the guest at `now`: account its time and queue it again if it can go on.
+pub fn put(vcpu: &Arc<Vcpu>, now: u64) {
     if let Some(scheduler) = SCHEDULER.get() {
-        scheduler.put(vcpu, hw::percpu::id(), hw::time::now_ns(), &Cpus);
+        scheduler.put(vcpu, hw::percpu::id(), now, &Cpus);
     }
 }
 
@@ -409,14 +405,26 @@ fn next_beat(id: u32, cpu: &CpuSched, scheduler: &Scheduler<Arc<Vcpu>>) -> u64 {
     if beats { cpu.beat.load(SeqCst) } else { NEVER }
 }
 
-/// This CPU beats if it is time to, or if time has gone back behind its last beat. Returns the time, which may be another clock's then.
-#[cfg(target_os = "none")]
-fn beat(here: u32, cpu: &CpuSched, now: u64) -> u64 {
-    use hw::watchdog::BEAT;
-    let next = cpu.beat.load(SeqCst);
-    if next == NEVER || now < next && next - now <= BEAT {
-        return now;
+/// This CPU beats if it is time to, or if time has gone back behind its last beat. `now` may become another clock's then.
+#[cfg_attr(
+    not(target_os = "none"),
+    expect(unused_variables, reason = "there is no clock to look at")
+)]
+#[inline(always)]
+fn beat_if_due(here: u32, cpu: &CpuSched, now: &mut u64) {
+    #[cfg(target_os = "none")]
+    {
+        let next = cpu.beat.load(SeqCst);
+        if next != NEVER && (*now >= next || next - *now > hw::watchdog::BEAT) {
+            *now = beat(here, cpu);
+        }
     }
+}
+
+#[cfg(target_os = "none")]
+#[cold]
+fn beat(here: u32, cpu: &CpuSched) -> u64 {
+    use hw::watchdog::BEAT;
     hw::watchdog::beat();
     if let Some(gone) = hw::time::look_at_tsc() {
         // Timers that were set by the TSC are set anew, and what runs is told.
@@ -440,6 +448,21 @@ fn beat(here: u32, cpu: &CpuSched, now: u64) -> u64 {
 
 /// A deadline in [`Vcpu::timers`] changed: put the vCPU where it belongs in the timer queue of this CPU, which need not be where it runs.
 pub fn timers_changed(vcpu: &Arc<Vcpu>) {
+    queue_timers(vcpu);
+    set_timer();
+}
+
+/// The same after deadlines have passed; the caller sees to [`set_timer`] if there are others. Mostly there are none, and nothing is queued: who sets one
+/// meanwhile queues it.
+pub fn timers_passed(vcpu: &Arc<Vcpu>) -> bool {
+    let others = vcpu.timers.next() != NEVER || vcpu.traces.timer_slot.load(SeqCst) != UNQUEUED;
+    if others {
+        queue_timers(vcpu);
+    }
+    others
+}
+
+fn queue_timers(vcpu: &Arc<Vcpu>) {
     let here = hw::percpu::id();
     let Some(own) = cpu(here) else { return };
     let mut home = vcpu.traces.timer_cpu.lock();
@@ -450,15 +473,10 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
         *home = here;
     }
     own.timers.lock().set(vcpu, vcpu.timers.next());
-    drop(home);
-    program_timer();
 }
 
 /// What comes first on this CPU: a vCPU's deadline, or what the scheduler waits for.
-fn next_deadline(cpu: &CpuSched, here: u32) -> u64 {
-    let Some(scheduler) = SCHEDULER.get() else {
-        return NEVER;
-    };
+fn next_deadline(cpu: &CpuSched, scheduler: &Scheduler<Arc<Vcpu>>, here: u32) -> u64 {
     let timers = cpu.timers.lock().first();
     timers
         .min(scheduler.deadline(here))
@@ -467,46 +485,37 @@ fn next_deadline(cpu: &CpuSched, here: u32) -> u64 {
 
 /// Have this CPU's one-shot timer fire when the first deadline has come, at the latest. A time that was put off is left alone: mostly the next to come is put
 /// off, too, before it has, and a timer that fires early is set again.
-fn program_timer() {
+pub fn set_timer() {
     let here = hw::percpu::id();
-    let Some(cpu) = cpu(here) else { return };
-    let deadline = next_deadline(cpu, here);
-    cpu.due.store(deadline, Relaxed);
+    if let (Some(cpu), Some(scheduler)) = (cpu(here), SCHEDULER.get()) {
+        arm_by(cpu, next_deadline(cpu, scheduler, here));
+    }
+}
+
+/// Have the timer of `cpu`, this one, fire at `deadline` at the latest.
+fn arm_by(cpu: &CpuSched, deadline: u64) {
     if deadline < cpu.armed.load(SeqCst) {
-        cpu.armed.store(deadline, SeqCst);
-        hw::timer::arm(deadline);
+        arm(cpu, deadline);
     }
 }
 
-/// The same without firing early, for a CPU that has nothing else to do.
-fn program_timer_exactly() {
-    let here = hw::percpu::id();
-    let Some(cpu) = cpu(here) else { return };
-    let deadline = next_deadline(cpu, here);
-    cpu.due.store(deadline, Relaxed);
-    if cpu.armed.swap(deadline, SeqCst) != deadline {
-        hw::timer::arm(deadline);
-    }
+fn arm(cpu: &CpuSched, deadline: u64) {
+    cpu.armed.store(deadline, SeqCst);
+    hw::timer::arm(deadline);
 }
 
-/// How long what begins to run on this CPU may go on before something is due, in nanoseconds; a slice at most.
-pub fn time_to_run() -> u64 {
-    let due = this_cpu().map_or(NEVER, |cpu| cpu.due.load(Relaxed));
-    due.saturating_sub(hw::time::now_ns()).min(SLICE)
-}
-
-/// The timer fired, or another CPU wants this one to reconsider: tell the vCPUs whose time has come, end a slice or a budget that is over.
-pub fn on_timer() {
+/// The timer fired, or another CPU wants this one to reconsider: tell the vCPUs whose time has come, end a slice or a budget that is over. The caller sees to
+/// [`set_timer`], or picks the next vCPU.
+pub fn on_timer(now: &mut u64) {
     let here = hw::percpu::id();
     let (Some(cpu), Some(scheduler)) = (cpu(here), SCHEDULER.get()) else {
         return;
     };
     // It may have fired, early even.
     cpu.armed.store(NEVER, SeqCst);
-    let now = hw::time::now_ns();
     // Before anything else goes by the time: it may be wrong.
-    #[cfg(target_os = "none")]
-    let now = beat(here, cpu, now);
+    beat_if_due(here, cpu, now);
+    let now = *now;
     loop {
         let due = cpu.timers.lock().pop_due(now);
         let Some(vcpu) = due else { break };
@@ -522,5 +531,4 @@ pub fn on_timer() {
         }
     }
     scheduler.check(here, now, &Cpus);
-    program_timer();
 }

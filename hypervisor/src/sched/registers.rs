@@ -90,11 +90,12 @@ pub fn look_at_loaded(look: impl FnOnce(&Vcpu, &mut Private)) {
 /// Make `vcpu`'s registers sit on this CPU, which runs it, taking off another's if needed.
 pub fn load(vcpu: &Arc<Vcpu>) {
     let here = hw::percpu::id();
-    let Some(cpu) = cpu(here) else { return };
-    let mut loaded = cpu.loaded.lock();
-    if loaded.as_ref().is_some_and(|other| Arc::ptr_eq(other, vcpu)) {
+    // Only this CPU says so.
+    if vcpu.traces.loaded_on.load(SeqCst) == here {
         return;
     }
+    let Some(cpu) = cpu(here) else { return };
+    let mut loaded = cpu.loaded.lock();
     unload(&mut loaded);
     evict(vcpu);
     speculation::forget_branches();

@@ -55,9 +55,22 @@ impl<T: Task> Class<T> {
         }
     }
 
+    /// The first, and what orders the firsts of classes: urgent ones come before others.
+    #[inline]
+    fn first(&self) -> Option<((bool, u64), &T)> {
+        match self.urgent.peek() {
+            Some((came, item)) => Some(((false, came), item)),
+            None => self.others.peek().map(|(time, item)| ((true, time), item)),
+        }
+    }
+
     /// The heap that `item`, which waits, is in.
     fn heap_of(&mut self, item: &T) -> &mut Heap<T, Waiting> {
-        match item.entity().urgent.load(Relaxed) {
+        self.heap(item.entity().urgent.load(Relaxed))
+    }
+
+    fn heap(&mut self, urgent: bool) -> &mut Heap<T, Waiting> {
+        match urgent {
             true => &mut self.urgent,
             false => &mut self.others,
         }
@@ -102,6 +115,7 @@ impl<T: Task> RunQueue<T> {
     }
 
     /// Queue `item`, which does not wait yet, as one that has `time`.
+    #[inline]
     pub fn push(&mut self, item: &T, time: u64) {
         let entity = item.entity();
         let class = self.class_of(item);
@@ -111,7 +125,7 @@ impl<T: Task> RunQueue<T> {
         entity.waiting_weight.store(weight, Relaxed);
         self.waiting += 1;
         self.weight += u64::from(weight);
-        self.classes[class as usize].others.set(item, time);
+        self.classes[class as usize].others.push(item, time);
     }
 
     /// `item`, which waits, is urgent from `now` on: it goes before all that are not.
@@ -120,7 +134,7 @@ impl<T: Task> RunQueue<T> {
         if let Some(class) = self.classes.get_mut(entity.class.load(Relaxed) as usize) {
             class.heap_of(item).remove(item);
             entity.urgent.store(true, Relaxed);
-            class.urgent.set(item, now);
+            class.urgent.push(item, now);
         }
     }
 
@@ -168,22 +182,22 @@ impl<T: Task> RunQueue<T> {
         self.first_of(|class| class.cpus.window(first) & cpus != 0)
     }
 
+    #[inline(always)]
     fn first_of(&self, eligible: impl Fn(&Class<T>) -> bool) -> Option<&T> {
         if self.waiting == 0 {
             return None;
         }
-        let classes = || self.classes.iter().filter(|class| eligible(class));
-        let urgent = classes().filter_map(|class| class.urgent.peek());
-        let others = classes().filter_map(|class| class.others.peek());
-        let first = urgent.min_by_key(|(came, _)| *came);
-        let first = first.or_else(|| others.min_by_key(|(time, _)| *time));
+        let classes = self.classes.iter().filter(|class| eligible(class));
+        let first = classes.filter_map(Class::first).min_by_key(|(key, _)| *key);
         first.map(|(_, item)| item)
     }
 
     /// Take the next for `cpu` of the domains that are `admitted`.
     pub fn pop(&mut self, cpu: u32, admitted: impl Fn(Owner) -> bool) -> Option<T> {
-        let item = self.first_admitted(cpu, admitted)?.clone();
-        self.remove(&item);
+        let first = self.first_admitted(cpu, admitted)?.entity();
+        let (class, urgent) = (first.class.load(Relaxed), first.urgent.load(Relaxed));
+        let item = self.classes.get_mut(class as usize)?.heap(urgent).pop()?;
+        self.forget(&item);
         Some(item)
     }
 
@@ -192,8 +206,13 @@ impl<T: Task> RunQueue<T> {
         let entity = item.entity();
         if let Some(class) = self.classes.get_mut(entity.class.load(Relaxed) as usize) {
             class.heap_of(item).remove(item);
-            self.waiting -= 1;
-            self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
+            self.forget(item);
         }
+    }
+
+    /// `item` does not wait any more.
+    fn forget(&mut self, item: &T) {
+        self.waiting -= 1;
+        self.weight -= u64::from(item.entity().waiting_weight.load(Relaxed));
     }
 }

@@ -139,7 +139,7 @@ impl Machine<Arc<Job>> for Wishes {
         self.0.borrow_mut().push(Wish::Kick(id));
     }
 
-    fn reconsider(&self, id: u32) {
+    fn reconsider(&self, id: u32, _then: u64) {
         self.0.borrow_mut().push(Wish::Reconsider(id));
     }
 

@@ -6,6 +6,7 @@ use crate::arch::regs::{CpuMode, SegmentReg, SysReg};
 use crate::arch::{Access, Event, Exit, GuestCpu, IoAccess, IoDirection, NestedFault, fake};
 use crate::domain::vcpu::Hold;
 use crate::hypercall::testing::{PAGES, World, destroy};
+use crate::sched::SLICE;
 use crate::types::{Gpa, Gva, VcpuId};
 
 /// One thing that a guest does: which, and three numbers that say more.
@@ -122,10 +123,10 @@ fn exits() {
             }
             // What waits for an event or for its turn gets it.
             vcpu.release(Hold::all());
-            run_vcpu(&vcpu);
+            run_vcpu(&vcpu, SLICE);
         }
         vcpu.release(Hold::all());
-        run_vcpu(&vcpu);
+        run_vcpu(&vcpu, SLICE);
         destroy(&world.domain);
         assert_eq!(world.domain.total_pages(), 0);
     });

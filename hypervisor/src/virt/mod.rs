@@ -86,25 +86,32 @@ impl Running<'_, dyn GuestCpu> {
 
 /// Run guests on this CPU for ever. Interrupts are off, except while idle and where an exit says that the host has one.
 pub fn run_cpu() -> ! {
+    let mut now = hw::time::now_ns();
     loop {
-        if softirqs().contains(SoftIrq::REGISTERS) {
+        if hw::irq::softirq_pending() && softirqs(&mut now).contains(SoftIrq::REGISTERS) {
             debug_keys::log_registers_left();
         }
-        match sched::pick() {
-            Some(vcpu) => run_vcpu(&vcpu),
+        match sched::pick(&mut now) {
+            Some((vcpu, time)) => {
+                run_vcpu(&vcpu, time);
+                now = hw::time::now_ns();
+                sched::put(&vcpu, now);
+            }
             None => {
                 sched::retire_if_told();
                 hw::irq::wait();
+                now = hw::time::now_ns();
             }
         }
     }
 }
 
-/// Work that interrupt handlers left for this CPU; returns what it was.
-fn softirqs() -> SoftIrq {
+/// Work that interrupt handlers left for this CPU; returns what it was. It is `now`, and still is afterwards, unless there was more than the timer's, which may
+/// take long.
+fn softirqs(now: &mut u64) -> SoftIrq {
     let work = hw::irq::take_softirqs();
     if work.contains(SoftIrq::TIMER) {
-        sched::on_timer();
+        sched::on_timer(now);
     }
     if work.contains(SoftIrq::EVICT) {
         sched::unload_idle();
@@ -128,14 +135,18 @@ fn softirqs() -> SoftIrq {
     if work.contains(SoftIrq::NMI) {
         log::warn!("CPU {}: non-maskable interrupt", hw::percpu::id());
     }
+    if work != SoftIrq::TIMER {
+        *now = hw::time::now_ns();
+    }
     work
 }
 
-fn run_vcpu(vcpu: &Arc<Vcpu>) {
+/// Run a vCPU, of which the guest leaves after `time` nanoseconds at the latest.
+fn run_vcpu(vcpu: &Arc<Vcpu>, time: u64) {
     if let Some(domain) = vcpu.domain() {
         // Who made it stop may have looked just before it counted as running: one of the two sees the other.
         if !vcpu.runnable() {
-            return sched::put(vcpu);
+            return;
         }
         sched::load(vcpu);
         let mut private = vcpu.private().lock();
@@ -144,7 +155,7 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
             ($cpu:ident, $type:ty) => {
                 // SAFETY: the type of `$cpu`.
                 unsafe {
-                    run::<$type>(Running {
+                    let running: Running<'_, dyn GuestCpu> = Running {
                         domain: &domain,
                         vcpu,
                         cpu: $cpu,
@@ -154,7 +165,8 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
                         msrs: &mut private.msrs,
                         layout: Layout::X86_64,
                         next: ArrayVec::new(),
-                    })
+                    };
+                    run::<$type>(running, time)
                 }
             };
         }
@@ -167,7 +179,6 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
     } else {
         vcpu.hold(Hold::DOWN);
     }
-    sched::put(vcpu);
 }
 
 /// Enter and leave the guest until the vCPU has to give up the CPU.
@@ -177,10 +188,9 @@ fn run_vcpu(vcpu: &Arc<Vcpu>) {
 ///
 /// # Safety
 /// `C` is the type behind `running.cpu`.
-unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>) {
+unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>, time: u64) {
     let vcpu: &Vcpu = running.vcpu;
-    let ticks = sched::time_to_run() / 1000 * u64::from(hw::time::clock().khz()) / 1000;
-    running.cpu.set_preemption_timer(Some(ticks));
+    running.cpu.set_preemption_timer(time);
     running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));
     loop {
         // Two branches: what `enter` did is in the CPU's flags, and is cheaper to act on than to combine.
@@ -227,9 +237,7 @@ enum Next {
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
-    if hw::irq::softirq_pending() {
-        take_softirqs(running);
-    }
+    let mut set_timer = hw::irq::softirq_pending() && take_softirqs(running);
     let vcpu = running.vcpu;
     let mut requests = vcpu.take_requests();
     // These ask for others.
@@ -242,7 +250,7 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
             lapic::startup(running);
         }
         if requests.contains(Request::TIMER) {
-            time::expire(running);
+            set_timer |= time::expire(running);
         }
         // Another CPU's new request for one of the above stays: an exit is on its way with it.
         requests |= vcpu.take(!FIRST);
@@ -257,17 +265,21 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
         lapic::deliver(running);
     }
     if requests.contains(Request::LEAVE) || !vcpu.runnable() {
-        Next::Leave
-    } else {
-        Next::Enter
+        return Next::Leave;
     }
+    if set_timer {
+        sched::set_timer();
+    }
+    Next::Enter
 }
 
-/// Apart from [`before_entry`], as what follows is, so that an upcall does not pay for their registers.
+/// Apart from [`before_entry`], as what follows is, so that an upcall does not pay for their registers. `true`: the timer has fired, and is to be set.
 #[inline(never)]
-fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) {
+fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) -> bool {
+    let mut fired = false;
     while hw::irq::softirq_pending() {
-        let work = softirqs();
+        let work = softirqs(&mut hw::time::now_ns());
+        fired |= work.contains(SoftIrq::TIMER);
         if work.contains(SoftIrq::REGISTERS) {
             debug_keys::log_registers_running(running.vcpu, running.cpu);
         }
@@ -275,6 +287,7 @@ fn take_softirqs(running: &mut Running<'_, dyn GuestCpu>) {
             running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));
         }
     }
+    fired
 }
 
 #[inline(never)]

@@ -234,9 +234,9 @@ pub(super) fn cpuid(running: &Running<'_, dyn GuestCpu>, subleaf: u32) -> [u32; 
     }
 }
 
-/// Deliver the timers of this vCPU whose time has come.
+/// Deliver the timers of this vCPU whose time has come. `true`: the CPU's timer is to be set, as others are to come.
 #[inline(never)]
-pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
+pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) -> bool {
     let vcpu = running.vcpu;
     let timers = &vcpu.timers;
     let now = hw::time::now_ns();
@@ -264,7 +264,7 @@ pub(super) fn expire(running: &mut Running<'_, dyn GuestCpu>) {
     if due(deadline) {
         lapic::timer_expired(running, deadline, now);
     }
-    sched::timers_changed(vcpu);
+    sched::timers_passed(vcpu)
 }
 
 #[cfg(test)]

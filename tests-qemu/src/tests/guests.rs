@@ -270,8 +270,9 @@ fn start<'a>(
 ) -> Result<&'a mut Console> {
     machine.use_apicv();
     machine.command_line += " dom0_mem=128M";
-    if machine.vehicle == Vehicle::SvmBochs {
-        // A serial port's interrupt, held back until the guest's are on, has Bochs's AMD-V pass over a virtual one then.
+    if matches!(machine.vehicle, Vehicle::Vmx | Vehicle::SvmBochs) {
+        // A serial port's interrupt that comes while the guest's are off has Bochs's VT-x deliver a virtual one all the same, and its AMD-V pass over one as
+        // soon as they are on.
         machine.command_line += " sync_console";
     }
     machine.modules = vec![guest(name, arguments)?];

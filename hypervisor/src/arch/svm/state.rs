@@ -362,7 +362,7 @@ impl GuestCpu for Vcpu {
     }
 
     /// AMD-V has no such timer; the host's own interrupts end a guest's run.
-    fn set_preemption_timer(&mut self, _ticks: Option<u64>) {}
+    fn set_preemption_timer(&mut self, _time: u64) {}
 
     fn flush(&mut self, _what: Flush) {
         self.before |= Before::FLUSH;
@@ -376,14 +376,16 @@ impl GuestCpu for Vcpu {
             self.before |= Before::NEW_ASID;
             self.touch(clean::ALL);
         }
-        self.cpu = cpu;
+        if cpu != self.cpu {
+            self.cpu = cpu;
+            self.host_state = Cpu::state(Cpu::current_hpa());
+        }
         if self.host.caps.tsc_ratio
             && let Some(mut cpu) = cpu
         {
             // SAFETY: as above, and nobody else refers to it.
             unsafe { cpu.as_mut() }.set_tsc_ratio(self.tsc_ratio);
         }
-        self.host_state = Cpu::state(Cpu::current_hpa());
         self.debug_regs.load();
         self.msrs.load();
         self.fpu.load();

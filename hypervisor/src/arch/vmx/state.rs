@@ -19,6 +19,7 @@ use crate::arch::{
     ApicMode, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Left, Paging, Segment, SegmentReg, SysReg,
     Translation, machine,
 };
+use crate::hw;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_PG: u64 = 1 << 31;
@@ -469,15 +470,13 @@ impl GuestCpu for Vcpu {
         self.set_primary(Primary::RDTSC, on);
     }
 
-    fn set_preemption_timer(&mut self, ticks: Option<u64>) {
+    fn set_preemption_timer(&mut self, time: u64) {
         let Some(shift) = self.host.caps.preemption_shift else {
             return;
         };
-        if let Some(ticks) = ticks {
-            let count = u32::try_from(ticks >> shift).unwrap_or(u32::MAX);
-            self.with(|vmcs| vmcs.set(field::PREEMPTION_TIMER, count));
-        }
-        self.run_preemption_timer(ticks.is_some());
+        let count = u32::try_from(hw::time::clock().ticks(time) >> shift).unwrap_or(u32::MAX);
+        self.with(|vmcs| vmcs.set(field::PREEMPTION_TIMER, count));
+        self.run_preemption_timer(true);
     }
 
     fn flush(&mut self, what: Flush) {

@@ -67,9 +67,8 @@ impl<T: Task> Scheduler<T> {
             .find(|&id| self.admits(id, owner) && self.claim(group, id))
     }
 
-    /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last, if it can be; else nearby.
-    pub(super) fn claim_for(&self, entity: &Entity, home: u32) -> Option<u32> {
-        let group = self.group(home)?;
+    /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last (CPU `home` of `group`), if it can be; else nearby.
+    pub(super) fn claim_for(&self, entity: &Entity, group: &Group<T>, home: u32) -> Option<u32> {
         // On a busy machine there is nothing to look for.
         if group.idle.load(SeqCst) == 0 && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
             return None;

@@ -161,6 +161,7 @@ impl<T: Task> Scheduler<T> {
 
     /// CPU `here`, of `group`, has begun to run `task`, or found nothing that is admitted to its core. Idle CPUs of the core take what they may now; who else
     /// runs there looks whether its time is over; and who has cleared the core may have missed `task`.
+    #[inline]
     pub(super) fn settle_core(
         &self,
         group: &Group<T>,
@@ -168,9 +169,13 @@ impl<T: Task> Scheduler<T> {
         task: Option<&T>,
         machine: &impl Machine<T>,
     ) {
-        if self.cores.is_none() {
-            return;
+        if self.cores.is_some() {
+            self.settle_shared_core(group, here, task, machine);
         }
+    }
+
+    #[inline(never)]
+    fn settle_shared_core(&self, group: &Group<T>, here: u32, task: Option<&T>, machine: &impl Machine<T>) {
         if let Some(task) = task
             && self.core(here).is_some_and(|core| core.clearing)
         {
@@ -183,7 +188,7 @@ impl<T: Task> Scheduler<T> {
             let Some(own) = self.group(id) else { continue };
             if self.runs_any(id) {
                 if task.is_none() && group.has_waiting() {
-                    machine.reconsider(id);
+                    machine.reconsider(id, self.deadline(id));
                 }
             } else if self.finds_any(id) && self.claim(own, id) {
                 machine.kick(id);

@@ -17,6 +17,7 @@ mod waking;
 pub use cores::Granularity;
 
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::entity::Entity;
@@ -66,8 +67,8 @@ impl<T: Task> Slot<Waiting> for T {
 pub trait Machine<T> {
     /// CPU `id`, which had nothing to do, is to [`Scheduler::pick`] again.
     fn kick(&self, id: u32);
-    /// [`Scheduler::deadline`] has changed for CPU `id`.
-    fn reconsider(&self, id: u32);
+    /// [`Scheduler::deadline`] has changed for CPU `id`: to `then`, if it was not before.
+    fn reconsider(&self, id: u32, then: u64);
     /// The CPU that runs `task` is to [`Scheduler::put`] it and to pick again.
     fn preempt(&self, task: &T);
     /// `task` is not [`Task::runnable`] until `then`, and is to be woken then.
@@ -80,7 +81,7 @@ pub struct Scheduler<T> {
     cpus: Vec<Cpu<T>>,
     groups: Vec<Group<T>>,
     /// CPUs of a group.
-    size: u32,
+    size: NonZeroU32,
     /// How many CPUs take part. Their numbers begin with 0.
     count: AtomicU32,
     rate_limit: AtomicU64,
@@ -130,6 +131,7 @@ struct Cpu<T> {
 
 impl<T: Task> Group<T> {
     /// Change the queue.
+    #[inline(always)]
     fn with<R>(&self, work: impl FnOnce(&mut RunQueue<T>) -> R) -> R {
         let mut queue = self.queue.lock();
         let result = work(&mut queue);
@@ -178,11 +180,11 @@ impl<T: Task> Scheduler<T> {
         let by_core = granularity != Granularity::Cpu;
         let most = most.max(1) as u32;
         // Groups that are about equal: shares hold the better, the more CPUs share a queue.
-        let size = most.div_ceil(most.div_ceil(GROUP));
+        let size = NonZeroU32::new(most.div_ceil(most.div_ceil(GROUP))).unwrap_or(NonZeroU32::MIN);
         let group = |number: u32| Group {
             queue: Mutex::new(Rank::RunQueue, RunQueue::new(by_core)),
             number,
-            first: number * size,
+            first: number * size.get(),
             waiting: AtomicU32::new(0),
             load: AtomicU64::new(0),
             idle: AtomicU32::new(0),
@@ -192,7 +194,7 @@ impl<T: Task> Scheduler<T> {
         };
         Self {
             cpus: (0..most).map(|_| Cpu::new()).collect(),
-            groups: (0..most.div_ceil(size)).map(group).collect(),
+            groups: (0..most.div_ceil(size.get())).map(group).collect(),
             size,
             count: AtomicU32::new(1),
             rate_limit: AtomicU64::new(RATE_LIMIT),
@@ -272,7 +274,7 @@ impl<T: Task> Scheduler<T> {
 
     /// The CPUs of `group` that take part, as bits.
     fn members(&self, group: &Group<T>) -> u32 {
-        let count = self.cpu_count().saturating_sub(group.first).min(self.size);
+        let count = self.cpu_count().saturating_sub(group.first).min(self.size.get());
         u32::MAX.checked_shr(32 - count).unwrap_or(0) & !group.offline.load(Relaxed)
     }
 
@@ -287,14 +289,14 @@ impl<T: Task> Scheduler<T> {
         let (cpu, home) = (self.cpu(here)?, self.group(here)?);
         self.claim(home, here);
         loop {
-            let found = self.take(home, here, now).or_else(|| {
+            let found = self.take(home, cpu, here, now).or_else(|| {
                 // From here on whoever wakes a task sees that there is room; so what is not seen here, comes here.
                 self.set_idle(home, here);
                 let (before, after) = self.groups.split_at(home.number as usize);
                 after
                     .iter()
                     .chain(before)
-                    .find_map(|group| self.take(group, here, now))
+                    .find_map(|group| self.take(group, cpu, here, now))
             });
             let Some(task) = found else {
                 self.settle_core(home, here, None, machine);
@@ -326,12 +328,11 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// The next for CPU `here` of what waits in `group`; it runs there from `now` on.
-    fn take(&self, group: &Group<T>, here: u32, now: u64) -> Option<T> {
+    /// The next for `cpu`, which is number `here`, of what waits in `group`; it runs there from `now` on.
+    fn take(&self, group: &Group<T>, cpu: &Cpu<T>, here: u32, now: u64) -> Option<T> {
         if !group.has_waiting() {
             return None;
         }
-        let cpu = self.cpu(here)?;
         group.with(|queue| {
             let mut core = self.core(here);
             while let Some(task) =
@@ -343,8 +344,8 @@ impl<T: Task> Scheduler<T> {
                     continue;
                 }
                 let mut time = entity.time.load(SeqCst);
-                if entity.cpu() / self.size != here / self.size {
-                    let floor = self.floor(here);
+                if here.wrapping_sub(group.first) >= self.size.get() {
+                    let floor = cpu.floor.load(Relaxed);
                     time = fair::moved(time, self.floor(entity.cpu()), floor);
                     time = fair::woken(time, floor, entity.share.weight());
                     entity.time.store(time, SeqCst);
@@ -500,23 +501,22 @@ impl<T: Task> Scheduler<T> {
 
     /// When CPU `here` is to [`Scheduler::check`], or [`NEVER`].
     pub fn deadline(&self, here: u32) -> u64 {
-        let (Some(cpu), Some(group)) = (self.cpu(here), self.group(here)) else {
+        let running = self.cpu(here).filter(|cpu| cpu.time.load(SeqCst) != NEVER);
+        let (Some(cpu), Some(group)) = (running, self.group(here)) else {
             return NEVER;
         };
         let budget_end = cpu.budget_end.load(SeqCst);
-        match cpu.time.load(SeqCst) {
-            NEVER => NEVER,
-            _ if group.has_waiting() => budget_end.min(cpu.slice_end.load(SeqCst)),
-            _ => budget_end,
+        match group.has_waiting() {
+            true => budget_end.min(cpu.slice_end.load(SeqCst)),
+            false => budget_end,
         }
     }
 
     /// End a slice or a budget on CPU `here` that is over.
     pub fn check(&self, here: u32, now: u64, machine: &impl Machine<T>) {
-        let (Some(cpu), Some(group)) = (self.cpu(here), self.group(here)) else {
-            return;
-        };
+        let Some(cpu) = self.cpu(here) else { return };
         let Some(time) = cpu.time_at(now) else { return };
+        let Some(group) = self.group(here) else { return };
         if now >= cpu.budget_end.load(SeqCst) {
             cpu.budget_end.store(NEVER, SeqCst); // Once is enough.
             self.preempt(here, machine);

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::balance::bits;
-use super::{Entity, Group, Machine, SLICE, Scheduler, State, Task, fair};
+use super::{Cpu, Entity, Group, Machine, SLICE, Scheduler, State, Task, fair};
 
 /// Who is to make room for a task that waits.
 struct Victim {
@@ -14,6 +14,14 @@ struct Victim {
     /// How many CPUs there are for the task, and the weight of all that want one of the group's.
     cpus: u32,
     load: u64,
+}
+
+impl<T: Task> Cpu<T> {
+    /// Have this CPU, number `id`, look at `then` whether what it runs should make room.
+    fn end_slice_at(&self, id: u32, then: u64, machine: &impl Machine<T>) {
+        let before = self.slice_end.fetch_min(then, SeqCst);
+        machine.reconsider(id, then.min(before));
+    }
 }
 
 impl<T: Task> Scheduler<T> {
@@ -65,7 +73,7 @@ impl<T: Task> Scheduler<T> {
             match queued {
                 None => {}
                 Some(false) => return,
-                Some(true) => return self.find_cpu(task, home, now, machine),
+                Some(true) => return self.find_cpu(task, group, home, now, machine),
             }
         }
     }
@@ -78,13 +86,13 @@ impl<T: Task> Scheduler<T> {
         entity.cpu.store(id, SeqCst);
     }
 
-    /// `task` has begun to wait in the queue of CPU `home`'s group: find a CPU that takes it.
-    fn find_cpu(&self, task: &T, home: u32, now: u64, machine: &impl Machine<T>) {
+    /// `task` has begun to wait in the queue of `group`, which is CPU `home`'s: find a CPU that takes it.
+    #[inline(always)]
+    fn find_cpu(&self, task: &T, group: &Group<T>, home: u32, now: u64, machine: &impl Machine<T>) {
         let entity = task.entity();
-        if let Some(id) = self.claim_for(entity, home) {
+        if let Some(id) = self.claim_for(entity, group, home) {
             return machine.kick(id);
         }
-        let Some(group) = self.group(home) else { return };
         let Some(victim) = self.victim(group, entity, now) else {
             return;
         };
@@ -102,9 +110,9 @@ impl<T: Task> Scheduler<T> {
         let since = target.since.load(SeqCst);
         if !urgent && victim.time <= entity.time.load(SeqCst) {
             // Nobody is ahead of it: at the end of a slice.
-            self.end_slice_at(victim.id, since + SLICE, machine);
+            target.end_slice_at(victim.id, since + SLICE, machine);
         } else if now < since + self.rate_limit() {
-            self.end_slice_at(victim.id, since + self.rate_limit(), machine);
+            target.end_slice_at(victim.id, since + self.rate_limit(), machine);
         } else {
             target.slice_end.store(since, SeqCst);
             self.make_room(victim.id, entity.owner(), machine);
@@ -129,14 +137,6 @@ impl<T: Task> Scheduler<T> {
         }
         let (.., time, id) = best?;
         Some(Victim { id, time, cpus, load })
-    }
-
-    /// Have CPU `id` look at `then` whether what it runs should make room.
-    fn end_slice_at(&self, id: u32, then: u64, machine: &impl Machine<T>) {
-        if let Some(cpu) = self.cpu(id) {
-            cpu.slice_end.fetch_min(then, SeqCst);
-            machine.reconsider(id);
-        }
     }
 
     pub(super) fn preempt(&self, id: u32, machine: &impl Machine<T>) {
