@@ -14,6 +14,7 @@ pub mod pool;
 mod registers;
 mod runqueue;
 pub mod scheduler;
+mod seat;
 mod share;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;
@@ -317,7 +318,7 @@ pub fn yield_to_sibling(vcpu: &Arc<Vcpu>, domain: &Domain) {
     }
 }
 
-/// [`Entity::hard`] has changed: `vcpu` leaves where it may not be any more.
+/// [`Entity::hard`] or [`Entity::soft`] has changed: `vcpu` leaves where it may not be any more, or should not.
 pub fn affinity_changed(vcpu: &Arc<Vcpu>) {
     if let Some(scheduler) = SCHEDULER.get() {
         scheduler.affinity_changed(vcpu, hw::time::now_ns(), &Cpus);

@@ -183,8 +183,12 @@ struct Life {
     /// How much it still wants to compute.
     left: u64,
     woken: Option<u64>,
-    /// When it was last allowed on other CPUs than before.
+    /// When it was last allowed, or wanted, on other CPUs than before.
     pinned: u64,
+    /// Since when it is kept outside its soft affinity, if it is.
+    strays: Option<u64>,
+    /// It was to leave its CPU before it began there.
+    leaves: bool,
     /// Where [`Simulator::used`] counts from.
     used_before: u64,
 }
@@ -205,6 +209,7 @@ pub struct Simulator {
     next_scan: u64,
     latencies: Vec<u64>,
     longest_waste: u64,
+    longest_stray: u64,
     mixtures: u64,
     switches: u64,
 }
@@ -237,6 +242,7 @@ impl Simulator {
             next_scan: 0,
             latencies: Vec::new(),
             longest_waste: 0,
+            longest_stray: 0,
             mixtures: 0,
             switches: 0,
         };
@@ -262,6 +268,8 @@ impl Simulator {
             left: 0,
             woken: None,
             pinned: 0,
+            strays: None,
+            leaves: false,
             used_before: 0,
         });
         self.at(self.now, Event::Wake(id));
@@ -275,8 +283,18 @@ impl Simulator {
 
     /// Let a job run only on CPUs of which `member` is true.
     pub fn pin(&mut self, id: usize, member: impl Fn(u32) -> bool) {
+        self.lives[id].job.entity.hard.set(member);
+        self.affinity_changed(id);
+    }
+
+    /// Let a job run on CPUs of which `member` is true, where it can.
+    pub fn prefer(&mut self, id: usize, member: impl Fn(u32) -> bool) {
+        self.lives[id].job.entity.soft.set(member);
+        self.affinity_changed(id);
+    }
+
+    fn affinity_changed(&mut self, id: usize) {
         let job = self.lives[id].job.clone();
-        job.entity.hard.set(member);
         self.lives[id].pinned = self.now;
         self.scheduler.affinity_changed(&job, self.now, &self.wishes);
         self.grant();
@@ -309,6 +327,7 @@ impl Simulator {
     pub fn restart(&mut self) {
         self.latencies.clear();
         self.longest_waste = 0;
+        self.longest_stray = 0;
         self.switches = 0;
         for life in &mut self.lives {
             life.used_before = life.job.entity.run_time_at(self.now);
@@ -347,6 +366,11 @@ impl Simulator {
     /// The longest time that a CPU idled while a job waited that may run there.
     pub fn longest_waste(&self) -> u64 {
         self.longest_waste
+    }
+
+    /// The longest time that a job was kept outside its soft affinity while a CPU in it idled where it may run.
+    pub fn longest_stray(&self) -> u64 {
+        self.longest_stray
     }
 
     /// How often a job began to run on a core that ran another domain's. Never forgotten.
@@ -440,8 +464,14 @@ impl Simulator {
             if let Some(woken) = life.woken.take() {
                 self.latencies.push(self.now - woken);
             }
+            if life.job.entity.soft.contains(id) {
+                life.strays = None;
+            } else {
+                life.strays.get_or_insert(self.now);
+            }
             let end = self.now.saturating_add(life.left);
-            self.at(end, Event::Leave(id, runs));
+            let leaves = core::mem::take(&mut life.leaves);
+            self.at(if leaves { self.now } else { end }, Event::Leave(id, runs));
         }
         self.grant();
         self.arm(id);
@@ -477,6 +507,7 @@ impl Simulator {
             Some(rhythm) if life.left == 0 => {
                 let sleep = self.random.within(rhythm.sleep.clone());
                 job.asleep.store(true, Relaxed);
+                life.strays = None;
                 self.at(self.now + sleep, Event::Wake(running));
             }
             None if life.left == 0 => life.left = NEVER / 2,
@@ -497,11 +528,14 @@ impl Simulator {
                 Wish::Reconsider(id) => self.at(soon, Event::Reconsider(id)),
                 Wish::Unpark(id, then) => self.at(then, Event::Unpark(id)),
                 Wish::Preempt(job) => {
-                    let on = self.lives[job].job.entity.cpu();
+                    let life = &mut self.lives[job];
+                    let on = life.job.entity.cpu();
                     let cpu = &self.cpus[on as usize];
                     if cpu.running == Some(job) {
                         let runs = cpu.runs;
                         self.at(soon, Event::Leave(on, runs));
+                    } else {
+                        life.leaves = life.job.entity.running();
                     }
                 }
             }
@@ -521,18 +555,28 @@ impl Simulator {
             .lives
             .iter()
             .filter(|life| life.job.state.load(Relaxed) == WAITING);
-        for life in waiting {
-            let since = life.job.since.load(Relaxed).max(life.pinned);
-            let longest = idle
-                .iter()
-                .filter(|(id, _)| life.job.entity.hard.contains(*id))
-                .filter_map(|(id, idle)| {
-                    let admitted = self.admitted_since(*id, life.job.id)?;
-                    Some(self.now - since.max(*idle).max(admitted))
-                })
-                .max();
-            self.longest_waste = self.longest_waste.max(longest.unwrap_or(0));
-        }
+        // How long one of the CPUs that idle could have run a job that has wanted to since `since`.
+        let longest = |life: &Life, since: u64, wanted: &dyn Fn(u32) -> bool| {
+            let idle = idle.iter().filter(|(id, _)| wanted(*id));
+            let times = idle.filter_map(|(id, idle)| {
+                let admitted = self.admitted_since(*id, life.job.id)?;
+                Some(self.now - since.max(*idle).max(admitted).max(life.pinned))
+            });
+            times.max().unwrap_or(0)
+        };
+        let wastes = waiting.map(|life| {
+            let since = life.job.since.load(Relaxed);
+            longest(life, since, &|id| life.job.entity.hard.contains(id))
+        });
+        let strays = self.lives.iter().filter_map(|life| {
+            let Entity { hard, soft, .. } = &life.job.entity;
+            Some(longest(life, life.strays?, &|id| {
+                hard.contains(id) && soft.contains(id)
+            }))
+        });
+        let (waste, stray) = (wastes.max(), strays.max());
+        self.longest_waste = self.longest_waste.max(waste.unwrap_or(0));
+        self.longest_stray = self.longest_stray.max(stray.unwrap_or(0));
     }
 }
 

@@ -181,6 +181,50 @@ fn a_vcpu_that_is_moved_leaves_room() {
     assert_eq!(total, 160 * SECOND, "on all again");
 }
 
+/// What computes without a pause goes where it should be: when it is told to, and when a CPU there becomes idle, in its group or another. Then it stays.
+#[test]
+fn who_computes_follows_its_soft_affinity() {
+    for (cpus, preferred) in [(2, 1), (32, 20)] {
+        let mut simulator = Simulator::new(cpus, 1);
+        let job = simulator.add(256, None);
+        simulator.run(SECOND);
+        let on = |simulator: &Simulator| simulator.lives[job].job.entity.cpu();
+        assert_eq!(on(&simulator), 0);
+        simulator.prefer(job, |cpu| cpu == preferred);
+        simulator.run(MS);
+        assert_eq!(on(&simulator), preferred, "told to");
+        simulator.restart();
+        let other = simulator.add(256, rhythm(SECOND..SECOND + 1, 3600 * SECOND..3601 * SECOND));
+        simulator.pin(other, |cpu| cpu == 0);
+        simulator.prefer(job, |cpu| cpu == 0);
+        simulator.run(SECOND / 2);
+        assert_eq!(on(&simulator), preferred, "nobody makes room for a preference");
+        assert_eq!(simulator.used(job), SECOND / 2, "nor does it pause for one");
+        simulator.run(SECOND);
+        assert_eq!(on(&simulator), 0, "there is room");
+        simulator.restart();
+        simulator.run(10 * SECOND);
+        assert_eq!(simulator.switches(), 0);
+    }
+}
+
+/// One that is now and then displaced by another does not come and go each time.
+#[test]
+fn a_preference_moves_nobody_more_than_once_a_slice() {
+    let mut simulator = Simulator::new(2, 1);
+    let job = simulator.add(256, None);
+    simulator.prefer(job, |cpu| cpu == 1);
+    let other = simulator.add(256, rhythm(100_000..101_000, 2 * MS..3 * MS));
+    simulator.pin(other, |cpu| cpu == 1);
+    simulator.run(SECOND);
+    simulator.restart();
+    simulator.run(10 * SECOND);
+    let woken = simulator.latencies().len() as u64;
+    let moves = simulator.switches() - woken;
+    assert!(moves < 2 * (10 * SECOND / SLICE) + 10, "{moves} beside {woken}");
+    assert!(simulator.longest_stray() <= SLICE + 4 * IPI);
+}
+
 /// Those that have CPUs for themselves, and so no end of a slice, make room when there is one more.
 #[test]
 fn one_more_gets_its_share_of_all_cpus() {
@@ -361,12 +405,13 @@ proptest! {
         }
     }
 
-    /// Whatever is done to them: all get their turn, and no CPU idles while one waits that may run there.
+    /// Whatever is done to them: all get their turn, no CPU idles while one waits that may run there, and nobody is kept for more than a slice from an idle CPU that
+    /// it prefers to the one where it runs.
     #[test]
     fn all_get_their_turn(
         cpus in 1u32..40,
         shapes in prop::collection::vec((64u16..1024, 10_000u64..20_000_000, 10_000u64..20_000_000, any::<bool>()), 1..40),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, 0u32..40, 1u32..40), 0..60),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..6, 0u32..40, 1u32..40), 0..60),
     ) {
         let mut simulator = Simulator::new(cpus, 11);
         for &(weight, burst, sleep, hog) in &shapes {
@@ -379,6 +424,8 @@ proptest! {
                 0 => simulator.pin(id, |_| true),
                 1 => simulator.pin(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
                 2 => simulator.pin(id, |cpu| cpu == first % cpus),
+                3 => simulator.prefer(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
+                4 => simulator.prefer(id, |cpu| cpu == first % cpus),
                 _ => simulator.share(id).set_weight((count * 20) as u16),
             }
             simulator.run(10 * MS);
@@ -390,6 +437,8 @@ proptest! {
         prop_assert!(longest < Some(bound), "{longest:?}");
         let waste = simulator.longest_waste();
         prop_assert!(waste <= 2 * IPI, "{waste}");
+        let stray = simulator.longest_stray();
+        prop_assert!(stray <= SLICE + 4 * IPI, "{stray}");
     }
 }
 
@@ -485,7 +534,7 @@ proptest! {
         cores in 1u32..10, threads in 2u32..4,
         domains in prop::collection::vec(
             (64u16..1024, prop::collection::vec((10_000u64..20_000_000, 10_000u64..20_000_000, any::<bool>()), 1..5)), 1..10),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, 0u32..30, 1u32..30), 0..30),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..5, 0u32..30, 1u32..30), 0..30),
     ) {
         let cpus = cores * threads;
         let mut simulator = Simulator::with_cores(cores, threads, 5);
@@ -504,6 +553,7 @@ proptest! {
                 0 => simulator.pin(id, |_| true),
                 1 => simulator.pin(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
                 2 => simulator.pin(id, |cpu| cpu == first % cpus),
+                3 => simulator.prefer(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
                 _ => simulator.share(id).set_weight((count * 20) as u16),
             }
             simulator.run(10 * MS);
@@ -514,5 +564,6 @@ proptest! {
         let bound = jobs.len() as u64 * 64 * SLICE;
         prop_assert!(longest < Some(bound), "{longest:?}");
         prop_assert!(simulator.longest_waste() <= 4 * IPI, "{}", simulator.longest_waste());
+        prop_assert!(simulator.longest_stray() <= SLICE + 4 * IPI, "{}", simulator.longest_stray());
     }
 }

@@ -60,12 +60,12 @@ ranks! {
     TimerCpu,
     /// A CPU's timers.
     Timers,
-    /// What a CPU runs.
-    Current,
     /// What waits for CPUs of a group.
     RunQueue,
     /// Which domain has a core.
     Core,
+    /// What a CPU runs.
+    Current,
     /// What is left of what a cap allows.
     Budget,
     /// Areas again: a vCPU's run state changes while it is queued.

@@ -139,6 +139,12 @@ fn pins(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     shim.command("vcpu-pin a all all 1")?;
     let soft = row(&mut shim)?;
     ensure!(soft.ends_with(" all / 1"), "{soft}");
+    // It goes where it should be while it computes, whenever there is room.
+    comes_to(&mut shim, "a", &["1"])?;
+    shim.command("create spin name='b' cpus='1'")?;
+    comes_to(&mut shim, "a", &["0"])?;
+    shim.command("destroy b")?;
+    comes_to(&mut shim, "a", &["1"])?;
     for (command, sentence) in [
         ("vcpu-pin a 0 7", "Could not set affinity for vcpu 0: "),
         ("vcpu-pin a 5 0", "Invalid argument '5' as VCPU"),

@@ -56,8 +56,13 @@ impl<T: Task> Scheduler<T> {
             .filter_map(|number| self.groups.get(number as usize))
     }
 
+    /// Groups that may have idle CPUs, `group` and those behind it first.
+    pub(super) fn idle_near<'a>(&'a self, group: &'a Group<T>) -> impl Iterator<Item = &'a Group<T>> {
+        core::iter::once(group).chain(self.idle_elsewhere(group))
+    }
+
     /// Claim an idle CPU of `group` that is in `masks`, for a task of `owner`.
-    fn claim_one(&self, group: &Group<T>, masks: &[&CpuMask], owner: Owner) -> Option<u32> {
+    pub(super) fn claim_one(&self, group: &Group<T>, masks: &[&CpuMask], owner: Owner) -> Option<u32> {
         let idle = group.idle.load(SeqCst);
         let eligible = masks
             .iter()
@@ -79,10 +84,8 @@ impl<T: Task> Scheduler<T> {
             return Some(home);
         }
         [&[hard, soft][..], &[hard][..]].into_iter().find_map(|masks| {
-            self.claim_one(group, masks, owner).or_else(|| {
-                self.idle_elsewhere(group)
-                    .find_map(|other| self.claim_one(other, masks, owner))
-            })
+            self.idle_near(group)
+                .find_map(|group| self.claim_one(group, masks, owner))
         })
     }
 
@@ -99,7 +102,7 @@ impl<T: Task> Scheduler<T> {
 
     /// An idle CPU comes for what waits in `group`. `false`: there is none that may.
     pub(super) fn offer(&self, group: &Group<T>, machine: &impl Machine<T>) -> bool {
-        for other in core::iter::once(group).chain(self.idle_elsewhere(group)) {
+        for other in self.idle_near(group) {
             let idle = other.idle.load(SeqCst);
             if idle != 0 {
                 let queue = group.queue.lock();

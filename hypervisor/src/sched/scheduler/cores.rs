@@ -139,6 +139,17 @@ impl<T: Task> Scheduler<T> {
         currents
     }
 
+    /// A task of `owner` begins to run on CPU `id`, if it may.
+    pub(super) fn enter_core(&self, id: u32, owner: Owner) -> bool {
+        self.core(id).is_none_or(|mut core| {
+            let admitted = core.admits(owner);
+            if admitted {
+                core.enter(owner);
+            }
+            admitted
+        })
+    }
+
     /// What CPU `id` has run does not run any more.
     pub(super) fn leave_core(&self, id: u32) {
         if let Some(mut core) = self.core(id) {

@@ -6,24 +6,26 @@
 //!
 //! Whether a task waits or runs changes under the lock of the queue of its group ([`Entity::cpu`] says which). Run queues are locked one at a time.
 //!
-//! No ticks: [`Scheduler::deadline`] is the end of a slice only while somebody waits.
+//! No ticks: [`Scheduler::deadline`] is the end of a slice only while somebody waits, or what runs would rather be elsewhere.
 //!
 //! Pure: the time comes with each call, and what the machine is to do goes to a [`Machine`]; so a simulator can run it.
 
 mod balance;
 mod cores;
+mod straying;
 mod waking;
 
 pub use cores::Granularity;
 
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::entity::Entity;
 use super::fair::{self, virtual_time};
 use super::heap::Slot;
 use super::runqueue::{RunQueue, Waiting};
+use super::seat::Seat;
 use super::share::Left;
 use crate::domain::vcpu::NEVER;
 use crate::mm::fallible::OutOfMemory;
@@ -114,7 +116,7 @@ struct Group<T> {
 /// What a CPU runs.
 #[derive(Debug)]
 struct Cpu<T> {
-    current: Mutex<Option<T>>,
+    seat: Seat<T>,
     /// Virtual time of the task that runs when it began, [`NEVER`] if none runs; when that was; and its weight.
     time: AtomicU64,
     since: AtomicU64,
@@ -127,6 +129,8 @@ struct Cpu<T> {
     slice_end: AtomicU64,
     /// When its domain has used up what a cap allows.
     budget_end: AtomicU64,
+    /// The running task would rather be elsewhere. For the CPU itself.
+    strays: AtomicBool,
 }
 
 impl<T: Task> Group<T> {
@@ -145,10 +149,10 @@ impl<T: Task> Group<T> {
     }
 }
 
-impl<T> Cpu<T> {
-    const fn new() -> Self {
+impl<T: Clone> Cpu<T> {
+    fn new() -> Self {
         Self {
-            current: Mutex::new(Rank::Current, None),
+            seat: Seat::new(),
             time: AtomicU64::new(NEVER),
             since: AtomicU64::new(0),
             weight: AtomicU32::new(1),
@@ -156,6 +160,7 @@ impl<T> Cpu<T> {
             busy: AtomicU64::new(0),
             slice_end: AtomicU64::new(NEVER),
             budget_end: AtomicU64::new(NEVER),
+            strays: AtomicBool::new(false),
         }
     }
 
@@ -250,7 +255,7 @@ impl<T: Task> Scheduler<T> {
 
     /// What CPU `id` runs, unless that is just being changed.
     pub fn current(&self, id: u32) -> Option<T> {
-        self.cpu(id)?.current.try_lock()?.clone()
+        self.cpu(id)?.seat.try_get()
     }
 
     /// Does CPU `id` run a task? Certain on the CPU itself.
@@ -288,8 +293,10 @@ impl<T: Task> Scheduler<T> {
     pub fn pick(&self, here: u32, now: u64, machine: &impl Machine<T>) -> Option<T> {
         let (cpu, home) = (self.cpu(here)?, self.group(here)?);
         self.claim(home, here);
+        let mut handed = self.handed(here, now);
         loop {
-            let found = self.take(home, cpu, here, now).or_else(|| {
+            let found = handed.take().or_else(|| self.take(home, cpu, here, now));
+            let found = found.or_else(|| {
                 // From here on whoever wakes a task sees that there is room; so what is not seen here, comes here.
                 self.set_idle(home, here);
                 let (before, after) = self.groups.split_at(home.number as usize);
@@ -300,6 +307,7 @@ impl<T: Task> Scheduler<T> {
             });
             let Some(task) = found else {
                 self.settle_core(home, here, None, machine);
+                cpu.seat.open();
                 return None;
             };
             self.claim(home, here);
@@ -318,7 +326,8 @@ impl<T: Task> Scheduler<T> {
             cpu.weight.store(entity.share.weight(), SeqCst);
             cpu.time.store(entity.time.load(SeqCst), SeqCst);
             cpu.budget_end.store(budget_end, SeqCst);
-            *cpu.current.lock() = Some(task.clone());
+            cpu.strays.store(self.strays(entity, here), Relaxed);
+            cpu.seat.set(Some(task.clone()));
             self.settle_core(home, here, Some(&task), machine);
             if home.has_waiting() {
                 self.spread(home, here, now, machine);
@@ -343,29 +352,44 @@ impl<T: Task> Scheduler<T> {
                     task.enters(State::Stopped, now);
                     continue;
                 }
-                let mut time = entity.time.load(SeqCst);
                 if here.wrapping_sub(group.first) >= self.size.get() {
-                    let floor = cpu.floor.load(Relaxed);
-                    time = fair::moved(time, self.floor(entity.cpu()), floor);
-                    time = fair::woken(time, floor, entity.share.weight());
-                    entity.time.store(time, SeqCst);
+                    self.carry_time(entity, here);
                 }
-                cpu.raise_floor(time);
                 if let Some(core) = &mut core {
                     core.enter(entity.owner());
                 }
-                entity.spun.store(false, Relaxed);
-                entity.runs_on(here, now);
-                // Who is behind and waits has yielded: as on credit2 it is not to pay for that with a slice.
-                let yielded = queue
-                    .first_for(here)
-                    .is_some_and(|(_, next)| next.entity().time.load(SeqCst) < time);
-                let slice = if yielded { self.rate_limit() } else { SLICE };
-                cpu.slice_end.store(now + slice, SeqCst);
+                self.begin(queue, &task, here, now);
                 return Some(task);
             }
             None
         })
+    }
+
+    /// A task is about to come to CPU `here`, maybe from another group, of which it brings its time.
+    fn carry_time(&self, entity: &Entity, here: u32) {
+        let from = entity.cpu();
+        if from / self.size != here / self.size {
+            let floor = self.floor(here);
+            let time = fair::moved(entity.time.load(SeqCst), self.floor(from), floor);
+            let time = fair::woken(time, floor, entity.share.weight());
+            entity.time.store(time, SeqCst);
+        }
+    }
+
+    /// `task` begins to run on CPU `here`. Under the lock of `queue`, where it waited if it did.
+    fn begin(&self, queue: &RunQueue<T>, task: &T, here: u32, now: u64) {
+        let Some(cpu) = self.cpu(here) else { return };
+        let entity = task.entity();
+        let time = entity.time.load(SeqCst);
+        cpu.raise_floor(time);
+        entity.spun.store(false, Relaxed);
+        entity.runs_on(here, now);
+        // Who is behind and waits has yielded: as on credit2 it is not to pay for that with a slice.
+        let yielded = queue
+            .first_for(here)
+            .is_some_and(|(_, next)| next.entity().time.load(SeqCst) < time);
+        let slice = if yielded { self.rate_limit() } else { SLICE };
+        cpu.slice_end.store(now + slice, SeqCst);
     }
 
     // ---- stopping ----
@@ -373,7 +397,7 @@ impl<T: Task> Scheduler<T> {
     /// `task`, which [`Scheduler::pick`] gave to CPU `here`, runs no more: account its time and queue it again if it can go on.
     pub fn put(&self, task: &T, here: u32, now: u64, machine: &impl Machine<T>) {
         let Some(cpu) = self.cpu(here) else { return };
-        *cpu.current.lock() = None;
+        cpu.seat.set(None);
         cpu.time.store(NEVER, SeqCst);
         let entity = task.entity();
         let ran = now.saturating_sub(entity.since.load(SeqCst));
@@ -406,6 +430,9 @@ impl<T: Task> Scheduler<T> {
             }
             if !ready || !entity.hard.contains(here) {
                 return ready;
+            }
+            if self.hand_over(task, here, now, machine) {
+                return false;
             }
             match rival {
                 Some(rival) if yielding => queue.push(task, time.max(rival + 1)),
@@ -468,7 +495,7 @@ impl<T: Task> Scheduler<T> {
         true
     }
 
-    /// [`Entity::hard`] has changed: `task` leaves where it may not be any more.
+    /// [`Entity::hard`] or [`Entity::soft`] has changed: `task` leaves where it may not be any more, or should not.
     pub fn affinity_changed(&self, task: &T, now: u64, machine: &impl Machine<T>) {
         self.remove(task);
         if task.entity().running() {
@@ -506,7 +533,7 @@ impl<T: Task> Scheduler<T> {
             return NEVER;
         };
         let budget_end = cpu.budget_end.load(SeqCst);
-        match group.has_waiting() {
+        match group.has_waiting() || cpu.strays.load(Relaxed) {
             true => budget_end.min(cpu.slice_end.load(SeqCst)),
             false => budget_end,
         }
@@ -520,7 +547,13 @@ impl<T: Task> Scheduler<T> {
         if now >= cpu.budget_end.load(SeqCst) {
             cpu.budget_end.store(NEVER, SeqCst); // Once is enough.
             self.preempt(here, machine);
-        } else if now >= cpu.slice_end.load(SeqCst) && group.has_waiting() {
+            return;
+        }
+        let (contended, strays) = (group.has_waiting(), cpu.strays.load(Relaxed));
+        if now < cpu.slice_end.load(SeqCst) || !(contended || strays) {
+            return;
+        }
+        if contended {
             let queue = group.queue.lock();
             let first = queue.first_for(here).map(|(first, task)| (first, task.entity()));
             let owner = first
@@ -530,7 +563,10 @@ impl<T: Task> Scheduler<T> {
             if let Some(owner) = owner {
                 self.make_room(here, owner, machine);
             }
-            cpu.slice_end.store(now + SLICE, SeqCst);
         }
+        if strays {
+            self.call_back(here, machine);
+        }
+        cpu.slice_end.store(now + SLICE, SeqCst);
     }
 }

@@ -140,7 +140,7 @@ impl<T: Task> Scheduler<T> {
     }
 
     pub(super) fn preempt(&self, id: u32, machine: &impl Machine<T>) {
-        let current = self.cpu(id).and_then(|cpu| cpu.current.lock().clone());
+        let current = self.cpu(id).and_then(|cpu| cpu.seat.get());
         if let Some(current) = current {
             machine.preempt(&current);
         }
