@@ -7,6 +7,7 @@ use super::Share;
 use super::fair;
 use super::heap::UNQUEUED;
 use super::mask::CpuMask;
+use crate::sync::atomic;
 
 /// No CPU in particular.
 pub(super) const ANYWHERE: u32 = u32::MAX;
@@ -17,9 +18,9 @@ pub(super) type Owner = usize;
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
 pub struct Entity {
-    /// The CPU where it runs or ran; the queue of its group is where it waits.
-    pub(super) cpu: AtomicU32,
-    pub(super) running: AtomicBool,
+    /// The CPU where it runs or ran; the queue of its group is where it waits. This and `running` are read without that queue's lock, too.
+    pub(super) cpu: atomic::AtomicU32,
+    pub(super) running: atomic::AtomicBool,
     /// It has asked to let others go first.
     pub(super) yielding: AtomicBool,
     /// It has left its CPU as it spun there.
@@ -54,8 +55,8 @@ impl Entity {
     /// A vCPU that never ran.
     pub fn new(share: Arc<Share>) -> Self {
         Self {
-            cpu: AtomicU32::new(0),
-            running: AtomicBool::new(false),
+            cpu: atomic::AtomicU32::new(0),
+            running: atomic::AtomicBool::new(false),
             yielding: AtomicBool::new(false),
             spun: AtomicBool::new(false),
             waiting_slot: AtomicU32::new(UNQUEUED),

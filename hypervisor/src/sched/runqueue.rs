@@ -7,10 +7,10 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::entity::Owner;
-use super::heap::Heap;
+use super::heap::{Heap, Slot};
 use super::mask::CpuSet;
 use super::scheduler::Task;
 use crate::mm::fallible::OutOfMemory;
@@ -21,6 +21,12 @@ const ANY: Owner = 0;
 /// The use of a heap for those that wait to run.
 #[derive(Debug)]
 pub struct Waiting;
+
+impl<T: Task> Slot<Waiting> for T {
+    fn slot(&self) -> &AtomicU32 {
+        &self.entity().waiting_slot
+    }
+}
 
 /// What waits for one of a group of CPUs.
 #[derive(Debug)]

@@ -9,11 +9,26 @@ extern crate alloc;
 mod event;
 mod grant;
 mod mm;
+mod sched;
 mod sync;
 mod table;
 #[path = "../../src/types.rs"]
 mod types;
 mod wakeup;
+
+/// Times.
+mod domain {
+    pub mod vcpu {
+        pub const NEVER: u64 = u64::MAX;
+    }
+}
+
+/// The machine's size.
+mod hw {
+    pub mod percpu {
+        pub const MAX_CPUS: usize = 512;
+    }
+}
 
 /// Check `model` under all interleavings; of the larger ones, those with at most so many switches that no thread asked for.
 fn check(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {

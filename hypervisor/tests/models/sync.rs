@@ -9,6 +9,7 @@ pub mod atomic {
 
     macro_rules! atomic {
         ($($name:ident: $value:ty),*) => { $(
+            #[derive(Debug)]
             pub struct $name(loom::sync::atomic::$name);
 
             impl $name {
@@ -45,8 +46,12 @@ pub enum Rank {
     Queue,
     VcpuInfo,
     Grant,
+    RunQueue,
+    Core,
+    Current,
 }
 
+#[derive(Debug)]
 pub struct Mutex<T>(loom::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
@@ -56,6 +61,10 @@ impl<T> Mutex<T> {
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().expect("nobody panicked")
+    }
+
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock().ok()
     }
 }
 

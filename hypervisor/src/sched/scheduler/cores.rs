@@ -7,10 +7,10 @@
 //! Cores are locked one at a time, with a run queue locked or without.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{Group, Machine, Scheduler, Task};
 use crate::sched::entity::Owner;
+use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Which CPUs do not run different domains at the same time: `sched-gran=`.

@@ -19,16 +19,15 @@ pub use cores::Granularity;
 
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::entity::Entity;
 use super::fair::{self, virtual_time};
-use super::heap::Slot;
-use super::runqueue::{RunQueue, Waiting};
+use super::runqueue::RunQueue;
 use super::seat::Seat;
 use super::share::Left;
 use crate::domain::vcpu::NEVER;
 use crate::mm::fallible::OutOfMemory;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use crate::sync::{Mutex, Rank};
 use cores::Cores;
 
@@ -57,12 +56,6 @@ pub enum State {
     Waiting,
     /// Wants none.
     Stopped,
-}
-
-impl<T: Task> Slot<Waiting> for T {
-    fn slot(&self) -> &AtomicU32 {
-        &self.entity().waiting_slot
-    }
 }
 
 /// What the scheduler asks of the machine. Each may happen a little later.
