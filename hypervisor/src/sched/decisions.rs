@@ -5,8 +5,19 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::Share;
-use super::scheduler::{Granularity, SLICE, Scheduler};
+use super::scheduler::{Granularity, SLICE, Scheduler, Task};
 use super::simulator::{IPI, Job, Wishes};
+
+/// What jobs differ in, beside their shares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Apart {
+    /// Nothing.
+    Not,
+    /// Each may run on CPUs of its own choice, CPU 0 among them.
+    Affinities,
+    /// With core scheduling each is another domain's.
+    Domains,
+}
 
 /// CPUs that are all busy, and jobs that wait for them.
 #[derive(Debug)]
@@ -22,13 +33,26 @@ pub struct Decisions {
 
 impl Decisions {
     /// `cpus` CPUs, and `waiting` jobs more than these run; all are awake.
-    pub fn new(cpus: u32, waiting: usize) -> Self {
-        let scheduler = Scheduler::new(cpus as usize, Granularity::Cpu);
+    pub fn new(cpus: u32, waiting: usize, apart: Apart) -> Self {
+        let granularity = match apart {
+            Apart::Domains => Granularity::Core,
+            _ => Granularity::Cpu,
+        };
+        let scheduler = Scheduler::new(cpus as usize, granularity);
+        (0..cpus).for_each(|id| scheduler.set_core(id, id));
         (1..cpus).for_each(|id| scheduler.add_cpu(id));
         let wishes = Wishes::default();
         let jobs: Vec<Arc<Job>> = (0..cpus as usize + waiting)
             .map(|id| Arc::new(Job::new(id, Arc::new(Share::new()), false, 0)))
             .collect();
+        if apart == Apart::Affinities {
+            // The bits of its number, from CPU 1 on.
+            (0..).zip(&jobs).for_each(|(number, job)| {
+                job.entity()
+                    .hard
+                    .set(|cpu| cpu < cpus && (number << 1 | 1) >> cpu & 1u32 != 0);
+            });
+        }
         jobs.iter().for_each(|job| scheduler.wake(job, 0, &wishes));
         let first = (0..cpus).map(|id| scheduler.pick(id, 0, &wishes));
         let running = first.collect::<Vec<_>>().swap_remove(0);
@@ -81,7 +105,7 @@ mod tests {
 
     /// Jobs that 10,000 decisions look at.
     fn looks(waiting: usize, decide: impl Fn(&mut Decisions)) -> u64 {
-        let mut decisions = Decisions::new(16, waiting);
+        let mut decisions = Decisions::new(16, waiting, Apart::Not);
         let before = decisions.looks();
         (0..10_000).for_each(|_| decide(&mut decisions));
         decisions.looks() - before

@@ -7,7 +7,7 @@ use crate::hw::percpu::MAX_CPUS;
 const WORDS: usize = MAX_CPUS / 64;
 
 /// A set that does not change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct CpuSet([u64; WORDS]);
 
 impl CpuSet {

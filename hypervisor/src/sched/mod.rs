@@ -3,6 +3,7 @@
 //! [`scheduler`] decides, and knows nothing of the machine; [`simulator`] runs it on CPUs that are not there. This module is between it and the machine: it brings the
 //! time and this CPU's number, and carries out what the scheduler wants. Every CPU has its own timers, too.
 
+mod bracket;
 #[cfg(any(test, feature = "simulator"))]
 pub mod decisions;
 mod entity;
@@ -13,6 +14,8 @@ mod mask;
 pub mod pool;
 mod registers;
 mod runqueue;
+#[cfg(test)]
+mod runqueue_tests;
 pub mod scheduler;
 mod seat;
 mod share;

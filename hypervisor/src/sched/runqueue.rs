@@ -2,14 +2,16 @@
 //!
 //! Those that may run on the same CPUs of the group are in one heap, least time first; but those that are urgent, as they woke and live within their share, go
 //! before the others, in the order in which they came. Nearly always that is one class for all: others are there only while vCPUs
-//! are pinned, for each set of CPUs that an administrator named. So who is next is found in O(1), and queued and taken in O(log n). With core scheduling each domain has classes of its own, so
-//! that a CPU finds the next of one domain; what is found in O(1) then takes as long as there are domains that wait.
+//! are pinned, for each set of CPUs that an administrator named; and with core scheduling each domain has classes of its own, so
+//! that a CPU finds the next of one domain. Of many classes a [`Bracket`] knows the first. So who is next on one of the group's CPUs is found in O(1), of one domain in
+//! as many steps as it has classes, and queued and taken in O(log n). A CPU of another group, which idles, looks at all classes.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::entity::Owner;
+use super::bracket::{Bracket, Contest};
+use super::entity::{Entity, Owner};
 use super::heap::{Heap, Slot};
 use super::mask::CpuSet;
 use super::scheduler::Task;
@@ -28,11 +30,28 @@ impl<T: Task> Slot<Waiting> for T {
     }
 }
 
+/// Whose vCPUs a CPU may begin to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admitted {
+    /// Anybody's.
+    All,
+    /// Those of one domain.
+    Only(Owner),
+    /// Nobody's.
+    None,
+}
+
 /// What waits for one of a group of CPUs.
 #[derive(Debug)]
 pub struct RunQueue<T> {
-    /// The first is for those that may run on all CPUs, and of any domain; it stays.
-    classes: Vec<Class<T>>,
+    classes: Classes<T>,
+    /// Those in use but the first, by owner and CPUs; and those that are empty.
+    order: Vec<u32>,
+    empty: Vec<u32>,
+    bracket: Bracket,
+    /// The group's first CPU, and how many they are.
+    first: u32,
+    size: u32,
     /// Domains do not share classes.
     by_domain: bool,
     waiting: u32,
@@ -40,10 +59,16 @@ pub struct RunQueue<T> {
     weight: u64,
 }
 
+/// The first is for those that may run on all CPUs, and of any domain: it stays, and takes no part in the tournament.
+#[derive(Debug)]
+struct Classes<T>(Vec<Class<T>>);
+
 /// Those that may run on the same CPUs, at the same time.
 #[derive(Debug)]
 struct Class<T> {
     cpus: CpuSet,
+    /// Those of the group, as bits.
+    own: u32,
     owner: Owner,
     /// By the time when they came.
     urgent: Heap<T, Waiting>,
@@ -52,9 +77,10 @@ struct Class<T> {
 }
 
 impl<T: Task> Class<T> {
-    const fn new(cpus: CpuSet, owner: Owner) -> Self {
+    const fn new(cpus: CpuSet, own: u32, owner: Owner) -> Self {
         Self {
             cpus,
+            own,
             owner,
             urgent: Heap::new(),
             others: Heap::new(),
@@ -83,11 +109,26 @@ impl<T: Task> Class<T> {
     }
 }
 
+impl<T: Task> Contest for Classes<T> {
+    type Key = (bool, u64);
+
+    fn key(&self, index: u32, cpu: u32) -> Option<Self::Key> {
+        let class = self.0.get(index as usize).filter(|_| index != 0)?;
+        let (key, _) = class.first().filter(|_| class.own >> cpu & 1 != 0)?;
+        Some(key)
+    }
+}
+
 impl<T: Task> RunQueue<T> {
-    /// An empty queue, where the next of one domain can be found if `by_domain`.
-    pub fn new(by_domain: bool) -> Self {
+    /// An empty queue for `size` CPUs from `first` on, where the next of one domain can be found if `by_domain`.
+    pub fn new(first: u32, size: u32, by_domain: bool) -> Self {
         Self {
-            classes: vec![Class::new(CpuSet::ALL, ANY)],
+            classes: Classes(vec![Class::new(CpuSet::ALL, 0, ANY)]),
+            order: Vec::new(),
+            empty: Vec::new(),
+            bracket: Bracket::new(),
+            first,
+            size,
             by_domain,
             waiting: 0,
             weight: 0,
@@ -101,9 +142,15 @@ impl<T: Task> RunQueue<T> {
     /// # Errors
     /// There is none.
     pub fn reserve(&mut self, count: usize) -> Result<(), OutOfMemory> {
-        let more = (count + 1).saturating_sub(self.classes.len());
-        self.classes.try_reserve(more).map_err(|_| OutOfMemory)?;
-        let Some(for_all) = self.classes.first_mut() else {
+        let classes = &mut self.classes.0;
+        let more = (count + 1).saturating_sub(classes.len());
+        classes.try_reserve(more).map_err(|_| OutOfMemory)?;
+        for list in [&mut self.order, &mut self.empty] {
+            let more = count.saturating_sub(list.len());
+            list.try_reserve(more).map_err(|_| OutOfMemory)?;
+        }
+        self.bracket.reserve(count + 1)?;
+        let Some(for_all) = classes.first_mut() else {
             return Ok(());
         };
         for_all.urgent.reserve(count)?;
@@ -124,101 +171,151 @@ impl<T: Task> RunQueue<T> {
     #[inline]
     pub fn push(&mut self, item: &T, time: u64) {
         let entity = item.entity();
-        let class = self.class_of(item);
+        let class = self.class_of(entity);
         let weight = entity.share.weight();
         entity.class.store(class, Relaxed);
         entity.urgent.store(false, Relaxed);
         entity.waiting_weight.store(weight, Relaxed);
         self.waiting += 1;
         self.weight += u64::from(weight);
-        self.classes[class as usize].others.push(item, time);
+        self.change(class, |class| class.others.push(item, time));
     }
 
     /// `item`, which waits, is urgent from `now` on: it goes before all that are not.
     pub fn urge(&mut self, item: &T, now: u64) {
         let entity = item.entity();
-        if let Some(class) = self.classes.get_mut(entity.class.load(Relaxed) as usize) {
+        self.change(entity.class.load(Relaxed), |class| {
             class.heap_of(item).remove(item);
             entity.urgent.store(true, Relaxed);
             class.urgent.push(item, now);
+        });
+    }
+
+    /// Change a class, and what others know of it.
+    fn change(&mut self, index: u32, work: impl FnOnce(&mut Class<T>)) {
+        let Some(class) = self.classes.0.get_mut(index as usize) else {
+            return;
+        };
+        work(class);
+        if index != 0 {
+            let own = class.own;
+            self.bracket.update(index, own, &self.classes);
         }
     }
 
-    /// The place of the class that `item` belongs to; one that is empty becomes it if there is none.
-    fn class_of(&mut self, item: &T) -> u32 {
-        let entity = item.entity();
+    /// Where the class of these is in the order, or would be.
+    fn place_of(&self, owner: Owner, cpus: &CpuSet) -> Result<usize, usize> {
+        let key = |index: &u32| {
+            let class = &self.classes.0[*index as usize];
+            (class.owner, &class.cpus)
+        };
+        self.order
+            .binary_search_by(|index| key(index).cmp(&(owner, cpus)))
+    }
+
+    /// The number of the class that a task belongs to; one that is empty becomes it if there is none.
+    fn class_of(&mut self, entity: &Entity) -> u32 {
         let owner = if self.by_domain { entity.owner() } else { ANY };
         if entity.hard.is_all() && owner == ANY {
             return 0;
         }
         let cpus = entity.hard.now();
-        let same = |class: &Class<T>| class.cpus == cpus && class.owner == owner;
-        let empty = |class: &Class<T>| class.urgent.is_empty() && class.others.is_empty();
-        // The first stays what it is.
-        let mut others = self.classes.iter().skip(1);
-        let found = others.clone().position(same).or_else(|| others.position(empty));
-        let place = found.map_or(self.classes.len(), |place| place + 1);
-        match self.classes.get_mut(place) {
-            Some(class) => (class.cpus, class.owner) = (cpus, owner),
-            None => self.classes.push(Class::new(cpus, owner)),
+        let place = match self.place_of(owner, &cpus) {
+            Ok(place) => return self.order[place],
+            Err(place) => place,
+        };
+        let own = cpus.window(self.first) & u32::MAX.checked_shr(32 - self.size).unwrap_or(0);
+        let classes = &mut self.classes.0;
+        let index = self.empty.pop().unwrap_or(classes.len() as u32);
+        match classes.get_mut(index as usize) {
+            Some(class) => (class.cpus, class.own, class.owner) = (cpus, own, owner),
+            None => classes.push(Class::new(cpus, own, owner)),
         }
-        place as u32
+        let count = classes.len() as u32;
+        self.bracket.grow(count, &self.classes);
+        self.order.insert(place, index);
+        index
     }
 
     /// Who would be next on `cpu`, of this group or another, if its core were free; and the virtual time that it waits at: its own, or a later one
     /// if it has yielded.
     pub fn first_for(&self, cpu: u32) -> Option<(u64, &T)> {
-        let first = self.first_of(|class| class.cpus.contains(cpu))?;
-        let entity = first.entity();
-        let class = self.classes.get(entity.class.load(Relaxed) as usize)?;
-        let time = match entity.urgent.load(Relaxed) {
-            true => entity.time.load(Relaxed),
-            false => class.others.peek()?.0,
+        let ((late, key), first) = self.head_for(cpu, Admitted::All)?;
+        let time = match late {
+            true => key,
+            false => first.entity().time.load(Relaxed),
         };
         Some((time, first))
     }
 
     /// Who would be next on `cpu` of the domains that are `admitted`.
-    pub fn first_admitted(&self, cpu: u32, admitted: impl Fn(Owner) -> bool) -> Option<&T> {
-        self.first_of(|class| class.cpus.contains(cpu) && admitted(class.owner))
+    pub fn first_admitted(&self, cpu: u32, admitted: Admitted) -> Option<&T> {
+        self.head_for(cpu, admitted).map(|(_, item)| item)
     }
 
     /// Who would be next of those that may run on one of `cpus`, which are bits from CPU `first` on.
     pub fn first_abroad(&self, first: u32, cpus: u32) -> Option<&T> {
-        self.first_of(|class| class.cpus.window(first) & cpus != 0)
-    }
-
-    #[inline(always)]
-    fn first_of(&self, eligible: impl Fn(&Class<T>) -> bool) -> Option<&T> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let classes = self.classes.iter().filter(|class| eligible(class));
-        let first = classes.filter_map(Class::first).min_by_key(|(key, _)| *key);
+        let first = self.first_of(&self.order, |class| class.cpus.window(first) & cpus != 0);
         first.map(|(_, item)| item)
     }
 
+    /// The first of the class for all, and of those of `others` that are eligible.
+    fn first_of(&self, others: &[u32], eligible: impl Fn(&Class<T>) -> bool) -> Option<((bool, u64), &T)> {
+        let classes = core::iter::once(&0)
+            .chain(others)
+            .filter_map(|index| self.classes.0.get(*index as usize));
+        let heads = classes.filter(|class| eligible(class)).filter_map(Class::first);
+        heads.min_by_key(|(key, _)| *key)
+    }
+
+    fn head_for(&self, cpu: u32, admitted: Admitted) -> Option<((bool, u64), &T)> {
+        if self.waiting == 0 || admitted == Admitted::None {
+            return None;
+        }
+        if self.order.is_empty() {
+            return self.classes.0.first()?.first();
+        }
+        let winner;
+        let places = match admitted {
+            Admitted::None => return None,
+            Admitted::Only(owner) => {
+                let owner_of = |index: &u32| self.classes.0[*index as usize].owner;
+                let from = self.order.partition_point(|index| owner_of(index) < owner);
+                let until = self.order.partition_point(|index| owner_of(index) <= owner);
+                &self.order[from..until]
+            }
+            Admitted::All => match cpu.checked_sub(self.first) {
+                Some(own) if own < self.size => {
+                    winner = [self.bracket.first(own)];
+                    &winner[..]
+                }
+                _ => &self.order,
+            },
+        };
+        self.first_of(places, |class| class.cpus.contains(cpu))
+    }
+
     /// Take the next for `cpu` of the domains that are `admitted`.
-    pub fn pop(&mut self, cpu: u32, admitted: impl Fn(Owner) -> bool) -> Option<T> {
-        let first = self.first_admitted(cpu, admitted)?.entity();
-        let (class, urgent) = (first.class.load(Relaxed), first.urgent.load(Relaxed));
-        let item = self.classes.get_mut(class as usize)?.heap(urgent).pop()?;
-        self.forget(&item);
+    pub fn pop(&mut self, cpu: u32, admitted: Admitted) -> Option<T> {
+        let item = self.first_admitted(cpu, admitted)?.clone();
+        self.remove(&item);
         Some(item)
     }
 
     /// Take out `item`, which waits.
     pub fn remove(&mut self, item: &T) {
         let entity = item.entity();
-        if let Some(class) = self.classes.get_mut(entity.class.load(Relaxed) as usize) {
-            class.heap_of(item).remove(item);
-            self.forget(item);
-        }
-    }
-
-    /// `item` does not wait any more.
-    fn forget(&mut self, item: &T) {
+        let index = entity.class.load(Relaxed);
+        self.change(index, |class| class.heap_of(item).remove(item));
         self.waiting -= 1;
-        self.weight -= u64::from(item.entity().waiting_weight.load(Relaxed));
+        self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
+        if let Some(class) = self.classes.0.get(index as usize).filter(|_| index != 0)
+            && class.urgent.is_empty()
+            && class.others.is_empty()
+            && let Ok(place) = self.place_of(class.owner, &class.cpus)
+        {
+            self.order.remove(place);
+            self.empty.push(index);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! CPUs that look for a task, go idle and hand tasks over, and those who wake these: the whole scheduler, but for caps.
 
+#[path = "../../src/sched/bracket.rs"]
+mod bracket;
 #[path = "../../src/sched/entity.rs"]
 mod entity;
 #[path = "../../src/sched/fair.rs"]
@@ -87,7 +89,7 @@ impl Machine<Arc<Job>> for Model {
         self.kicked.lock().expect("no panic").push(id);
     }
 
-    fn reconsider(&self, _id: u32) {}
+    fn reconsider(&self, _id: u32, _then: u64) {}
 
     fn preempt(&self, job: &Arc<Job>) {
         *job.leaves.lock().expect("no panic") = true;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hypervisor::sched::Share;
-use hypervisor::sched::decisions::Decisions;
+use hypervisor::sched::decisions::{Apart, Decisions};
 use hypervisor::sched::simulator::{Rhythm, SECOND, Simulator, fair_shares};
 
 /// Nanoseconds in a microsecond.
@@ -20,6 +20,7 @@ fn main() {
     caps();
     latencies();
     costs();
+    costs_apart();
 }
 
 /// Simulates [`SECONDS`] after one that is not counted.
@@ -144,7 +145,7 @@ fn least(mut work: impl FnMut()) -> f64 {
 /// Jobs that a decision looks at or moves, on average.
 fn looks(waiting: usize, decide: fn(&mut Decisions)) -> f64 {
     const MANY: u32 = 100_000;
-    let mut decisions = Decisions::new(16, waiting);
+    let mut decisions = Decisions::new(16, waiting, Apart::Not);
     let before = decisions.looks();
     (0..MANY).for_each(|_| decide(&mut decisions));
     (decisions.looks() - before) as f64 / f64::from(MANY)
@@ -159,7 +160,7 @@ fn costs() {
     println!("|----------:|----------------------:|-----:|------------:|-----:|");
     for waiting in [1, 4, 16, 64, 250, 1000, 4000] {
         let [slice, wake] = [Decisions::slice, Decisions::nap].map(|decide| {
-            let mut decisions = Decisions::new(16, waiting);
+            let mut decisions = Decisions::new(16, waiting, Apart::Not);
             (
                 looks(waiting, decide),
                 least(|| decide(black_box(&mut decisions))),
@@ -168,6 +169,27 @@ fn costs() {
         println!(
             "| {waiting:>9} | {:>21.1} | {:>4.0} | {:>11.1} | {:>4.0} |",
             slice.0, slice.1, wake.0, wake.1
+        );
+    }
+}
+
+/// The same in ns where no two that wait are alike to the queue.
+fn costs_apart() {
+    println!(
+        "\nThe same in ns, where each may run on other CPUs, and where each is another domain's, with core scheduling\n"
+    );
+    println!("| that wait | affinities: slice | wake | domains: slice | wake |");
+    println!("|----------:|------------------:|-----:|---------------:|-----:|");
+    for waiting in [1, 4, 16, 64, 250, 1000, 4000] {
+        let [affinities, domains] = [Apart::Affinities, Apart::Domains].map(|apart| {
+            [Decisions::slice, Decisions::nap].map(|decide| {
+                let mut decisions = Decisions::new(16, waiting, apart);
+                least(|| decide(black_box(&mut decisions)))
+            })
+        });
+        println!(
+            "| {waiting:>9} | {:>17.0} | {:>4.0} | {:>14.0} | {:>4.0} |",
+            affinities[0], affinities[1], domains[0], domains[1]
         );
     }
 }

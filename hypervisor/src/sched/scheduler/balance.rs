@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use super::{Entity, Group, Machine, SLICE, Scheduler, Task, virtual_time};
 use crate::sched::CpuMask;
 use crate::sched::entity::Owner;
-use crate::sched::runqueue::RunQueue;
+use crate::sched::runqueue::{Admitted, RunQueue};
 
 /// So long does a group where some wait leave the others alone that run, in nanoseconds.
 const LOOK: u64 = 1_000_000;
@@ -13,7 +13,7 @@ const LOOK: u64 = 1_000_000;
 const GIFTS: u32 = 4;
 
 /// The numbers of the bits that are set, least first.
-pub(super) fn bits(mut word: u32) -> impl Iterator<Item = u32> {
+pub(in crate::sched) fn bits(mut word: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
         let bit = word.trailing_zeros();
         word &= word.wrapping_sub(1);
@@ -134,7 +134,8 @@ impl<T: Task> Scheduler<T> {
 
     /// Is there a task in `queue` that CPU `id` may begin to run?
     pub(super) fn would_take(&self, queue: &RunQueue<T>, id: u32) -> bool {
-        queue.first_admitted(id, |owner| self.admits(id, owner)).is_some()
+        let admitted = self.core(id).map_or(Admitted::All, |core| core.admitted());
+        queue.first_admitted(id, admitted).is_some()
     }
 
     /// The CPU makes room whose task is furthest ahead of what waits for that CPU, if that is more than a slice.

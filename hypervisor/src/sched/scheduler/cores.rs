@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use super::{Group, Machine, Scheduler, Task};
 use crate::sched::entity::Owner;
+use crate::sched::runqueue::Admitted;
 use crate::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard, Rank};
 
@@ -50,9 +51,18 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// Whose tasks may begin to run?
+    pub(super) fn admitted(&self) -> Admitted {
+        match self.owner {
+            _ if self.running == 0 => Admitted::All,
+            Some(owner) if !self.clearing => Admitted::Only(owner),
+            _ => Admitted::None,
+        }
+    }
+
     /// May a task of `owner` begin to run?
     pub(super) fn admits(&self, owner: Owner) -> bool {
-        self.running == 0 || (self.owner == Some(owner) && !self.clearing)
+        matches!(self.admitted(), Admitted::All) || self.admitted() == Admitted::Only(owner)
     }
 
     /// A task of `owner` begins to run.

@@ -17,12 +17,14 @@ mod waking;
 
 pub use cores::Granularity;
 
+pub(super) use balance::bits;
+
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
 use super::entity::Entity;
 use super::fair::{self, virtual_time};
-use super::runqueue::RunQueue;
+use super::runqueue::{Admitted, RunQueue};
 use super::seat::Seat;
 use super::share::Left;
 use crate::domain::vcpu::NEVER;
@@ -36,7 +38,7 @@ pub const SLICE: u64 = 10_000_000;
 /// [`Scheduler::rate_limit`] at first: credit2's default.
 const RATE_LIMIT: u64 = 1_000_000;
 /// CPUs that share a queue, at most: credit2's default.
-const GROUP: u32 = 16;
+pub(super) const GROUP: u32 = 16;
 /// What is scheduled.
 pub trait Task: Clone {
     /// The scheduler's part of it.
@@ -180,7 +182,10 @@ impl<T: Task> Scheduler<T> {
         // Groups that are about equal: shares hold the better, the more CPUs share a queue.
         let size = NonZeroU32::new(most.div_ceil(most.div_ceil(GROUP))).unwrap_or(NonZeroU32::MIN);
         let group = |number: u32| Group {
-            queue: Mutex::new(Rank::RunQueue, RunQueue::new(by_core)),
+            queue: Mutex::new(
+                Rank::RunQueue,
+                RunQueue::new(number * size.get(), size.get(), by_core),
+            ),
             number,
             first: number * size.get(),
             waiting: AtomicU32::new(0),
@@ -338,7 +343,7 @@ impl<T: Task> Scheduler<T> {
         group.with(|queue| {
             let mut core = self.core(here);
             while let Some(task) =
-                queue.pop(here, |owner| core.as_ref().is_none_or(|core| core.admits(owner)))
+                queue.pop(here, core.as_ref().map_or(Admitted::All, |core| core.admitted()))
             {
                 let entity = task.entity();
                 if !task.runnable() {
@@ -351,7 +356,7 @@ impl<T: Task> Scheduler<T> {
                 if let Some(core) = &mut core {
                     core.enter(entity.owner());
                 }
-                self.begin(queue, &task, here, now);
+                self.begin(queue, cpu, entity, here, now);
                 return Some(task);
             }
             None
@@ -369,10 +374,8 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// `task` begins to run on CPU `here`. Under the lock of `queue`, where it waited if it did.
-    fn begin(&self, queue: &RunQueue<T>, task: &T, here: u32, now: u64) {
-        let Some(cpu) = self.cpu(here) else { return };
-        let entity = task.entity();
+    /// A task begins to run on CPU `here`. Under the lock of `queue`, where it waited if it did.
+    fn begin(&self, queue: &RunQueue<T>, cpu: &Cpu<T>, entity: &Entity, here: u32, now: u64) {
         let time = entity.time.load(SeqCst);
         cpu.raise_floor(time);
         entity.spun.store(false, Relaxed);
@@ -424,7 +427,7 @@ impl<T: Task> Scheduler<T> {
             if !ready || !entity.hard.contains(here) {
                 return ready;
             }
-            if self.hand_over(task, here, now, machine) {
+            if !entity.soft.contains(here) && self.hand_over(task, here, now, machine) {
                 return false;
             }
             match rival {

@@ -36,12 +36,12 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// Hand `task`, which has stopped on CPU `here` and can go on, to an idle CPU that it prefers: it counts as running there. `false`: there is none. Under the lock of
+    /// Hand `task`, which has stopped on CPU `here`, where it should not be, and can go on, to an idle CPU that it prefers: it counts as running there. `false`: there is none. Under the lock of
     /// the queue of the group of `here`.
     pub(super) fn hand_over(&self, task: &T, here: u32, now: u64, machine: &impl Machine<T>) -> bool {
         let entity = task.entity();
         let masks = [&entity.hard, &entity.soft];
-        let Some(home) = self.group(here).filter(|_| !entity.soft.contains(here)) else {
+        let Some(home) = self.group(here) else {
             return false;
         };
         let mut idle = self.idle_near(home);
@@ -66,9 +66,10 @@ impl<T: Task> Scheduler<T> {
 
     /// What another CPU has handed to CPU `here`, which looks for a task.
     pub(super) fn handed(&self, here: u32, now: u64) -> Option<T> {
-        let task = self.cpu(here)?.seat.close()?;
+        let cpu = self.cpu(here)?;
+        let task = cpu.seat.close()?;
         self.group(here)?
-            .with(|queue| self.begin(queue, &task, here, now));
+            .with(|queue| self.begin(queue, cpu, task.entity(), here, now));
         Some(task)
     }
 }
