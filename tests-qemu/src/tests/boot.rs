@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
     ]
     .into_iter()
     .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
+    .chain([test_by("boot", Vehicle::Svm, Door::Pvh, boot_by_pvh)])
     .chain([test_by(
         "boot by a xen.cfg",
         Vehicle::Svm,
@@ -194,6 +195,15 @@ fn boot(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ensure!(output.contains(&expected), "dom0 did not print {expected:?}");
     }
     Ok(())
+}
+
+/// There is one module by this door, without a command line.
+fn boot_by_pvh(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![guest("hello", "")?];
+    let console = bench.start(&machine)?;
+    console.expect("boot          PVH by ", PATIENCE)?;
+    verdict(console)
 }
 
 /// What the configuration names for Xen alone is passed over.
