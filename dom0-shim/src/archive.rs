@@ -6,6 +6,7 @@ use alloc::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct Archive<'a> {
     files: BTreeMap<&'a str, &'a [u8]>,
+    damaged: bool,
 }
 
 impl<'a> Archive<'a> {
@@ -17,7 +18,13 @@ impl<'a> Archive<'a> {
             .filter(|entry| entry.mode().bits() & TYPE_MASK == REGULAR)
             .map(|entry| (relative(entry.name()), entry.file()))
             .collect();
-        Self { files }
+        let damaged = !image.is_empty() && !ends_properly(image);
+        Self { files, damaged }
+    }
+
+    /// Whether it does not end as an archive does: what should have followed is missing, or there has never been an archive.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     /// The file at a path; with or without the leading slash.
@@ -39,6 +46,21 @@ impl<'a> Archive<'a> {
                 .is_some_and(|name| !name.contains('/') && name.ends_with(".cfg"))
         })
     }
+}
+
+/// Whether the last entry that can be read is followed by the one that ends an archive.
+fn ends_properly(image: &[u8]) -> bool {
+    const TRAILER: &[u8] = b"TRAILER!!!";
+    /// The header before its name and what aligns it: in no format are there more bytes.
+    const HEADER: usize = 128;
+    let end = cpio_reader::iter_files(image).last().map_or(0, |entry| {
+        let contents = entry.file().as_ptr_range().end as usize;
+        contents.saturating_sub(image.as_ptr() as usize)
+    });
+    let rest = image.get(end..).unwrap_or_default();
+    rest.windows(TRAILER.len())
+        .take(HEADER)
+        .any(|name| name == TRAILER)
 }
 
 /// Without `./` or `/` in front, as archives made by `find | cpio` and people's paths differ in that.
@@ -85,10 +107,29 @@ mod tests {
         assert_eq!(archive.file("/etc"), None, "a directory");
         let configs: Vec<_> = archive.configs_in("/etc/oxen/auto").collect();
         assert_eq!(configs, ["etc/oxen/auto/a.cfg", "etc/oxen/auto/b.cfg"]);
+        assert!(!archive.is_damaged());
         assert_eq!(Archive::new(b"no archive").paths().count(), 0);
         assert_eq!(
             Archive::new(&image[..image.len() / 2]).file("/etc/oxen/auto/b.cfg"),
             Some(&b"b"[..])
         );
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let image = newc(&[("a", 0o100_644, b"text"), ("empty", 0o100_644, b"")]);
+        assert!(!Archive::new(&image).is_damaged());
+        assert!(!Archive::new(&newc(&[])).is_damaged(), "nothing in it");
+        assert!(!Archive::new(b"").is_damaged(), "there is none");
+        assert!(Archive::new(b"no archive").is_damaged());
+        let trailer = newc(&[]).len();
+        for len in 1..image.len() - trailer {
+            assert!(Archive::new(&image[..len]).is_damaged(), "{len} bytes");
+        }
+        let second = image.windows(5).position(|name| name == b"empty").unwrap() - 110;
+        let mut spoilt = image.clone();
+        spoilt[second] ^= 1;
+        let archive = Archive::new(&spoilt);
+        assert!(archive.is_damaged() && archive.file("a").is_some());
     }
 }

@@ -71,6 +71,8 @@ pub fn kvm_usable() -> bool {
 pub enum Door {
     /// By the emulator itself (`qemu -kernel`, multiboot 1). Bochs has no such thing and takes [`Door::Multiboot1`].
     Kernel,
+    /// The same by PVH's note, with one module, which has no command line. QEMU looks for it in what is not multiboot 1.
+    Pvh,
     /// GRUB on a BIOS CD, `multiboot`.
     Multiboot1,
     /// GRUB on a BIOS CD, `multiboot2`.
@@ -85,6 +87,7 @@ impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Door::Kernel => "kernel",
+            Door::Pvh => "pvh",
             Door::Multiboot1 => "multiboot1",
             Door::Multiboot2 => "multiboot2",
             Door::UefiGrub => "uefi-grub",
@@ -147,6 +150,8 @@ pub struct Machine {
     pub xen_config: bool,
     /// QEMU's machine type.
     pub chipset: &'static str,
+    /// What is on the disk that the UEFI application is started from, instead of what command line and modules make: paths and contents.
+    pub esp: Vec<(&'static str, Vec<u8>)>,
     /// A reset starts it again, as it always does in Bochs; else QEMU ends.
     pub restarts: bool,
 }
@@ -188,6 +193,7 @@ impl Machine {
             gdb: false,
             xen_config: false,
             chipset: "q35",
+            esp: Vec::new(),
             restarts: false,
         })
     }
@@ -275,9 +281,13 @@ impl Machine {
             qemu.args(["-s", "-S"]);
         }
         match self.door {
-            Door::Kernel => {
+            Door::Kernel | Door::Pvh => {
+                let image = match self.door {
+                    Door::Pvh => media::without_multiboot1(&self.image, scratch)?,
+                    _ => self.image.clone(),
+                };
                 qemu.arg("-kernel")
-                    .arg(&self.image)
+                    .arg(image)
                     .arg("-append")
                     .arg(&self.command_line);
                 if !self.modules.is_empty() {

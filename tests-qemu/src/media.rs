@@ -43,9 +43,32 @@ pub(crate) fn grub_iso(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
     Ok(iso)
 }
 
-/// A disk whose EFI system partition holds our UEFI application, its configuration and the modules.
+/// A disk that is an EFI system partition with our UEFI application, its configuration and the modules, or with the machine's own files.
 pub(crate) fn esp(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
     let tree = scratch.join("esp");
+    if machine.esp.is_empty() {
+        fill_esp(machine, &tree)?;
+    }
+    for (path, contents) in &machine.esp {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().context("a file in the root")?)?;
+        fs::write(path, contents)?;
+    }
+    let bytes = size(&tree)?;
+    let disk = scratch.join("esp.img");
+    fs::File::create(&disk)?.set_len(bytes + bytes / 8 + (40 << 20))?;
+    run(Command::new("mformat").args(["-i"]).arg(&disk).args(["-F", "::"]))?;
+    let mut copy = Command::new("mcopy");
+    copy.args(["-s", "-i"]).arg(&disk);
+    for entry in fs::read_dir(&tree)? {
+        copy.arg(entry?.path());
+    }
+    run(copy.arg("::"))?;
+    Ok(disk)
+}
+
+/// The application by the name that firmware looks for, what it is to load, and a configuration that says so.
+fn fill_esp(machine: &Machine, tree: &Path) -> Result<()> {
     let boot = tree.join("EFI/BOOT");
     fs::create_dir_all(&boot)?;
     fs::copy(outputs::output("oxen.efi")?, boot.join("BOOTX64.EFI"))?;
@@ -66,19 +89,31 @@ pub(crate) fn esp(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
         config += "ucode=microcode.bin\nvideo=gfx-1024x768\n";
     }
     let name = if machine.xen_config { "xen.cfg" } else { "oxen.cfg" };
-    fs::write(boot.join(name), config)?;
-    let bytes: u64 = fs::read_dir(&boot)?
-        .map(|entry| entry.and_then(|e| e.metadata()).map_or(0, |m| m.len()))
-        .sum();
-    let disk = scratch.join("esp.img");
-    fs::File::create(&disk)?.set_len(bytes + bytes / 8 + (40 << 20))?;
-    run(Command::new("mformat").args(["-i"]).arg(&disk).args(["-F", "::"]))?;
-    run(Command::new("mcopy")
-        .args(["-s", "-i"])
-        .arg(&disk)
-        .arg(tree.join("EFI"))
-        .arg("::"))?;
-    Ok(disk)
+    Ok(fs::write(boot.join(name), config)?)
+}
+
+/// Bytes of the files below a directory.
+fn size(tree: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(tree)? {
+        let entry = entry?;
+        bytes += match entry.file_type()?.is_dir() {
+            true => size(&entry.path())?,
+            false => entry.metadata()?.len(),
+        };
+    }
+    Ok(bytes)
+}
+
+/// A copy of an image that is none for multiboot 1.
+pub(crate) fn without_multiboot1(image: &Path, scratch: &Path) -> Result<PathBuf> {
+    const MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
+    let mut bytes = fs::read(image)?;
+    let at = bytes.windows(MAGIC.len()).position(|word| word == MAGIC);
+    bytes[at.context("the image is not for multiboot 1")?..][..MAGIC.len()].fill(0);
+    let copy = scratch.join("oxen-pvh");
+    fs::write(&copy, bytes)?;
+    Ok(copy)
 }
 
 /// UEFI for a QEMU machine: Debian's OVMF, with variables of its own.

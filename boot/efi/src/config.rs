@@ -257,19 +257,29 @@ fn choose<'a>(
     wanted: Option<&'a str>,
     default: Option<&'a str>,
 ) -> Result<&'a str, ConfigError> {
+    let mut bootable = entries
+        .iter()
+        .filter(|entry| entry.section != GLOBAL && entry.key == "kernel")
+        .map(|entry| entry.section);
     if let Some(name) = wanted.or(default) {
         let there = name != GLOBAL && entries.iter().any(|entry| entry.section == name);
-        return if there {
-            Ok(name)
-        } else {
-            Err(error(0, format!("there is no section [{name}]")))
-        };
+        if there {
+            return Ok(name);
+        }
+        let mut message = format!("there is no section [{name}]");
+        for (index, other) in bootable.enumerate() {
+            message += if index == 0 {
+                "; those with a kernel: ["
+            } else {
+                ", ["
+            };
+            message += other;
+            message += "]";
+        }
+        return Err(error(0, message));
     }
-    let kernel = entries
-        .iter()
-        .find(|entry| entry.section != GLOBAL && entry.key == "kernel");
-    kernel
-        .map(|entry| entry.section)
+    bootable
+        .next()
         .ok_or_else(|| error(0, "no section has a line `kernel=FILE`".into()))
 }
 
@@ -334,8 +344,12 @@ mod tests {
         );
         assert_eq!(message("[a]\nkernel="), "line 2: `kernel` names no file");
         assert_eq!(
-            message("[global]\ndefault=b\n[a]\nkernel=x"),
+            message("[global]\ndefault=b\n[a]\noptions=x"),
             "there is no section [b]"
+        );
+        assert_eq!(
+            message("[global]\ndefault=b\n[a]\nkernel=x\n[c]\nkernel=y"),
+            "there is no section [b]; those with a kernel: [a], [c]"
         );
         assert_eq!(
             message("[a]\nkernel=x\nkernal=x"),

@@ -98,6 +98,17 @@ pub fn open(image: &[u8], limit: usize) -> Result<Kernel<'_>, Error> {
     opening.finish()
 }
 
+/// Whether an image can be a kernel, by its headers: a packed one is not unpacked.
+///
+/// # Errors
+/// As of [`open`].
+pub fn check_headers(image: &[u8]) -> Result<(), Error> {
+    match Opening::new(image, 0)?.0 {
+        State::Plain(elf) => open_elf(Cow::Borrowed(elf)).map(|_| ()),
+        State::Packed(_) => Ok(()),
+    }
+}
+
 /// [`open`] in steps, for those who have something else to do between them.
 pub struct Opening<'a>(State<'a>);
 

@@ -223,6 +223,31 @@ fn bad_elf_files_are_refused() {
 }
 
 #[test]
+fn headers_are_checked_without_unpacking() {
+    let mut corrupt = XZ.to_vec();
+    corrupt[40] ^= 0x55;
+    for good in [
+        ELF.to_vec(),
+        gzip(ELF),
+        bzimage(XZ, ELF.len()),
+        bzimage(&corrupt, ELF.len()),
+    ] {
+        assert_eq!(kernel::check_headers(&good), Ok(()));
+    }
+    for (bad, error) in [
+        (&b"not a kernel"[..], Error::NotAKernel),
+        (&ELF[..60], Error::Truncated),
+        (&bzimage(XZ, ELF.len())[..1100], Error::Truncated),
+        (
+            &ELF[..ELF.len() - 1],
+            Error::SegmentOutsideFile { gpa: 0x10_0000 },
+        ),
+    ] {
+        assert_eq!(kernel::check_headers(bad), Err(error));
+    }
+}
+
+#[test]
 fn plan_puts_everything_into_ram() {
     let kernel = kernel::open(ELF, LIMIT).unwrap();
     let memory_map = layout::domu_memory_map(64 << 20);

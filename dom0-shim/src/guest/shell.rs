@@ -41,6 +41,12 @@ pub async fn run(host: Rc<Host>) {
     for word in host.unknown_options() {
         println!("dom0-shim's command line: '{word}' is ignored: it takes domu=NAME,... and console=NAME");
     }
+    if host.archive.is_damaged() {
+        println!(
+            "The boot archive (dom0's second module) is damaged, or no cpio archive: {} files of it can be read",
+            host.archive.paths().count()
+        );
+    }
     start_configured(&host).await;
     loop {
         let line = host.terminal.line(|before| candidates(&host, before)).await;

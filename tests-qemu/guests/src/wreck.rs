@@ -2,7 +2,68 @@
 // UNSAFETY: each function destroys the state that Rust needs, for ever.
 #![expect(unsafe_code, reason = "what a hostile guest does to itself")]
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
+
+global_asm!(
+    r#"
+    .pushsection .text.wreck, "ax"
+    .code64
+    .globl wreck_switch_tasks
+wreck_switch_tasks:
+    /* The base of both segments of type TSS, in the pieces that a descriptor has it in. */
+    movl    $wreck_tss, %eax
+    movw    %ax, wreck_gdt + 34
+    movw    %ax, wreck_gdt + 42
+    shrl    $16, %eax
+    movb    %al, wreck_gdt + 36
+    movb    %al, wreck_gdt + 44
+    movb    %ah, wreck_gdt + 39
+    movb    %ah, wreck_gdt + 47
+    lgdt    wreck_gdt_pointer
+    pushq   $24
+    pushq   $wreck_compatibility
+    lretq
+    .code32
+wreck_compatibility:
+    movl    %cr0, %eax
+    andl    $0x7fffffff, %eax
+    movl    %eax, %cr0
+    movl    $0xc0000080, %ecx           /* EFER.LME */
+    rdmsr
+    andl    $~0x100, %eax
+    wrmsr
+    movl    $32, %eax
+    ltr     %ax
+    ljmp    $40, $0
+    hlt
+    .code64
+    .popsection
+
+    .pushsection .data.wreck, "aw"
+    .balign 8
+wreck_gdt:
+    .quad   0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cf9b000000ffff
+    .quad   0x0000890000000067, 0x0000890000000067
+wreck_gdt_pointer:
+    .word   47
+    .quad   wreck_gdt
+    .balign 8
+wreck_tss:
+    .zero   104
+    .popsection
+    "#,
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    fn wreck_switch_tasks() -> !;
+}
+
+/// Leaves long mode, and jumps to another task, by hardware.
+pub fn switch_tasks() -> ! {
+    // SAFETY: nothing runs in this guest afterwards.
+    unsafe { wreck_switch_tasks() }
+}
 
 /// An exception without an interrupt table.
 pub fn triple_fault() -> ! {

@@ -6,38 +6,47 @@ use anyhow::{Context, Result, ensure};
 
 use super::guests::verdict;
 use super::hostile::spinning;
-use super::shim::Shim;
+use super::shim::{Shim, archive};
 use super::{BOTH, PATIENCE, guest, test, test_by};
 use crate::runner::{Bench, Test};
 use crate::{Door, Machine, Module, Vehicle, outputs};
 
-/// One test for each door.
+/// The doors that bring all modules with their command lines.
+const DOORS: [(Vehicle, Door); 8] = [
+    (Vehicle::Svm, Door::Kernel),
+    (Vehicle::Svm, Door::Multiboot1),
+    (Vehicle::Svm, Door::Multiboot2),
+    (Vehicle::Svm, Door::UefiGrub),
+    (Vehicle::Svm, Door::UefiApp),
+    (Vehicle::Vmx, Door::Multiboot1),
+    (Vehicle::Vmx, Door::Multiboot2),
+    (Vehicle::SvmBochs, Door::Multiboot2),
+];
+
+/// Some for each door, others for each vendor.
 pub fn tests() -> Vec<Test> {
-    [
-        (Vehicle::Svm, Door::Kernel),
-        (Vehicle::Svm, Door::Multiboot1),
-        (Vehicle::Svm, Door::Multiboot2),
-        (Vehicle::Svm, Door::UefiGrub),
-        (Vehicle::Svm, Door::UefiApp),
-        (Vehicle::Vmx, Door::Multiboot1),
-        (Vehicle::Vmx, Door::Multiboot2),
-        (Vehicle::SvmBochs, Door::Multiboot2),
-    ]
-    .into_iter()
-    .map(|(vehicle, door)| test_by("boot", vehicle, door, boot))
-    .chain([test_by(
-        "boot by a xen.cfg",
-        Vehicle::Svm,
-        Door::UefiApp,
-        xen_config,
-    )])
-    .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
-    .chain(BOTH.map(|vehicle| test("exceptions of the hypervisor", vehicle, exceptions)))
-    .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
-    .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
-    .chain(BOTH.map(|vehicle| test("debug key d on other CPUs", vehicle, registers)))
-    .chain(BOTH.map(|vehicle| test("Xen's options", vehicle, options)))
-    .collect()
+    DOORS
+        .into_iter()
+        .flat_map(|(vehicle, door)| {
+            [
+                test_by("boot", vehicle, door, boot),
+                test_by("boot with bad second modules", vehicle, door, bad_second_modules),
+            ]
+        })
+        .chain([test_by("boot", Vehicle::Svm, Door::Pvh, boot_by_pvh)])
+        .chain([test_by(
+            "boot by a xen.cfg",
+            Vehicle::Svm,
+            Door::UefiApp,
+            xen_config,
+        )])
+        .chain(BOTH.map(|vehicle| test("panic", vehicle, panic)))
+        .chain(BOTH.map(|vehicle| test("exceptions of the hypervisor", vehicle, exceptions)))
+        .chain(BOTH.map(|vehicle| test("second serial port", vehicle, second_port)))
+        .chain(BOTH.map(|vehicle| test("debug keys", vehicle, debug_keys)))
+        .chain(BOTH.map(|vehicle| test("debug key d on other CPUs", vehicle, registers)))
+        .chain(BOTH.map(|vehicle| test("Xen's options", vehicle, options)))
+        .collect()
 }
 
 /// The debug key that makes Oxen panic: what helps to find out why is on the serial line, and stays, as the machine does not restart.
@@ -194,6 +203,42 @@ fn boot(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         ensure!(output.contains(&expected), "dom0 did not print {expected:?}");
     }
     Ok(())
+}
+
+/// dom0-shim comes up with a boot archive that is cut off, and says so, and without one.
+fn bad_second_modules(bench: &mut Bench, machine: Machine) -> Result<()> {
+    const COMPLAINT: &str =
+        "The boot archive (dom0's second module) is damaged, or no cpio archive: 1 files of it can be read";
+    let files = [
+        ("etc/oxen/h.cfg", b"name='h'\nkernel='/k'\nmemory=32\n".to_vec()),
+        ("k", vec![1; 10_000]),
+    ];
+    let path = archive(&bench.scratch(), &files)?;
+    let bytes = std::fs::read(&path)?;
+    std::fs::write(&path, &bytes[..bytes.len() - 8_000])?;
+    for (archive, complaint, answer) in [
+        (Some(path), true, "/k: no such file in the boot archive"),
+        (None, false, "h: no such file in the boot archive"),
+    ] {
+        let mut shim = match archive {
+            Some(archive) => Shim::start(bench, machine.clone(), archive)?,
+            None => Shim::without_archive(bench, machine.clone())?,
+        };
+        let said = shim.command("create h")?;
+        ensure!(said.contains(answer), "{said}");
+        let complained = shim.console.output().contains(COMPLAINT);
+        ensure!(complained == complaint, "{}", shim.console.output());
+    }
+    Ok(())
+}
+
+/// There is one module by this door, without a command line.
+fn boot_by_pvh(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![guest("hello", "")?];
+    let console = bench.start(&machine)?;
+    console.expect("boot          PVH by ", PATIENCE)?;
+    verdict(console)
 }
 
 /// What the configuration names for Xen alone is passed over.

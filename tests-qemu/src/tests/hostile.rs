@@ -41,6 +41,8 @@ pub fn tests() -> Vec<Test> {
                 test("domU at its limits", vehicle, limits),
             ]
         })
+        // QEMU carries task switches out itself.
+        .chain([Vehicle::Vmx, Vehicle::SvmBochs].map(|vehicle| test("task switch", vehicle, task_switch)))
         // It sleeps by this machine's clock, which is not that of Bochs.
         .chain([test("domU that reboots at once", Vehicle::Svm, restarts)])
         .collect()
@@ -59,7 +61,7 @@ fn config_of(kernel: &str, extra: &str) -> Vec<u8> {
 }
 
 /// The shim with a config `/etc/oxen/WHAT.cfg` for each of `whats`.
-fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Shim<'a>> {
+pub(super) fn hostile<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Shim<'a>> {
     let names: Vec<String> = whats.iter().map(|what| format!("etc/oxen/{what}.cfg")).collect();
     let mut files: Vec<(&str, Vec<u8>)> = names
         .iter()
@@ -75,7 +77,7 @@ fn shim<'a>(bench: &'a mut Bench, machine: Machine, whats: &[&str]) -> Result<Sh
 
 fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let whats: Vec<&str> = ENDS.iter().map(|(what, _)| *what).collect();
-    let mut shim = shim(bench, machine, &whats)?;
+    let mut shim = hostile(bench, machine, &whats)?;
     for (what, end) in ENDS {
         // The second is down, unless the first starts it.
         shim.console
@@ -89,6 +91,19 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let failed: Vec<&str> = output.lines().filter(|line| line.contains(": fail: ")).collect();
     ensure!(failed.is_empty(), "{failed:?}");
     Ok(())
+}
+
+/// A task switch by hardware is not emulated: it ends the domain, as a crash, and the log says why.
+fn task_switch(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = hostile(bench, machine, &["task_switch", "halt"])?;
+    shim.console.type_line("create task_switch")?;
+    shim.console
+        .expect("d1v0 crashed: cannot go on after TaskSwitch { cause: ", PATIENCE)?;
+    shim.console
+        .expect("reason code 3 (crash): action is destroy", PATIENCE)?;
+    shim.wait_for("h", false)?;
+    shim.console.type_line("create halt")?;
+    shim.ended("reason code 0 (poweroff): action is destroy")
 }
 
 /// Domains that make every hypercall with random arguments, those that end them or take their memory away included: whatever
@@ -155,7 +170,7 @@ fn wild(bench: &mut Bench, machine: Machine) -> Result<()> {
 fn restarts(bench: &mut Bench, machine: Machine) -> Result<()> {
     const UUID: &str = "2d2c6a0e-5ad5-4c8f-9d6a-6c0f0e1b7a51";
     const CREATE: &str = "create /etc/oxen/reboot.cfg";
-    let mut shim = shim(bench, machine, &["reboot"])?;
+    let mut shim = hostile(bench, machine, &["reboot"])?;
     shim.console.type_line(&format!(
         "{CREATE} on_reboot='rename-restart' uuid='{UUID}' disk=['ram:256K,xvda,rw']"
     ))?;
@@ -239,7 +254,7 @@ fn limits(bench: &mut Bench, machine: Machine) -> Result<()> {
 
 /// The shim with a config `spin`, of a domain that computes for ever with interrupts off.
 pub fn spinning(bench: &mut Bench, machine: Machine) -> Result<Shim<'_>> {
-    shim(bench, machine, &["spin"])
+    hostile(bench, machine, &["spin"])
 }
 
 /// A domain that computes for ever with interrupts off: the shim still answers, and can end it.

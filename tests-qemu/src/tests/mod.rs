@@ -9,6 +9,8 @@
 //! * [`cpus`]: many CPUs, off and on; the machine's power.
 //! * [`creating`]: domains that are being made.
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
+//! * [`efi`]: the UEFI application from the firmware's shell.
+//! * [`ends`]: what becomes of domains that have stopped.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
 //! * [`machine_disk`]: disks of the machine, which dom0-shim drives.
@@ -31,6 +33,8 @@ mod checked;
 mod cpus;
 mod creating;
 mod debian;
+mod efi;
+mod ends;
 mod guests;
 mod hostile;
 mod machine_disk;
@@ -66,6 +70,7 @@ pub fn all() -> Vec<Test> {
         scheduling::tests(),
         creating::tests(),
         hostile::tests(),
+        ends::tests(),
         store::tests(),
         checked::tests(),
         cpus::tests(),
@@ -74,6 +79,7 @@ pub fn all() -> Vec<Test> {
         soft_reset::tests(),
         guests::tests(),
         boot::tests(),
+        efi::tests(),
         bad_input::tests(),
     ]
     .into_iter()

@@ -1,7 +1,9 @@
 //! dom0-shim's prompt says and does what xl says and does.
 
 use anyhow::{Context, Result, ensure};
+use dom0_shim::shell::commands::TABLE;
 
+use super::hostile::spinning;
 use super::shim::{PROMPT, Shim, archive};
 use super::{BOTH, PATIENCE, test};
 use crate::runner::{Bench, Test};
@@ -10,7 +12,12 @@ use crate::{Machine, outputs};
 /// The tests.
 pub fn tests() -> Vec<Test> {
     BOTH.into_iter()
-        .map(|vehicle| test("prompt as xl's", vehicle, prompt))
+        .flat_map(|vehicle| {
+            [
+                test("prompt as xl's", vehicle, prompt),
+                test("keys and words at the prompt", vehicle, keys_and_words),
+            ]
+        })
         .collect()
 }
 
@@ -142,4 +149,147 @@ fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     shim.console.expect("Rebooting the machine", PATIENCE)?;
     shim.console.expect("Oxen 0.1.0", PATIENCE)?;
     Ok(())
+}
+
+/// What is typed, a few keys at a time, and what each of them leads to.
+type Keys = &'static [(&'static str, &'static str)];
+
+/// Ways to type `domid h`, and to ask again; each ends with a 1.
+const WAYS: &[Keys] = &[
+    // A word that is complete, and one that is not: the second Tab shows what it may be.
+    &[("dom\t", "domid  domname"), ("", "oxen> dom"), ("id h", "id h")],
+    &[("domi\t", "domid "), ("h\t", "h ")],
+    // Ctrl-P, and the cursor key; Ctrl-N comes back to what is being typed.
+    &[("\x10", "oxen> domid h")],
+    &[("\x1b[A", "oxen> domid h")],
+    &[
+        ("dom", "dom"),
+        ("\x1b[A", "oxen> domid h"),
+        ("\x0e", "oxen> dom"),
+        ("id h", "id h"),
+    ],
+    // Home, Delete, End, Backspace.
+    &[
+        ("xdomid hx", "xdomid hx"),
+        ("\x1b[H\x1b[3~", "domid hx"),
+        ("\x1b[F\x7f", "\x1b[K"),
+    ],
+    // Ctrl-A, Ctrl-F, Ctrl-D, Ctrl-E, Ctrl-B, Ctrl-K.
+    &[
+        ("d--omid hx", "d--omid hx"),
+        ("\x01\x06\x04\x04", "omid hx"),
+        ("\x05\x02\x0b", "\x1b[K"),
+    ],
+    // Ctrl-U, Ctrl-W, Ctrl-C, Ctrl-L.
+    &[
+        ("xyz", "xyz"),
+        ("\x15", "\x1b[K"),
+        ("domid x", "domid x"),
+        ("\x17", "\x1b[K"),
+        ("h", "h"),
+    ],
+    &[
+        ("xyz", "xyz"),
+        ("\x03", "^C"),
+        ("domid h", "domid h"),
+        ("\x0c", "\x1b[2J"),
+    ],
+];
+
+/// What a person types who looks around: keys of the line editor, and commands that no other test has.
+fn keys_and_words(bench: &mut Bench, machine: Machine) -> Result<()> {
+    let mut shim = spinning(bench, machine)?;
+    says(&mut shim, "create spin", &["Domain 1 (h) created"])?;
+    for keys in WAYS {
+        shim.console.skip()?;
+        for (typed, wanted) in *keys {
+            shim.console.send(typed)?;
+            shim.console
+                .expect(wanted, PATIENCE)
+                .with_context(|| format!("{typed:?} of {keys:?}"))?;
+        }
+        shim.console.send("\r")?;
+        shim.console
+            .expect("\n1\r\n", PATIENCE)
+            .with_context(|| format!("{keys:?}"))?;
+        shim.console.expect(PROMPT, PATIENCE)?;
+    }
+    let help = shim.command("help")?;
+    for entry in TABLE {
+        let line = format!("\n {:<19} {}\n", entry.name, entry.summary());
+        ensure!(help.contains(&line), "no {line:?}: {help}");
+    }
+    for (command, wanted) in [
+        (
+            "help list",
+            &[
+                "Usage: list [-l] [-v] [-c] [DOMAIN]",
+                "List information about all",
+            ][..],
+        ),
+        ("help nothing", &["nothing: no such command"]),
+        ("domid Domain-0", &["\n0\n"]),
+        ("domid nobody", &["nobody is an invalid domain identifier"]),
+        ("domid", &["Usage: domid NAME"]),
+        ("domname 1", &["\nh\n"]),
+        ("domname 0", &["\nDomain-0\n"]),
+        ("domname 7", &["Can't get domain name of domain id '7'"]),
+        (
+            "uptime",
+            &[
+                "Name                                ID Uptime\n",
+                "\nDomain-0                             0 0:0",
+                "\nh                                    1 0:0",
+            ],
+        ),
+        ("uptime h", &["ID Uptime\nh   "]),
+        ("uptime nobody", &["nobody is an invalid domain identifier"]),
+        ("pause h", &[]),
+        ("list h", &[" --p--- "]),
+        ("unpause h", &[]),
+        ("debug-keys q", &["d0: ", "d1: "]),
+        ("dmesg", &["Oxen 0.1.0\n", "(oxen) ["]),
+        ("dmesg -x", &["Usage: dmesg [-c]"]),
+        ("dmesg -c", &["Oxen 0.1.0\n"]),
+    ] {
+        says(&mut shim, command, wanted)?;
+    }
+    for (command, unwanted) in [
+        ("dmesg", "Oxen 0.1.0"),
+        ("list h", " --p--- "),
+        ("uptime h", "Domain-0"),
+    ] {
+        let said = shim.command(command)?;
+        ensure!(!said.contains(unwanted), "{command}: {said}");
+    }
+    // What runs does not listen: it has no chance to shut down.
+    shim.command("destroy h")?;
+    shim.wait_for("h", false)?;
+    shim.console.type_line("exit")?;
+    shim.console.expect("Powering off", PATIENCE)?;
+    shim.console.wait(PATIENCE)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dom0_shim::shell::commands::TABLE;
+
+    use crate::outputs::root;
+
+    #[test]
+    fn each_command_is_typed_by_some_test() {
+        let tests = std::fs::read_dir(root().join("tests-qemu/src/tests")).unwrap();
+        let source: String = tests
+            .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+            .collect();
+        for entry in TABLE {
+            let (alone, with_words) = (format!("\"{}\"", entry.name), format!("\"{} ", entry.name));
+            assert!(
+                source.contains(&alone) || source.contains(&with_words),
+                "no test types {}",
+                entry.name
+            );
+        }
+    }
 }

@@ -27,18 +27,28 @@ impl<'a> Shim<'a> {
     ///
     /// # Errors
     /// It does not come.
-    pub fn start(bench: &'a mut Bench, mut machine: Machine, archive: PathBuf) -> Result<Shim<'a>> {
+    pub fn start(bench: &'a mut Bench, machine: Machine, archive: PathBuf) -> Result<Shim<'a>> {
+        Self::start_with(bench, machine, Some(archive))
+    }
+
+    /// The same without a boot archive.
+    ///
+    /// # Errors
+    /// As of [`Shim::start`].
+    pub fn without_archive(bench: &'a mut Bench, machine: Machine) -> Result<Shim<'a>> {
+        Self::start_with(bench, machine, None)
+    }
+
+    fn start_with(bench: &'a mut Bench, mut machine: Machine, archive: Option<PathBuf>) -> Result<Shim<'a>> {
         machine.command_line += " dom0_mem=256M";
-        machine.modules = vec![
-            Module {
-                path: outputs::output("dom0-shim")?,
+        machine.modules = [outputs::output("dom0-shim")?]
+            .into_iter()
+            .chain(archive)
+            .map(|path| Module {
+                path,
                 args: String::new(),
-            },
-            Module {
-                path: archive,
-                args: String::new(),
-            },
-        ];
+            })
+            .collect();
         let console = bench.start(&machine)?;
         console.expect(PROMPT, PATIENCE).context("the shim's prompt")?;
         Ok(Shim { console })

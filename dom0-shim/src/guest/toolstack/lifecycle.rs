@@ -8,10 +8,6 @@ use core::cell::Cell;
 
 use abi::Domid;
 use abi::event_channel::VIRQ_DOM_EXC;
-use abi::sched::{
-    SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
-    SHUTDOWN_WATCHDOG,
-};
 use dom0_shim::restart;
 use dom0_shim::shell::format::shutdown_reason;
 use dom0_shim::xlcfg::{Action, Config};
@@ -64,7 +60,7 @@ fn look_at(host: &Rc<Host>, domain: Domid) {
     let Some(reason) = reason else { return };
     host.domains.ended.notify();
     console::drain(host, domain);
-    let (word, action) = describe(reason, &record.config);
+    let (word, action) = restart::decide(reason, &record.config);
     let name = &record.config.name;
     let action_word = action_name(action);
     host.terminal.notice(&format!(
@@ -73,19 +69,6 @@ fn look_at(host: &Rc<Host>, domain: Domid) {
     // A task of its own: what takes time is not to keep other domains waiting.
     let act = act(host.clone(), domain, action);
     host.spawner.spawn(act);
-}
-
-/// A reason in words, and what the config says to do.
-fn describe(reason: u32, config: &Config) -> (&'static str, Action) {
-    match reason {
-        SHUTDOWN_POWEROFF => ("poweroff", config.on_poweroff),
-        SHUTDOWN_REBOOT => ("reboot", config.on_reboot),
-        SHUTDOWN_SUSPEND => ("suspend", Action::Preserve),
-        SHUTDOWN_CRASH => ("crash", config.on_crash),
-        SHUTDOWN_WATCHDOG => ("watchdog", config.on_watchdog),
-        SHUTDOWN_SOFT_RESET => ("soft reset", config.on_soft_reset),
-        _ => ("unknown", Action::Destroy),
-    }
 }
 
 fn action_name(action: Action) -> &'static str {

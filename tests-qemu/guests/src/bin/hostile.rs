@@ -40,6 +40,7 @@ fn main(info: StartInfo) -> ! {
             cpu::mmio_write(cpu::APIC_ICR, TO_SELF | 0x41);
         },
         "halt" => wreck::halt(),
+        "task_switch" => wreck::switch_tasks(),
         "panic" => sched::shutdown(SHUTDOWN_CRASH),
         "reboot" => sched::shutdown(abi::sched::SHUTDOWN_REBOOT),
         "watchdog" => {
