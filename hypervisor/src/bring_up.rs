@@ -9,6 +9,7 @@ use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use raw_cpuid::CpuId;
 
+use crate::arch::errata;
 use crate::cmdline::{self, CommandLine, CrashTest};
 use crate::debug_keys;
 use crate::hw::irq::vector;
@@ -38,6 +39,7 @@ pub struct Machine {
 pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
     install_boot_cpu();
     traps::begin();
+    errata::fix();
     version::set_command_line(handover.command_line);
     let options = cmdline::parse(handover.command_line);
     console::init(&options);

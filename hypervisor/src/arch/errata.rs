@@ -2,8 +2,6 @@
 // UNSAFETY: WRMSR.
 #![expect(unsafe_code, reason = "WRMSR")]
 
-use x86_64::registers::model_specific::Msr;
-
 use super::machine::is_amd;
 use super::try_msr;
 
@@ -58,8 +56,8 @@ pub fn fix() {
         if let Some(value) = try_msr::read(fix.register)
             && value & fix.bit == 0
         {
-            // SAFETY: the register exists, and the bit is the one that AMD documents for this CPU.
-            unsafe { Msr::new(fix.register).write(value | fix.bit) };
+            // SAFETY: the bit is the one that AMD documents for this CPU.
+            unsafe { try_msr::write(fix.register, value | fix.bit) };
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Reading model-specific registers that may not exist.
-// UNSAFETY: RDMSR with a way out of its #GP.
-#![expect(unsafe_code, reason = "RDMSR with a way out of its #GP")]
+//! Reading model-specific registers that may not exist, and writing those that may not take it.
+// UNSAFETY: RDMSR and WRMSR with a way out of their #GP.
+#![expect(unsafe_code, reason = "RDMSR and WRMSR with a way out of their #GP")]
 
 use core::arch::global_asm;
 
@@ -18,6 +18,16 @@ global_asm!(
     "try_rdmsr_refused:",
     "xor edx, edx",
     "ret",
+    ".global try_wrmsr, try_wrmsr_at, try_wrmsr_refused",
+    "try_wrmsr:",
+    "mov ecx, edi",
+    "mov eax, esi",
+    "mov rdx, rsi",
+    "shr rdx, 32",
+    "try_wrmsr_at:",
+    "wrmsr",
+    "try_wrmsr_refused:",
+    "ret",
     ".popsection",
 );
 
@@ -32,6 +42,9 @@ unsafe extern "C" {
     fn try_rdmsr(register: u32) -> Tried;
     static try_rdmsr_at: u8;
     static try_rdmsr_refused: u8;
+    fn try_wrmsr(register: u32, value: u64);
+    static try_wrmsr_at: u8;
+    static try_wrmsr_refused: u8;
 }
 
 /// Value of a register, reading which has no effect; `None`: this CPU has no such register. Once the host's exception handlers are there.
@@ -41,7 +54,21 @@ pub fn read(register: u32) -> Option<u64> {
     (tried.exists != 0).then_some(tried.value)
 }
 
-/// Where to go on after #GP at `rip`, if that is [`read`]'s.
+/// Write a register; one that does not take the value, as a hypervisor below may decide, stays as it is.
+///
+/// # Safety
+/// Nothing that runs here minds the value.
+pub unsafe fn write(register: u32, value: u64) {
+    // SAFETY: the caller's; the handler of #GP asks `resume_after`.
+    unsafe { try_wrmsr(register, value) };
+}
+
+/// Where to go on after #GP at `rip`, if that is [`read`]'s or [`write`]'s.
 pub fn resume_after(rip: u64) -> Option<u64> {
-    (rip == (&raw const try_rdmsr_at) as u64).then_some((&raw const try_rdmsr_refused) as u64)
+    let ways = [
+        (&raw const try_rdmsr_at, &raw const try_rdmsr_refused),
+        (&raw const try_wrmsr_at, &raw const try_wrmsr_refused),
+    ];
+    let way = ways.into_iter().find(|(at, _)| rip == *at as u64);
+    way.map(|(_, refused)| refused as u64)
 }

@@ -323,10 +323,11 @@ fn unmap_some(domain: &Domain, from: Gfn) -> Option<Gfn> {
     let mut unmapping = Unmapping::of(domain);
     while let Some((gfn, entry)) = domain.p2m.next_mapped(from) {
         let first = Gfn(gfn.0 & !((1 << entry.order) - 1));
-        // No error is possible: no page is split.
-        let _ = unmapping.unmap_if(first, entry.order, |_| true);
-        from = first.offset(1 << entry.order);
-        budget = budget.saturating_sub(1 << entry.order);
+        // No error is possible: no page is split here. Dom0 may have split it meanwhile, or taken the first of it away.
+        let gone = unmapping.unmap_if(first, entry.order, |_| true);
+        let frames = 1 << gone.ok().flatten().unwrap_or(0);
+        from = first.offset(frames);
+        budget = budget.saturating_sub(frames);
         if budget == 0 {
             return Some(from);
         }

@@ -110,7 +110,8 @@ fn collect(tables: &AcpiTables<Mapped>) -> Info {
     }
     info.hpet = HpetInfo::new(tables)
         .ok()
-        .map(|hpet| Hpa(hpet.base_address as u64));
+        .map(|hpet| Hpa(hpet.base_address as u64))
+        .filter(|at| at.0 != 0);
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         add_fadt(&mut info, &fadt);
         if let Ok(dsdt) = tables.dsdt()
@@ -237,12 +238,18 @@ fn in_reach(address: u64, size: u64) -> bool {
 
 impl AcpiHandler for Mapped {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        assert!(
-            in_reach(address as u64, size as u64),
-            "firmware has an ACPI table of {size} bytes at {address:#x}: above 4 GiB none is in reach"
-        );
-        let start = NonNull::new(phys::ptr(Hpa(address as u64)).cast::<T>());
-        // SAFETY: the boot page tables have all of it, and what comes after them has ACPI's memory, too.
+        /// A table that is none, as it has no signature.
+        static NOTHING: [u64; 64] = [0; 64];
+        let at = if in_reach(address as u64, size as u64) {
+            phys::ptr(Hpa(address as u64))
+        } else {
+            log::warn!("ACPI: {size} bytes at {address:#x} are passed over, as they are not below 4 GiB");
+            NOTHING.as_ptr().cast_mut().cast()
+        };
+        const { assert!(size_of::<T>() <= 512) };
+        let start = NonNull::new(at.cast::<T>());
+        // SAFETY: the boot page tables have all of it, and what comes after them has ACPI's memory, too; of what has no signature, the crate looks at the
+        // header alone.
         unsafe { PhysicalMapping::new(address, start.unwrap_or(NonNull::dangling()), size, size, Mapped) }
     }
 

@@ -127,7 +127,6 @@ pub fn start_others(options: &CommandLine<'_>, ram: &[Range<u64>]) {
     if acpi::info().cpus.len() > 1 && !options.no_smp {
         match Startup::new(ram) {
             Some(startup) => {
-                errata::fix();
                 for apic_id in others {
                     if !apic::reaches(apic_id) {
                         log::warn!("CPU with APIC id {apic_id} is not used: it takes an x2APIC to reach it");
@@ -217,6 +216,7 @@ impl Startup {
         PROGRESS.store(NOTHING, SeqCst);
         WARP.store(0, SeqCst);
         LOOKS.store(0, SeqCst);
+        ADJUST.store(Adjust::No as u32, SeqCst);
 
         apic::reset(apic_id);
         delay(AFTER_INIT_NS);
@@ -229,12 +229,14 @@ impl Startup {
         }
         compare_with_the_other()?;
         let mut warp = WARP.load(SeqCst);
-        if warp != 0 && has_tsc_adjust() {
+        if warp != 0 && time::tsc_adjust().is_some() {
             let before = warp;
-            adjust_the_other()?;
+            adjust_the_other(Adjust::AsTheFirst)?;
             compare_with_the_other()?;
             warp = WARP.load(SeqCst);
-            if warp == 0 {
+            if warp != 0 {
+                adjust_the_other(Adjust::AsBefore)?;
+            } else {
                 log::warn!(
                     "CPU with APIC id {apic_id}: firmware left its time-stamp counter {before} ticks off; adjusted"
                 );
@@ -328,12 +330,19 @@ fn compare_with_the_other() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What software has added to this CPU's time-stamp counter (SDM 3B, 19.17.3).
-const TSC_ADJUST: u32 = 0x3b;
-/// The first CPU's.
-static FIRST_ADJUST: AtomicU64 = AtomicU64::new(0);
-/// The other one is to take that for its own, and to forget what was compared.
-static ADJUST: AtomicBool = AtomicBool::new(false);
+/// What the other CPU is to do to its [`TSC_ADJUST`], and to forget what was compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Adjust {
+    No,
+    /// Make it the first one's, which is 0 ([`time::init`]).
+    AsTheFirst,
+    /// Give it the value back that it had.
+    AsBefore,
+}
+
+/// One of [`Adjust`].
+static ADJUST: AtomicU32 = AtomicU32::new(Adjust::No as u32);
 /// `crash_test=adjust`: by how much firmware has adjusted the counters of CPUs that come now.
 static MISADJUSTED: AtomicU64 = AtomicU64::new(0);
 
@@ -342,19 +351,11 @@ pub fn misadjust_clocks() {
     MISADJUSTED.store(1_000_000, SeqCst);
 }
 
-fn has_tsc_adjust() -> bool {
-    raw_cpuid::CpuId::new()
-        .get_extended_feature_info()
-        .is_some_and(|features| features.has_tsc_adjust_msr())
-}
-
 /// The first CPU's part. Sockets that came out of reset at different times have counters that agree by different adjustments, so this is for where they do not.
-fn adjust_the_other() -> Result<(), &'static str> {
-    // SAFETY: CPUID says that there is the register.
-    FIRST_ADJUST.store(unsafe { Msr::new(TSC_ADJUST).read() }, SeqCst);
-    ADJUST.store(true, SeqCst);
+fn adjust_the_other(how: Adjust) -> Result<(), &'static str> {
+    ADJUST.store(how as u32, SeqCst);
     let end = time::now_ns() + PATIENCE_NS;
-    while ADJUST.load(SeqCst) {
+    while ADJUST.load(SeqCst) != Adjust::No as u32 {
         if time::now_ns() >= end {
             return Err("it does not answer");
         }
@@ -363,14 +364,16 @@ fn adjust_the_other() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The other CPU's part, while the first one waits for it.
-fn adjust_if_told() {
-    if ADJUST.load(SeqCst) {
-        // SAFETY: as above, as both are alike; nothing goes by this CPU's counter yet.
-        unsafe { Msr::new(TSC_ADJUST).write(FIRST_ADJUST.load(SeqCst)) };
+/// The other CPU's part, while the first one waits for it; `before` is the value that it had.
+fn adjust_if_told(before: u64) {
+    let how = ADJUST.load(SeqCst);
+    if how != Adjust::No as u32 {
+        let value = if how == Adjust::AsBefore as u32 { before } else { 0 };
+        // SAFETY: CPUID of the first CPU, which this one is like, says that there is the register; nothing goes by this CPU's counter yet.
+        unsafe { Msr::new(time::TSC_ADJUST).write(value) };
         LATEST.store(0, SeqCst);
         WARP.store(0, SeqCst);
-        ADJUST.store(false, SeqCst);
+        ADJUST.store(Adjust::No as u32, SeqCst);
     }
 }
 
@@ -387,12 +390,13 @@ extern "C" fn first_steps(cpu: &'static PerCpu) -> ! {
     // What comes in the TSC's stead is the same for all.
     let behind = if time::trusts_tsc() { SKEW.load(SeqCst) } else { 0 };
     let misadjusted = MISADJUSTED.load(SeqCst);
-    if misadjusted != 0 && has_tsc_adjust() {
+    if misadjusted != 0 && time::tsc_adjust().is_some() {
         // SAFETY: whoever asks for the test wants time to be wrong.
-        unsafe { Msr::new(TSC_ADJUST).write(misadjusted) };
+        unsafe { Msr::new(time::TSC_ADJUST).write(misadjusted) };
     }
+    let adjusted = time::tsc_adjust().unwrap_or(0);
     while !GO_ON.load(SeqCst) {
-        adjust_if_told();
+        adjust_if_told(adjusted);
         compare_clocks(behind);
         LOOKS.fetch_add(1, SeqCst);
         core::hint::spin_loop();

@@ -171,6 +171,7 @@ mod machine {
     use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use x86_64::instructions::port::Port;
+    use x86_64::registers::model_specific::Msr;
 
     use super::super::tsc_frequency::{self, Hpet, PmTimer};
     use super::super::tsc_watch::{Reading, Watch};
@@ -182,11 +183,26 @@ mod machine {
     /// Calibrate the TSC and read the wall clock; system time begins with the call. Once, on the first CPU, with interrupts off, when ACPI's tables have been read.
     /// `None`: nobody knows how fast the TSC ticks.
     pub fn init() -> Option<()> {
+        // What firmware may have left there is not wanted: with less than 0, some CPUs' TSC-deadline timers are always due.
+        if tsc_adjust().is_some_and(|adjusted| adjusted != 0) {
+            // SAFETY: the register exists, and nothing goes by the counter yet.
+            unsafe { Msr::new(TSC_ADJUST).write(0) };
+        }
         let start = tsc();
         let hz = tsc_frequency::measure()?;
         CLOCK.call_once(|| Clock::new(hz, start));
         set_wall_clock_base(rtc() * NS_PER_S);
         Some(())
+    }
+
+    /// What software has added to a CPU's time-stamp counter (SDM 3B, 19.17.3).
+    pub const TSC_ADJUST: u32 = 0x3b;
+
+    /// [`TSC_ADJUST`] of this CPU, if it has the register.
+    pub fn tsc_adjust() -> Option<u64> {
+        let features = raw_cpuid::CpuId::new().get_extended_feature_info()?;
+        // SAFETY: the register exists; reading it has no effect.
+        (features.has_tsc_adjust_msr()).then(|| unsafe { Msr::new(TSC_ADJUST).read() })
     }
 
     /// The machine's own TSC.
@@ -401,7 +417,7 @@ mod machine {
         let by = clock().hz.wrapping_mul(seconds.cast_unsigned());
         let before = rdtsc();
         // SAFETY: whoever asks for the test wants time to go wrong.
-        unsafe { x86_64::registers::model_specific::Msr::new(TSC).write(before.wrapping_add(by)) };
+        unsafe { Msr::new(TSC).write(before.wrapping_add(by)) };
         let moved = rdtsc().wrapping_sub(before).cast_signed();
         if moved.unsigned_abs() > clock().hz {
             return true;
@@ -434,7 +450,9 @@ mod machine {
 }
 
 #[cfg(target_os = "none")]
-pub use machine::{distrust_tsc, init, look_at_tsc, prefer_pm_timer, spoil_tsc, watch_tsc};
+pub use machine::{
+    TSC_ADJUST, distrust_tsc, init, look_at_tsc, prefer_pm_timer, spoil_tsc, tsc_adjust, watch_tsc,
+};
 
 /// Seconds since 1970 from the registers of an MC146818: seconds, minutes, hours, day, month, year, status B.
 #[cfg_attr(

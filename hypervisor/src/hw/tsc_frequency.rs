@@ -126,23 +126,26 @@ mod machine {
             .map(|timer| by_timer(|| timer.read(), PmTimer::MASK, PmTimer::HZ))
             .or_else(by_hpet)
             .or_else(by_pit);
-        confirmed(claimed(), measured).filter(|&hz| hz > 0)
+        confirmed(by_crystal(), measured)
+            .or_else(base_frequency)
+            .filter(|&hz| hz > 0)
     }
 
-    /// What CPUID says: by the crystal, or the base frequency, which the TSC has, too (SDM 3B, 19.7.3).
-    fn claimed() -> Option<u64> {
-        let cpuid = CpuId::new();
-        let by_crystal = cpuid.get_tsc_info().and_then(|info| {
-            let crystal = match info.nominal_frequency() {
-                0 => usual_crystal(raw_cpuid::cpuid!(1).eax)?,
-                crystal => crystal,
-            };
-            of_crystal(info.denominator(), info.numerator(), crystal)
-        });
-        by_crystal.or_else(|| {
-            let base = cpuid.get_processor_frequency_info()?.processor_base_frequency();
-            (base > 0).then(|| u64::from(base) * 1_000_000)
-        })
+    fn by_crystal() -> Option<u64> {
+        let info = CpuId::new().get_tsc_info()?;
+        let crystal = match info.nominal_frequency() {
+            0 => usual_crystal(raw_cpuid::cpuid!(1).eax)?,
+            crystal => crystal,
+        };
+        of_crystal(info.denominator(), info.numerator(), crystal)
+    }
+
+    /// CPUID leaf 0x16, in whole MHz: the TSC has about that where nothing better is known (SDM 3B, 19.7.3).
+    fn base_frequency() -> Option<u64> {
+        let base = CpuId::new()
+            .get_processor_frequency_info()?
+            .processor_base_frequency();
+        Some(u64::from(base) * 1_000_000)
     }
 
     /// The power management timer (ACPI 6.5, 4.8.3.3).
@@ -291,17 +294,21 @@ mod machine {
             let before = gate.read();
             gate.write(before & !SPEAKER & !GATE);
             control.write(CHANNEL_2_MODE_0);
+            // OUT is low from here on, unless all bits are ones since there is nothing.
+            if gate.read() & OUT != 0 {
+                gate.write(before);
+                return None;
+            }
             data.write(COUNT as u8);
             data.write((COUNT >> 8) as u8);
             gate.write(before & !SPEAKER | GATE);
             let start = tsc();
             // Each read of a port takes a good part of a microsecond where the chip is one, so this is some windows.
             const PATIENCE: u32 = 200_000;
-            let reads = (0..PATIENCE).find(|_| gate.read() & OUT != 0);
+            let over = (0..PATIENCE).any(|_| gate.read() & OUT != 0);
             let ticks = tsc() - start;
             gate.write(before);
-            // Where nothing is, all bits are ones, from the first read on.
-            reads.filter(|&reads| reads > 0).map(|_| ticks)
+            over.then_some(ticks)
         }
     }
 }

@@ -9,7 +9,7 @@
 //! larger block, or a place, is asked for.
 //!
 //! Invariant: a frame is [`FREE`] if it is covered by a set bit, over all orders the only one, or is among those single frames. Two buddies
-//! are never both set. Blocks are found lowest address first, which keeps high memory in one piece.
+//! are never both set. But for those frames, blocks are found lowest address first, which keeps high memory in one piece.
 
 use arrayvec::ArrayVec;
 
