@@ -81,7 +81,8 @@ impl Bracket {
         }
     }
 
-    /// Class `index`, which has something for `cpus` of the group or just had, has changed.
+    /// Class `index`, which has something for `cpus` of the group or just had, has changed. Where many have, that is to be told of each that has something: one of
+    /// which nothing was told while it lost it all loses wherever it is compared.
     pub fn update(&mut self, index: u32, cpus: u32, contest: &impl Contest) {
         let mut row = (self.leaves + index) / 2;
         let mut changed = cpus;

@@ -67,7 +67,7 @@ pub fn change_cpu(id: u32, change: CpuChange) -> Result<bool, Errno> {
         event::raise_global_virq(VIRQ_PCPU_STATE);
         return Ok(true);
     }
-    // Nobody begins to run there from here on, so that what is given up stays so.
+    // Nobody is queued for it or handed to it from here on, so that what is given up once it has found nothing stays so.
     if let Some(cpu) = cpu(id) {
         cpu.retiring.store(true, SeqCst);
         hw::apic::kick(id);
@@ -90,11 +90,14 @@ pub fn leave_out(id: u32) {
     }
 }
 
-/// This CPU has nothing to run. If it is to go offline: give up all that it has, to CPU 0.
-pub fn retire_if_told() {
-    if let Some(own) = this_cpu()
-        && own.retiring.load(SeqCst)
-    {
+/// Is this CPU to go offline, once it has nothing to run?
+pub fn told_to_retire() -> bool {
+    this_cpu().is_some_and(|own| own.retiring.load(SeqCst))
+}
+
+/// This CPU, which was told to, goes offline: it gives up all that it has, to CPU 0.
+pub fn retire() {
+    if let Some(own) = this_cpu() {
         super::unload_idle();
         give_deadlines_away(own);
         hw::ioapic::move_lines(hw::percpu::id(), 0);

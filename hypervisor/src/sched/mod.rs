@@ -23,7 +23,7 @@ mod share;
 pub mod simulator;
 
 pub use entity::Entity;
-pub use hotplug::{CpuChange, change_cpu, leave_out, retire_if_told};
+pub use hotplug::{CpuChange, change_cpu, leave_out, retire, told_to_retire};
 pub use mask::CpuMask;
 pub use registers::{evict, load, look_at, look_at_loaded, unload_idle};
 pub use scheduler::{Granularity, SLICE};

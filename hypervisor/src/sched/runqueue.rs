@@ -3,7 +3,7 @@
 //! Those that may run on the same CPUs of the group are in one heap, least time first; but those that are urgent, as they woke and live within their share, go
 //! before the others, in the order in which they came. Nearly always that is one class for all: others are there only while vCPUs
 //! are pinned, for each set of CPUs that an administrator named; and with core scheduling each domain has classes of its own, so
-//! that a CPU finds the next of one domain. Of many classes a [`Bracket`] knows the first. So who is next on one of the group's CPUs is found in O(1), of one domain in
+//! that a CPU finds the next of one domain. Of many classes a [`Bracket`] knows the first; few are looked at. So who is next on one of the group's CPUs is found in O(1), of one domain in
 //! as many steps as it has classes, and queued and taken in O(log n). A CPU of another group, which idles, looks at all classes.
 
 use alloc::vec;
@@ -15,7 +15,13 @@ use super::entity::{Entity, Owner};
 use super::heap::{Heap, Slot};
 use super::mask::CpuSet;
 use super::scheduler::Task;
-use crate::mm::fallible::OutOfMemory;
+use crate::mm::fallible::{OutOfMemory, ensure_reserve};
+
+/// Classes but the first, up to so many, are looked at one by one: that costs less than the tournament.
+const FEW: usize = 8;
+
+/// How many classes stay what they are for a while after they became empty, at most.
+const LINGERING: usize = 4;
 
 /// The owner of a class that is for all domains.
 const ANY: Owner = 0;
@@ -45,9 +51,12 @@ pub enum Admitted {
 #[derive(Debug)]
 pub struct RunQueue<T> {
     classes: Classes<T>,
-    /// Those in use but the first, by owner and CPUs; and those that are empty.
+    /// Those but the first that are for somebody, by owner and CPUs; and the others.
     order: Vec<u32>,
-    empty: Vec<u32>,
+    free: Vec<u32>,
+    /// Those that became empty last, and where the next goes: what was in them mostly comes back soon. 0 is none.
+    lingering: [u32; LINGERING],
+    turn: usize,
     bracket: Bracket,
     /// The group's first CPU, and how many they are.
     first: u32,
@@ -70,10 +79,22 @@ struct Class<T> {
     /// Those of the group, as bits.
     own: u32,
     owner: Owner,
+    stage: Stage,
     /// By the time when they came.
     urgent: Heap<T, Waiting>,
     /// By virtual time.
     others: Heap<T, Waiting>,
+}
+
+/// What becomes of a class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// It is for nobody.
+    Free,
+    /// It is in the order.
+    Listed,
+    /// It is that, and among those that became empty last.
+    Lingering,
 }
 
 impl<T: Task> Class<T> {
@@ -82,6 +103,7 @@ impl<T: Task> Class<T> {
             cpus,
             own,
             owner,
+            stage: Stage::Listed,
             urgent: Heap::new(),
             others: Heap::new(),
         }
@@ -94,6 +116,10 @@ impl<T: Task> Class<T> {
             Some((came, item)) => Some(((false, came), item)),
             None => self.others.peek().map(|(time, item)| ((true, time), item)),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.others.is_empty()
     }
 
     /// The heap that `item`, which waits, is in.
@@ -125,7 +151,9 @@ impl<T: Task> RunQueue<T> {
         Self {
             classes: Classes(vec![Class::new(CpuSet::ALL, 0, ANY)]),
             order: Vec::new(),
-            empty: Vec::new(),
+            free: Vec::new(),
+            lingering: [0; LINGERING],
+            turn: 0,
             bracket: Bracket::new(),
             first,
             size,
@@ -142,14 +170,16 @@ impl<T: Task> RunQueue<T> {
     /// # Errors
     /// There is none.
     pub fn reserve(&mut self, count: usize) -> Result<(), OutOfMemory> {
+        ensure_reserve()?;
         let classes = &mut self.classes.0;
-        let more = (count + 1).saturating_sub(classes.len());
+        let others = count + LINGERING;
+        let more = (others + 1).saturating_sub(classes.len());
         classes.try_reserve(more).map_err(|_| OutOfMemory)?;
-        for list in [&mut self.order, &mut self.empty] {
-            let more = count.saturating_sub(list.len());
+        for list in [&mut self.order, &mut self.free] {
+            let more = others.saturating_sub(list.len());
             list.try_reserve(more).map_err(|_| OutOfMemory)?;
         }
-        self.bracket.reserve(count + 1)?;
+        self.bracket.reserve(others + 1)?;
         let Some(for_all) = classes.first_mut() else {
             return Ok(());
         };
@@ -196,8 +226,13 @@ impl<T: Task> RunQueue<T> {
         let Some(class) = self.classes.0.get_mut(index as usize) else {
             return;
         };
+        if index == 0 || self.order.len() <= FEW {
+            return work(class);
+        }
+        let key = |class: &Class<T>| class.first().map(|(key, _)| key);
+        let before = key(class);
         work(class);
-        if index != 0 {
+        if key(class) != before {
             let own = class.own;
             self.bracket.update(index, own, &self.classes);
         }
@@ -213,27 +248,44 @@ impl<T: Task> RunQueue<T> {
             .binary_search_by(|index| key(index).cmp(&(owner, cpus)))
     }
 
-    /// The number of the class that a task belongs to; one that is empty becomes it if there is none.
+    /// The number of the class that a task belongs to; one that is free becomes it if there is none.
     fn class_of(&mut self, entity: &Entity) -> u32 {
         let owner = if self.by_domain { entity.owner() } else { ANY };
         if entity.hard.is_all() && owner == ANY {
             return 0;
         }
         let cpus = entity.hard.now();
+        // Mostly the one that it was in before.
+        let last = entity.class.load(Relaxed);
+        let of_last = self.classes.0.get(last as usize);
+        if of_last.is_some_and(|class| {
+            last != 0 && class.stage != Stage::Free && class.owner == owner && class.cpus == cpus
+        }) {
+            return last;
+        }
         let place = match self.place_of(owner, &cpus) {
             Ok(place) => return self.order[place],
             Err(place) => place,
         };
         let own = cpus.window(self.first) & u32::MAX.checked_shr(32 - self.size).unwrap_or(0);
         let classes = &mut self.classes.0;
-        let index = self.empty.pop().unwrap_or(classes.len() as u32);
+        let index = self.free.pop().unwrap_or(classes.len() as u32);
         match classes.get_mut(index as usize) {
-            Some(class) => (class.cpus, class.own, class.owner) = (cpus, own, owner),
+            Some(class) => {
+                (class.cpus, class.own, class.owner) = (cpus, own, owner);
+                class.stage = Stage::Listed;
+            }
             None => classes.push(Class::new(cpus, own, owner)),
         }
         let count = classes.len() as u32;
         self.bracket.grow(count, &self.classes);
         self.order.insert(place, index);
+        if self.order.len() == FEW + 1 {
+            for &index in &self.order {
+                let own = self.classes.0[index as usize].own;
+                self.bracket.update(index, own, &self.classes);
+            }
+        }
         index
     }
 
@@ -284,6 +336,7 @@ impl<T: Task> RunQueue<T> {
                 let until = self.order.partition_point(|index| owner_of(index) <= owner);
                 &self.order[from..until]
             }
+            Admitted::All if self.order.len() <= FEW => &self.order,
             Admitted::All => match cpu.checked_sub(self.first) {
                 Some(own) if own < self.size => {
                     winner = [self.bracket.first(own)];
@@ -309,13 +362,34 @@ impl<T: Task> RunQueue<T> {
         self.change(index, |class| class.heap_of(item).remove(item));
         self.waiting -= 1;
         self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
-        if let Some(class) = self.classes.0.get(index as usize).filter(|_| index != 0)
-            && class.urgent.is_empty()
-            && class.others.is_empty()
-            && let Ok(place) = self.place_of(class.owner, &class.cpus)
+        if index != 0
+            && let Some(class) = self.classes.0.get_mut(index as usize)
+            && class.is_empty()
+            && class.stage == Stage::Listed
         {
+            class.stage = Stage::Lingering;
+            let oldest = core::mem::replace(&mut self.lingering[self.turn], index);
+            self.turn = (self.turn + 1) % LINGERING;
+            if oldest != 0 {
+                self.retire(oldest);
+            }
+        }
+    }
+
+    /// Class `index` has been among those that became empty last for long enough: if it is empty, it is free.
+    fn retire(&mut self, index: u32) {
+        let Some(class) = self.classes.0.get_mut(index as usize) else {
+            return;
+        };
+        class.stage = Stage::Listed;
+        if !class.is_empty() {
+            return;
+        }
+        class.stage = Stage::Free;
+        let (owner, cpus) = (class.owner, class.cpus);
+        if let Ok(place) = self.place_of(owner, &cpus) {
             self.order.remove(place);
-            self.empty.push(index);
+            self.free.push(index);
         }
     }
 }

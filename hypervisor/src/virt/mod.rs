@@ -86,19 +86,24 @@ impl Running<'_, dyn GuestCpu> {
 
 /// Run guests on this CPU for ever. Interrupts are off, except while idle and where an exit says that the host has one.
 pub fn run_cpu() -> ! {
-    let mut now = hw::time::now_ns();
+    let (mut now, mut retires) = (hw::time::now_ns(), false);
     loop {
         if hw::irq::softirq_pending() && softirqs(&mut now).contains(SoftIrq::REGISTERS) {
             debug_keys::log_registers_left();
         }
         match sched::pick(&mut now) {
             Some((vcpu, time)) => {
+                retires = false;
                 run_vcpu(&vcpu, time);
                 now = hw::time::now_ns();
                 sched::put(&vcpu, now);
             }
+            // What it may have been handed before it was told, the next look finds; nothing comes after that.
+            None if !retires && sched::told_to_retire() => retires = true,
             None => {
-                sched::retire_if_told();
+                if core::mem::take(&mut retires) {
+                    sched::retire();
+                }
                 hw::irq::wait();
                 now = hw::time::now_ns();
             }

@@ -25,7 +25,8 @@ impl<T: Task> Scheduler<T> {
     // ---- idle CPUs ----
 
     pub(super) fn set_idle(&self, group: &Group<T>, id: u32) {
-        if group.idle.fetch_or(1 << (id - group.first), SeqCst) == 0 {
+        group.idle.fetch_or(1 << (id - group.first), SeqCst);
+        if self.idle_groups.load(SeqCst) >> group.number & 1 == 0 {
             self.idle_groups.fetch_or(1 << group.number, SeqCst);
         }
     }

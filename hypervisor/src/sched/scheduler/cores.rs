@@ -71,10 +71,12 @@ impl Core {
         self.running += 1;
     }
 
-    /// A task has left.
-    fn leave(&mut self) {
+    /// A task has left. Returns whether it was the last that another domain waited for.
+    fn leave(&mut self) -> bool {
         self.running -= 1;
-        self.clearing &= self.running != 0;
+        let cleared = self.clearing && self.running == 0;
+        self.clearing &= !cleared;
+        cleared
     }
 }
 
@@ -160,11 +162,9 @@ impl<T: Task> Scheduler<T> {
         })
     }
 
-    /// What CPU `id` has run does not run any more.
-    pub(super) fn leave_core(&self, id: u32) {
-        if let Some(mut core) = self.core(id) {
-            core.leave();
-        }
+    /// What CPU `id` has run does not run any more. Returns whether its core is cleared with that for another domain.
+    pub(super) fn leave_core(&self, id: u32) -> bool {
+        self.core(id).is_some_and(|mut core| core.leave())
     }
 
     /// What CPU `id` runs makes room for a task of `owner`; if that is another domain's, so does all that runs on the core.
