@@ -26,26 +26,31 @@ pub enum CopyEnd {
 /// `GNTST_BAD_DOMAIN`, `GNTST_BAD_PAGE` and those of [`GrantTable::pin`]; then `GNTST_BAD_COPY_ARG`: a range leaves its frame;
 /// `GNTST_GENERAL_ERROR`: it is not all granted.
 pub fn copy(domain: &Domain, from: (CopyEnd, u16), to: (CopyEnd, u16), len: u16) -> Result<(), Status> {
-    let end = |offset: u16| u32::from(offset) + u32::from(len);
-    let fits = |offset: u16| u64::from(end(offset)) <= PAGE_SIZE;
+    let end = |offset: u16| u64::from(offset) + u64::from(len);
+    let fits = |offset: u16| end(offset) <= PAGE_SIZE;
     let covers = |(first, length): (u16, u16), offset: u16| {
-        offset >= first && end(offset) <= u32::from(first) + u32::from(length)
+        offset >= first && end(offset) <= u64::from(first) + u64::from(length)
     };
     // Not moved out of the results, which takes longer than to look at them there.
     let source = Side::begin(domain, from.0, Access::Read);
     let source = source.as_ref().map_err(|&status| status)?;
     let target = Side::begin(domain, to.0, Access::Write);
-    let target = target.as_ref().map_err(|&status| status)?;
-    if !fits(from.1) || !fits(to.1) {
-        return Err(Status(GNTST_BAD_COPY_ARG));
+    let result = match &target {
+        Err(status) => Err(*status),
+        Ok(_) if !fits(from.1) || !fits(to.1) => Err(Status(GNTST_BAD_COPY_ARG)),
+        Ok(target) if !covers(source.range, from.1) || !covers(target.range, to.1) => {
+            Err(Status(GNTST_GENERAL_ERROR))
+        }
+        Ok(target) => target
+            .frame
+            .copy_from(to.1.into(), &source.frame, from.1.into(), len.into())
+            .map_err(|_| Status(GNTST_BAD_VIRT_ADDR)),
+    };
+    if let Ok(target) = &target {
+        target.end();
     }
-    if !covers(source.range, from.1) || !covers(target.range, to.1) {
-        return Err(Status(GNTST_GENERAL_ERROR));
-    }
-    target
-        .frame
-        .copy_from(to.1.into(), &source.frame, from.1.into(), len.into())
-        .map_err(|_| Status(GNTST_BAD_VIRT_ADDR))
+    source.end();
+    result
 }
 
 /// One side of a copy while it is under way.
@@ -88,10 +93,10 @@ impl Side {
             grant: Some((granter, pin)),
         })
     }
-}
 
-impl Drop for Side {
-    fn drop(&mut self) {
+    /// End the use of the grant. Not by `Drop`: what the compiler makes of that is a call, which asks again what kind of side it is.
+    #[inline(always)]
+    fn end(&self) {
         if let Some((granter, pin)) = &self.grant {
             pin.end(granter);
         }

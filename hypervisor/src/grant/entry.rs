@@ -99,7 +99,9 @@ impl Entry<'_> {
             Access::Read => GTF_READING,
             Access::Write => GTF_READING | GTF_WRITING,
         };
-        let all = self.uses.all.checked_add(1).ok_or(REFUSED)?;
+        if self.uses.all == u32::MAX {
+            return Err(REFUSED);
+        }
         let header = self.table.u32_at(self.at);
         let mut seen = header.load(SeqCst);
         for _ in 0..=MAX_CHANGES {
@@ -117,7 +119,7 @@ impl Entry<'_> {
                 }
             };
             if now == seen {
-                self.uses.all = all;
+                self.uses.all += 1;
                 self.uses.writing += u32::from(access == Access::Write);
                 return Ok(self.granted(seen as u16));
             }

@@ -47,7 +47,7 @@ struct Frame {
 }
 
 /// Uses of as many entries as a frame of version 1 has.
-type Uses = Box<[Mutex<Use>]>;
+type Uses = Box<[Mutex<Use>; ENTRIES_V1 as usize]>;
 
 /// The granting half of a domain's grants.
 pub struct Table {
@@ -151,7 +151,8 @@ impl Table {
         while *count < wanted {
             fill(&self.uses, *count, || {
                 let unused = |_| Mutex::new(Rank::Grant, Use::default());
-                Ok(fallible::slice(ENTRIES_V1 as usize, unused)?)
+                let uses = fallible::slice(ENTRIES_V1 as usize, unused)?;
+                uses.try_into().map_err(|_| Errno::ENOMEM)
             })?;
             fill(&self.shared, *count, || new_frame(self.owner))?;
             *count += 1;

@@ -28,6 +28,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::fallible::OutOfMemory;
 use super::p2m::{Entry, P2m};
+use super::page_info::Reference;
 use super::walk::{self, Walk};
 use super::{frames, page_info, phys};
 use crate::arch::Translation;
@@ -98,11 +99,17 @@ pub fn write_phys(p2m: &P2m, to: Gpa, from: &[u8]) -> Result<(), Fault> {
 /// What is behind `gfn`, if it is RAM that allows `access`.
 #[inline(always)]
 pub(super) fn ram(p2m: &P2m, gfn: Gfn, access: Access) -> Result<Entry, Fault> {
-    let entry = p2m.lookup(gfn).ok_or(Fault)?;
-    if !entry.kind.is_ram() || (access == Access::Write && !entry.kind.writable()) {
-        return Err(Fault);
-    }
-    Ok(entry)
+    allowed(p2m.lookup(gfn).ok_or(Fault)?, access)
+}
+
+/// `entry`, if it is RAM that allows `access`.
+#[inline(always)]
+fn allowed(entry: Entry, access: Access) -> Result<Entry, Fault> {
+    let allowed = match access {
+        Access::Read => entry.kind.is_ram(),
+        Access::Write => entry.kind.is_ram() && entry.kind.writable(),
+    };
+    if allowed { Ok(entry) } else { Err(Fault) }
 }
 
 /// Do `read` until the p2m's generation did not change meanwhile.
@@ -392,9 +399,7 @@ impl<'a> GuestVirt<'a> {
 /// Words are accessed as atomics. Offsets are taken modulo the page and rounded down to the word's size, so that no
 /// offset can lead out of the frame; callers check those that a guest chose, to give the right error.
 #[derive(Debug)]
-pub struct GuestFrame {
-    mfn: Mfn,
-}
+pub struct GuestFrame(Reference);
 
 impl GuestFrame {
     /// A zeroed frame for the hypervisor to share with `owner`; does not count as the domain's memory.
@@ -407,7 +412,7 @@ impl GuestFrame {
             frames::free(mfn, 0);
             return Err(error);
         }
-        Ok(Self { mfn })
+        Reference::held(mfn).map(Self).ok_or(OutOfMemory)
     }
 
     /// The frame of RAM that is mapped at `gfn` now.
@@ -423,31 +428,45 @@ impl GuestFrame {
     /// # Errors
     /// As [`GuestFrame::pin`]; or it is another domain's.
     pub fn pin_of(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
-        let generation = p2m.generation();
-        let frame = Self::find(p2m, gfn, access, owner);
-        if p2m.generation() == generation {
-            return frame;
-        }
-        Self::pin_moving(p2m, gfn, access, owner)
+        Self::pin_by(P2m::lookup_near, Self::pin_far, p2m, gfn, access, owner)
+    }
+
+    /// [`GuestFrame::pin_of`] where that takes a walk.
+    #[inline(never)]
+    fn pin_far(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
+        Self::pin_by(P2m::lookup_far, Self::pin_moving, p2m, gfn, access, owner)
     }
 
     #[cold]
+    #[inline(never)]
     fn pin_moving(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
-        with_stable(p2m, || Self::find(p2m, gfn, access, owner))
+        with_stable(p2m, || Self::reference(ram(p2m, gfn, access)?.mfn, Some(owner)))
     }
 
+    /// [`GuestFrame::pin_of`] by what `lookup` finds, `or` else.
     #[inline(always)]
-    fn find(p2m: &P2m, gfn: Gfn, access: Access, owner: DomId) -> Result<Self, Fault> {
-        Self::reference(ram(p2m, gfn, access)?.mfn, Some(owner))
+    fn pin_by(
+        lookup: impl FnOnce(&P2m, Gfn) -> Option<Entry>,
+        or: impl FnOnce(&P2m, Gfn, Access, DomId) -> Result<Self, Fault>,
+        p2m: &P2m,
+        gfn: Gfn,
+        access: Access,
+        owner: DomId,
+    ) -> Result<Self, Fault> {
+        let generation = p2m.generation();
+        let found = lookup(p2m, gfn).and_then(|entry| page_info::get(allowed(entry, access).ok()?.mfn));
+        match found {
+            Some(found) if found.owner() == owner && p2m.generation() == generation => Ok(Self(found)),
+            _ => or(p2m, gfn, access, owner),
+        }
     }
 
     /// Take a reference on `mfn`, if it is anybody's, or `owner`'s. The caller checks afterwards that what led to `mfn` still holds.
     #[inline]
     fn reference(mfn: Mfn, owner: Option<DomId>) -> Result<Self, Fault> {
         let found = page_info::get(mfn).ok_or(Fault)?;
-        let frame = Self { mfn };
-        if owner.is_none_or(|owner| found == owner) {
-            Ok(frame)
+        if owner.is_none_or(|owner| found.owner() == owner) {
+            Ok(Self(found))
         } else {
             Err(Fault)
         }
@@ -455,7 +474,7 @@ impl GuestFrame {
 
     /// Its machine frame number.
     pub fn mfn(&self) -> Mfn {
-        self.mfn
+        self.0.mfn()
     }
 
     /// A further reference on the frame, for somebody else to drop.
@@ -463,19 +482,19 @@ impl GuestFrame {
     /// # Errors
     /// There are too many.
     pub fn share(&self) -> Result<Self, Fault> {
-        Self::reference(self.mfn, None)
+        Self::reference(self.mfn(), None)
     }
 
     /// Give the reference away, to a p2m entry. `page_info::put` drops it.
     pub fn into_reference(self) -> Mfn {
-        let mfn = self.mfn;
+        let mfn = self.mfn();
         core::mem::forget(self);
         mfn
     }
 
     #[inline]
     fn at(&self, offset: u64, size: u64) -> *mut u8 {
-        phys::ptr(self.mfn.addr().offset(offset & (PAGE_SIZE - size)))
+        phys::ptr(self.mfn().addr().offset(offset & (PAGE_SIZE - size)))
     }
 
     /// The byte at `offset`.
@@ -548,7 +567,7 @@ impl GuestFrame {
     ///
     /// # Errors
     /// One of the ranges leaves its frame.
-    #[inline]
+    #[inline(always)]
     pub fn copy_from(&self, offset: u64, from: &GuestFrame, from_offset: u64, len: u64) -> Result<(), Fault> {
         let fits = |offset: u64| offset.checked_add(len).is_some_and(|end| end <= PAGE_SIZE);
         if !fits(offset) || !fits(from_offset) {
@@ -558,13 +577,6 @@ impl GuestFrame {
         // word by word, whatever the overlap.
         unsafe { copy(self.at(offset, 1), from.at(from_offset, 1), len as usize) };
         Ok(())
-    }
-}
-
-impl Drop for GuestFrame {
-    #[inline]
-    fn drop(&mut self) {
-        page_info::put(self.mfn, 0);
     }
 }
 

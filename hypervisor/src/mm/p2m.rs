@@ -221,7 +221,7 @@ impl Encoding {
 const LEAVES: usize = 64;
 
 /// Where the table of a region's small pages is, in one word: the table's frame, and in the lower 24 bits which region it is, of those with the same
-/// [`Leaf::index`]. True for ever, as no table moves; 0, which is the frame of no table, is of none.
+/// [`Leaf::index`]. True for ever, as no table moves; 0 is of none.
 struct Leaf(u64);
 
 impl Leaf {
@@ -230,10 +230,10 @@ impl Leaf {
         (gfn.0 >> 9) as usize % LEAVES
     }
 
-    /// Regions have 27 bits.
+    /// Not 0. Frames of a guest have 36 bits, so these have 21 besides the 24th.
     #[inline]
     fn region(gfn: Gfn) -> u64 {
-        gfn.0 >> 9 >> LEAVES.trailing_zeros()
+        (1 << 23) + (gfn.0 >> 9 >> LEAVES.trailing_zeros())
     }
 
     fn new(gfn: Gfn, table: Hpa) -> Leaf {
@@ -242,8 +242,7 @@ impl Leaf {
 
     #[inline]
     fn of(self, gfn: Gfn) -> Option<Hpa> {
-        let table = Mfn(self.0 >> 24);
-        (self.0 & 0xff_ffff == Leaf::region(gfn) && table != Mfn(0)).then(|| table.addr())
+        (self.0 & 0xff_ffff == Leaf::region(gfn)).then(|| Mfn(self.0 >> 24).addr())
     }
 }
 
@@ -330,9 +329,33 @@ impl P2m {
             return None;
         }
         match self.known_table(gfn) {
-            Some(table) => self.translate(gfn, 0, slot(table, gfn, 0).load(Ordering::Acquire)),
+            Some(table) => self.look_in(table, gfn),
             None => self.look_down(gfn),
         }
+    }
+
+    /// [`P2m::lookup`] where that takes no walk. `None` does not say that there is nothing.
+    #[inline(always)]
+    pub(super) fn lookup_near(&self, gfn: Gfn) -> Option<Entry> {
+        if gfn >= self.limit {
+            return None;
+        }
+        self.look_in(self.known_table(gfn)?, gfn)
+    }
+
+    /// [`P2m::lookup`] by a walk.
+    #[inline(always)]
+    pub(super) fn lookup_far(&self, gfn: Gfn) -> Option<Entry> {
+        if gfn >= self.limit {
+            return None;
+        }
+        self.look_down(gfn)
+    }
+
+    /// What the table of small pages that `gfn` is in says of it.
+    #[inline(always)]
+    fn look_in(&self, table: Hpa, gfn: Gfn) -> Option<Entry> {
+        self.translate(gfn, 0, slot(table, gfn, 0).load(Ordering::Acquire))
     }
 
     /// [`P2m::lookup`] from the root on.

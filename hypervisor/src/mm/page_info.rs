@@ -67,7 +67,12 @@ fn unpack(word: u64) -> Option<(DomId, Kind)> {
         2 => Kind::Special,
         _ => return None,
     };
-    Some((DomId((word >> OWNER_SHIFT) as u16), kind))
+    Some((owner_in(word), kind))
+}
+
+#[inline]
+fn owner_in(word: u64) -> DomId {
+    DomId((word >> OWNER_SHIFT) as u16)
 }
 
 /// The word of `mfn`, if its chunk exists.
@@ -158,12 +163,49 @@ pub fn take_orphaned() -> bool {
     ORPHANED.load(Ordering::Relaxed) && ORPHANED.swap(false, Ordering::AcqRel)
 }
 
+/// A reference on a frame, and where it is counted.
+#[derive(Debug)]
+pub struct Reference {
+    mfn: Mfn,
+    word: &'static AtomicU64,
+}
+
+impl Reference {
+    /// The frame.
+    #[inline]
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Who owns the frame, which does not change while there is a reference.
+    #[inline]
+    pub fn owner(&self) -> DomId {
+        owner_in(self.word.load(Ordering::Relaxed))
+    }
+
+    /// What stands for a reference on `mfn` that the caller holds. `None`: nobody can.
+    pub fn held(mfn: Mfn) -> Option<Reference> {
+        Some(Reference {
+            mfn,
+            word: word(mfn)?,
+        })
+    }
+}
+
+impl Drop for Reference {
+    #[inline]
+    fn drop(&mut self) {
+        if drop_in(self.word) {
+            release(self.mfn, 0);
+        }
+    }
+}
+
 /// Take a reference on a frame that somebody still references. `None`: nobody does (any more), or it is no
 /// domain's, or there are two billion references. The caller must check *after this* that the translation which
 /// named the frame still holds.
-#[must_use = "the reference must be put back"]
 #[inline]
-pub fn get(mfn: Mfn) -> Option<DomId> {
+pub fn get(mfn: Mfn) -> Option<Reference> {
     let word = word(mfn)?;
     let mut old = word.load(Ordering::Acquire);
     loop {
@@ -172,7 +214,7 @@ pub fn get(mfn: Mfn) -> Option<DomId> {
             return None;
         }
         match word.compare_exchange_weak(old, old + 1, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return unpack(old).map(|(owner, _)| owner),
+            Ok(_) => return Some(Reference { mfn, word }),
             Err(now) => old = now,
         }
     }
@@ -211,9 +253,13 @@ fn put_one(mfn: Mfn) {
 /// Was it the last?
 #[inline]
 fn drop_reference(mfn: Mfn) -> bool {
-    let Some(word) = word(mfn) else { return false };
+    word(mfn).is_some_and(drop_in)
+}
+
+#[inline]
+fn drop_in(word: &AtomicU64) -> bool {
     let old = word.fetch_sub(1, Ordering::AcqRel);
-    debug_assert!(old & COUNT != 0, "reference on {mfn} dropped once too often");
+    debug_assert!(old & COUNT != 0, "a reference was dropped once too often");
     old & COUNT == 1
 }
 
@@ -250,24 +296,25 @@ mod tests {
     fn last_reference_frees_the_frame() {
         let (mfn, owner) = frame(0, 9001);
         assert_eq!(owned(owner), 1);
-        assert_eq!(get(mfn), Some(owner));
-        put(mfn, 0);
+        let reference = get(mfn).expect("the owner holds one");
+        assert_eq!((reference.mfn(), reference.owner()), (mfn, owner));
+        drop(reference);
         assert_eq!(super::owner(mfn), Some((owner, Kind::Ram)));
         put(mfn, 0);
         assert_eq!((super::owner(mfn), owned(owner)), (None, 0));
-        assert_eq!(get(mfn), None, "a free frame cannot be referenced");
+        assert!(get(mfn).is_none(), "a free frame cannot be referenced");
     }
 
     #[test]
     fn a_block_keeps_what_others_reference() {
         let (mfn, owner) = frame(9, 9002);
-        assert_eq!(get(mfn.offset(5)), Some(owner));
+        let reference = get(mfn.offset(5)).expect("the owner holds one");
         put(mfn, 9);
         assert_eq!(owned(owner), 1);
         assert_eq!(super::owner(mfn.offset(5)), Some((owner, Kind::Ram)));
         // Another test may have taken it already.
         assert_ne!(super::owner(mfn.offset(4)), Some((owner, Kind::Ram)));
-        put(mfn.offset(5), 0);
+        drop(reference);
         assert_eq!(owned(owner), 0);
         assert!(take_orphaned());
     }
@@ -299,7 +346,7 @@ mod tests {
 
     #[test]
     fn memory_that_is_no_ram_has_no_owner() {
-        assert_eq!(get(Mfn(0xf_ffff_ffff)), None);
+        assert!(get(Mfn(0xf_ffff_ffff)).is_none());
         assert_eq!(super::owner(Mfn(u64::MAX)), None);
     }
 }
