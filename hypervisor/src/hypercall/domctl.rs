@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use abi::domctl::*;
 use abi::domid::DOMID_FIRST_RESERVED;
-use abi::{Domid, Errno, Union};
+use abi::{Errno, Union};
 
 use super::{Caller, Outcome, Stop, hvm_context};
 use crate::arch::machine;
@@ -66,7 +66,8 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         XEN_DOMCTL_GETDOMAININFO => return get_info(argument),
         _ => {}
     }
-    let domain = target(caller, argument.domain)?;
+    // No DOMID_SELF here.
+    let domain = table::get(DomId(argument.domain)).ok_or(Errno::ESRCH)?;
     let u = &mut argument.u;
     match argument.cmd {
         XEN_DOMCTL_DESTROYDOMAIN => lifecycle::destroy_some(&domain)?,
@@ -84,7 +85,10 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
             not_self(caller, &domain)?;
             soft_reset::reset_some(&domain)?;
         }
-        XEN_DOMCTL_MAX_VCPUS => max_vcpus(&domain, u.get::<DomctlMaxVcpus>().max)?,
+        XEN_DOMCTL_MAX_VCPUS => {
+            not_self(caller, &domain)?;
+            max_vcpus(&domain, u.get::<DomctlMaxVcpus>().max)?;
+        }
         XEN_DOMCTL_MAX_MEM => set_max_mem(&domain, u.get::<DomctlMaxMem>().max_memkb),
         XEN_DOMCTL_SETDOMAINHANDLE => *domain.handle.lock() = u.get::<DomctlSetdomainhandle>().handle,
         XEN_DOMCTL_SCHEDULER_OP => return scheduling(&domain, u),
@@ -153,10 +157,6 @@ fn operate(caller: &mut Caller<'_>, argument: &mut Domctl) -> Result<Answer, Err
         _ => return Err(Errno::ENOSYS),
     }
     Ok(Answer::Done)
-}
-
-fn target(caller: &Caller<'_>, id: Domid) -> Result<Arc<Domain>, Errno> {
-    caller.any_domain(id)
 }
 
 /// Nobody can stop itself and go on to say so.
@@ -418,6 +418,10 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
     let cpus = sched::cpu_count() as u32;
     let entity = &vcpu.entity;
     if change {
+        if request.flags & XEN_VCPUAFFINITY_FORCE != 0 {
+            // It is no error if there is none.
+            let _ = sched::pool::override_affinity(vcpu, None);
+        }
         let pools = sched::pool::pools();
         let mut chosen = |wanted: bool, map| -> Result<Option<CpuMask>, Errno> {
             if !wanted {
@@ -436,6 +440,9 @@ fn affinity(caller: &mut Caller<'_>, domain: &Domain, u: &Union<16>, change: boo
             (chosen(hard, request.cpumap_hard)?, &entity.affinity),
             (chosen(soft, request.cpumap_soft)?, &entity.soft),
         ];
+        if (hard || soft) && pools.overrides(entity) {
+            return Err(Errno::EBUSY);
+        }
         for (choice, mask) in choices {
             if let Some(choice) = choice {
                 mask.set(|cpu| choice.contains(cpu));

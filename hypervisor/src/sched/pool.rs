@@ -212,6 +212,11 @@ impl Pools {
         entity.hard.set(|cpu| may(cpu) && self.is_in(id, cpu));
     }
 
+    /// Is a vCPU on one CPU whatever its affinity ([`override_affinity`])?
+    pub fn overrides(&self, entity: &Entity) -> bool {
+        entity.pinned.load(SeqCst) != ANYWHERE
+    }
+
     /// Move a domain to a pool. Where its vCPUs may and should run is forgotten.
     ///
     /// # Errors

@@ -511,6 +511,22 @@ fn domains_take_turns_on_a_core() {
     }
 }
 
+/// It may run on one of the core's threads only, and the other one is mostly the last to be cleared for it.
+#[test]
+fn who_is_pinned_to_a_thread_gets_the_core() {
+    let mut simulator = Simulator::with_cores(1, 2, 1);
+    let (hogs, pinned) = (Arc::new(Share::new()), Arc::new(Share::new()));
+    let hogs = [(); 2].map(|()| simulator.add_to(hogs.clone(), None));
+    let pinned = simulator.add_to(pinned, None);
+    simulator.pin(pinned, |cpu| cpu == 0);
+    simulator.run(SECOND);
+    simulator.restart();
+    simulator.run(20 * SECOND);
+    assert_eq!(simulator.mixtures(), 0);
+    let used = used(&simulator, hogs.into_iter().chain([pinned]), 20 * SECOND);
+    assert!(used.iter().all(|part| (part - 0.5).abs() < 0.03), "{used:?}");
+}
+
 /// One of them leaves the core's other thread idle.
 #[test]
 fn a_thread_idles_beside_a_single_vcpu() {

@@ -2,7 +2,8 @@
 //! they share.
 //!
 //! A core is the domain's that one of its CPUs runs, until none of them runs any. Of what else waits nothing gets in: a CPU may have to idle meanwhile.
-//! When it is another domain's turn, the core is cleared: all leave, and nobody comes in before the last of them has left.
+//! When it is another domain's turn, the core is cleared for it: all leave, and nobody comes in before the last of them has left; then that domain's alone do,
+//! on whichever CPU of the core they may run, if any still wants to.
 //!
 //! Cores are locked one at a time, with a run queue locked or without.
 
@@ -46,37 +47,35 @@ pub(super) struct Core {
     owner: Option<Owner>,
     /// How many of the CPUs run a task.
     running: u32,
-    /// All are to leave.
-    clearing: bool,
+    /// All are to leave, for this one's tasks to come.
+    next: Option<Owner>,
 }
 
 impl Core {
     /// Whose tasks may begin to run?
     pub(super) fn admitted(&self) -> Admitted {
-        match self.owner {
-            _ if self.running == 0 => Admitted::All,
-            Some(owner) if !self.clearing => Admitted::Only(owner),
+        match (self.running, self.next, self.owner) {
+            (0, None, _) => Admitted::All,
+            (0, Some(next), _) => Admitted::Only(next),
+            (_, None, Some(owner)) => Admitted::Only(owner),
             _ => Admitted::None,
         }
     }
 
     /// May a task of `owner` begin to run?
     pub(super) fn admits(&self, owner: Owner) -> bool {
-        matches!(self.admitted(), Admitted::All) || self.admitted() == Admitted::Only(owner)
+        match self.admitted() {
+            Admitted::All => true,
+            Admitted::Only(admitted) => admitted == owner,
+            Admitted::None => false,
+        }
     }
 
     /// A task of `owner` begins to run.
     pub(super) fn enter(&mut self, owner: Owner) {
         self.owner = Some(owner);
+        self.next = None;
         self.running += 1;
-    }
-
-    /// A task has left. Returns whether it was the last that another domain waited for.
-    fn leave(&mut self) -> bool {
-        self.running -= 1;
-        let cleared = self.clearing && self.running == 0;
-        self.clearing &= !cleared;
-        cleared
     }
 }
 
@@ -162,16 +161,20 @@ impl<T: Task> Scheduler<T> {
         })
     }
 
-    /// What CPU `id` has run does not run any more. Returns whether its core is cleared with that for another domain.
-    pub(super) fn leave_core(&self, id: u32) -> bool {
-        self.core(id).is_some_and(|mut core| core.leave())
+    /// What CPU `id` has run does not run any more.
+    pub(super) fn leave_core(&self, id: u32) {
+        if let Some(mut core) = self.core(id) {
+            core.running -= 1;
+        }
     }
 
     /// What CPU `id` runs makes room for a task of `owner`; if that is another domain's, so does all that runs on the core.
     pub(super) fn make_room(&self, id: u32, owner: Owner, machine: &impl Machine<T>) {
         let clear = self.core(id).is_some_and(|mut core| {
-            core.clearing |= core.running > 0 && core.owner != Some(owner);
-            core.clearing
+            if core.running > 0 && core.owner != Some(owner) {
+                core.next.get_or_insert(owner);
+            }
+            core.next.is_some()
         });
         if clear {
             self.siblings(id).for_each(|id| self.preempt(id, machine));
@@ -198,24 +201,46 @@ impl<T: Task> Scheduler<T> {
     #[inline(never)]
     fn settle_shared_core(&self, group: &Group<T>, here: u32, task: Option<&T>, machine: &impl Machine<T>) {
         if let Some(task) = task
-            && self.core(here).is_some_and(|core| core.clearing)
+            && self.core(here).is_some_and(|core| core.next.is_some())
         {
             return machine.preempt(task);
         }
         if task.is_none() && group.has_waiting() {
             self.offer(group, machine);
         }
+        let mut taken = false;
         for id in self.siblings(here).filter(|&id| id != here) {
-            let Some(own) = self.group(id) else { continue };
-            if self.runs_any(id) {
-                if task.is_none() && group.has_waiting() {
-                    machine.reconsider(id, self.deadline(id));
-                }
-            } else if self.finds_any(id) && self.claim(own, id) {
-                machine.kick(id);
+            if !self.runs_any(id) {
+                taken |= self.comes_for_any(id, machine);
+            } else if task.is_none() && group.has_waiting() {
+                machine.reconsider(id, self.deadline(id));
+            }
+        }
+        // Whom it was cleared for does not want it any more: it is anybody's.
+        if task.is_none()
+            && !taken
+            && self
+                .core(here)
+                .is_some_and(|mut core| core.running == 0 && core.next.take().is_some())
+        {
+            for id in self.siblings(here) {
+                self.comes_for_any(id, machine);
             }
         }
     }
+
+    /// CPU `id`, if it idles, comes for what waits that it may begin to run. Returns whether there is any.
+    fn comes_for_any(&self, id: u32, machine: &impl Machine<T>) -> bool {
+        let finds = self.finds_any(id);
+        if finds
+            && let Some(own) = self.group(id)
+            && self.claim(own, id)
+        {
+            machine.kick(id);
+        }
+        finds
+    }
+
     /// Does anything wait, in any group, that CPU `id` may begin to run?
     fn finds_any(&self, id: u32) -> bool {
         let mut waiting = self.groups.iter().filter(|group| group.has_waiting());

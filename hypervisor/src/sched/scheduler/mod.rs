@@ -411,7 +411,7 @@ impl<T: Task> Scheduler<T> {
             return;
         };
         let entity = task.entity();
-        let cleared = self.leave_core(here);
+        self.leave_core(here);
         let moves = group.with(|queue| {
             entity.running.store(false, SeqCst);
             let ready = task.runnable();
@@ -427,8 +427,7 @@ impl<T: Task> Scheduler<T> {
             if !ready || !entity.hard.contains(here) {
                 return ready;
             }
-            // Of a core that was cleared for another domain it does not keep the rest.
-            if !entity.soft.contains(here) && !cleared && self.hand_over(task, here, now, machine) {
+            if !entity.soft.contains(here) && self.hand_over(task, here, now, machine) {
                 return false;
             }
             match rival {

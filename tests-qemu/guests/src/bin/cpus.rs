@@ -29,6 +29,8 @@ use guests::{cpu, hypercall, smp};
 
 guest_rt::main!(main);
 
+/// This domain.
+const DOM0: u16 = 0;
 /// Most vCPUs: as many as a domain may have.
 const MOST: usize = 128;
 /// Events to each vCPU, and frames that are exchanged.
@@ -168,7 +170,7 @@ fn keep_to(report: &mut Report, online: u32, vcpus: u32) {
     const WATCHED: u64 = 100_000_000;
     let (mut elsewhere, end) = (None, time::now() + WATCHED);
     while time::now() < end {
-        let of = |vcpu| domctl::vcpu_info(DOMID_SELF, vcpu).map_or(u32::MAX, |info| info.cpu);
+        let of = |vcpu| domctl::vcpu_info(DOM0, vcpu).map_or(u32::MAX, |info| info.cpu);
         elsewhere = elsewhere.or((0..vcpus).map(of).find(|&cpu| cpu >= online));
     }
     report.equal("keep-to-those-that-run", elsewhere, None);
@@ -178,7 +180,7 @@ fn keep_to(report: &mut Report, online: u32, vcpus: u32) {
 fn spread(report: &mut Report, name: &str, wanted: u32, vcpus: u32) {
     let mut cpus = 0u32;
     let each = holds(|| {
-        let of = |vcpu| domctl::vcpu_info(DOMID_SELF, vcpu).map_or(0, |info| 1 << info.cpu);
+        let of = |vcpu| domctl::vcpu_info(DOM0, vcpu).map_or(0, |info| 1 << info.cpu);
         cpus = (0..vcpus).map(of).fold(0, |all, one| all | one);
         cpus.count_ones() == wanted
     });
@@ -254,7 +256,7 @@ fn off_and_on(report: &mut Report, wanted: u32, vcpus: u32, changes: u32) {
             // Its CPU is known a moment later than that it runs.
             let gone = |cpu| cpus().any(|offline| offline == cpu);
             let there =
-                || domctl::vcpu_info(DOMID_SELF, vcpu).is_ok_and(|info| info.running != 0 && gone(info.cpu));
+                || domctl::vcpu_info(DOM0, vcpu).is_ok_and(|info| info.running != 0 && gone(info.cpu));
             wrong += u32::from(!holds(|| !there()));
         }
         dead += lifeless();

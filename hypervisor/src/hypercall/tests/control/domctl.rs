@@ -1,7 +1,7 @@
 //! `domctl`.
 
 use abi::domctl::*;
-use abi::domid::DOMID_FIRST_RESERVED;
+use abi::domid::{DOMID_FIRST_RESERVED, DOMID_SELF};
 use abi::hvm_save::*;
 use abi::hypercall::HYPERVISOR_DOMCTL;
 use abi::sched::SHUTDOWN_SOFT_RESET;
@@ -12,6 +12,7 @@ use super::{Control, NOTHING};
 use crate::domain::table;
 use crate::domain::vcpu::Request;
 use crate::hypercall::testing::{ARG, BAD, LIST, config};
+use crate::sched::pool::override_affinity;
 use crate::types::{DomId, VcpuId};
 
 /// A vCPU that no domain here has.
@@ -38,6 +39,7 @@ fn domctl() {
         XEN_DOMCTL_PAUSEDOMAIN,
         XEN_DOMCTL_RESUMEDOMAIN,
         XEN_DOMCTL_SOFT_RESET,
+        XEN_DOMCTL_MAX_VCPUS,
         XEN_DOMCTL_SHADOW_OP,
         XEN_DOMCTL_GETVCPUCONTEXT,
         XEN_DOMCTL_GETHVMCONTEXT,
@@ -47,6 +49,8 @@ fn domctl() {
         XEN_DOMCTL_SETTSCINFO,
         XEN_DOMCTL_SET_CPU_POLICY,
     ]);
+    let own = control.call(XEN_DOMCTL_MAX_MEM, DOMID_SELF, NOTHING);
+    assert_eq!(own.err(), Some(Errno::ESRCH));
     // As for all domains with nested paging.
     let widths = [XEN_DOMCTL_SET_ADDRESS_SIZE, XEN_DOMCTL_GET_ADDRESS_SIZE];
     control.nothing_else(&widths.map(|command| (command, Errno::EOPNOTSUPP)), &[]);
@@ -199,6 +203,13 @@ fn scheduling(control: &mut Control) {
     }
     control.dom0.put(LIST, &0xfffeu64);
     control.badly(set, affinity(1, BOTH, MAPS), Errno::EINVAL);
+    // As SCHEDOP_pin_override does.
+    let second = control.guest.domain.vcpu(VcpuId(1)).expect("second").clone();
+    override_affinity(&second, Some(0)).expect("there is this CPU");
+    control.dom0.put(LIST, &[0xffffu64; 2]);
+    control.badly(set, affinity(1, BOTH, MAPS), Errno::EBUSY);
+    control.well(set, affinity(1, BOTH | XEN_VCPUAFFINITY_FORCE, MAPS));
+    control.well(set, affinity(1, BOTH, MAPS));
 
     let nodes = |at| DomctlNodeaffinity { nodemap: map(at) };
     control.dom0.put(LIST, &0xffffu64);
