@@ -128,47 +128,33 @@ impl Console {
         Ok(self.line.flush()?)
     }
 
-    /// Type a line like a person who looks at the screen: a few letters, until they are echoed, then more, and all anew where they are not. A UART's receiver
-    /// holds 16 bytes, and Bochs drops what comes while it is full; and now and then some of what comes while a message is printed.
+    /// Type a line like a person who looks at the screen: a few letters, until they are echoed, then more. A UART's receiver holds 16 bytes, and Bochs drops what
+    /// comes while it is full.
     ///
     /// # Errors
     /// The line is gone.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
-        const KILL_LINE: &str = "\x15";
-        // A message may break each echo in two, and some lines have none: the third time nobody looks.
-        for looks in [true, true, false] {
-            if self.type_letters(line, looks)? {
-                break;
-            }
-            self.send(KILL_LINE)?;
-        }
-        self.send("\r")
-    }
-
-    /// Type `line`, as far as it is echoed if somebody `looks`. Returns whether that is all.
-    fn type_letters(&mut self, line: &str, looks: bool) -> Result<bool> {
         const FEW: usize = 8;
         self.skip()?;
         for few in line.as_bytes().chunks(FEW) {
             self.send(std::str::from_utf8(few)?)?;
-            if !self.expect_echo(few)? && looks {
-                return Ok(false);
-            }
+            self.expect_echo(few)?;
         }
-        Ok(true)
+        self.send("\r")
     }
 
-    /// Wait until `typed` is echoed. `false`: it is not.
-    fn expect_echo(&mut self, typed: &[u8]) -> Result<bool> {
+    /// Wait until `typed` is echoed.
+    fn expect_echo(&mut self, typed: &[u8]) -> Result<()> {
+        // A message that comes in between breaks the echo in two, and some lines have none; then time has to do.
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             if let Some(end) = end_of_echo(&self.log[self.seen..], typed) {
                 self.seen += end;
-                return Ok(true);
+                return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || !self.receive(left)? {
-                return Ok(false);
+                return Ok(());
             }
         }
     }

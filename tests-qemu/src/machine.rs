@@ -225,26 +225,16 @@ impl Machine {
             _ if self.icount || self.one_thread => "tcg,thread=single",
             _ => "tcg",
         };
-        qemu.args([
-            "-accel",
-            accel,
-            "-machine",
-            self.chipset,
-            "-display",
-            "none",
-            "-net",
-            "none",
-            "-vga",
-            "none",
-        ])
-        .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
-        .args(["-m", &self.memory.to_string(), "-smp"])
-        .arg(format!(
-            "{},cores={},threads={}",
-            self.cpus,
-            self.cpus / self.threads,
-            self.threads
-        ));
+        qemu.args(["-accel", accel, "-machine", self.chipset])
+            .args(["-display", "none", "-net", "none", "-vga", "none"])
+            .args(["-cpu", self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu())])
+            .args(["-m", &self.memory.to_string(), "-smp"])
+            .arg(format!(
+                "{},cores={},threads={}",
+                self.cpus,
+                self.cpus / self.threads,
+                self.threads
+            ));
         for _ in 1..self.serial {
             qemu.args(["-serial", "null"]);
         }

@@ -2,7 +2,7 @@
 // UNSAFETY: WRMSR.
 #![expect(unsafe_code, reason = "WRMSR")]
 
-use super::machine::is_amd;
+use super::machine::{family_and_model, is_amd};
 use super::try_msr;
 
 const LS_CFG: u32 = 0xc001_1020;
@@ -59,15 +59,6 @@ pub fn fix() {
             // SAFETY: the bit is the one that AMD documents for this CPU.
             unsafe { try_msr::write(fix.register, value | fix.bit) };
         }
-    }
-}
-
-/// Of a signature (APM vol. 3, CPUID 1, EAX).
-fn family_and_model(signature: u32) -> (u32, u32) {
-    let (base, model) = (signature >> 8 & 0xf, signature >> 4 & 0xf);
-    match base {
-        0xf => (base + (signature >> 20 & 0xff), signature >> 12 & 0xf0 | model),
-        _ => (base, model),
     }
 }
 

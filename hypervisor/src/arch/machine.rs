@@ -25,6 +25,17 @@ pub fn is_amd() -> bool {
     is_amd_vendor(raw_cpuid::native_cpuid::cpuid_count(0, 0).ecx)
 }
 
+/// Family and model of a CPU by its signature, CPUID 1, EAX (SDM 2A; APM vol. 3).
+pub fn family_and_model(signature: u32) -> (u32, u32) {
+    let (family, model) = (signature >> 8 & 0xf, signature >> 4 & 0xf);
+    let extended = signature >> 12 & 0xf0 | model;
+    match family {
+        0xf => (family + (signature >> 20 & 0xff), extended),
+        6 => (family, extended),
+        _ => (family, model),
+    }
+}
+
 /// Bits of physical addresses (CPUID 8000_0008, EAX).
 pub fn address_bits() -> u32 {
     raw_cpuid::native_cpuid::cpuid_count(0x8000_0008, 0).eax & 0xff

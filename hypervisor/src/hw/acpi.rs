@@ -103,10 +103,7 @@ fn collect(tables: &AcpiTables<Mapped>) -> Info {
         let table = unsafe {
             core::slice::from_raw_parts(madt.virtual_start().as_ptr().cast::<u8>(), madt.region_length())
         };
-        let entries = table.get(size_of::<Madt>()..).unwrap_or_default();
-        for entry in madt_entries(entries) {
-            let _ = add_madt_entry(&mut info, entry);
-        }
+        add_madt(&mut info, table.get(size_of::<Madt>()..).unwrap_or_default());
     }
     info.hpet = HpetInfo::new(tables)
         .ok()
@@ -129,14 +126,15 @@ fn collect(tables: &AcpiTables<Mapped>) -> Info {
 
 /// The MADT's entries, each as long as it says, as far as they make sense: firmware may have padding behind them, with lengths of 0, at which the crate's
 /// iterator stays for ever.
-fn madt_entries(mut entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn add_madt(info: &mut Info, mut entries: &[u8]) {
     const HEAD: usize = 2;
-    core::iter::from_fn(move || {
-        let length = usize::from(*entries.get(1)?);
-        let (entry, rest) = entries.split_at_checked(length).filter(|_| length >= HEAD)?;
+    while let Some(length) = entries.get(1).map(|&length| usize::from(length))
+        && length >= HEAD
+        && let Some((entry, rest)) = entries.split_at_checked(length)
+    {
+        let _ = add_madt_entry(info, entry);
         entries = rest;
-        Some(entry)
-    })
+    }
 }
 
 /// Interrupt controller structures (ACPI 6.5, 5.2.12). One that is shorter than its kind is left out.
@@ -227,14 +225,14 @@ fn find_s5(aml: &[u8]) -> Option<[u8; 2]> {
     Some([integer()?, integer()?])
 }
 
-/// How the `acpi` crate reaches tables: through the direct map.
-#[derive(Clone)]
-struct Mapped;
-
 /// Do the boot page tables map this?
 fn in_reach(address: u64, size: u64) -> bool {
     address.checked_add(size).is_some_and(|end| end <= BOOT_MAPPED)
 }
+
+/// How the `acpi` crate reaches tables: through the direct map.
+#[derive(Clone)]
+struct Mapped;
 
 impl AcpiHandler for Mapped {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
@@ -299,9 +297,7 @@ mod tests {
 
     fn read(entries: &[u8]) -> Info {
         let mut info = Info::default();
-        for entry in madt_entries(entries) {
-            let _ = add_madt_entry(&mut info, entry);
-        }
+        add_madt(&mut info, entries);
         info
     }
 

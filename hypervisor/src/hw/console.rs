@@ -210,10 +210,13 @@ pub fn init(options: &CommandLine<'_>) {
 }
 
 fn set_up(port: &SerialPort) -> Option<Uart> {
-    use uart_16550::spec::registers::{IER, Parity as Bits, WordLength};
+    use uart_16550::spec::registers::{FifoTriggerLevel, IER, Parity as Bits, WordLength};
     use uart_16550::{BaudRate, Config, Uart16550};
     let config = Config {
         interrupts: IER::empty(),
+        // What is typed comes at once, not when nothing more has come for the time of four letters. (Bochs's timer for that loses letters, and
+        // invents others, where the FIFO was emptied meanwhile.)
+        fifo_trigger_level: Some(FifoTriggerLevel::One),
         baud_rate: port.baud.map_or(BaudRate::Baud115200, BaudRate::from_integer),
         data_bits: match port.data_bits {
             5 => WordLength::FiveBits,

@@ -202,7 +202,9 @@ mod machine {
     pub fn tsc_adjust() -> Option<u64> {
         let features = raw_cpuid::CpuId::new().get_extended_feature_info()?;
         // SAFETY: the register exists; reading it has no effect.
-        (features.has_tsc_adjust_msr()).then(|| unsafe { Msr::new(TSC_ADJUST).read() })
+        features
+            .has_tsc_adjust_msr()
+            .then(|| unsafe { Msr::new(TSC_ADJUST).read() })
     }
 
     /// The machine's own TSC.

@@ -2,7 +2,7 @@
 
 use super::{apic, time};
 
-/// So far ahead is the timer set at most, in TSC ticks: a quarter of an hour or more. Guests may ask for any time: no hardware, nor what stands for it, has to be relied on for centuries.
+/// So far ahead is the timer set at most, in TSC ticks: some minutes at least. Guests may ask for any time: no hardware, nor what stands for it, has to be relied on for centuries.
 const FARTHEST: u64 = 1 << 42;
 
 /// Interrupt no earlier than system time `deadline` (nanoseconds), or never (`u64::MAX`). Replaces what was set before. What is too far comes early, and whoever

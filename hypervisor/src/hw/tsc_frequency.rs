@@ -6,6 +6,8 @@
 // UNSAFETY: ports of the timers.
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "port I/O"))]
 
+use crate::arch::machine::family_and_model;
+
 /// Of the measurement.
 #[cfg(target_os = "none")]
 const WINDOW_MS: u64 = 20;
@@ -22,8 +24,7 @@ fn confirmed(claimed: Option<u64>, measured: Option<u64>) -> Option<u64> {
 
 /// The crystal's frequency, where CPUID leaf 0x15 does not tell it, by the CPU's signature (SDM 3B, 19.7.3 and table 19-38).
 fn usual_crystal(signature: u32) -> Option<u32> {
-    let model = signature >> 12 & 0xf0 | signature >> 4 & 0xf;
-    match (signature >> 8 & 0xf, model) {
+    match family_and_model(signature) {
         // Skylake and Kaby Lake for clients.
         (6, 0x4e | 0x5e | 0x8e | 0x9e) => Some(24_000_000),
         // Denverton, Goldmont.

@@ -274,8 +274,8 @@ pub fn wake(vcpu: &Arc<Vcpu>, now: u64) {
 /// most. `None`: nothing to do. This CPU's timer is set in either case. `now` is the time, and becomes another clock's if that turns out to be wrong.
 pub fn pick(now: &mut u64) -> Option<(Arc<Vcpu>, u64)> {
     let here = hw::percpu::id();
-    // One that was idle has not looked at its TSC for long: what is computed by a wrong one outlives that.
     let (cpu, scheduler) = (cpu(here)?, SCHEDULER.get()?);
+    // One that was idle has not looked at its TSC for long: what is computed by a wrong one outlives that.
     beat_if_due(here, cpu, now);
     let now = *now;
     // Its interrupt is on its way, or lost, as may be in QEMU's TCG (`svm::Caps::tcg`): then this is what sets it again.

@@ -13,7 +13,7 @@ use crate::hw;
 use crate::hw::irq::SoftIrq;
 use crate::sync::Rank;
 
-/// No CPU, in [`Entity::loaded_on`](super::Traces).
+/// No CPU, in [`Traces::loaded_on`](super::Traces).
 pub(super) const NOWHERE: u32 = u32::MAX;
 /// How often [`evict`] looks before it asks again.
 const EVICT_PATIENCE: u32 = 10_000;

@@ -5,6 +5,22 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+/// In compatibility mode: paging off, and EFER.LME. Takes EAX, ECX and EDX.
+macro_rules! leave_long_mode {
+    () => {
+        r#"
+    movl    %cr0, %eax
+    andl    $0x7fffffff, %eax
+    movl    %eax, %cr0
+    movl    $0xc0000080, %ecx           /* EFER.LME */
+    rdmsr
+    andl    $~0x100, %eax
+    wrmsr
+        "#
+    };
+}
+pub(crate) use leave_long_mode;
+
 static MARK: AtomicU32 = AtomicU32::new(0);
 
 global_asm!(
@@ -34,13 +50,9 @@ legacy_pae:
     lretq
     .code32
 legacy_compatibility:
-    movl    %cr0, %eax
-    andl    $0x7fffffff, %eax
-    movl    %eax, %cr0
-    movl    $0xc0000080, %ecx           /* EFER.LME */
-    rdmsr
-    andl    $~0x100, %eax
-    wrmsr
+    "#,
+    leave_long_mode!(),
+    r#"
     movl    (%edi), %esi                /* no paging */
     movl    $legacy_pdpt, %eax
     movl    %eax, %cr3

@@ -4,6 +4,8 @@
 
 use core::arch::{asm, global_asm};
 
+use crate::legacy::leave_long_mode;
+
 global_asm!(
     r#"
     .pushsection .text.wreck, "ax"
@@ -25,13 +27,9 @@ wreck_switch_tasks:
     lretq
     .code32
 wreck_compatibility:
-    movl    %cr0, %eax
-    andl    $0x7fffffff, %eax
-    movl    %eax, %cr0
-    movl    $0xc0000080, %ecx           /* EFER.LME */
-    rdmsr
-    andl    $~0x100, %eax
-    wrmsr
+    "#,
+    leave_long_mode!(),
+    r#"
     movl    $32, %eax
     ltr     %ax
     ljmp    $40, $0

@@ -3,6 +3,7 @@
 //! A fetch that finds a page in the TLB both as a part of a large one and as a small one is a machine check on such a CPU. A guest that changes the size
 //! of a page and executes from it can bring that about, unless what its nested page tables let it execute are small pages only.
 
+use crate::arch::machine::family_and_model;
 use crate::arch::speculation::capability::IF_PSCHANGE_MC_NO;
 
 /// Models of family 6 that have VT-x and are not affected, without saying so: Atoms and Xeon Phis.
@@ -17,8 +18,7 @@ const IMMUNE: [u32; 22] = [
 /// Is a CPU of Intel's affected that has this signature (CPUID 1, EAX) and these capabilities (0 without the register)? One that nobody knows is
 /// believed to be.
 pub fn affected(signature: u32, capabilities: u64) -> bool {
-    let family = signature >> 8 & 0xf;
-    let model = signature >> 12 & 0xf0 | signature >> 4 & 0xf;
+    let (family, model) = family_and_model(signature);
     family == 6 && !IMMUNE.contains(&model) && capabilities & IF_PSCHANGE_MC_NO == 0
 }
 

@@ -39,6 +39,7 @@ pub const SLICE: u64 = 10_000_000;
 const RATE_LIMIT: u64 = 1_000_000;
 /// CPUs that share a queue, at most: credit2's default.
 pub(super) const GROUP: u32 = 16;
+
 /// What is scheduled.
 pub trait Task: Clone {
     /// The scheduler's part of it.
