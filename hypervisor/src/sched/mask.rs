@@ -70,6 +70,18 @@ impl CpuMask {
         self.all.load(Relaxed)
     }
 
+    /// Is it `set` now?
+    #[inline]
+    pub fn is(&self, set: &CpuSet) -> bool {
+        let differ = |(own, word): (&AtomicU64, &u64)| own.load(Relaxed) ^ word;
+        self.words
+            .iter()
+            .zip(&set.0)
+            .map(differ)
+            .fold(0, |all, word| all | word)
+            == 0
+    }
+
     /// The set as it is now.
     pub fn now(&self) -> CpuSet {
         CpuSet(self.words.each_ref().map(|word| word.load(Relaxed)))
@@ -118,6 +130,7 @@ mod tests {
         let members: Vec<_> = (0..600).filter(|&cpu| mask.contains(cpu)).collect();
         assert_eq!((members, mask.is_all()), (vec![3, 130], false));
         assert_eq!((mask.first_below(3), mask.first_below(4)), (None, Some(3)));
+        assert!(mask.is(&mask.now()) && !mask.is(&CpuSet::ALL));
     }
 
     #[test]

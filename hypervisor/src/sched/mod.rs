@@ -197,6 +197,10 @@ impl Task for Arc<Vcpu> {
         Vcpu::runnable(self)
     }
 
+    fn leaves(&self) -> bool {
+        self.requests().contains(Request::LEAVE)
+    }
+
     fn enters(&self, state: State, now: u64) {
         let state = match state {
             State::Running => RUNSTATE_RUNNING,

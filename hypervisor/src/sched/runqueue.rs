@@ -64,6 +64,8 @@ pub struct RunQueue<T> {
     /// Domains do not share classes.
     by_domain: bool,
     waiting: u32,
+    /// See [`RunQueue::wanted`].
+    wanted: u32,
     /// Sum of the weights of what waits.
     weight: u64,
 }
@@ -149,7 +151,7 @@ impl<T: Task> RunQueue<T> {
     /// An empty queue for `size` CPUs from `first` on, where the next of one domain can be found if `by_domain`.
     pub fn new(first: u32, size: u32, by_domain: bool) -> Self {
         Self {
-            classes: Classes(vec![Class::new(CpuSet::ALL, 0, ANY)]),
+            classes: Classes(vec![Class::new(CpuSet::ALL, u32::MAX, ANY)]),
             order: Vec::new(),
             free: Vec::new(),
             lingering: [0; LINGERING],
@@ -159,6 +161,7 @@ impl<T: Task> RunQueue<T> {
             size,
             by_domain,
             waiting: 0,
+            wanted: 0,
             weight: 0,
         }
     }
@@ -197,6 +200,23 @@ impl<T: Task> RunQueue<T> {
         self.weight
     }
 
+    /// The CPUs of the group, as bits, that something waits for; maybe more, if there are many classes.
+    pub fn wanted(&self) -> u32 {
+        self.wanted
+    }
+
+    /// A class became empty: see to [`RunQueue::wanted`].
+    fn want_less(&mut self) {
+        let for_all = self.classes.0.first().is_some_and(|class| !class.is_empty());
+        if self.waiting == 0 {
+            self.wanted = 0;
+        } else if !for_all && self.order.len() <= FEW {
+            let classes = self.order.iter().map(|index| &self.classes.0[*index as usize]);
+            let wanted = classes.filter(|class| !class.is_empty());
+            self.wanted = wanted.fold(0, |bits, class| bits | class.own);
+        }
+    }
+
     /// Queue `item`, which does not wait yet, as one that has `time`.
     #[inline]
     pub fn push(&mut self, item: &T, time: u64) {
@@ -208,7 +228,11 @@ impl<T: Task> RunQueue<T> {
         entity.waiting_weight.store(weight, Relaxed);
         self.waiting += 1;
         self.weight += u64::from(weight);
-        self.change(class, |class| class.others.push(item, time));
+        let wanted = self.change(class, |class| {
+            class.others.push(item, time);
+            class.own
+        });
+        self.wanted |= wanted.unwrap_or(0);
     }
 
     /// `item`, which waits, is urgent from `now` on: it goes before all that are not.
@@ -222,20 +246,19 @@ impl<T: Task> RunQueue<T> {
     }
 
     /// Change a class, and what others know of it.
-    fn change(&mut self, index: u32, work: impl FnOnce(&mut Class<T>)) {
-        let Some(class) = self.classes.0.get_mut(index as usize) else {
-            return;
-        };
+    fn change<R>(&mut self, index: u32, work: impl FnOnce(&mut Class<T>) -> R) -> Option<R> {
+        let class = self.classes.0.get_mut(index as usize)?;
         if index == 0 || self.order.len() <= FEW {
-            return work(class);
+            return Some(work(class));
         }
         let key = |class: &Class<T>| class.first().map(|(key, _)| key);
         let before = key(class);
-        work(class);
+        let result = work(class);
         if key(class) != before {
             let own = class.own;
             self.bracket.update(index, own, &self.classes);
         }
+        Some(result)
     }
 
     /// Where the class of these is in the order, or would be.
@@ -254,15 +277,19 @@ impl<T: Task> RunQueue<T> {
         if entity.hard.is_all() && owner == ANY {
             return 0;
         }
-        let cpus = entity.hard.now();
         // Mostly the one that it was in before.
         let last = entity.class.load(Relaxed);
-        let of_last = self.classes.0.get(last as usize);
+        let of_last = self.classes.0.get(last as usize).filter(|_| last != 0);
         if of_last.is_some_and(|class| {
-            last != 0 && class.stage != Stage::Free && class.owner == owner && class.cpus == cpus
+            class.stage != Stage::Free && class.owner == owner && entity.hard.is(&class.cpus)
         }) {
             return last;
         }
+        self.other_class(owner, entity.hard.now())
+    }
+
+    #[inline(never)]
+    fn other_class(&mut self, owner: Owner, cpus: CpuSet) -> u32 {
         let place = match self.place_of(owner, &cpus) {
             Ok(place) => return self.order[place],
             Err(place) => place,
@@ -291,6 +318,7 @@ impl<T: Task> RunQueue<T> {
 
     /// Who would be next on `cpu`, of this group or another, if its core were free; and the virtual time that it waits at: its own, or a later one
     /// if it has yielded.
+    #[inline(always)]
     pub fn first_for(&self, cpu: u32) -> Option<(u64, &T)> {
         let ((late, key), first) = self.head_for(cpu, Admitted::All)?;
         let time = match late {
@@ -312,21 +340,37 @@ impl<T: Task> RunQueue<T> {
     }
 
     /// The first of the class for all, and of those of `others` that are eligible.
+    #[inline(always)]
     fn first_of(&self, others: &[u32], eligible: impl Fn(&Class<T>) -> bool) -> Option<((bool, u64), &T)> {
-        let classes = core::iter::once(&0)
-            .chain(others)
-            .filter_map(|index| self.classes.0.get(*index as usize));
-        let heads = classes.filter(|class| eligible(class)).filter_map(Class::first);
-        heads.min_by_key(|(key, _)| *key)
+        let for_all = self.classes.0.first().filter(|class| eligible(class));
+        let mut best = for_all.and_then(Class::first);
+        for &index in others {
+            let class = self.classes.0.get(index as usize).filter(|class| eligible(class));
+            if let Some((key, item)) = class.and_then(Class::first)
+                && best.is_none_or(|(least, _)| key < least)
+            {
+                best = Some((key, item));
+            }
+        }
+        best
     }
 
+    #[inline(always)]
     fn head_for(&self, cpu: u32, admitted: Admitted) -> Option<((bool, u64), &T)> {
-        if self.waiting == 0 || admitted == Admitted::None {
+        if self.waiting == 0 {
             return None;
         }
-        if self.order.is_empty() {
-            return self.classes.0.first()?.first();
+        let own = cpu.wrapping_sub(self.first);
+        match own < self.size && self.order.len() <= FEW && admitted == Admitted::All {
+            true => self.first_of(&self.order, |class| class.own >> own & 1 != 0),
+            false => self.head_of_many(cpu, admitted),
         }
+    }
+
+    /// As [`RunQueue::head_for`], where there are many classes, or some are not admitted, or for a CPU of another group.
+    #[inline(never)]
+    fn head_of_many(&self, cpu: u32, admitted: Admitted) -> Option<((bool, u64), &T)> {
+        let own = cpu.wrapping_sub(self.first);
         let winner;
         let places = match admitted {
             Admitted::None => return None,
@@ -336,14 +380,11 @@ impl<T: Task> RunQueue<T> {
                 let until = self.order.partition_point(|index| owner_of(index) <= owner);
                 &self.order[from..until]
             }
-            Admitted::All if self.order.len() <= FEW => &self.order,
-            Admitted::All => match cpu.checked_sub(self.first) {
-                Some(own) if own < self.size => {
-                    winner = [self.bracket.first(own)];
-                    &winner[..]
-                }
-                _ => &self.order,
-            },
+            Admitted::All if own < self.size => {
+                winner = [self.bracket.first(own)];
+                &winner[..]
+            }
+            Admitted::All => &self.order,
         };
         self.first_of(places, |class| class.cpus.contains(cpu))
     }
@@ -359,12 +400,22 @@ impl<T: Task> RunQueue<T> {
     pub fn remove(&mut self, item: &T) {
         let entity = item.entity();
         let index = entity.class.load(Relaxed);
-        self.change(index, |class| class.heap_of(item).remove(item));
+        let emptied = self.change(index, |class| {
+            class.heap_of(item).remove(item);
+            class.is_empty()
+        });
         self.waiting -= 1;
         self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
+        if emptied == Some(true) {
+            self.want_less();
+            self.linger(index);
+        }
+    }
+
+    /// Class `index` became empty: it stays what it is for a while.
+    fn linger(&mut self, index: u32) {
         if index != 0
             && let Some(class) = self.classes.0.get_mut(index as usize)
-            && class.is_empty()
             && class.stage == Stage::Listed
         {
             class.stage = Stage::Lingering;

@@ -41,6 +41,11 @@ impl<T: Clone> Seat<T> {
         self.current.try_lock()?.clone()
     }
 
+    /// Look at who sits there, if anybody does.
+    pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.current.lock().as_ref().map(look)
+    }
+
     /// The CPU runs `task` from now on.
     pub fn set(&self, task: Option<T>) {
         *self.current.lock() = task;

@@ -57,6 +57,7 @@ pub struct Job {
     entity: Entity,
     asleep: AtomicBool,
     parked: AtomicBool,
+    leaves: AtomicBool,
     state: AtomicU8,
     since: AtomicU64,
     longest_wait: AtomicU64,
@@ -71,6 +72,7 @@ impl Job {
             entity: Entity::new(share),
             asleep: AtomicBool::new(asleep),
             parked: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
             state: AtomicU8::new(STOPPED),
             since: AtomicU64::new(now),
             longest_wait: AtomicU64::new(0),
@@ -97,6 +99,10 @@ impl Task for Arc<Job> {
 
     fn runnable(&self) -> bool {
         !self.asleep.load(Relaxed) && !self.parked.load(Relaxed)
+    }
+
+    fn leaves(&self) -> bool {
+        self.leaves.load(Relaxed)
     }
 
     fn enters(&self, state: State, now: u64) {
@@ -496,6 +502,7 @@ impl Simulator {
         let life = &mut self.lives[running];
         life.left = life.left.saturating_sub(self.now - cpu.since);
         let job = life.job.clone();
+        job.leaves.store(false, Relaxed);
         match &life.rhythm {
             Some(rhythm) if life.left == 0 && rhythm.sleep.is_empty() => {
                 life.left = self.random.within(rhythm.burst.clone()).max(1);
@@ -533,6 +540,7 @@ impl Simulator {
                     let cpu = &self.cpus[on as usize];
                     if cpu.running == Some(job) {
                         let runs = cpu.runs;
+                        life.job.leaves.store(true, Relaxed);
                         self.at(soon, Event::Leave(on, runs));
                     } else {
                         life.leaves = life.job.entity.running();

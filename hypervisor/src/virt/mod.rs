@@ -242,8 +242,13 @@ enum Next {
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
 fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
-    let mut set_timer = hw::irq::softirq_pending() && take_softirqs(running);
     let vcpu = running.vcpu;
+    let mut set_timer = false;
+    if hw::irq::softirq_pending() {
+        // It is looked at again below: nobody need interrupt it meanwhile.
+        vcpu.exited();
+        set_timer = take_softirqs(running);
+    }
     let mut requests = vcpu.take_requests();
     // These ask for others.
     const FIRST: Request = Request::FLUSH.union(Request::STARTUP).union(Request::TIMER);

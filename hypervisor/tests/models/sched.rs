@@ -70,6 +70,10 @@ impl Task for Arc<Job> {
         self.ready.load(SeqCst)
     }
 
+    fn leaves(&self) -> bool {
+        *self.leaves.lock().expect("no panic")
+    }
+
     fn enters(&self, _state: State, _now: u64) {}
 }
 

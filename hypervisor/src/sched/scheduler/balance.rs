@@ -75,8 +75,9 @@ impl<T: Task> Scheduler<T> {
 
     /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last (CPU `home` of `group`), if it can be; else nearby.
     pub(super) fn claim_for(&self, entity: &Entity, group: &Group<T>, home: u32) -> Option<u32> {
-        // On a busy machine there is nothing to look for.
-        if group.idle.load(SeqCst) == 0 && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
+        // On a busy machine, or for one CPU, there is nothing to look for.
+        let idle = group.idle.load(SeqCst) & entity.hard.window(group.first);
+        if idle == 0 && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
             return None;
         }
         let (hard, soft) = (&entity.hard, &entity.soft);
@@ -104,7 +105,10 @@ impl<T: Task> Scheduler<T> {
     /// An idle CPU comes for what waits in `group`. `false`: there is none that may.
     pub(super) fn offer(&self, group: &Group<T>, machine: &impl Machine<T>) -> bool {
         for other in self.idle_near(group) {
-            let idle = other.idle.load(SeqCst);
+            let mut idle = other.idle.load(SeqCst);
+            if other.number == group.number {
+                idle &= group.wanted.load(SeqCst);
+            }
             if idle != 0 {
                 let queue = group.queue.lock();
                 let takers = bits(idle)
@@ -147,10 +151,11 @@ impl<T: Task> Scheduler<T> {
             .filter(|id| *id != here)
             .filter_map(|id| {
                 let cpu = self.cpu(id)?;
+                let time = cpu.time_at(now)?;
                 let slice = virtual_time(SLICE, cpu.weight.load(SeqCst));
                 let (first, task) = queue.first_for(id)?;
                 let limit = first.saturating_add(slice);
-                Some((cpu.time_at(now)?.checked_sub(limit)?, id, task.entity().owner()))
+                Some((time.checked_sub(limit)?, id, task.entity().owner()))
             })
             .max();
         drop(queue);

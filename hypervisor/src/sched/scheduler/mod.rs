@@ -46,6 +46,8 @@ pub trait Task: Clone {
     fn entity(&self) -> &Entity;
     /// May it run?
     fn runnable(&self) -> bool;
+    /// Has it been asked to make room ([`Machine::preempt`]), or is about to for another reason?
+    fn leaves(&self) -> bool;
     /// It is in `state` from `now` on.
     fn enters(&self, state: State, now: u64);
 }
@@ -99,6 +101,8 @@ struct Group<T> {
     /// How many wait, and the sum of their weights, for those who do not hold the lock.
     waiting: AtomicU32,
     load: AtomicU64,
+    /// The CPUs, as bits from the first on, that something waits for; maybe more.
+    wanted: AtomicU32,
     /// The CPUs, as bits from the first on, that have found nothing to run. Who wakes a task takes the bit of the CPU that is to run it.
     idle: AtomicU32,
     /// When to look next at the others that run.
@@ -137,6 +141,7 @@ impl<T: Task> Group<T> {
         let result = work(&mut queue);
         self.waiting.store(queue.len(), SeqCst);
         self.load.store(queue.weight(), SeqCst);
+        self.wanted.store(queue.wanted(), SeqCst);
         result
     }
 
@@ -191,6 +196,7 @@ impl<T: Task> Scheduler<T> {
             first: number * size.get(),
             waiting: AtomicU32::new(0),
             load: AtomicU64::new(0),
+            wanted: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             look: AtomicU64::new(0),
             looks: AtomicU32::new(0),
@@ -282,6 +288,14 @@ impl<T: Task> Scheduler<T> {
         u32::MAX.checked_shr(32 - count).unwrap_or(0) & !group.offline.load(Relaxed)
     }
 
+    /// Does anything wait in `group` that CPU `id` may run? Of another group's, maybe nothing that it may.
+    fn waits_for(&self, group: &Group<T>, id: u32) -> bool {
+        match id.wrapping_sub(group.first) {
+            bit if bit < self.size.get() => group.wanted.load(SeqCst) >> bit & 1 != 0,
+            _ => group.has_waiting(),
+        }
+    }
+
     fn floor(&self, id: u32) -> u64 {
         self.cpu(id).map_or(0, |cpu| cpu.floor.load(Relaxed))
     }
@@ -338,7 +352,7 @@ impl<T: Task> Scheduler<T> {
 
     /// The next for `cpu`, which is number `here`, of what waits in `group`; it runs there from `now` on.
     fn take(&self, group: &Group<T>, cpu: &Cpu<T>, here: u32, now: u64) -> Option<T> {
-        if !group.has_waiting() {
+        if !self.waits_for(group, here) {
             return None;
         }
         group.with(|queue| {
@@ -444,7 +458,7 @@ impl<T: Task> Scheduler<T> {
 
     /// `task`, which runs on CPU `here`, lets others go first. `false`: there are none.
     pub fn yields(&self, task: &T, here: u32) -> bool {
-        let others = self.group(here).is_some_and(Group::has_waiting);
+        let others = self.group(here).is_some_and(|group| self.waits_for(group, here));
         if others {
             task.entity().yielding.store(true, SeqCst);
         }
@@ -530,7 +544,7 @@ impl<T: Task> Scheduler<T> {
             return NEVER;
         };
         let budget_end = cpu.budget_end.load(SeqCst);
-        match group.has_waiting() || cpu.strays.load(Relaxed) {
+        match self.waits_for(group, here) || cpu.strays.load(Relaxed) {
             true => budget_end.min(cpu.slice_end.load(SeqCst)),
             false => budget_end,
         }
@@ -546,11 +560,11 @@ impl<T: Task> Scheduler<T> {
             self.preempt(here, machine);
             return;
         }
-        let (contended, strays) = (group.has_waiting(), cpu.strays.load(Relaxed));
+        let (contended, strays) = (self.waits_for(group, here), cpu.strays.load(Relaxed));
         if now < cpu.slice_end.load(SeqCst) || !(contended || strays) {
             return;
         }
-        if contended {
+        if contended && cpu.seat.look(T::leaves) != Some(true) {
             let queue = group.queue.lock();
             let first = queue.first_for(here).map(|(first, task)| (first, task.entity()));
             let owner = first

@@ -99,13 +99,12 @@ impl<T: Task> Scheduler<T> {
         let Some(target) = self.cpu(victim.id) else { return };
         let urgent = entity.within_share(now, victim.cpus, victim.load);
         if urgent {
-            group.with(|queue| {
-                if entity.cpu() == home && entity.waits() {
-                    queue.urge(task, now);
-                    // It goes before those, and does not pay for it afterwards.
-                    entity.time.fetch_min(victim.time, SeqCst);
-                }
-            });
+            let mut queue = group.queue.lock();
+            if entity.cpu() == home && entity.waits() {
+                queue.urge(task, now);
+                // It goes before those, and does not pay for it afterwards.
+                entity.time.fetch_min(victim.time, SeqCst);
+            }
         }
         let since = target.since.load(SeqCst);
         if !urgent && victim.time <= entity.time.load(SeqCst) {
@@ -140,9 +139,8 @@ impl<T: Task> Scheduler<T> {
     }
 
     pub(super) fn preempt(&self, id: u32, machine: &impl Machine<T>) {
-        let current = self.cpu(id).and_then(|cpu| cpu.seat.get());
-        if let Some(current) = current {
-            machine.preempt(&current);
+        if let Some(cpu) = self.cpu(id) {
+            cpu.seat.look(|current| machine.preempt(current));
         }
     }
 }
