@@ -11,6 +11,9 @@ pub const MAX_MODULES: usize = 32;
 /// Longest command line in bytes; the rest is cut off.
 pub const MAX_COMMAND_LINE: usize = 2048;
 
+/// Physical addresses of what may be ACPI's root pointer, in the order in which they are to be tried.
+pub type RootPointers = ArrayVec<u64, 4>;
+
 /// Reads physical memory: the direct map on the machine, a few byte vectors in tests.
 pub trait Physical {
     /// `len` bytes from physical address `start`; `None` if they cannot be reached.
@@ -41,8 +44,8 @@ pub struct Found<'a> {
     pub modules: ArrayVec<FoundModule<'a>, MAX_MODULES>,
     /// The memory map as reported; empty on UEFI, where it comes from leaving boot services.
     pub regions: RegionList,
-    /// Physical address of ACPI's root pointer, if the loader names it.
-    pub rsdp: Option<u64>,
+    /// Physical addresses of ACPI's root pointers that the loader names, the newest first.
+    pub rsdps: RootPointers,
     /// System table and image handle, if UEFI's boot services are still running.
     pub efi: Option<Efi>,
 }
@@ -65,7 +68,7 @@ impl<'a> Found<'a> {
             command_line: b"",
             modules: ArrayVec::new(),
             regions: RegionList::new(),
-            rsdp: None,
+            rsdps: RootPointers::new(),
             efi: None,
         }
     }

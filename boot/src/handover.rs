@@ -5,7 +5,7 @@ use bootloader_api::info::MemoryRegion;
 use core::fmt;
 use core::ops::Range;
 
-use crate::found::{BootError, Found, MAX_COMMAND_LINE, MAX_MODULES};
+use crate::found::{BootError, Found, MAX_COMMAND_LINE, MAX_MODULES, RootPointers};
 use crate::memory::{MAX_REGIONS, RegionList};
 
 /// The door through which Oxen was started.
@@ -59,8 +59,8 @@ pub struct Handover {
     pub modules: &'static [Module],
     /// Physical extent of the image, symbol table included; starts at a multiple of 2 MiB.
     pub image: Range<u64>,
-    /// Physical address of ACPI's root pointer.
-    pub rsdp: Option<u64>,
+    /// Physical addresses of what may be ACPI's root pointer, to be tried in this order.
+    pub rsdps: RootPointers,
     /// Physical address of the EFI system table, when UEFI started us.
     pub efi_system_table: Option<u64>,
 }
@@ -127,7 +127,7 @@ impl Kept {
             command_line,
             modules,
             image,
-            rsdp: found.rsdp,
+            rsdps: found.rsdps.clone(),
             efi_system_table: found.efi.map(|efi| efi.system_table),
         };
         (handover, regions)

@@ -143,15 +143,15 @@ impl RegionList {
 }
 
 /// Looks for ACPI's root pointer where BIOSes put it: the first KiB of the extended BIOS data area and
-/// 0xE0000..0x100000 (ACPI 6.5, 5.2.5.1). Returns its physical address.
-pub fn find_rsdp(memory: &impl Physical) -> Option<u64> {
+/// 0xE0000..0x100000 (ACPI 6.5, 5.2.5.1). There may be an old one beside it. Yields their physical addresses.
+pub fn find_rsdps(memory: &impl Physical) -> impl Iterator<Item = u64> {
     let ebda = memory
         .bytes(0x40e, 2)
         .and_then(|bytes| <[u8; 2]>::try_from(bytes).ok())
         .map(|segment| u64::from(u16::from_le_bytes(segment)) << 4)
         .filter(|&at| (0x400..0xa_0000).contains(&at));
     let in_ebda = ebda.into_iter().flat_map(|at| (at..at + 1024).step_by(16));
-    in_ebda.chain((0xe_0000..0x10_0000).step_by(16)).find(|&at| {
+    in_ebda.chain((0xe_0000..0x10_0000).step_by(16)).filter(|&at| {
         memory.bytes(at, 20).is_some_and(|rsdp| {
             rsdp.starts_with(b"RSD PTR ") && rsdp.iter().fold(0u8, |sum, &b| sum.wrapping_add(b)) == 0
         })
@@ -199,9 +199,12 @@ mod tests {
         rsdp[8] = 0u8.wrapping_sub(sum);
         let mut bios = vec![0; 0x2_0000];
         bios[0x1230..0x1230 + 20].copy_from_slice(&rsdp);
-        assert_eq!(find_rsdp(&Pieces(vec![(0xe_0000, bios.clone())])), Some(0xe_1230));
+        bios[0x1_0000..0x1_0000 + 20].copy_from_slice(&rsdp);
+        let found =
+            |bios: &[u8]| -> Vec<u64> { find_rsdps(&Pieces(vec![(0xe_0000, bios.to_vec())])).collect() };
+        assert_eq!(found(&bios), [0xe_1230, 0xf_0000]);
         bios[0x1239] ^= 1;
-        assert_eq!(find_rsdp(&Pieces(vec![(0xe_0000, bios)])), None);
+        assert_eq!(found(&bios), [0xf_0000]);
     }
 
     proptest! {

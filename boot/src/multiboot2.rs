@@ -4,7 +4,7 @@
 
 use crate::found::{BootError, Efi, Found, Physical, arguments};
 use crate::handover::BootPath;
-use multiboot2::{BootInformation, BootInformationHeader};
+use multiboot2::{BootInformation, BootInformationHeader, TagHeader};
 
 /// What such a loader leaves in EAX.
 pub const MAGIC: u32 = multiboot2::MAGIC;
@@ -36,11 +36,11 @@ pub fn load(memory: &impl Physical, at: u64) -> Result<BootInformation<'_>, Boot
         .map_err(|_| BootError::Malformed(WHAT))
 }
 
-/// Takes from the information structure what concerns us.
+/// Takes from the information structure, which is at physical address `at`, what concerns us.
 ///
 /// # Errors
 /// When a part of it is malformed or there is neither a memory map nor a firmware to ask.
-pub fn parse<'a>(info: &'a BootInformation<'a>) -> Result<Found<'a>, BootError> {
+pub fn parse<'a>(info: &'a BootInformation<'a>, at: u64) -> Result<Found<'a>, BootError> {
     let mut found = Found::new(BootPath::Multiboot2Bios);
     let loader = info
         .boot_loader_name_tag()
@@ -78,6 +78,16 @@ pub fn parse<'a>(info: &'a BootInformation<'a>) -> Result<Found<'a>, BootError> 
         };
         return Ok(found);
     }
+    // There are copies of ACPI's root pointers: a loader that has left UEFI's boot services knows alone where they were.
+    let tags = [
+        info.rsdp_v2_tag().map(|tag| core::ptr::from_ref(tag).addr()),
+        info.rsdp_v1_tag().map(|tag| core::ptr::from_ref(tag).addr()),
+    ];
+    found.rsdps.extend(
+        tags.into_iter()
+            .flatten()
+            .map(|tag| at + (tag + size_of::<TagHeader>() - info.start_address()) as u64),
+    );
     for area in info
         .memory_map_tag()
         .ok_or(BootError::NoMemoryMap)?
@@ -88,4 +98,48 @@ pub fn parse<'a>(info: &'a BootInformation<'a>) -> Result<Found<'a>, BootError> 
             .add_e820(area.start_address(), area.size(), area.typ().into())?;
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use multiboot2::{
+        Builder, MaybeDynSized, MemoryArea, MemoryAreaType, MemoryMapTag, RsdpV1Tag, RsdpV2Tag,
+    };
+
+    const AT: u64 = 0x1000;
+
+    /// The information, aligned, at [`AT`].
+    struct Memory<'a>(&'a [u8]);
+
+    impl Physical for Memory<'_> {
+        fn bytes(&self, start: u64, len: usize) -> Option<&[u8]> {
+            let from = usize::try_from(start.checked_sub(AT)?).ok()?;
+            self.0.get(from..from.checked_add(len)?)
+        }
+    }
+
+    /// What a loader hands over that has left boot services: a memory map, and copies of both root pointers.
+    #[test]
+    fn root_pointers_are_found_in_their_tags() {
+        let area = MemoryArea::new(0x10_0000, 0x100_0000, MemoryAreaType::Available);
+        let information = Builder::new()
+            .mmap(MemoryMapTag::new(&[area]))
+            .rsdpv1(RsdpV1Tag::new(*b"OXEN  ", 0, 0x1234))
+            .rsdpv2(RsdpV2Tag::new(*b"OXEN  ", 2, 0x1234, 36, 0x5678))
+            .build();
+        let bytes = information.as_bytes();
+        let memory = Memory(bytes);
+        let loaded = load(&memory, AT).unwrap();
+        let found = parse(&loaded, AT).unwrap();
+        assert_eq!(found.path, BootPath::Multiboot2Bios);
+        let [new, old] = found.rsdps[..] else {
+            panic!("{:?}", found.rsdps)
+        };
+        for (at, revision) in [(new, 2), (old, 0)] {
+            let rsdp = memory.bytes(at, 20).unwrap();
+            assert!(rsdp.starts_with(b"RSD PTR "));
+            assert_eq!(rsdp[15], revision);
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub fn parse(memory: &impl Physical, at: u64) -> Result<Found<'_>, BootError> {
     };
     let mut found = Found::new(BootPath::Pvh);
     found.command_line = string(info.command_line).trim_ascii();
-    found.rsdp = Some(info.rsdp).filter(|&rsdp| rsdp != 0);
+    found.rsdps.extend(Some(info.rsdp).filter(|&rsdp| rsdp != 0));
     for i in 0..u64::from(info.module_count) {
         let at = info
             .modules
@@ -117,8 +117,8 @@ mod tests {
         assert!(is_start_info(&memory, 0x1000));
         let found = parse(&memory, 0x1000).unwrap();
         assert_eq!(
-            (found.command_line, found.rsdp),
-            (&b"loglvl=all"[..], Some(0xe_0000))
+            (found.command_line, found.rsdps.as_slice()),
+            (&b"loglvl=all"[..], &[0xe_0000][..])
         );
         assert_eq!(found.modules[0].len, 0x1234);
         assert_eq!(found.modules[0].command_line, b"console=hvc0");

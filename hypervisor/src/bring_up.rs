@@ -13,9 +13,9 @@ use crate::arch::errata;
 use crate::cmdline::{self, CommandLine, CrashTest};
 use crate::debug_keys;
 use crate::hw::irq::vector;
-use crate::hw::{acpi, apic, console, idle, ioapic, percpu, power, smp, time, traps};
+use crate::hw::{acpi, apic, console, idle, ioapic, percpu, power, remapping, smp, time, traps};
 use crate::hypercall::version;
-use crate::mm::{frames, paging, takeover};
+use crate::mm::{frames, paging, phys, takeover};
 use crate::sync::Once;
 use crate::types::{Hpa, PAGE_SHIFT};
 
@@ -47,7 +47,7 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         power::set_no_reboot();
     }
     power::set_first_reset(options.reset);
-    let tables = acpi::init(handover.rsdp);
+    let tables = acpi::init(&handover.rsdps);
     if time::init().is_none() {
         cannot_go_on(format_args!(
             "how fast does the TSC tick? There is no PM timer, HPET or PIT that runs, and CPUID (15H, 16H) does not say"
@@ -81,8 +81,19 @@ pub fn bring_up(info: &BootInfo, handover: &Handover) -> Machine {
         );
     }
     log_kept(&plan, &ram);
-    if let Err(error) = tables {
-        log::warn!("ACPI's tables cannot be used ({error:?}): going on with one CPU and no power management");
+    let beyond: u64 = all_ram
+        .iter()
+        .map(|run| run.end.saturating_sub(run.start.max(phys::RAM_END)))
+        .sum();
+    if beyond > 0 {
+        log::warn!(
+            "{} MiB of RAM above {:#x} are not used",
+            beyond >> 20,
+            phys::RAM_END
+        );
+    }
+    if !tables {
+        log::warn!("ACPI has no tables that can be used: going on with one CPU and no power management");
     }
     log_cpu();
     log::info!("idle          by {}", idle::init(options.mwait_idle));
@@ -205,6 +216,7 @@ fn log_cpu() {
 /// Interrupt controllers, clock and timer.
 fn interrupts(options: &CommandLine<'_>) {
     let found = acpi::info();
+    remapping::switch_off(&found.remapping_units);
     ioapic::silence_8259s();
     for &(base, first) in &found.io_apics {
         let lines = ioapic::add(base, first);
@@ -215,6 +227,7 @@ fn interrupts(options: &CommandLine<'_>) {
         time::prefer_pm_timer();
     }
     let substitute = options.tsc_unstable.then(time::distrust_tsc);
+    let as_wished = apic::choose(options.x2apic);
     apic::init();
     log::info!(
         "time          TSC {}.{:03} MHz",
@@ -233,6 +246,21 @@ fn interrupts(options: &CommandLine<'_>) {
         apic::describe(),
         found.io_apics.len()
     );
+    if let Some(revision) = errata::missing_deadline_microcode() {
+        log::warn!(
+            "timer         one-shot: TSC deadlines need microcode {revision:#x} on this CPU, by a newer firmware"
+        );
+    }
+    match options.x2apic {
+        Some(true) if !as_wished => log::warn!("x2apic=yes: the CPU has none"),
+        Some(false) if !as_wished => {
+            log::warn!("x2apic=no: firmware has switched it on, and there is no way back")
+        }
+        None if found.no_x2apic => {
+            log::info!("x2APIC        not if firmware does not begin: so says its table DMAR")
+        }
+        _ => {}
+    }
     let ports = options.console_ports();
     let routed: ArrayVec<u8, 2> = ports
         .iter()
@@ -244,7 +272,8 @@ fn interrupts(options: &CommandLine<'_>) {
     }
 }
 
-/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs, and the HPET, by which time may have to go.
+/// The memory that the hypervisor's registers take, which no domain may have: local and I/O APICs, remapping units, and the HPET, by which time may
+/// have to go.
 pub fn own_registers() -> impl Iterator<Item = Hpa> {
     acpi::info()
         .io_apics
@@ -252,4 +281,5 @@ pub fn own_registers() -> impl Iterator<Item = Hpa> {
         .map(|(base, _)| *base)
         .chain([apic::registers()])
         .chain(acpi::info().hpet)
+        .chain(acpi::info().remapping_units.iter().copied())
 }

@@ -144,6 +144,8 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Network devices, by virtio (QEMU): what `-netdev` takes but its id, as `user`.
     pub networks: Vec<String>,
+    /// More of QEMU's command line.
+    pub qemu: Vec<String>,
     /// Wait for gdb on port 1234 (QEMU).
     pub gdb: bool,
     /// The UEFI application finds a configuration that was made for xen.efi: of that name, and with files that Oxen does not load.
@@ -190,6 +192,7 @@ impl Machine {
             lenient_msrs: false,
             disks: Vec::new(),
             networks: Vec::new(),
+            qemu: Vec::new(),
             gdb: false,
             xen_config: false,
             chipset: "q35",
@@ -261,6 +264,7 @@ impl Machine {
                 .arg("-device")
                 .arg(format!("virtio-blk-pci,drive=disk{number}{blocks}"));
         }
+        qemu.args(&self.qemu);
         let monitor = scratch.join(MONITOR);
         qemu.arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()));

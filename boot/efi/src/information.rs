@@ -77,7 +77,7 @@ mod tests {
         let bytes = build("console=com1", &modules, 0x7f00_0000, 0x1234_5678_9abc);
         let memory = memory(&bytes);
         let information = boot::multiboot2::load(&memory, 0x1000).unwrap();
-        let found = boot::multiboot2::parse(&information).unwrap();
+        let found = boot::multiboot2::parse(&information, 0x1000).unwrap();
         assert_eq!(found.path, BootPath::UefiApplication);
         assert_eq!(found.command_line, b"console=com1");
         assert_eq!(

@@ -6,10 +6,10 @@ use uefi::boot::MemoryType;
 use uefi::mem::memory_map::MemoryMap;
 use uefi::table::cfg::ConfigTableEntry;
 
-use crate::found::{BootError, Efi};
+use crate::found::{BootError, Efi, RootPointers};
 use crate::memory::{PAGE, RegionList, e820};
 
-/// Ends boot services; adds the firmware's final memory map to `regions` and returns ACPI's root pointer. When the
+/// Ends boot services; adds the firmware's final memory map to `regions` and returns ACPI's root pointers. When the
 /// firmware refuses to end them it resets the machine.
 ///
 /// # Errors
@@ -18,7 +18,7 @@ use crate::memory::{PAGE, RegionList, e820};
 /// # Safety
 /// `efi` must come from a loader that left boot services running, the firmware's memory must be identity-mapped, and
 /// nothing may be used afterwards that lies in memory of boot services.
-pub unsafe fn leave(efi: Efi, regions: &mut RegionList) -> Result<Option<u64>, BootError> {
+pub unsafe fn leave(efi: Efi, regions: &mut RegionList) -> Result<RootPointers, BootError> {
     // SAFETY: the caller vouches for the table, the handle, and for what is still referenced.
     let map = unsafe {
         uefi::table::set_system_table(efi.system_table as *const _);
@@ -41,7 +41,10 @@ pub unsafe fn leave(efi: Efi, regions: &mut RegionList) -> Result<Option<u64>, B
                 .find(|entry| entry.guid == guid)
                 .map(|entry| entry.address as u64)
         };
-        find(ConfigTableEntry::ACPI2_GUID).or_else(|| find(ConfigTableEntry::ACPI_GUID))
+        [ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID]
+            .into_iter()
+            .filter_map(find)
+            .collect()
     }))
 }
 

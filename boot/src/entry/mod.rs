@@ -14,7 +14,7 @@ use spin::{Mutex, MutexGuard, Once};
 use crate::found::{BootError, Found, Physical};
 use crate::handover::{Handover, Kept};
 use crate::layout::{BOOT_MAPPED, DIRECT_MAP, IMAGE_BASE, ImageLayout};
-use crate::memory::find_rsdp;
+use crate::memory::find_rsdps;
 use crate::{multiboot1, multiboot2, pvh};
 
 mod efi;
@@ -101,7 +101,10 @@ pub unsafe fn take(
 ) -> Result<(&'static mut BootInfo, Handover), BootError> {
     match magic {
         multiboot1::MAGIC => finish(multiboot1::parse(&DirectMap, info)?, image),
-        multiboot2::MAGIC => finish(multiboot2::parse(&multiboot2::load(&DirectMap, info)?)?, image),
+        multiboot2::MAGIC => finish(
+            multiboot2::parse(&multiboot2::load(&DirectMap, info)?, info)?,
+            image,
+        ),
         _ if pvh::is_start_info(&DirectMap, info) => finish(pvh::parse(&DirectMap, info)?, image),
         _ => Err(BootError::UnknownLoader(magic, info)),
     }
@@ -113,17 +116,18 @@ fn finish(mut found: Found<'_>, image: u64) -> Result<(&'static mut BootInfo, Ha
     if let Some(services) = found.efi {
         // SAFETY: the parser found both in the loader's information, which says that boot services are running; all
         // that is needed of memory that ends with them has just been copied.
-        handover.rsdp = unsafe { efi::leave(services, &mut found.regions) }?;
+        handover.rsdps = unsafe { efi::leave(services, &mut found.regions) }?;
         leave_firmware_tables(handover.image.start);
     } else {
-        handover.rsdp = handover.rsdp.or_else(|| find_rsdp(&DirectMap));
+        let room = handover.rsdps.remaining_capacity();
+        handover.rsdps.extend(find_rsdps(&DirectMap).take(room));
     }
     handover.occupy(&mut found.regions)?;
     found.regions.resolve(map)?;
 
     let mut info = BootInfo::new(map.as_mut_slice().into());
     info.physical_memory_offset = Optional::Some(DIRECT_MAP);
-    info.rsdp_addr = handover.rsdp.into();
+    info.rsdp_addr = handover.rsdps.first().copied().into();
     info.kernel_addr = handover.image.start;
     info.kernel_len = handover.image.end - handover.image.start;
     info.kernel_image_offset = IMAGE_BASE;

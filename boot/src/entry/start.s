@@ -91,6 +91,28 @@ symbol_table:
     jns 1b
 .endm
 
+# Firmware of Intel's machines may limit CPUID to leaf 3 and forbid no-execute pages (IA32_MISC_ENABLE, bits 22 and 34;
+# SDM 4, table 2-2). Takes that back, before CPUID is believed: only where it shows, as virtual machines may lack the
+# register. For CPUs with long mode; works in both modes; changes eax, ebx, ecx, edx.
+.macro lift_limits
+    xor eax, eax
+    cpuid
+    cmp ecx, 0x6c65746e                     # the end of "GenuineIntel"
+    jne 9f
+    cmp eax, 3
+    jbe 8f
+    mov eax, 0x80000001
+    cpuid
+    bt edx, 20
+    jc 9f
+8:  mov ecx, 0x1a0
+    rdmsr
+    and eax, ~(1 << 22)
+    and edx, ~(1 << 2)
+    wrmsr
+9:
+.endm
+
 .code32
 .global start
 start:
@@ -117,6 +139,9 @@ here:
     cpuid
     bt edx, 29
     jnc no_long_mode
+    lift_limits
+    mov eax, 0x80000001
+    cpuid
     bt edx, 20
     jnc no_nx
 
@@ -213,6 +238,7 @@ start_efi64:
     mov ecx, ebp
     sub ecx, PHYSICAL_BASE
     relocate_tables
+    lift_limits
     mov r8, rdi
     mov r9, rsi
     mov rsi, cr3

@@ -79,6 +79,16 @@ pub fn enable() -> Result<(), EnableError> {
     }
 }
 
+/// Switch virtualization off on this CPU, which runs no more guests: an INIT, by which some ways of resetting a machine begin, does not come through to
+/// a CPU in VMX operation (SDM 3C, 24.8), nor past a global interrupt flag that is clear (APM vol. 2, 15.17).
+pub fn disable() {
+    match MACHINE.get() {
+        Some(Machine::Svm(_)) => svm::disable(),
+        Some(Machine::Vmx(_)) => vmx::disable(),
+        None => {}
+    }
+}
+
 /// Let interrupts of the host in that are pending: their handlers have run on return, and interrupts are off again.
 #[inline(always)]
 pub fn take_host_interrupts() {

@@ -98,6 +98,8 @@ pub struct CommandLine<'a> {
     pub crash_test: Option<CrashTest>,
     /// `apicv`: the hardware sees to guests' local APICs, where it can.
     pub apicv: bool,
+    /// `x2apic=`: local APICs are x2APICs; `None`: where firmware does not advise against it.
+    pub x2apic: Option<bool>,
     /// `ept=exec-sp`: guests may execute from large pages (Xen's superpages); `None`: where that is no danger.
     pub large_code: Option<bool>,
     /// `mwait-idle`: CPUs with nothing to do wait by MWAIT where it is known to be good.
@@ -150,6 +152,7 @@ impl Default for CommandLine<'_> {
             watchdog_timeout: 5,
             crash_test: None,
             apicv: true,
+            x2apic: None,
             large_code: None,
             mwait_idle: false,
             defences: Wish::NONE,

@@ -199,6 +199,11 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
         Action::Flag(|line, value| line.apicv = value),
     ),
     (
+        "x2apic",
+        "a boolean",
+        Action::Flag(|line, value| line.x2apic = Some(value)),
+    ),
+    (
         "ept",
         "exec-sp, no-exec-sp or exec-sp=BOOL",
         Action::Value(|line, value| {

@@ -35,6 +35,16 @@ fn an_ordinary_line() {
     assert_eq!(large_code("ept=no-exec-sp"), Some(false));
     assert_eq!(large_code("ept=exec-sp=0"), Some(false));
     assert_eq!((large_code(""), large_code("ept=pml")), (None, None));
+    let x2apic = |text| parse(text).x2apic;
+    assert_eq!(
+        (
+            x2apic(""),
+            x2apic("x2apic"),
+            x2apic("no-x2apic"),
+            x2apic("x2apic=off")
+        ),
+        (None, Some(true), Some(false), Some(false))
+    );
     assert!(line.noreboot && !parse("noreboot=off").noreboot);
 }
 

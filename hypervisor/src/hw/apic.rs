@@ -1,4 +1,5 @@
-//! This CPU's local APIC (SDM 3A, chapter 11; APM vol. 2, chapter 16): x2APIC where there is one, else the page of registers.
+//! This CPU's local APIC (SDM 3A, chapter 11; APM vol. 2, chapter 16): x2APIC where there is one that firmware does not advise against, else the page of
+//! registers.
 //!
 //! Destinations are always physical ids.
 // UNSAFETY: MSRs and memory-mapped registers.
@@ -12,7 +13,8 @@ use x86_64::registers::model_specific::Msr;
 use super::idle;
 use super::irq::vector;
 use super::percpu::{self, PerCpu};
-use super::time;
+use super::{acpi, time};
+use crate::arch::errata;
 use crate::mm::phys;
 use crate::types::Hpa;
 
@@ -65,26 +67,41 @@ pub fn registers() -> Hpa {
     Hpa(unsafe { Msr::new(APIC_BASE).read() } & 0x000f_ffff_ffff_f000)
 }
 
-/// Switch this CPU's local APIC on: on the first CPU after [`time::init`], then on the others, which are like it. In xAPIC mode its page must be
+const ENABLED: u64 = 1 << 11;
+const EXTENDED: u64 = 1 << 10;
+
+/// Choose how all local APICs are reached, by `x2apic=`, before the first [`init`]. `false`: not as that says.
+pub fn choose(wish: Option<bool>) -> bool {
+    let has = raw_cpuid::native_cpuid::cpuid_count(1, 0).ecx & 1 << 21 != 0;
+    // SAFETY: every CPU with a local APIC has the register; reading it has no side effect.
+    let on = unsafe { Msr::new(APIC_BASE).read() } & EXTENDED != 0;
+    let chosen = is_extended(has, on, wish, acpi::info().no_x2apic);
+    X2APIC.store(chosen, Relaxed);
+    wish.is_none_or(|wish| wish == chosen)
+}
+
+/// x2APIC? One that firmware has switched on stays so: there is no way back but by a reset (SDM 3A, 11.12.5), and newer CPUs have none at all.
+fn is_extended(has: bool, on: bool, wish: Option<bool>, advised_against: bool) -> bool {
+    on || has && wish.unwrap_or(!advised_against)
+}
+
+/// Switch this CPU's local APIC on: on the first CPU after [`time::init`] and [`choose`], then on the others, which are like it. In xAPIC mode its page must be
 /// mapped uncached.
 ///
 /// # Panics
 /// The CPU has no local APIC.
 pub fn init() {
-    const ENABLED: u64 = 1 << 11;
-    const EXTENDED: u64 = 1 << 10;
     const SOFTWARE_ENABLED: u32 = 1 << 8;
     let features = raw_cpuid::native_cpuid::cpuid_count(1, 0);
     assert!(features.edx & 1 << 9 != 0, "this CPU has no local APIC");
-    let x2apic = features.ecx & 1 << 21 != 0;
-    X2APIC.store(x2apic, Relaxed);
-    DEADLINE.store(features.ecx & 1 << 24 != 0 && time::trusts_tsc(), Relaxed);
+    let deadline = features.ecx & 1 << 24 != 0 && errata::missing_deadline_microcode().is_none();
+    DEADLINE.store(deadline && time::trusts_tsc(), Relaxed);
     let mut base = Msr::new(APIC_BASE);
     // SAFETY: the local APIC belongs to the hypervisor; this turns it on where it is.
     let registers = unsafe {
         let value = base.read();
         base.write(value | ENABLED);
-        if x2apic {
+        if X2APIC.load(Relaxed) {
             base.write(value | ENABLED | EXTENDED);
         }
         value & 0x000f_ffff_ffff_f000
@@ -249,4 +266,23 @@ fn write(register: u32, value: u32) {
 
 fn mapped(register: u32) -> *mut u32 {
     phys::ptr(Hpa(REGISTERS.load(Relaxed) + u64::from(register))).cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmware_and_command_line_choose_the_mode() {
+        for (has, on, wish, advised_against, extended) in [
+            (true, false, None, false, true),
+            (true, false, None, true, false),
+            (true, false, Some(true), true, true),
+            (true, false, Some(false), false, false),
+            (true, true, Some(false), true, true),
+            (false, false, Some(true), false, false),
+        ] {
+            assert_eq!(is_extended(has, on, wish, advised_against), extended);
+        }
+    }
 }

@@ -54,6 +54,8 @@ struct IoApic {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Use {
     Nobody,
+    /// It makes system management interrupts.
+    Firmware,
     Hypervisor,
     Dom0(Line),
 }
@@ -129,7 +131,13 @@ pub const MAX_IO_APICS: usize = 64;
 static IO_APICS: Mutex<ArrayVec<IoApic, MAX_IO_APICS>> =
     Mutex::new(Rank::MachineIoApics, ArrayVec::new_const());
 
-/// Take over an I/O APIC: all its lines masked. Returns how many lines it has.
+/// Is it the lower half of a redirection entry for system management interrupts, which firmware lives by (82093AA datasheet 3.2.4)?
+fn is_firmwares(entry: u32) -> bool {
+    const SMI: u32 = 2 << 8;
+    entry & (MASKED | 7 << 8) == SMI
+}
+
+/// Take over an I/O APIC: all its lines masked, but for firmware's own. Returns how many lines it has.
 pub fn add(base: Hpa, gsi_base: u32) -> u32 {
     let mut apic = IoApic {
         registers: paging::map_mmio(base, 4096).cast(),
@@ -145,6 +153,11 @@ pub fn add(base: Hpa, gsi_base: u32) -> u32 {
     apic.place.lines = (apic.read(1) >> 16 & 0xff) + 1;
     let lines = apic.place.lines;
     for line in 0..lines {
+        if is_firmwares(apic.read(0x10 + 2 * line)) {
+            apic.uses[line as usize % MAX_LINES] = Use::Firmware;
+            continue;
+        }
+        // By edges: what was pending of a level is forgotten with it.
         apic.mask(Line {
             gsi: gsi_base + line,
             active_low: false,
@@ -171,6 +184,7 @@ pub fn user_of(gsi: u32) -> Option<(&'static str, u64)> {
     with(gsi, |apic| {
         let user = match apic.user(gsi) {
             Use::Nobody => return None,
+            Use::Firmware => "firmware",
             Use::Hypervisor => "Oxen",
             Use::Dom0(_) => "dom0",
         };
@@ -203,23 +217,23 @@ pub fn route_nmi(line: Line) -> bool {
     .unwrap_or(false)
 }
 
-/// Send `line`'s interrupts to this CPU for dom0, unless the hypervisor uses the line itself, or has no vector for it.
+/// Send `line`'s interrupts to this CPU for dom0, unless the hypervisor or firmware uses the line, or there is no vector for it.
 pub fn bind(line: Line) {
     let Some(vector) = vector::of_line(line.gsi) else {
         return log::warn!("line {} has no vector: dom0 gets no interrupts of it", line.gsi);
     };
     with(line.gsi, |apic| {
-        if *apic.user(line.gsi) != Use::Hypervisor {
+        if matches!(apic.user(line.gsi), Use::Nobody | Use::Dom0(_)) {
             *apic.user(line.gsi) = Use::Dom0(line);
             apic.route(line, vector.into());
         }
     });
 }
 
-/// Mask `line`, for dom0, unless the hypervisor uses it itself.
+/// Mask `line`, for dom0, if it has that.
 pub fn silence(line: Line) {
     with(line.gsi, |apic| {
-        if *apic.user(line.gsi) != Use::Hypervisor {
+        if matches!(apic.user(line.gsi), Use::Dom0(_)) {
             *apic.user(line.gsi) = Use::Nobody;
             apic.mask(line);
         }
@@ -271,6 +285,13 @@ pub fn silence_8259s() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_firmware() {
+        assert!(is_firmwares(0x0200) && is_firmwares(0xa2ff));
+        assert!(!is_firmwares(0x1_0200), "masked");
+        assert!(!is_firmwares(0) && !is_firmwares(0x0700) && !is_firmwares(0x0400));
+    }
 
     #[test]
     fn a_cpu_that_eight_bits_do_not_name_gets_no_line() {

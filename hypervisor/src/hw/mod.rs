@@ -14,6 +14,7 @@ pub mod panic;
 pub mod percpu;
 pub mod power;
 mod rate_limit;
+pub mod remapping;
 pub mod serial;
 #[cfg(target_os = "none")]
 pub mod smp;

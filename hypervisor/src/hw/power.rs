@@ -2,12 +2,13 @@
 // UNSAFETY: port I/O.
 #![expect(unsafe_code, reason = "port I/O")]
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use x86_64::instructions::port::Port;
 
 use super::acpi::{self, Place};
-use super::{apic, console, time};
+use super::{apic, console, percpu, time};
+use crate::arch::machine;
 use crate::cmdline::Reset;
 use crate::mm::paging;
 use crate::sync::Once;
@@ -31,16 +32,27 @@ pub fn set_first_reset(first: Reset) {
 /// The other CPUs are to stop for good.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// Make all other CPUs stop for good, wherever they are.
+/// How many have.
+static STOPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Make all other CPUs stop for good, wherever they are, with virtualization off, and wait until they have; but not for long, as one may not be able to.
 pub fn stop_others() {
+    const PATIENCE_NS: u64 = 100_000_000;
     if !STOPPING.swap(true, SeqCst) {
         apic::interrupt_others();
+        let others = percpu::all().count() - 1;
+        let end = time::now_ns() + PATIENCE_NS;
+        while STOPPED.load(SeqCst) < others && time::now_ns() < end {
+            core::hint::spin_loop();
+        }
     }
 }
 
 /// Another CPU has called [`stop_others`]: stop. For the handler of non-maskable interrupts.
 pub fn stop_if_told() {
     if STOPPING.load(SeqCst) {
+        machine::disable();
+        STOPPED.fetch_add(1, SeqCst);
         park()
     }
 }
@@ -79,6 +91,7 @@ pub fn halt() -> ! {
 /// Stop this CPU for ever.
 pub fn park() -> ! {
     x86_64::instructions::interrupts::disable();
+    machine::disable();
     loop {
         x86_64::instructions::hlt();
     }
@@ -124,6 +137,7 @@ pub fn power_off() -> ! {
 pub fn reboot() -> ! {
     console::flush();
     stop_others();
+    machine::disable();
     let first = FIRST_RESET.get().copied().unwrap_or(Reset::Acpi);
     let ways = [Reset::Acpi, Reset::Pci, Reset::Keyboard, Reset::Triple];
     reset(first);

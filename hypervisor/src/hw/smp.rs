@@ -15,10 +15,11 @@ use x86_64::registers::model_specific::Msr;
 
 use super::percpu::{self, PerCpu};
 use super::{acpi, apic, power, time, traps};
-use crate::arch::{errata, machine};
+use crate::arch::{errata, machine, try_msr};
 use crate::cmdline::CommandLine;
+use crate::mm::low_page::LowPage;
 use crate::mm::{paging, phys};
-use crate::types::{Hpa, PAGE_SIZE};
+use crate::types::PAGE_SIZE;
 use crate::{sched, virt};
 
 // Runs at the start of a page below 1 MiB, wherever that is. CS:IP = page:0; the words at its end are filled in before.
@@ -28,6 +29,7 @@ global_asm!(
     ".set startup_at_gdt_pointer, startup_gdt_pointer - startup_code",
     ".set startup_at_root, startup_root - startup_code",
     ".set startup_at_far, startup_far - startup_code",
+    ".set startup_at_limited, startup_limited - startup_code",
     ".code16",
     ".global startup_code",
     "startup_code:",
@@ -37,6 +39,15 @@ global_asm!(
     "mov ds, ax",
     "xor bx, bx",
     "lgdt [bx + startup_at_gdt_pointer]",
+    // IA32_MISC_ENABLE, as on the first CPU: all of CPUID (bit 22), and no-execute pages (bit 34), before EFER.NXE.
+    "cmp byte ptr [bx + startup_at_limited], 0",
+    "je 2f",
+    "mov ecx, 0x1a0",
+    "rdmsr",
+    "and eax, 0xffbfffff",
+    "and edx, 0xfffffffb",
+    "wrmsr",
+    "2:",
     "mov eax, 0x20", // CR4.PAE
     "mov cr4, eax",
     "mov eax, dword ptr [bx + startup_at_root]",
@@ -72,6 +83,9 @@ global_asm!(
     "startup_far:",
     ".long 0",
     ".long 8",
+    ".global startup_limited",
+    "startup_limited:",
+    ".long 0", // not 0: there is IA32_MISC_ENABLE, by which firmware may limit the CPU
     ".balign 8",
     "startup_stack:",
     ".quad 0",
@@ -91,12 +105,15 @@ unsafe extern "C" {
     static startup_words: u8;
     static startup_root: u8;
     static startup_far: u8;
+    static startup_limited: u8;
     static startup_stack: u8;
     static startup_cpu: u8;
     static startup_entry: u8;
     static startup_end: u8;
 }
 
+/// IA32_MISC_ENABLE.
+const MISC_ENABLE: u32 = 0x1a0;
 /// Pages of a CPU's stack: as large as the first one's.
 const STACK_PAGES: u64 = 16;
 /// A CPU that does not answer for so long is given up, in nanoseconds.
@@ -148,7 +165,9 @@ pub fn start_others(options: &CommandLine<'_>, ram: &[Range<u64>]) {
                     }
                 }
             }
-            None => log::warn!("no memory below 64 KiB to start other CPUs from"),
+            None => {
+                log::warn!("other CPUs are not used: there is no free RAM below 640 KiB to start them from")
+            }
         }
     }
     log::info!(
@@ -160,24 +179,17 @@ pub fn start_others(options: &CommandLine<'_>, ram: &[Range<u64>]) {
 
 /// The page that CPUs start in, which gets its contents back in the end.
 struct Startup {
-    page: Hpa,
+    page: LowPage,
     before: Box<[u8; PAGE_SIZE as usize]>,
     root: u32,
 }
 
 impl Startup {
     fn new(ram: &[Range<u64>]) -> Option<Startup> {
-        // Below what `takeover` gives out.
-        let page = (1..16)
-            .map(|number| number * PAGE_SIZE)
-            .find(|page| {
-                ram.iter()
-                    .any(|run| run.start <= *page && page + PAGE_SIZE <= run.end)
-            })
-            .map(Hpa)?;
+        let page = LowPage::find(ram)?;
         let root = u32::try_from(paging::startup_tables().ok()?.root().addr().0).ok()?;
         let mut before = Box::new([0; PAGE_SIZE as usize]);
-        let at = phys::ptr(page);
+        let at = phys::ptr(page.at());
         let code = &raw const startup_code;
         // SAFETY: a page of RAM that is nobody's now; whatever the boot loader has left there, it is put back. The code is smaller.
         unsafe {
@@ -192,14 +204,14 @@ impl Startup {
         let offset = label as u64 - &raw const startup_code as u64;
         // SAFETY: a word of the code, in the page that `new` has taken.
         unsafe {
-            phys::ptr(self.page.offset(offset))
+            phys::ptr(self.page.at().offset(offset))
                 .cast::<T>()
                 .write_unaligned(value)
         };
     }
 
     fn address(&self, label: *const u8) -> u32 {
-        (self.page.0 + (label as u64 - &raw const startup_code as u64)) as u32
+        (self.page.at().0 + (label as u64 - &raw const startup_code as u64)) as u32
     }
 
     /// Start one. For one that is not `needed`, time does not go by another clock.
@@ -209,6 +221,8 @@ impl Startup {
         self.set(&raw const startup_words, self.address(&raw const startup_gdt));
         self.set(&raw const startup_root, self.root);
         self.set(&raw const startup_far, self.address(&raw const startup_long));
+        let limited = !machine::is_amd() && try_msr::read(MISC_ENABLE).is_some();
+        self.set(&raw const startup_limited, u32::from(limited));
         self.set(&raw const startup_stack, stack);
         self.set(&raw const startup_cpu, core::ptr::from_ref(cpu) as u64);
         self.set(&raw const startup_entry, first_steps as *const () as u64);
@@ -222,9 +236,9 @@ impl Startup {
         delay(AFTER_INIT_NS);
         // Not before: until its INIT, a CPU that was refused goes on comparing.
         LATEST.store(0, SeqCst);
-        apic::start_up(apic_id, self.page);
+        apic::start_up(apic_id, self.page.at());
         if wait_for(ALIVE, AFTER_START_UP_NS).is_err() {
-            apic::start_up(apic_id, self.page);
+            apic::start_up(apic_id, self.page.at());
             wait_for(ALIVE, PATIENCE_NS)?;
         }
         compare_with_the_other()?;
@@ -264,7 +278,7 @@ impl Drop for Startup {
     fn drop(&mut self) {
         // SAFETY: the page that `new` has taken, in which no CPU is any more.
         unsafe {
-            core::ptr::copy_nonoverlapping(self.before.as_ptr(), phys::ptr(self.page), self.before.len())
+            core::ptr::copy_nonoverlapping(self.before.as_ptr(), phys::ptr(self.page.at()), self.before.len())
         };
     }
 }

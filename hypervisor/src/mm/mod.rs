@@ -8,6 +8,7 @@ pub mod guest;
 #[cfg(target_os = "none")]
 pub mod heap;
 pub mod io_bitmap;
+pub mod low_page;
 pub mod p2m;
 pub mod page_info;
 pub mod paging;

@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use super::fallible::OutOfMemory;
 use super::frames;
 use super::phys;
-use crate::types::{DomId, Mfn};
+use crate::types::{DomId, Mfn, PAGE_SIZE};
 
 /// What a domain's frame is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +38,8 @@ pub struct OverLimit;
 const CHUNK_ORDER: u32 = 18;
 /// log2 of the frames that the words of a chunk fill.
 const CHUNK_FRAMES_ORDER: u32 = CHUNK_ORDER - 9;
-/// Machine address space that can hold RAM: 16 TiB.
-const CHUNKS: usize = 1 << 14;
+/// Machine address space that can hold RAM.
+const CHUNKS: usize = ((phys::RAM_END / PAGE_SIZE) >> CHUNK_ORDER) as usize;
 
 /// Bits of the count; a count in the upper half of its range takes no further reference.
 const COUNT: u64 = 0xffff_ffff;

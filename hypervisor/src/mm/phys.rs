@@ -14,7 +14,9 @@ use crate::types::{Hpa, Mfn, PAGE_SIZE};
 
 /// Virtual address at which machine address 0 is mapped; the start of the upper half.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
-/// How far the direct map may reach: 16 TiB of RAM, and holes as large.
+/// RAM from this address on is not used: 16 TiB.
+pub const RAM_END: u64 = 16 << 40;
+/// How far the direct map may reach: RAM, and devices behind it.
 pub const DIRECT_MAP_SIZE: u64 = 32 << 40;
 /// Size of the memory that stands for the machine's when tests run on the host.
 pub const ARENA_SIZE: u64 = 64 << 20;

@@ -11,10 +11,11 @@ use boot::Module;
 use boot::found::MAX_MODULES;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 
+use crate::mm::phys::RAM_END;
 use crate::types::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 
 /// Memory below this is not given out: the BIOS data area, and room for the first instructions of other CPUs.
-const LOW_KEPT: u64 = 0x1_0000;
+pub const LOW_KEPT: u64 = 0x1_0000;
 /// What the boot page tables map.
 const REACH: u64 = 1 << 32;
 /// Alignment of the image.
@@ -55,11 +56,11 @@ pub fn ram(map: &[MemoryRegion], end: u64) -> Runs {
     runs
 }
 
-/// Where RAM ends that is used, when it is to end at `wanted`: a page's end, behind all that the boot loader has brought.
+/// Where RAM ends that is used, when it is to end at `wanted`: a page's end, behind all that the boot loader has brought, and not beyond what is mapped.
 pub fn ram_end(wanted: u64, image: &Range<u64>, modules: &[Module]) -> u64 {
     let brought = modules.iter().map(|module| module.start + module.len);
     let least = brought.fold(image.end, u64::max).next_multiple_of(PAGE_SIZE);
-    (wanted & !(PAGE_SIZE - 1)).max(least)
+    (wanted.min(RAM_END) & !(PAGE_SIZE - 1)).max(least)
 }
 
 /// Take `hole` out of `runs`.
@@ -334,7 +335,7 @@ mod tests {
             0x1_0000_2000,
             "not before what was loaded"
         );
-        assert_eq!(ram_end(u64::MAX, &image, &modules), !0xfff);
+        assert_eq!(ram_end(u64::MAX, &image, &modules), RAM_END);
     }
 
     #[test]

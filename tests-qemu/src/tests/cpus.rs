@@ -45,6 +45,12 @@ pub fn tests() -> Vec<Test> {
         }));
         if vehicle == Vehicle::Svm {
             tests.push(test("CPUs: 64", vehicle, sixty_four));
+            tests.push(test(
+                "x2APICs that firmware does not want",
+                vehicle,
+                without_x2apic,
+            ));
+            tests.push(test("CPUID that firmware limits", vehicle, limited));
         }
         tests.push(test("machine reset", vehicle, resets));
         tests.push(test("watchdog", vehicle, watchdog));
@@ -116,6 +122,41 @@ fn sixty_four(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         comes_to(&mut shim, &format!("on{cpu}"), &[cpu])?;
         runs_something(&mut shim, cpu)?;
     }
+    Ok(())
+}
+
+/// Firmware's table DMAR advises against x2APICs: several CPUs run without, unless the command line asks for them.
+fn without_x2apic(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    // Behind the table's header: 39 bits of addresses, X2APIC_OPT_OUT, ten bytes for later, a remapping unit where there is none (VT-d 4.1, 8.1 and 8.3).
+    const DMAR: [u8; 28] = [
+        38, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0xd9, 0xfe, 0, 0, 0, 0,
+    ];
+    let table = bench.scratch().join("dmar");
+    std::fs::write(&table, DMAR)?;
+    machine.cpu = Some("EPYC-Milan-v2,x2apic=on".into());
+    machine.cpus = 2;
+    machine.command_line += " dom0_mem=64M";
+    machine.modules = vec![guest("hello", "")?];
+    machine.qemu = vec!["-acpitable".into(), format!("sig=DMAR,data={}", table.display())];
+    for (option, mode) in [("", "xAPIC"), (" x2apic=yes", "x2APIC")] {
+        let mut machine = machine.clone();
+        machine.command_line += option;
+        let console = bench.start(&machine)?;
+        verdict(console)?;
+        let log = console.output();
+        let expected = format!("interrupts    {mode}, ");
+        ensure!(log.contains("2 of 2 run guests"), "not all CPUs run");
+        ensure!(log.contains(&expected), "the log has no {expected:?}");
+    }
+    Ok(())
+}
+
+/// An Intel CPU that shows no leaves beyond 2 is asked to show all: Oxen comes to where it says that QEMU's has no VT-x.
+fn limited(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpu = Some("Skylake-Client,level=2".into());
+    machine.modules = vec![guest("hello", "")?];
+    let console = bench.start(&machine)?;
+    console.expect("the CPU has no VT-x", PATIENCE)?;
     Ok(())
 }
 

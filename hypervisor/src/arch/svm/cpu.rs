@@ -280,6 +280,17 @@ pub fn enable(caps: &Caps) -> Result<(), EnableError> {
     Ok(())
 }
 
+/// Switch AMD-V off again, if it is on.
+pub fn disable() {
+    if Efer::read().contains(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE) {
+        // SAFETY: AMD-V is on, and this CPU enters no guest any more. GIF is set first, as it cannot be later.
+        unsafe {
+            asm!("stgi", options(nostack, nomem));
+            Efer::update(|efer| efer.remove(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
+        }
+    }
+}
+
 /// Make what all CPUs share, if this is the first.
 fn share(caps: &Caps) -> Result<(), EnableError> {
     if HOST.get().is_some() {

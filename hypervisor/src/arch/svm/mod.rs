@@ -26,5 +26,5 @@ mod state;
 pub mod vcpu;
 pub mod vmcb;
 
-pub use cpu::{Caps, TSC_RATIO_POINT, enable, probe};
+pub use cpu::{Caps, TSC_RATIO_POINT, disable, enable, probe};
 pub use vcpu::Vcpu;

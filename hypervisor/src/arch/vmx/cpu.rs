@@ -2,13 +2,13 @@
 // UNSAFETY: MSRs and control registers that put a CPU into VMX operation.
 #![expect(unsafe_code, reason = "MSRs and control registers of VMX operation")]
 
-use x86_64::registers::control::{Cr0, Cr4};
+use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
 use super::caps::{Caps, Raw, VIRTUAL_APIC, feature_control};
 use super::controls::{Primary, Secondary};
 use super::msr_bitmap::Grants;
-use super::vmcs::vmxon;
+use super::vmcs::{vmxoff, vmxon};
 use super::{Page, msr_bitmap, multihit};
 use crate::arch::owned::Owned;
 use crate::arch::speculation::Defences;
@@ -174,10 +174,23 @@ pub fn enable(caps: &Caps) -> Result<(), EnableError> {
         vmxon(region.hpa())
     };
     if entered.is_err() {
+        // SAFETY: this CPU is not in VMX operation, which the bit tells `disable`.
+        unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS)) };
         return Err(EnableError::Refused("VMXON failed"));
     }
     region.leak();
     Ok(())
+}
+
+/// Switch VT-x off again, if it is on.
+pub fn disable() {
+    if Cr4::read().contains(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS) {
+        // SAFETY: with the bit set by `enable`, this CPU is in VMX operation; it enters no guest any more.
+        unsafe {
+            vmxoff();
+            Cr4::update(|cr4| cr4.remove(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS));
+        }
+    }
 }
 
 /// A page to become a VMCS or a VMXON region: revision identifier and zeroes.

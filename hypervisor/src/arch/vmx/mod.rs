@@ -45,7 +45,7 @@ mod vmcs;
 mod vpid;
 
 pub use caps::Caps;
-pub use cpu::{apic_access_page, enable, multihit_affects, probe};
+pub use cpu::{apic_access_page, disable, enable, multihit_affects, probe};
 pub use floor::bare_round_trips;
 pub use vcpu::Vcpu;
 

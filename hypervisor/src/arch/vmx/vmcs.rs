@@ -88,6 +88,15 @@ pub unsafe fn vmxon(region: Hpa) -> Result<(), Failed> {
     check(failed)
 }
 
+/// Leave VMX operation.
+///
+/// # Safety
+/// This CPU is in VMX operation.
+pub unsafe fn vmxoff() {
+    // SAFETY: the caller's; it can only fail where SMM is treated apart, which nobody has asked for.
+    unsafe { asm!("vmxoff", options(nostack)) };
+}
+
 /// Make the VMCS at `vmcs` current.
 ///
 /// # Safety

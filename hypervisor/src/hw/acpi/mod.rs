@@ -4,19 +4,18 @@
 // UNSAFETY: firmware's tables in physical memory.
 #![expect(unsafe_code, reason = "firmware's tables in physical memory")]
 
-use core::ptr::NonNull;
+mod tables;
 
-use acpi::fadt::Fadt;
-use acpi::madt::Madt;
-use acpi::{AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
 use arrayvec::ArrayVec;
+use boot::Physical;
 use boot::layout::BOOT_MAPPED;
 
 use super::ioapic::{Line, MAX_IO_APICS};
 use super::percpu::MAX_CPUS;
 use crate::mm::phys;
 use crate::sync::Once;
-use crate::types::Hpa;
+use crate::types::{Hpa, PAGE_SIZE};
+use tables::{HEADER, Tables, number};
 
 /// A register in I/O space or memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +51,14 @@ pub struct Info {
     pub reset: Option<(Place, u8)>,
     /// CMOS register of the century; 0 if there is none.
     pub century_register: u8,
+    /// Firmware does not want x2APICs to be switched on.
+    pub no_x2apic: bool,
+    /// Registers of VT-d's remapping units.
+    pub remapping_units: ArrayVec<Hpa, MAX_REMAPPING_UNITS>,
 }
+
+/// More than machines have; some have one for each root port.
+const MAX_REMAPPING_UNITS: usize = 64;
 
 impl Info {
     /// ISA interrupts that go to another line than that of their number, or in another way.
@@ -82,50 +88,63 @@ pub fn info() -> &'static Info {
     INFO.get().unwrap_or_else(|| NOTHING.call_once(Info::default))
 }
 
-/// Read the tables. Called once, with the boot page tables, which map all memory below 4 GiB. Without tables the reason is returned, and
-/// [`info`] stays empty.
-///
-/// # Errors
-/// What is wrong with the tables.
-pub fn init(rsdp: Option<u64>) -> Result<(), acpi::AcpiError> {
-    let rsdp = rsdp.ok_or(acpi::AcpiError::NoValidRsdp)?;
-    // SAFETY: the boot loader found a root pointer there; the tables it leads to are firmware's and do not change.
-    let tables = unsafe { AcpiTables::from_rsdp(Mapped, rsdp as usize) }?;
-    INFO.call_once(|| collect(&tables));
-    Ok(())
+/// Read the tables that these root pointers lead to. Called once, with the boot page tables, which map all memory below 4 GiB. `false`: there are
+/// none, and [`info`] stays empty.
+pub fn init(rsdps: &[u64]) -> bool {
+    let tables = Tables::new(&Mapped, rsdps);
+    tables.map(|tables| INFO.call_once(|| collect(&tables))).is_some()
 }
 
-fn collect(tables: &AcpiTables<Mapped>) -> Info {
+fn collect(tables: &Tables<'_, impl Physical>) -> Info {
     let mut info = Info::default();
-    if let Ok(madt) = tables.find_table::<Madt>() {
-        info.local_apic = Some(Hpa(u64::from(madt.get().local_apic_address)));
-        // SAFETY: firmware's table, of the length that the crate has mapped it with; it does not change.
-        let table = unsafe {
-            core::slice::from_raw_parts(madt.virtual_start().as_ptr().cast::<u8>(), madt.region_length())
-        };
-        add_madt(&mut info, table.get(size_of::<Madt>()..).unwrap_or_default());
+    if let Some(madt) = tables.find(b"APIC") {
+        // The address of local APICs, and flags, come before the entries (5.2.12).
+        const ENTRIES: usize = HEADER + 8;
+        info.local_apic = number(madt, HEADER, 4).map(Hpa);
+        add_madt(&mut info, madt.get(ENTRIES..).unwrap_or_default());
     }
-    info.hpet = HpetInfo::new(tables)
-        .ok()
-        .map(|hpet| Hpa(hpet.base_address as u64))
-        .filter(|at| at.0 != 0);
-    if let Ok(fadt) = tables.find_table::<Fadt>() {
-        add_fadt(&mut info, &fadt);
-        if let Ok(dsdt) = tables.dsdt()
-            && in_reach(dsdt.address as u64, dsdt.length.into())
-        {
-            // SAFETY: firmware's table, of the length its header gives; it does not change.
-            let aml = unsafe {
-                core::slice::from_raw_parts(phys::ptr(Hpa(dsdt.address as u64)), dsdt.length as usize)
-            };
-            info.s5 = find_s5(aml);
-        }
+    if let Some(hpet) = tables.find(b"HPET") {
+        // IA-PC HPET specification 1.0a, 3.2.4.
+        info.hpet = match generic_address(hpet, 40) {
+            Some(Place::Memory(at)) => Some(at),
+            _ => None,
+        };
+    }
+    if let Some(fadt) = tables.find(b"FACP") {
+        add_fadt(&mut info, fadt);
+        let dsdt = [number(fadt, 140, 8), number(fadt, 40, 4)];
+        let mut dsdt = dsdt.into_iter().flatten().filter(|&at| at != 0);
+        let aml = dsdt.find_map(|at| tables.at(at, b"DSDT"));
+        info.s5 = aml.and_then(|aml| find_s5(aml.get(HEADER..)?));
+    }
+    if let Some(dmar) = tables.find(b"DMAR") {
+        add_dmar(&mut info, dmar);
     }
     info
 }
 
-/// The MADT's entries, each as long as it says, as far as they make sense: firmware may have padding behind them, with lengths of 0, at which the crate's
-/// iterator stays for ever.
+/// VT-d (specification 4.1, 8.1 to 8.3).
+fn add_dmar(info: &mut Info, dmar: &[u8]) {
+    const X2APIC_OPT_OUT: u64 = 1 << 1;
+    const STRUCTURES: usize = HEADER + 12;
+    const HEAD: usize = 4;
+    const REMAPPING_UNIT: u64 = 0;
+    info.no_x2apic = number(dmar, HEADER + 1, 1).is_some_and(|flags| flags & X2APIC_OPT_OUT != 0);
+    let mut rest = dmar.get(STRUCTURES..).unwrap_or_default();
+    while let Some(length) = number(rest, 2, 2).map(|length| length as usize)
+        && length >= HEAD
+        && let Some((structure, others)) = rest.split_at_checked(length)
+    {
+        if number(structure, 0, 2) == Some(REMAPPING_UNIT) {
+            let base = number(structure, 8, 8).filter(|&base| base != 0 && base.is_multiple_of(PAGE_SIZE));
+            info.remapping_units
+                .extend(base.map(Hpa).filter(|_| !info.remapping_units.is_full()));
+        }
+        rest = others;
+    }
+}
+
+/// The MADT's entries, each as long as it says, as far as they make sense: firmware may have padding behind them, with lengths of 0.
 fn add_madt(info: &mut Info, mut entries: &[u8]) {
     const HEAD: usize = 2;
     while let Some(length) = entries.get(1).map(|&length| usize::from(length))
@@ -179,29 +198,33 @@ fn add_cpu(info: &mut Info, id: u32, flags: u32) {
     }
 }
 
-fn add_fadt(info: &mut Info, fadt: &Fadt) {
-    let place = |address: acpi::address::GenericAddress| match address.address_space {
-        acpi::address::AddressSpace::SystemIo => u16::try_from(address.address).ok().map(Place::Port),
-        acpi::address::AddressSpace::SystemMemory => Some(Place::Memory(Hpa(address.address))),
+/// The register that a generic address structure names (5.2.3.2); `None`: it names none, as address 0 is nobody's.
+fn generic_address(table: &[u8], at: usize) -> Option<Place> {
+    const MEMORY: u64 = 0;
+    const IO: u64 = 1;
+    let address = number(table, at + 4, 8).filter(|&address| address != 0)?;
+    match number(table, at, 1)? {
+        MEMORY => Some(Place::Memory(Hpa(address))),
+        IO => u16::try_from(address).ok().map(Place::Port),
         _ => None,
+    }
+}
+
+/// The fixed hardware (5.2.9): by addresses of 64 bits in tables that are so long, or by ports of 32.
+fn add_fadt(info: &mut Info, fadt: &[u8]) {
+    const RESETS: u64 = 1 << 10;
+    let port = |extended: usize, old: usize| match generic_address(fadt, extended) {
+        Some(Place::Port(port)) => Some(port),
+        _ => number(fadt, old, 4)
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|&port| port != 0),
     };
-    let port = |address| match place(address) {
-        Some(Place::Port(port)) if port != 0 => Some(port),
-        _ => None,
-    };
-    info.pm_timer = fadt.pm_timer_block().ok().flatten().and_then(port);
-    info.pm1_control = [
-        fadt.pm1a_control_block().ok().and_then(port),
-        fadt.pm1b_control_block().ok().flatten().and_then(port),
-    ];
-    info.century_register = fadt.century;
-    let flags = fadt.flags;
-    if flags.supports_system_reset_via_fadt() {
-        info.reset = fadt
-            .reset_register()
-            .ok()
-            .and_then(place)
-            .map(|at| (at, fadt.reset_value));
+    info.pm_timer = port(208, 76);
+    info.pm1_control = [port(172, 64), port(184, 68)];
+    info.century_register = number(fadt, 108, 1).map_or(0, |register| register as u8);
+    if number(fadt, 112, 4).is_some_and(|flags| flags & RESETS != 0) {
+        let value = number(fadt, 128, 1).map_or(0, |value| value as u8);
+        info.reset = generic_address(fadt, 116).map(|at| (at, value));
     }
 }
 
@@ -225,37 +248,22 @@ fn find_s5(aml: &[u8]) -> Option<[u8; 2]> {
     Some([integer()?, integer()?])
 }
 
-/// Do the boot page tables map this?
-fn in_reach(address: u64, size: u64) -> bool {
-    address.checked_add(size).is_some_and(|end| end <= BOOT_MAPPED)
-}
-
-/// How the `acpi` crate reaches tables: through the direct map.
-#[derive(Clone)]
+/// Firmware's memory, as far as the boot page tables map it.
 struct Mapped;
 
-impl AcpiHandler for Mapped {
-    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        /// A table that is none, as it has no signature.
-        static NOTHING: [u64; 64] = [0; 64];
-        let at = if in_reach(address as u64, size as u64) {
-            phys::ptr(Hpa(address as u64))
-        } else {
-            log::warn!("ACPI: {size} bytes at {address:#x} are passed over, as they are not below 4 GiB");
-            NOTHING.as_ptr().cast_mut().cast()
-        };
-        const { assert!(size_of::<T>() <= 512) };
-        let start = NonNull::new(at.cast::<T>());
-        // SAFETY: the boot page tables have all of it, and what comes after them has ACPI's memory, too; of what has no signature, the crate looks at the
-        // header alone.
-        unsafe { PhysicalMapping::new(address, start.unwrap_or(NonNull::dangling()), size, size, Mapped) }
+impl Physical for Mapped {
+    fn bytes(&self, start: u64, len: usize) -> Option<&[u8]> {
+        start
+            .checked_add(len as u64)
+            .filter(|&end| start != 0 && end <= BOOT_MAPPED)?;
+        // SAFETY: mapped, and nobody writes to firmware's tables; any bit pattern is a byte.
+        Some(unsafe { core::slice::from_raw_parts(phys::ptr(Hpa(start)), len) })
     }
-
-    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 }
 
 #[cfg(test)]
 mod tests {
+    use super::tables::tests::made;
     use super::*;
 
     #[test]
@@ -311,6 +319,60 @@ mod tests {
         let line = info.isa_line(9);
         assert!(line.gsi == 20 && line.active_low && line.level);
         assert_eq!(info.local_apic, Some(Hpa(0x1_fee0_0000)));
+    }
+
+    #[test]
+    fn remapping_units_and_wishes() {
+        let unit = |base: u64| [&[0, 0, 16, 0, 1, 0, 0, 0], &base.to_le_bytes()[..]].concat();
+        let of = |flags: u8, structures: &[u8]| {
+            let head = [38, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut info = Info::default();
+            add_dmar(&mut info, &made(b"DMAR", &[&head, structures].concat()));
+            info
+        };
+        let other = [1, 0, 8, 0, 0, 0, 0, 0];
+        let two = [&unit(0xfed9_0000)[..], &other, &unit(0xfed9_1000)].concat();
+        let info = of(0b111, &two);
+        assert_eq!(info.remapping_units[..], [Hpa(0xfed9_0000), Hpa(0xfed9_1000)]);
+        assert!(info.no_x2apic && !of(0b101, &two).no_x2apic);
+        for nonsense in [
+            &[0, 0, 0, 0][..],
+            &[0, 0, 200, 0],
+            &[0, 0, 8, 0, 0, 0, 0, 0],
+            &unit(0x123),
+            &[0],
+        ] {
+            assert!(of(0, nonsense).remapping_units.is_empty(), "{nonsense:?}");
+        }
+        let many: Vec<u8> = (1..100).flat_map(|number| unit(number << 12)).collect();
+        assert_eq!(of(0, &many).remapping_units.len(), MAX_REMAPPING_UNITS);
+    }
+
+    /// By registers of 64 bits, where the table has them, or of 32; a table that ends early has neither reset register nor flags.
+    #[test]
+    fn fixed_hardware_of_the_fadt() {
+        let mut contents = vec![0; 240];
+        let mut set = |at: usize, bytes: &[u8]| contents[at - HEADER..][..bytes.len()].copy_from_slice(bytes);
+        set(64, &0x604u32.to_le_bytes());
+        set(76, &0x608u32.to_le_bytes());
+        set(112, &(1u32 << 10).to_le_bytes());
+        set(116, &[1, 8, 0, 1, 0xf9, 0x0c]);
+        set(128, &[6]);
+        set(172, &[1, 16, 0, 2, 0x04, 0x18]);
+        let read = |contents: &[u8]| {
+            let mut info = Info::default();
+            add_fadt(&mut info, &made(b"FACP", contents));
+            info
+        };
+        let info = read(&contents);
+        assert_eq!(info.pm1_control, [Some(0x1804), None]);
+        assert_eq!(
+            (info.pm_timer, info.reset),
+            (Some(0x608), Some((Place::Port(0xcf9), 6)))
+        );
+        let info = read(&contents[..80 - HEADER]);
+        assert_eq!(info.pm1_control, [Some(0x604), None]);
+        assert_eq!((info.pm_timer, info.reset), (Some(0x608), None));
     }
 
     /// Padding, an entry that is longer than what is left, one that is shorter than its kind, and half of one.
