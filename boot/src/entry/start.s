@@ -73,6 +73,7 @@ symbol_table:
 .set at_start64, start64 - image_start
 .set at_no_long_mode_text, no_long_mode_text - image_start
 .set at_no_nx_text, no_nx_text - image_start
+.set at_five_levels_text, five_levels_text - image_start
 .set at_com1_setup, com1_setup - image_start
 
 # Points the page tables at where the image really is: adds the distance in ecx. Works in both modes.
@@ -111,6 +112,38 @@ symbol_table:
     and edx, ~(1 << 2)
     wrmsr
 9:
+.endm
+
+# Prints the string at esi on COM1 (115200 8N1) and on the VGA text screen, then halts. Works in both modes.
+.macro complain
+    lea ebx, [ebp + at_com1_setup]
+    mov ecx, 6
+1:  movzx edx, byte ptr [ebx]
+    add edx, COM1
+    mov al, [ebx + 1]
+    out dx, al
+    add ebx, 2
+    loop 1b
+    mov edi, 0xb8000
+2:  lodsb
+    test al, al
+    jz 5f
+    mov [edi], al
+    mov byte ptr [edi + 1], 0x4f            # white on red
+    add edi, 2
+    mov ah, al
+    mov ecx, 100000                         # a UART that is not there must not hang us
+3:  mov edx, COM1 + 5
+    in al, dx
+    test al, 0x20
+    jnz 4f
+    loop 3b
+4:  mov al, ah
+    mov edx, COM1
+    out dx, al
+    jmp 2b
+5:  hlt
+    jmp 5b
 .endm
 
 .code32
@@ -169,40 +202,12 @@ here:
 
 no_long_mode:
     lea esi, [ebp + at_no_long_mode_text]
-    jmp complain
+    jmp say_and_halt
 no_nx:
     lea esi, [ebp + at_no_nx_text]
 
-# Prints the string at esi on COM1 (115200 8N1) and on the VGA text screen, then halts.
-complain:
-    lea ebx, [ebp + at_com1_setup]
-    mov ecx, 6
-1:  movzx edx, byte ptr [ebx]
-    add edx, COM1
-    mov al, [ebx + 1]
-    out dx, al
-    add ebx, 2
-    loop 1b
-    mov edi, 0xb8000
-2:  lodsb
-    test al, al
-    jz 5f
-    mov [edi], al
-    mov byte ptr [edi + 1], 0x4f            # white on red
-    add edi, 2
-    mov ah, al
-    mov ecx, 100000                         # a UART that is not there must not hang us
-3:  mov edx, COM1 + 5
-    in al, dx
-    test al, 0x20
-    jnz 4f
-    loop 3b
-4:  mov al, ah
-    mov edx, COM1
-    out dx, al
-    jmp 2b
-5:  hlt
-    jmp 5b
+say_and_halt:
+    complain
 
 # Register (from COM1) and value: no interrupts, divisor 1, 8N1, FIFO on, DTR and RTS.
 com1_setup:
@@ -211,6 +216,8 @@ no_long_mode_text:
     .asciz "\r\nOxen: this processor has no 64-bit mode, which Oxen needs. Halted.\r\n"
 no_nx_text:
     .asciz "\r\nOxen: this processor does not offer no-execute pages (or the firmware turned them off), which Oxen needs. Halted.\r\n"
+five_levels_text:
+    .asciz "\r\nOxen: the firmware has 5-level paging on, which Oxen does not take over. Turn it off in the firmware's setup (LA57). Halted.\r\n"
 
 .code64
 start64:
@@ -235,6 +242,9 @@ start_efi64:
     mov edi, eax
     mov esi, ebx
     lea rbp, [rip + image_start]
+    mov rax, cr4
+    bt eax, 12                             # CR4.LA57: cannot be cleared in long mode (SDM 3A, 2.5)
+    jc five_levels
     mov ecx, ebp
     sub ecx, PHYSICAL_BASE
     relocate_tables
@@ -270,6 +280,10 @@ enter_rust:
     xor ebp, ebp                            # the end of every back trace
     call rust_start
     ud2
+
+five_levels:
+    lea esi, [ebp + at_five_levels_text]
+    complain
 
 # Loads boot_gdt and all segment registers. C ABI; uses the stack it is called on.
 .global boot_load_gdt
