@@ -26,7 +26,10 @@ global_asm!(
     "shr rdx, 32",
     "try_wrmsr_at:",
     "wrmsr",
+    "mov eax, 1",
+    "ret",
     "try_wrmsr_refused:",
+    "xor eax, eax",
     "ret",
     ".popsection",
 );
@@ -42,7 +45,7 @@ unsafe extern "C" {
     fn try_rdmsr(register: u32) -> Tried;
     static try_rdmsr_at: u8;
     static try_rdmsr_refused: u8;
-    fn try_wrmsr(register: u32, value: u64);
+    fn try_wrmsr(register: u32, value: u64) -> u64;
     static try_wrmsr_at: u8;
     static try_wrmsr_refused: u8;
 }
@@ -54,13 +57,13 @@ pub fn read(register: u32) -> Option<u64> {
     (tried.exists != 0).then_some(tried.value)
 }
 
-/// Write a register; one that does not take the value, as a hypervisor below may decide, stays as it is.
+/// Write a register; one that does not take the value, as a hypervisor below may decide, stays as it is: `false`.
 ///
 /// # Safety
 /// Nothing that runs here minds the value.
-pub unsafe fn write(register: u32, value: u64) {
+pub unsafe fn write(register: u32, value: u64) -> bool {
     // SAFETY: the caller's; the handler of #GP asks `resume_after`.
-    unsafe { try_wrmsr(register, value) };
+    unsafe { try_wrmsr(register, value) != 0 }
 }
 
 /// Where to go on after #GP at `rip`, if that is [`read`]'s or [`write`]'s.

@@ -120,10 +120,16 @@ fn defences() {
     let one = defences("spec-ctrl=0,ibpb");
     assert_eq!((one.on, one.off), (Defences::IBPB, !Defences::IBPB));
     assert!(defences("spec-ctrl=md-clear,no").on.is_empty());
+    // One name for all kinds, and Xen's words for its kinds of guests.
+    assert_eq!(defences("spec-ctrl=no-ibrs").off, Defences::ANY_IBRS);
+    let hvm = defences("spec-ctrl=rsb=hvm,bhb-entry=no-hvm,ibpb-entry=hvm=0,verw=hvm=1");
+    assert_eq!(hvm.on, Defences::ANY_RSB | Defences::MD_CLEAR);
+    assert_eq!(hvm.off, Defences::BHB | Defences::IBPB_AT_EXITS);
     for text in [
         "spec-ctrl",
         "spec-ctrl=yes",
-        "spec-ctrl=rsb",
+        "spec-ctrl=bti-thunk=retpoline",
+        "spec-ctrl=rsb=pv",
         "spec-ctrl=ibpb=maybe",
     ] {
         assert_eq!(parse(text).complaints.len(), 1, "{text}");

@@ -122,7 +122,20 @@ pub(super) fn boolean(value: &str) -> Option<bool> {
     }
 }
 
-/// As for Xen, `no` is the only boolean by itself, and each of the list can be `NAME`, `no-NAME` or `NAME=BOOL`.
+/// `NAME`, `no-NAME` or `NAME=BOOL`.
+fn switch(word: &str) -> Option<(&str, bool)> {
+    Some(match (word.split_once('='), word.strip_prefix("no-")) {
+        // As Xen has it, who tells HVM guests from others.
+        (Some((name, value)), _) => match value.split_once('=').map_or(value, |(kind, _)| kind) {
+            "hvm" | "no-hvm" => (name, switch(value)?.1),
+            _ => (name, boolean(value)?),
+        },
+        (None, Some(name)) => (name, false),
+        (None, None) => (word, true),
+    })
+}
+
+/// As for Xen, `no` is the only boolean by itself.
 pub(super) fn spec_ctrl(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
     let mut wish = line.defences;
     for word in value.split(',') {
@@ -130,16 +143,19 @@ pub(super) fn spec_ctrl(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
             (wish.on, wish.off) = (Defences::empty(), Defences::all());
             continue;
         }
-        let (name, on) = match (word.split_once('='), word.strip_prefix("no-")) {
-            (Some((name, value)), _) => (name, boolean(value)?),
-            (None, Some(name)) => (name, false),
-            (None, None) => (word, true),
-        };
+        let (name, on) = switch(word)?;
         let which = match name {
-            "ibrs" => Defences::IBRS,
+            "ibrs" => Defences::ANY_IBRS,
+            "stibp" => Defences::STIBP,
+            "bhi-dis-s" => Defences::BHI_DIS_S,
+            "bp-spec-reduce" => Defences::SPEC_REDUCE,
             "ibpb" => Defences::IBPB,
+            "ibpb-entry" => Defences::IBPB_AT_EXITS,
+            "rsb" => Defences::ANY_RSB,
+            "bhb-entry" => Defences::BHB,
             "l1d-flush" => Defences::L1D_FLUSH,
-            "md-clear" => Defences::MD_CLEAR,
+            "md-clear" | "verw" => Defences::MD_CLEAR,
+            "div-scrub" => Defences::DIVIDE,
             _ => return None,
         };
         wish.on.set(which, on);

@@ -3,9 +3,10 @@
 //! As on Xen, features are on a list or they do not exist; what belongs to the machine (power, performance counters, other hypervisors'
 //! leaves, topology) is hidden. A lookup is an index into a table; few leaves depend on the vCPU or its registers and are patched.
 
-use super::speculation::{self, Words, leaf_7_2};
+use super::speculation::{self, Words};
 use super::{Running, time};
-use crate::arch::speculation::{extended_8, leaf_7};
+use crate::arch::speculation::bits::{extended_8, leaf_7};
+use crate::arch::speculation::extended_words;
 use crate::arch::{CpuMode, Event, GuestCpu, SysReg, machine};
 use crate::types::DomId;
 
@@ -121,11 +122,15 @@ pub type Host<'a> = &'a dyn Fn(u32, u32) -> Leaf;
 /// The machine that this runs on. A TSC that is not trusted is not invariant, whatever the CPU says.
 pub fn host(leaf: u32, subleaf: u32) -> Leaf {
     let found = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
-    let mut edx = found.edx;
-    if leaf == 0x8000_0007 && !crate::hw::time::trusts_tsc() {
-        edx &= !ITSC;
+    let mut found = [found.eax, found.ebx, found.ecx, found.edx];
+    match leaf {
+        0x8000_0007 if !crate::hw::time::trusts_tsc() => found[3] &= !ITSC,
+        // Older CPUs do not say all that is true of them.
+        0x8000_0008 => found[1] |= extended_words()[0],
+        0x8000_0021 => found[0] |= extended_words()[1],
+        _ => {}
     }
-    [found.eax, found.ebx, found.ecx, edx]
+    found
 }
 
 impl Policy {
@@ -181,7 +186,7 @@ impl Policy {
                 self.features[1][0] = host(7, 1)[0] & LEAF_7_1_EAX;
             }
             if subleaves >= 2 {
-                self.features[2][3] = host(7, 2)[3] & leaf_7_2::POLICY;
+                self.features[2][3] = host(7, 2)[3] & speculation::LEAF_7_2_EDX;
             }
         }
     }
@@ -311,7 +316,8 @@ impl Policy {
             self.extended[8][1] |= extended_8::IBPB;
         }
         if amd {
-            self.extended[0x21][0] = host(0x8000_0021, 0)[0] & LEAF_E21_EAX;
+            let [eax, _, ecx, _] = host(0x8000_0021, 0);
+            self.extended[0x21] = [eax & LEAF_E21_EAX, 0, ecx & speculation::EXTENDED_21_ECX, 0];
             self.extended[0x19] = host(0x8000_0019, 0);
             self.extended[0x1a] = host(0x8000_001a, 0);
         }

@@ -1,17 +1,10 @@
 //! With what guests defend themselves against attacks by speculation: as on Xen 4.17, all that the CPU has. Pure.
 
-use crate::arch::speculation::{capability, extended_8, leaf_7};
+use crate::arch::speculation::bits::{capability, extended_8, extended_21, leaf_7, leaf_7_2};
 
-/// CPUID 7.2, EDX: which bits SPEC_CTRL has beyond the first three.
-pub mod leaf_7_2 {
-    pub const PSFD: u32 = 1 << 0;
-    pub const IPRED_CTRL: u32 = 1 << 1;
-    pub const RRSBA_CTRL: u32 = 1 << 2;
-    pub const BHI_CTRL: u32 = 1 << 4;
-    pub const MCDT_NO: u32 = 1 << 5;
-    /// What guests may see.
-    pub const POLICY: u32 = PSFD | IPRED_CTRL | RRSBA_CTRL | BHI_CTRL | MCDT_NO;
-}
+/// What guests may see of CPUID 7.2, EDX.
+pub const LEAF_7_2_EDX: u32 =
+    leaf_7_2::PSFD | leaf_7_2::IPRED_CTRL | leaf_7_2::RRSBA_CTRL | leaf_7_2::BHI_CTRL | leaf_7_2::MCDT_NO;
 
 /// What guests may see of CPUID 7, EDX.
 pub const LEAF_7_EDX: u32 = leaf_7::MD_CLEAR
@@ -33,8 +26,15 @@ pub const EXTENDED_8_EBX: u32 = extended_8::IBPB
     | extended_8::PSFD
     | extended_8::BTC_NO
     | extended_8::IBPB_RET;
-/// What guests may see of CPUID 8000_0021, EAX: SBPB, IBPB_BRTYPE, SRSO_NO.
-pub const EXTENDED_21_EAX: u32 = 1 << 27 | 1 << 28 | 1 << 29;
+/// What guests may see of CPUID 8000_0021, EAX. Not automatic IBRS, for which EFER would need a bit, nor BP_CFG, which
+/// is the machine's.
+pub const EXTENDED_21_EAX: u32 = extended_21::VERW_CLEAR
+    | extended_21::SBPB
+    | extended_21::IBPB_BRTYPE
+    | extended_21::SRSO_NO
+    | extended_21::SRSO_USER_KERNEL_NO;
+/// What guests may see of CPUID 8000_0021, ECX.
+pub const EXTENDED_21_ECX: u32 = extended_21::TSA_NO;
 /// What guests may see of IA32_ARCH_CAPABILITIES: what the CPU is not vulnerable to, what retpolines do not help
 /// against, and what VERW clears. Not whether entries need to flush L1D, which is the hypervisor's business, nor
 /// registers that guests do not have.
@@ -54,7 +54,8 @@ const CAPABILITIES: u64 = capability::RDCL_NO
     | capability::PBRSB_NO
     | capability::GDS_NO
     | capability::RFDS_NO
-    | capability::RFDS_CLEAR;
+    | capability::RFDS_CLEAR
+    | capability::ITS_NO;
 
 /// The feature words of a guest that tell which of these registers it has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(intel(leaf_7::SSBD | leaf_7::STIBP, leaf_7_2::PSFD), NOTHING);
         assert_eq!(intel(leaf_7::IBRSB, 0).spec_ctrl(), Some(0b11));
         assert_eq!(intel(leaf_7::IBRSB | leaf_7::SSBD, 0).spec_ctrl(), Some(0b111));
-        let all = intel(LEAF_7_EDX, leaf_7_2::POLICY);
+        let all = intel(LEAF_7_EDX, LEAF_7_2_EDX);
         assert_eq!(all.spec_ctrl(), Some(0b100_1111_1111));
         assert_eq!(intel(leaf_7::MD_CLEAR, leaf_7_2::MCDT_NO).spec_ctrl(), None);
     }
@@ -191,7 +192,7 @@ mod tests {
         let all = intel(LEAF_7_EDX, 0);
         assert_eq!(all.capabilities(0), Some(0));
         // Not TSX_CTRL, SKIP_L1DFL_VMENTRY, FB_CLEAR_CTRL, GDS_CTRL and the like.
-        assert_eq!(all.capabilities(u64::MAX), Some(0x1d1a_e177));
+        assert_eq!(all.capabilities(u64::MAX), Some(1 << 62 | 0x1d1a_e177));
         let without_ibrs = intel(leaf_7::ARCH_CAPABILITIES, 0);
         assert_eq!(without_ibrs.capabilities(0b11), Some(0b01));
     }

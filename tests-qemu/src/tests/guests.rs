@@ -163,6 +163,28 @@ pub fn tests() -> Vec<Test> {
             run_with_defects(bench, machine, "exits", arguments, defects)
         }));
     }
+    for (vehicle, defects, arguments) in EXITS {
+        tests.push(test(
+            "exits, precautions at each",
+            vehicle,
+            move |bench, mut machine| {
+                machine.command_line += PRECAUTIONS;
+                run_with_defects(bench, machine, "exits", arguments, defects)
+            },
+        ));
+    }
+    for vehicle in BOTH {
+        tests.push(test(
+            "hypercalls, precautions at each",
+            vehicle,
+            |bench, mut machine| {
+                machine.command_line += PRECAUTIONS;
+                let console = start(bench, machine, "hypercalls", "")?;
+                console.expect("RSB overwritten by exits, BHB cleared by exits", PATIENCE)?;
+                verdict(console)
+            },
+        ));
+    }
     tests
 }
 
@@ -193,38 +215,61 @@ const EXITS: [(Vehicle, &[&str], &str); 3] = [
     (Vehicle::Vmx, &[], ""),
 ];
 
+/// All that the world switches can do against speculation, whatever the CPU needs. Registers, of which emulated CPUs have few,
+/// are in the tests of [`SPECULATION`].
+const PRECAUTIONS: &str = " spec-ctrl=rsb,bhb-entry,verw,div-scrub";
+
 /// Where defences against speculation are tested, with which options, and what the log says: on CPUs without any, and
 /// by each way to enter a guest. Bochs's Tiger Lake says that its buffers need to be cleared, its Ice Lake that entries
 /// need nothing.
-const SPECULATION: [(&str, Vehicle, Option<&str>, &str, &str); 6] = [
-    ("no SPEC_CTRL", Vehicle::Svm, None, "", "no defences"),
-    ("no SPEC_CTRL", Vehicle::Vmx, None, "", "no defences"),
+const SPECULATION: [(&str, Vehicle, Option<&str>, &str, &str); 7] = [
+    (
+        "no SPEC_CTRL",
+        Vehicle::Svm,
+        None,
+        "",
+        "no defences; vulnerable: indirect branches",
+    ),
+    (
+        "no SPEC_CTRL",
+        Vehicle::Vmx,
+        None,
+        "",
+        "no defences; vulnerable: indirect branches",
+    ),
     (
         "SPEC_CTRL",
         Vehicle::Vmx,
         Some("corei7_icelake_u"),
         "",
-        "IBRS stays on, IBPB between vCPUs\r",
+        "IBRS stays on, IBPB between vCPUs, one RSB entry by exits, BHB cleared by exits\r",
+    ),
+    (
+        "SPEC_CTRL, all forgotten by exits",
+        Vehicle::Vmx,
+        Some("corei7_icelake_u"),
+        " spec-ctrl=ibpb-entry,rsb,stibp,no-ibpb",
+        "IBRS stays on, STIBP, IBPB at exits, RSB overwritten by exits, BHB cleared by exits\r",
     ),
     (
         "SPEC_CTRL, undefended",
         Vehicle::Vmx,
         Some("tigerlake"),
         " spec-ctrl=no",
-        "no defences",
+        "no defences; vulnerable: indirect branches without IBRS\r",
     ),
     (
         "SPEC_CTRL, buffers cleared",
         Vehicle::Vmx,
         Some("tigerlake"),
         "",
-        "IBRS stays on, IBPB between vCPUs, buffers cleared by entries",
+        "IBRS stays on, IBPB between vCPUs, one RSB entry by exits, BHB cleared by exits, buffers cleared by entries",
     ),
     (
         "SPEC_CTRL, L1D flushed",
         Vehicle::Vmx,
         Some("tigerlake"),
-        " spec-ctrl=l1d-flush",
+        " spec-ctrl=l1d-flush,no-rsb,no-bhb-entry",
         "IBRS stays on, IBPB between vCPUs, L1D flushed by entries",
     ),
 ];

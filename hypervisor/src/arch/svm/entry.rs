@@ -6,6 +6,10 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use crate::arch::Gprs;
+use crate::arch::speculation::Precautions;
+use crate::arch::speculation::precautions::{
+    after_exit, before_entry, careful_asm, test_for_verw, verw_if_so, write_spec_ctrl,
+};
 use crate::types::Hpa;
 
 /// Run the guest of `vmcb` until it exits. RAX goes through the VMCB, the other registers through `gprs`.
@@ -83,4 +87,100 @@ pub unsafe fn world_switch(vmcb: Hpa, gprs: *mut Gprs, host_state: Hpa) {
             lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
         );
     }
+}
+
+/// The same with `precautions`, which are taken before anything returns after the exit. GIF is clear, so that no handler
+/// does before.
+///
+/// # Safety
+/// As [`world_switch`]; `precautions` points to what the CPU can do.
+pub unsafe fn careful_world_switch(
+    vmcb: Hpa,
+    gprs: *mut Gprs,
+    host_state: Hpa,
+    precautions: *mut Precautions,
+) {
+    // SAFETY: the caller's.
+    unsafe { careful(vmcb.0, gprs, host_state.0, precautions) }
+}
+
+/// See [`careful_world_switch`]. RDI: the VMCB, RSI: the registers, RDX: the host's state, RCX: the precautions.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn careful(
+    vmcb: u64,
+    gprs: *mut Gprs,
+    host_state: u64,
+    precautions: *mut Precautions,
+) {
+    careful_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdx",
+        "push rsi",
+        "push rcx",
+        "mov rbx, rcx",
+        "clgi",
+        "sti",
+        before_entry!("rbx"),
+        "mov rax, rdi",
+        "vmload rax",
+        test_for_verw!("rbx"),
+        "mov rcx, [rsi + {rcx}]",
+        "mov rdx, [rsi + {rdx}]",
+        "mov rbx, [rsi + {rbx}]",
+        "mov rbp, [rsi + {rbp}]",
+        "mov rdi, [rsi + {rdi}]",
+        "mov r8, [rsi + {r8}]",
+        "mov r9, [rsi + {r8} + 8]",
+        "mov r10, [rsi + {r8} + 16]",
+        "mov r11, [rsi + {r8} + 24]",
+        "mov r12, [rsi + {r8} + 32]",
+        "mov r13, [rsi + {r8} + 40]",
+        "mov r14, [rsi + {r8} + 48]",
+        "mov r15, [rsi + {r8} + 56]",
+        "mov rsi, [rsi + {rsi}]",
+        verw_if_so!(),
+        "vmrun rax",
+        "vmsave rax",
+        "mov rax, [rsp + 16]",
+        "vmload rax",
+        "mov rax, [rsp + 8]",
+        "mov [rax + {rcx}], rcx",
+        "mov [rax + {rdx}], rdx",
+        "mov [rax + {rbx}], rbx",
+        "mov [rax + {rbp}], rbp",
+        "mov [rax + {rsi}], rsi",
+        "mov [rax + {rdi}], rdi",
+        "mov [rax + {r8}], r8",
+        "mov [rax + {r8} + 8], r9",
+        "mov [rax + {r8} + 16], r10",
+        "mov [rax + {r8} + 24], r11",
+        "mov [rax + {r8} + 32], r12",
+        "mov [rax + {r8} + 40], r13",
+        "mov [rax + {r8} + 48], r14",
+        "mov [rax + {r8} + 56], r15",
+        "mov rbx, [rsp]",
+        after_exit!("rbx"),
+        "add rsp, 24",
+        "cli",
+        "stgi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret";
+        rcx = const offset_of!(Gprs, rcx),
+        rdx = const offset_of!(Gprs, rdx),
+        rbx = const offset_of!(Gprs, rbx),
+        rbp = const offset_of!(Gprs, rbp),
+        rsi = const offset_of!(Gprs, rsi),
+        rdi = const offset_of!(Gprs, rdi),
+        r8 = const offset_of!(Gprs, r8),
+    )
 }

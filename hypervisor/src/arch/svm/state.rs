@@ -6,12 +6,11 @@ use core::arch::asm;
 use core::fmt::Write;
 
 use super::cpu::{Cpu, tsc_ratio};
-use super::entry::world_switch;
 use super::exit::{Raw, code, decode};
 use super::inject;
 use super::vcpu::{After, Before, EFER_LMA, RFLAGS_RF, RFLAGS_TF, Vcpu};
 use super::vmcb::{
-    self, CR0_ET, DR7_RESET, EFER_SVME, SHADOW, clean, cr_write, event, intercept1, intercept2, v_intr,
+    CR0_ET, DR7_RESET, EFER_SVME, SHADOW, clean, cr_write, event, intercept1, intercept2, v_intr,
 };
 use crate::arch::apic_page::ApicPage;
 use crate::arch::msr_policy::msr;
@@ -29,17 +28,11 @@ const ATTR_BIG: u16 = 1 << 10;
 impl GuestCpu for Vcpu {
     #[inline]
     fn run(&mut self) -> Left {
-        if !self.before.is_empty() && !self.prepare() {
+        if self.before.is_empty() {
+            self.enter();
+        } else if !self.prepare_and_enter() {
             return Left::Exit(code::SHUTDOWN);
         }
-        debug_assert_eq!(
-            vmcb::check(&self.vmcb, self.host.caps.asids - 1, self.host.caps.address_bits),
-            Ok(())
-        );
-        self.vmcb.save.rax = self.gprs.rax;
-        // SAFETY: interrupts are off by the contract of `GuestCpu::run`, `load` has recorded this CPU's state page, and the VMCB
-        // confines the guest to its nested page tables.
-        unsafe { world_switch(self.vmcb.hpa(), &raw mut self.gprs, self.host_state) };
         if self.host.caps.tcg {
             // SAFETY: V_INTR_MASKING is over, so this is the host's own TPR, which is 0 anyhow.
             unsafe { asm!("mov cr8, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags)) };
@@ -51,7 +44,7 @@ impl GuestCpu for Vcpu {
             // VMMCALL is no part of a delivery.
             code::VMMCALL => {
                 if !self.after.is_empty() {
-                    self.leave();
+                    self.take_back_interrupt();
                 }
                 Left::Hypercall
             }
@@ -175,7 +168,7 @@ impl GuestCpu for Vcpu {
             SysReg::Pat => save.g_pat,
             SysReg::TscAux => self.msrs.get(msr::TSC_AUX).unwrap_or(0),
             SysReg::SpecCtrl if self.host.caps.virtual_spec_ctrl => save.spec_ctrl,
-            SysReg::SpecCtrl => self.spec_ctrl,
+            SysReg::SpecCtrl => self.precautions.guests.into(),
             SysReg::GdtrBase => save.gdtr.base,
             SysReg::GdtrLimit => u64::from(save.gdtr.limit),
             SysReg::IdtrBase => save.idtr.base,

@@ -8,21 +8,21 @@
 use core::ptr::NonNull;
 
 use bitflags::bitflags;
-use x86_64::registers::model_specific::Msr;
 
 use super::asid::Asid;
 use super::cpu::{Cpu, Host, TSC_RATIO_ONE, host};
+use super::entry::{careful_world_switch, world_switch};
 use super::exit::{Raw, code, decode};
 use super::inject;
 use super::setup::{set_controls, set_reset_state};
-use super::vmcb::{SHADOW, Vmcb, VmcbSegment, clean, event, intercept1, tlb_control, v_intr};
+use super::vmcb::{self, SHADOW, Vmcb, VmcbSegment, clean, event, intercept1, tlb_control, v_intr};
 use crate::arch::apic_page::ApicPage;
 use crate::arch::debug_regs::DebugRegs;
 use crate::arch::fpu::Fpu;
 use crate::arch::msr_policy::msr;
 use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
-use crate::arch::speculation;
+use crate::arch::speculation::Precautions;
 use crate::arch::{Event, EventKind, Exit, Gprs, GuestCpu, OutOfMemory, SegmentReg, VcpuConfig};
 use crate::types::Hpa;
 
@@ -45,10 +45,21 @@ bitflags! {
         const FLUSH = 1 << 2;
         /// New on this CPU, or its ASID is another's now.
         const NEW_ASID = 1 << 3;
-        /// Put the guest's SPEC_CTRL onto the CPU.
-        const SPEC_CTRL = 1 << 4;
+        /// Enter and exit with precautions. Stays set.
+        const PRECAUTIONS = 1 << 4;
         /// Two faults too many: do not enter.
         const TRIPLE_FAULT = 1 << 6;
+    }
+}
+
+impl Before {
+    /// What `precautions` demand.
+    fn with(precautions: &Precautions) -> Before {
+        if precautions.actions.is_empty() {
+            Before::empty()
+        } else {
+            Before::PRECAUTIONS
+        }
     }
 }
 
@@ -66,10 +77,8 @@ bitflags! {
         const STEPPING = 1 << 3;
         /// RFLAGS.TF was the guest's own when stepping began.
         const OWN_TRAP = 1 << 4;
-        /// Put the host's SPEC_CTRL back.
-        const SPEC_CTRL = 1 << 5;
         /// V_IRQ was to deliver an interrupt.
-        const VIRTUAL_INTERRUPT = 1 << 6;
+        const VIRTUAL_INTERRUPT = 1 << 5;
     }
 }
 
@@ -91,8 +100,9 @@ pub struct Vcpu {
     pub(super) advanced: u8,
     /// RIP of the IRET that ends the NMI handler, not known to have completed: NMIs are still masked there.
     pub(super) returning: Option<u64>,
-    /// SPEC_CTRL as the guest sees it. Until it has written it, the CPU keeps the host's value.
-    pub(super) spec_ctrl: u64,
+    /// SPEC_CTRL as the guest sees it, if it is not in the VMCB, is among them. Until the guest has written it, the CPU
+    /// keeps the host's value.
+    pub(super) precautions: Precautions,
     /// TSC_RATIO of the guest.
     pub(super) tsc_ratio: u64,
     pub(super) debug_regs: DebugRegs,
@@ -117,11 +127,12 @@ impl Vcpu {
         let mut vmcb = Owned::<Vmcb>::zeroed()?;
         set_controls(&mut vmcb, host, config);
         set_reset_state(&mut vmcb);
+        let precautions = Precautions::of_any_guest();
         let list: &[u32] = if host.caps.tsc_aux { &[msr::TSC_AUX] } else { &[] };
         Ok(Vcpu {
             vmcb,
             gprs: Gprs::default(),
-            before: Before::NEW_ASID,
+            before: Before::NEW_ASID | Before::with(&precautions),
             after: After::empty(),
             host,
             host_state: Hpa(0),
@@ -130,7 +141,7 @@ impl Vcpu {
             event: 0,
             advanced: 0,
             returning: None,
-            spec_ctrl: 0,
+            precautions,
             tsc_ratio: TSC_RATIO_ONE,
             debug_regs: DebugRegs::new(false),
             // SAFETY: TSC_AUX exists, and the hypervisor uses neither RDTSCP's nor RDPID's result.
@@ -150,10 +161,10 @@ impl Vcpu {
         self.vmcb.control.clean &= !part;
     }
 
-    /// What [`Before`] says. `false`: the guest is not to be entered, it has triple-faulted.
+    /// Do what [`Before`] says, then enter. `false`: the guest is not to be entered, it has triple-faulted.
     #[cold]
     #[inline(never)]
-    pub(super) fn prepare(&mut self) -> bool {
+    pub(super) fn prepare_and_enter(&mut self) -> bool {
         if self.before.contains(Before::TRIPLE_FAULT) {
             return false;
         }
@@ -167,13 +178,41 @@ impl Vcpu {
         if event != 0 || self.vmcb.control.tlb_control != tlb_control::NOTHING {
             self.before |= Before::ONE_SHOT;
         }
-        if todo.contains(Before::SPEC_CTRL) {
-            self.before |= Before::SPEC_CTRL;
-            self.after |= After::SPEC_CTRL;
-            // SAFETY: the flag is set only where the register exists, with a value that the exit loop has checked.
-            unsafe { Msr::new(msr::SPEC_CTRL).write(self.spec_ctrl) };
+        if todo.contains(Before::PRECAUTIONS) {
+            self.before |= Before::PRECAUTIONS;
+            self.enter_with_precautions();
+        } else {
+            self.enter();
         }
         true
+    }
+
+    /// The world switch.
+    #[inline(always)]
+    pub(super) fn enter(&mut self) {
+        self.complete();
+        // SAFETY: interrupts are off by the contract of `GuestCpu::run`, `load` has recorded this CPU's state page, and the VMCB
+        // confines the guest to its nested page tables.
+        unsafe { world_switch(self.vmcb.hpa(), &raw mut self.gprs, self.host_state) };
+    }
+
+    /// The same with precautions.
+    fn enter_with_precautions(&mut self) {
+        self.complete();
+        let (gprs, precautions) = (&raw mut self.gprs, &raw mut self.precautions);
+        // SAFETY: as in `enter`. SPEC_CTRL is among the precautions where it exists, with the hypervisor's value and one
+        // that the exit loop has checked.
+        unsafe { careful_world_switch(self.vmcb.hpa(), gprs, self.host_state, precautions) };
+    }
+
+    /// Before each entry: the VMCB is valid, and has RAX.
+    #[inline(always)]
+    fn complete(&mut self) {
+        debug_assert_eq!(
+            vmcb::check(&self.vmcb, self.host.caps.asids - 1, self.host.caps.address_bits),
+            Ok(())
+        );
+        self.vmcb.save.rax = self.gprs.rax;
     }
 
     /// Put `event` (raw) where the next entry delivers it from: EVENTINJ, or V_IRQ where that has to be and no window is waited for with it.
@@ -192,7 +231,9 @@ impl Vcpu {
     }
 
     /// An interrupt that V_IRQ was to deliver waits for the next entry if this exit came first.
-    fn take_back_interrupt(&mut self) {
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_back_interrupt(&mut self) {
         if !self.after.contains(After::VIRTUAL_INTERRUPT) {
             return;
         }
@@ -256,23 +297,11 @@ impl Vcpu {
         }
     }
 
-    /// What [`After`] says about every exit.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn leave(&mut self) {
-        self.take_back_interrupt();
-        if self.after.contains(After::SPEC_CTRL) {
-            self.after.remove(After::SPEC_CTRL);
-            // SAFETY: the register exists where the guest's value was put, and this is the host's own.
-            unsafe { Msr::new(msr::SPEC_CTRL).write(speculation::spec_ctrl()) };
-        }
-    }
-
     /// Exits that [`After`] lets concern the back end itself.
     #[cold]
     #[inline(never)]
     pub(super) fn look_after(&mut self, raw: Raw) -> Exit {
-        self.leave();
+        self.take_back_interrupt();
         match raw.code {
             code::VINTR => {
                 self.close_interrupt_window();
@@ -325,14 +354,20 @@ impl Vcpu {
         }
     }
 
-    /// The guest has written SPEC_CTRL: it is switched by hand if it has to be.
+    /// The guest has written SPEC_CTRL: it is switched by hand if it has to be. Where the VMCB has it, the CPU adds what
+    /// the register itself has while the guest runs.
     pub(super) fn set_spec_ctrl(&mut self, value: u64) {
-        let caps = &self.host.caps;
-        let by_hand = caps.spec_ctrl && !caps.virtual_spec_ctrl;
-        self.spec_ctrl = value;
-        self.vmcb.save.spec_ctrl = value;
-        self.before
-            .set(Before::SPEC_CTRL, by_hand && value != speculation::spec_ctrl());
+        if self.host.caps.virtual_spec_ctrl {
+            self.vmcb.save.spec_ctrl = value;
+            return;
+        }
+        // Each write exits, so that it may also cease to be switched.
+        self.precautions = Precautions::of_any_guest();
+        if self.host.caps.spec_ctrl {
+            self.precautions.set_guests(value);
+        }
+        self.before.remove(Before::PRECAUTIONS);
+        self.before |= Before::with(&self.precautions);
     }
 
     /// Where a software event is to return to: behind its instruction (APM vol. 2, 15.20). CPUs push RIP or, with next-RIP saving,

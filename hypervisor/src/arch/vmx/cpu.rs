@@ -110,8 +110,6 @@ pub(super) struct Host {
     msr_bitmaps: [Hpa; Grants::COUNT],
     /// Loaded by each entry ([`MsrList`]), if there is something to load.
     pub entry_msrs: Option<Hpa>,
-    /// Each entry clears buffers of the CPU.
-    pub clears_buffers: bool,
     /// The APIC-access page, which is mapped in guests and never accessed.
     pub apic_access: Hpa,
 }
@@ -211,11 +209,10 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
         msr_bitmap::fill(&mut page.0, speculation::commands(), grants);
         *bitmap = page.leak();
     }
-    let used = speculation::used();
     let mut entry_msrs = None;
-    if used.contains(Defences::L1D_FLUSH) {
+    if speculation::used().contains(Defences::L1D_FLUSH) {
         let mut list = Owned::<MsrList>::zeroed()?;
-        (list.index, list.value) = (msr_policy::msr::FLUSH_CMD, speculation::FLUSH_CMD_L1D);
+        (list.index, list.value) = (msr_policy::msr::FLUSH_CMD, speculation::bits::FLUSH_CMD_L1D);
         entry_msrs = Some(list.leak());
     }
     let apic_access = Owned::<Page>::zeroed()?.leak();
@@ -223,7 +220,6 @@ fn share(caps: &Caps) -> Result<(), EnableError> {
         caps: *caps,
         msr_bitmaps,
         entry_msrs,
-        clears_buffers: used.contains(Defences::MD_CLEAR),
         apic_access,
     });
     Ok(())

@@ -9,7 +9,7 @@ use x86_64::registers::control::{Cr0, Cr3, Cr4};
 use x86_64::registers::model_specific::{Efer, FsBase, GsBase, Msr};
 use x86_64::registers::segmentation::{CS, Segment};
 
-use super::entry::{self, World};
+use super::entry::World;
 use super::field;
 use super::vmcs::Current;
 use crate::arch::msr_policy::msr;
@@ -64,7 +64,7 @@ pub fn record(vmcs: Current, world: &World) {
     vmcs.set(field::HOST_SYSENTER_ESP, 0);
     vmcs.set(field::HOST_SYSENTER_EIP, 0);
     vmcs.set(field::HOST_RSP, world.exit_rsp());
-    vmcs.set(field::HOST_RIP, entry::exit_rip());
+    vmcs.set(field::HOST_RIP, world.exit_rip());
 }
 
 /// Record what may change between two loads on the same CPU.

@@ -4,7 +4,7 @@
 //! of a page and executes from it can bring that about, unless what its nested page tables let it execute are small pages only.
 
 use crate::arch::machine::family_and_model;
-use crate::arch::speculation::capability::IF_PSCHANGE_MC_NO;
+use crate::arch::speculation::bits::capability::IF_PSCHANGE_MC_NO;
 
 /// Models of family 6 that have VT-x and are not affected, without saying so: Atoms and Xeon Phis.
 const IMMUNE: [u32; 22] = [

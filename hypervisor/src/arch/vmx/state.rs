@@ -194,7 +194,7 @@ impl Vcpu {
             SysReg::Xcr0 => self.fpu.xcr0(),
             SysReg::Dr6 => self.debug.dr6(),
             SysReg::Efer => self.with(|vmcs| vmcs.get(field::GUEST_EFER)),
-            SysReg::SpecCtrl => self.spec_ctrl,
+            SysReg::SpecCtrl => self.world.precautions.guests.into(),
             _ => 0,
         }
     }

@@ -10,7 +10,6 @@ use core::arch::asm;
 
 use bitflags::bitflags;
 use x86_64::registers::control::Cr2;
-use x86_64::registers::model_specific::Msr;
 
 use super::controls::{ExitControls, Pin, Primary, Secondary};
 use super::entry::{self, How, VM_FAIL, World};
@@ -28,7 +27,7 @@ use crate::arch::msr_policy::msr;
 use crate::arch::msr_switch::SwitchedMsrs;
 use crate::arch::owned::Owned;
 use crate::arch::pending::{Combined, combine};
-use crate::arch::speculation;
+use crate::arch::speculation::Actions;
 use crate::arch::{EntryFailure, Event, EventKind, Exit, Left, OutOfMemory, VcpuConfig};
 use crate::sync::{Mutex, Rank};
 
@@ -81,18 +80,11 @@ bitflags! {
         const EVENT = 1 << 2;
         /// The guest has triple-faulted.
         const SHUTDOWN = 1 << 3;
-        /// The guest has SPEC_CTRL for itself: put its value onto the CPU, and the host's when it exits. Stays set.
-        const SPEC_CTRL = 1 << 4;
+        /// Enter and exit with the world's precautions. Stays set.
+        const PRECAUTIONS = 1 << 4;
         /// Enter by VMLAUNCH: the VMCS was cleared.
         const LAUNCH = 1 << 5;
-        /// Clear the CPU's buffers. Stays set.
-        const CLEAR_BUFFERS = 1 << 6;
     }
-}
-
-impl Work {
-    /// What is to be done before each entry.
-    const LASTING: Work = Work::SPEC_CTRL.union(Work::CLEAR_BUFFERS);
 }
 
 /// One guest CPU. See [`GuestCpu`](crate::arch::GuestCpu) for its methods.
@@ -122,8 +114,6 @@ pub struct Vcpu {
     pub(super) msrs: SwitchedMsrs,
     /// CR2 while not loaded.
     pub(super) cr2: u64,
-    /// SPEC_CTRL as the guest sees it. Until it has written another value, the CPU keeps the host's.
-    pub(super) spec_ctrl: u64,
     grants: Grants,
     pub(super) host: &'static cpu::Host,
 }
@@ -150,13 +140,14 @@ impl Vcpu {
         let vpid = caps.invvpid.and_then(|_| VPIDS.lock().take()).unwrap_or(0);
         let mut secondary = caps.secondary;
         secondary.set(Secondary::VPID, vpid != 0);
+        let world = Box::new(World::new());
         let vcpu = Vcpu {
-            world: Box::default(),
-            work: if host.clears_buffers {
-                Work::CLEAR_BUFFERS
-            } else {
+            work: if world.precautions.actions.is_empty() {
                 Work::empty()
+            } else {
+                Work::PRECAUTIONS
             },
+            world,
             loaded: false,
             queued: None,
             pin: caps.pin,
@@ -174,7 +165,6 @@ impl Vcpu {
             // nor RDTSCP, and values are checked by the exit loop or by the CPU when the guest writes them itself.
             msrs: unsafe { SwitchedMsrs::new(switched) },
             cr2: 0,
-            spec_ctrl: 0,
             grants: Grants::empty(),
             host,
         };
@@ -284,35 +274,17 @@ impl Vcpu {
             deliver(self.current(), event);
         }
         let how = if self.work.contains(Work::LAUNCH) {
-            How::ClearAndLaunch
-        } else if self.work.contains(Work::CLEAR_BUFFERS) {
-            How::ClearAndResume
+            How::CarefullyLaunch
+        } else if self.work.contains(Work::PRECAUTIONS) {
+            How::CarefullyResume
         } else {
             How::Resume
         };
-        self.work &= Work::LASTING;
-        if self.work.contains(Work::SPEC_CTRL) {
-            return self.enter_with_spec_ctrl(how);
-        }
-        // SAFETY: as in `enter`.
+        self.work &= Work::PRECAUTIONS;
+        // SAFETY: as in `enter`. SPEC_CTRL, which is among the precautions, exists where guests are offered it or where
+        // the hypervisor uses it. Its values are the host's own, one that the exit loop has checked, or one that the
+        // CPU has taken from the guest; they do not change what instructions do.
         unsafe { entry::switch(&mut self.world, how) }
-    }
-
-    /// Enter with the guest's SPEC_CTRL. It is its own to write, so that only an exit tells what it is.
-    fn enter_with_spec_ctrl(&mut self, how: How) -> u32 {
-        let mut register = Msr::new(msr::SPEC_CTRL);
-        // Not after the exit: no branch but the return from there comes before the host's value is back.
-        let hosts = speculation::spec_ctrl();
-        // SAFETY: the register exists where guests are offered it. Its values are the host's own, one that the exit
-        // loop has checked, or one that the CPU has taken from the guest; they do not change what instructions do. The
-        // rest as in `enter`.
-        unsafe {
-            register.write(self.spec_ctrl);
-            let exit_reason = entry::switch(&mut self.world, how);
-            self.spec_ctrl = register.read();
-            register.write(hosts);
-            exit_reason
-        }
     }
 
     /// Everything about an exit but the world switch. Inlined, so that the exit is never put together in memory.
@@ -434,10 +406,12 @@ impl Vcpu {
     /// protects some of its programs writes it at each switch between them: from now on that does not exit, but all
     /// entries and exits switch the register.
     pub(super) fn set_spec_ctrl(&mut self, value: u64) {
-        self.spec_ctrl = value;
-        if value != speculation::spec_ctrl() {
-            self.work |= Work::SPEC_CTRL;
+        if self.world.precautions.set_guests(value) {
+            // Only an exit then tells what it is.
+            self.world.precautions.actions |= Actions::READ_SPEC_CTRL;
+            self.work |= Work::PRECAUTIONS;
             self.grant(Grants::SPEC_CTRL, true);
+            self.with(|vmcs| vmcs.set(field::HOST_RIP, self.world.exit_rip()));
         }
     }
 
