@@ -12,8 +12,8 @@ use abi::grant::GrantRef;
 use abi::io::netif::*;
 use abi::io::ring::SringHeader;
 use abi::io::xenbus::*;
-use guest_rt::event;
 use guest_rt::hypercall::{event_channel, sched};
+use guest_rt::{event, time};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::frames::{Frames, SIZE};
@@ -504,10 +504,13 @@ fn control_slot(index: u32) -> usize {
     CONTROL + HEADER + (index % CONTROL_SLOTS) as usize * CONTROL_SLOT
 }
 
-/// Waits for something, with a limit.
+/// Waits for something, with a limit: of looks, and of time, as the back end may be busy while others that wait pass the CPU to each other.
 fn wait(mut there: impl FnMut() -> bool) -> Option<()> {
     const LOOKS: u32 = 3000;
-    (0..LOOKS).find_map(|_| {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    let start = time::now();
+    let in_time = |look| look < LOOKS || time::now().saturating_sub(start) < NANOSECONDS;
+    (0..).take_while(|&look| in_time(look)).find_map(|_| {
         let _ = sched::yield_now();
         there().then_some(())
     })
