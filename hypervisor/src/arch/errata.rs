@@ -6,11 +6,11 @@
 use core::ops::RangeInclusive;
 
 use super::machine::{family_and_model, is_amd};
+use super::speculation::bits::BP_CFG;
 use super::try_msr;
 
 const LS_CFG: u32 = 0xc001_1020;
 const DE_CFG: u32 = 0xc001_1029;
-const BP_CFG: u32 = 0xc001_102e;
 const INT_PENDING_MSG: u32 = 0xc001_0055;
 
 /// Bits, and the CPUs, by family and model, that are to have them set, or clear.
@@ -69,13 +69,8 @@ pub fn fix() {
     }
     let (family, model) = family_and_model(raw_cpuid::cpuid!(1).eax);
     for fix in FIXES.iter().filter(|fix| (fix.wanted)(family, model)) {
-        if let Some(value) = try_msr::read(fix.register)
-            && let fixed = value & !fix.clear | fix.set
-            && value != fixed
-        {
-            // SAFETY: the bits are those that AMD documents for this CPU.
-            unsafe { try_msr::write(fix.register, fixed) };
-        }
+        // SAFETY: the bits are those that AMD documents for this CPU.
+        unsafe { try_msr::change(fix.register, fix.clear, fix.set) };
     }
 }
 

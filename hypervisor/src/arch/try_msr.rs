@@ -66,6 +66,20 @@ pub unsafe fn write(register: u32, value: u64) -> bool {
     unsafe { try_wrmsr(register, value) != 0 }
 }
 
+/// Clear and set bits of a register, if it is there and does not have them so.
+///
+/// # Safety
+/// Nothing that runs here minds these bits, and reading the register has no effect.
+pub unsafe fn change(register: u32, clear: u64, set: u64) {
+    if let Some(value) = read(register)
+        && let changed = value & !clear | set
+        && value != changed
+    {
+        // SAFETY: the caller's.
+        unsafe { write(register, changed) };
+    }
+}
+
 /// Where to go on after #GP at `rip`, if that is [`read`]'s or [`write`]'s.
 pub fn resume_after(rip: u64) -> Option<u64> {
     let ways = [

@@ -288,6 +288,7 @@ impl<T: Task> RunQueue<T> {
         self.other_class(owner, entity.hard.now())
     }
 
+    /// The same for one that was in another class before, or in none.
     #[inline(never)]
     fn other_class(&mut self, owner: Owner, cpus: CpuSet) -> u32 {
         let place = match self.place_of(owner, &cpus) {

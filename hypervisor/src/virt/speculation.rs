@@ -1,6 +1,6 @@
 //! With what guests defend themselves against attacks by speculation: as on Xen 4.17, all that the CPU has. Pure.
 
-use crate::arch::speculation::bits::{capability, extended_8, extended_21, leaf_7, leaf_7_2};
+use crate::arch::speculation::bits::{capability, extended_8, extended_21, leaf_7, leaf_7_2, spec_ctrl};
 
 /// What guests may see of CPUID 7.2, EDX.
 pub const LEAF_7_2_EDX: u32 =
@@ -97,13 +97,6 @@ impl Words {
 
     /// The bits that SPEC_CTRL takes; `None`: no such register.
     pub fn spec_ctrl(&self) -> Option<u64> {
-        const IBRS: u64 = 1 << 0;
-        const STIBP: u64 = 1 << 1;
-        const SSBD: u64 = 1 << 2;
-        const IPRED_DIS: u64 = 1 << 3 | 1 << 4;
-        const RRSBA_DIS: u64 = 1 << 5 | 1 << 6;
-        const PSFD: u64 = 1 << 7;
-        const BHI_DIS_S: u64 = 1 << 10;
         let intel = |bit| self.leaf_7_edx & bit != 0;
         let more = |bit| self.leaf_7_2_edx & bit != 0;
         let amd = |bit| self.extended_8_ebx & bit != 0;
@@ -111,16 +104,16 @@ impl Words {
             return None;
         }
         let bits = [
-            (true, IBRS),
-            (intel(leaf_7::STIBP) || amd(extended_8::STIBP), STIBP),
-            (intel(leaf_7::SSBD) || amd(extended_8::SSBD), SSBD),
-            (more(leaf_7_2::IPRED_CTRL), IPRED_DIS),
-            (more(leaf_7_2::RRSBA_CTRL), RRSBA_DIS),
-            (more(leaf_7_2::PSFD) || amd(extended_8::PSFD), PSFD),
-            (more(leaf_7_2::BHI_CTRL), BHI_DIS_S),
+            (true, spec_ctrl::IBRS),
+            (intel(leaf_7::STIBP) || amd(extended_8::STIBP), spec_ctrl::STIBP),
+            (intel(leaf_7::SSBD) || amd(extended_8::SSBD), spec_ctrl::SSBD),
+            (more(leaf_7_2::IPRED_CTRL), spec_ctrl::IPRED_DIS),
+            (more(leaf_7_2::RRSBA_CTRL), spec_ctrl::RRSBA_DIS),
+            (more(leaf_7_2::PSFD) || amd(extended_8::PSFD), spec_ctrl::PSFD),
+            (more(leaf_7_2::BHI_CTRL), spec_ctrl::BHI_DIS_S),
         ];
         let taken = bits.into_iter().filter(|(has, _)| *has);
-        Some(taken.fold(0, |all, (_, bit)| all | bit))
+        Some(taken.fold(0, |all, (_, bit)| all | u64::from(bit)))
     }
 
     /// IA32_ARCH_CAPABILITIES on a machine where it is `host`; `None`: no such register.

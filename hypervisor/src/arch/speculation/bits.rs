@@ -91,12 +91,20 @@ pub mod capability {
     pub const ITS_NO: u64 = 1 << 62;
 }
 
-/// SPEC_CTRL.IBRS.
-pub const SPEC_CTRL_IBRS: u32 = 1 << 0;
-/// SPEC_CTRL.STIBP: another thread of the core does not steer this one's branches.
-pub const SPEC_CTRL_STIBP: u32 = 1 << 1;
-/// SPEC_CTRL.BHI_DIS_S: the history of less privileged branches does not choose among the targets of others.
-pub const SPEC_CTRL_BHI_DIS_S: u32 = 1 << 10;
+/// SPEC_CTRL. The upper half is reserved.
+pub mod spec_ctrl {
+    #![expect(missing_docs, reason = "the architecture's own names")]
+    pub const IBRS: u32 = 1 << 0;
+    /// Another thread of the core does not steer this one's branches.
+    pub const STIBP: u32 = 1 << 1;
+    pub const SSBD: u32 = 1 << 2;
+    pub const IPRED_DIS: u32 = 1 << 3 | 1 << 4;
+    pub const RRSBA_DIS: u32 = 1 << 5 | 1 << 6;
+    pub const PSFD: u32 = 1 << 7;
+    /// The history of less privileged branches does not choose among the targets of others.
+    pub const BHI_DIS_S: u32 = 1 << 10;
+}
+
 /// PRED_CMD.IBPB.
 pub const PRED_CMD_IBPB: u64 = 1 << 0;
 /// PRED_CMD.SBPB.

@@ -161,11 +161,9 @@ pub fn enable() {
         // (APM vol. 2, 15.5.1); guests' is in the VMCB, and has no such bit.
         unsafe { efer.write(efer.read() | EFER_AUTO_IBRS) };
     }
-    if host.used.contains(Defences::SPEC_REDUCE)
-        && let Some(value) = try_msr::read(BP_CFG)
-    {
+    if host.used.contains(Defences::SPEC_REDUCE) {
         // SAFETY: CPUID says that the register has the bit, which only costs time.
-        unsafe { try_msr::write(BP_CFG, value | BP_SPEC_REDUCE) };
+        unsafe { try_msr::change(BP_CFG, 0, BP_SPEC_REDUCE) };
     }
 }
 

@@ -4,10 +4,7 @@ use core::fmt;
 
 use bitflags::bitflags;
 
-use super::bits::{
-    SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_IBRS, SPEC_CTRL_STIBP, capability, extended_8, extended_21, leaf_7,
-    leaf_7_2,
-};
+use super::bits::{capability, extended_8, extended_21, leaf_7, leaf_7_2, spec_ctrl};
 use super::precautions::Actions;
 
 bitflags! {
@@ -366,9 +363,9 @@ impl Cpu {
     /// The SPEC_CTRL that CPUs have while they run the hypervisor.
     pub fn spec_ctrl(used: Defences) -> u32 {
         let bits = [
-            (Defences::IBRS | Defences::IBRS_AT_EXITS, SPEC_CTRL_IBRS),
-            (Defences::STIBP, SPEC_CTRL_STIBP),
-            (Defences::BHI_DIS_S, SPEC_CTRL_BHI_DIS_S),
+            (Defences::IBRS | Defences::IBRS_AT_EXITS, spec_ctrl::IBRS),
+            (Defences::STIBP, spec_ctrl::STIBP),
+            (Defences::BHI_DIS_S, spec_ctrl::BHI_DIS_S),
         ];
         let set = bits.iter().filter(|(which, _)| used.intersects(*which));
         set.fold(0, |all, (_, bit)| all | bit)
