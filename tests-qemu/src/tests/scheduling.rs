@@ -69,6 +69,8 @@ fn settles(shim: &mut Shim, what: &str, wanted: f64) -> Result<()> {
 /// Two domains that compute for ever share a CPU as their weights say, and one that has a cap gets just that.
 fn shares(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.cpus = 2;
+    // For long, one CPU changes from vCPU to vCPU while dom0 exits on the other: QEMU's defect with FXRSTOR and XRSTOR would come to that in the end.
+    machine.one_thread = machine.vehicle == Vehicle::Svm;
     let mut shim = spinning(bench, machine)?;
     for (name, weight) in [("a", 256), ("b", 512)] {
         let said = shim.command(&format!("create spin name='{name}' cpus='1' cpu_weight={weight}"))?;
