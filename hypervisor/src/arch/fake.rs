@@ -14,8 +14,8 @@ pub struct Vcpu {
     pub injected: Vec<Event>,
     /// How often it was told to flush.
     pub flushes: usize,
-    /// What [`GuestCpu::is_delivering`] says.
-    pub delivering: bool,
+    /// What [`GuestCpu::delivering`] says.
+    pub delivering: Option<Event>,
     /// Is an interrupt welcome?
     pub interruptible: bool,
     /// What [`GuestCpu::cpl`] says.
@@ -40,7 +40,7 @@ impl Vcpu {
             exits: VecDeque::new(),
             injected: Vec::new(),
             flushes: 0,
-            delivering: false,
+            delivering: None,
             interruptible: true,
             cpl: 0,
             mode: CpuMode::Long,
@@ -117,7 +117,7 @@ impl GuestCpu for Vcpu {
     fn virtualize_apic(&mut self, mode: ApicMode) {
         self.apic_mode = mode;
     }
-    fn is_delivering(&self) -> bool {
+    fn delivering(&self) -> Option<Event> {
         self.delivering
     }
     fn inject(&mut self, event: Event) {

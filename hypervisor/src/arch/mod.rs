@@ -323,8 +323,8 @@ pub trait GuestCpu: Send {
     fn interrupts_changed(&mut self) -> bool {
         false
     }
-    /// Did the last exit come in the middle of an event's delivery, which begins anew at the next entry: is it no instruction's?
-    fn is_delivering(&self) -> bool;
+    /// What the next entry delivers. `Some` right after an exit: that came in the middle of the delivery, or before it, and is no instruction's.
+    fn delivering(&self) -> Option<Event>;
     /// Deliver `event` at the next entry. For interrupts and NMIs the caller has asked [`GuestCpu::interruptible`] or
     /// [`GuestCpu::nmi_allowed`] before.
     fn inject(&mut self, event: Event);

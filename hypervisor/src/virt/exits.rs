@@ -231,8 +231,13 @@ pub(super) fn deliver_callback(running: &mut Running<'_, dyn GuestCpu>) {
     let Some(vector) = callback_due(running) else {
         return;
     };
-    if running.cpu.interruptible() {
-        running.cpu.inject(Event::interrupt(vector));
+    let callback = Event::interrupt(vector);
+    let injected = running.cpu.interruptible();
+    if injected {
+        running.cpu.inject(callback);
+    }
+    // If an exit came before it was delivered, that is as if it had just been injected. (A window that waited with it would have QEMU's TCG deliver it twice.)
+    if injected || running.cpu.delivering() == Some(callback) {
         // Whether the flag is still set then is seen before the next entry.
         running.vcpu.defer(Request::CALLBACK);
     } else {

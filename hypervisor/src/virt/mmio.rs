@@ -70,7 +70,7 @@ pub fn nested_fault(running: &mut Running<'_, dyn GuestCpu>, fault: NestedFault)
         }
         Verdict::Retry => {}
         // The instruction at RIP has not begun.
-        Verdict::Emulate(_) | Verdict::Refuse if running.cpu.is_delivering() => {
+        Verdict::Emulate(_) | Verdict::Refuse if running.cpu.delivering().is_some() => {
             crash(
                 running,
                 &fault,
@@ -291,7 +291,7 @@ mod tests {
             gpa: Gpa(0xfe00_0000),
             ..fault(Access::Write)
         };
-        for (delivering, rip) in [(false, 2), (true, 0)] {
+        for (delivering, rip) in [(None, 2), (Some(Event::interrupt(0x20)), 0)] {
             world.cpu.delivering = delivering;
             world.cpu.set_rip(0);
             let _ = world.caller(|running| {
@@ -299,7 +299,7 @@ mod tests {
                 Ok(0)
             });
             assert_eq!(world.cpu.rip(), rip);
-            assert_eq!(world.domain.shutdown_reason().is_some(), delivering);
+            assert_eq!(world.domain.shutdown_reason().is_some(), delivering.is_some());
         }
     }
 

@@ -256,14 +256,14 @@ impl GuestCpu for Vcpu {
         &self.apic_page
     }
 
-    fn is_delivering(&self) -> bool {
-        self.event != 0
+    fn delivering(&self) -> Option<Event> {
+        inject::decode(self.event)
     }
 
     fn inject(&mut self, event: Event) {
         // Of two interrupts the second would be lost here: the caller asks first whether the guest can take one.
         debug_assert!(self.event == 0 || event.kind == EventKind::HardwareException);
-        let event = match inject::decode(self.event).map(|first| combine(first, event)) {
+        let event = match self.delivering().map(|first| combine(first, event)) {
             None => event,
             Some(Combined::Event(event)) => event,
             Some(Combined::TripleFault) => {

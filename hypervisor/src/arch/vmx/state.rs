@@ -407,8 +407,8 @@ impl GuestCpu for Vcpu {
         self.tell_interrupts()
     }
 
-    fn is_delivering(&self) -> bool {
-        self.work.contains(Work::EVENT)
+    fn delivering(&self) -> Option<Event> {
+        self.queued
     }
 
     fn inject(&mut self, event: Event) {
