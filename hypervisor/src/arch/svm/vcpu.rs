@@ -215,11 +215,13 @@ impl Vcpu {
         self.vmcb.save.rax = self.gprs.rax;
     }
 
-    /// Put `event` (raw) where the next entry delivers it from: EVENTINJ, or V_IRQ where that has to be and no window is waited for with it.
+    /// Put `event` (raw) where the next entry delivers it from: EVENTINJ, or V_IRQ where that has to be, no window is waited for with it, and no
+    /// NMI waits for its delivery: then an interrupt of the host is on its way to end it, and would come before V_IRQ at each entry.
     fn queue(&mut self, event: u64) {
         let interrupt = event & (event::VALID | event::TYPE) == event::VALID | event::INTERRUPT;
+        let free = self.vmcb.control.v_intr & v_intr::IRQ == 0 && !self.nmi_waits_for_delivery();
         let control = &mut self.vmcb.control;
-        if interrupt && self.host.caps.tcg && control.v_intr & v_intr::IRQ == 0 {
+        if interrupt && self.host.caps.tcg && free {
             let vector = 0xff << v_intr::VECTOR;
             control.v_intr = control.v_intr & !vector | (event & 0xff) << v_intr::VECTOR | v_intr::NOW;
             control.event_inj = 0;
@@ -264,6 +266,12 @@ impl Vcpu {
         self.vmcb.control.asid = asid.number;
         self.touch(clean::ASID);
         control
+    }
+
+    /// An NMI is kept away by an event or an interrupt shadow, and not by the handler of another.
+    fn nmi_waits_for_delivery(&self) -> bool {
+        let held = After::NMI_MASKED | After::STEPPING;
+        self.after.contains(After::WANT_NMI) && !self.after.intersects(held)
     }
 
     /// Neither an interrupt shadow nor an event already queued.
