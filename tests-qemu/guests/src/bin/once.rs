@@ -21,6 +21,8 @@ guest_rt::main!(main);
 const ROUNDS: u64 = 20_000;
 /// PAUSEs after each, with interrupts on: the other CPU's time to do harm.
 const PAUSES: u32 = 200;
+/// PAUSEs of the other CPU between its accesses: without any, a machine that is otherwise idle does little else.
+const PAUSES_BETWEEN: u32 = 100;
 
 static STACK: Frames<4> = Frames::new();
 static PAGES: Frames<2> = Frames::new();
@@ -51,5 +53,8 @@ extern "C" fn shake() -> ! {
     loop {
         // SAFETY: within PAGES, which nobody else uses.
         unsafe { asm!("lock inc qword ptr [{}]", in(reg) across, options(nostack)) };
+        for _ in 0..PAUSES_BETWEEN {
+            core::hint::spin_loop();
+        }
     }
 }
