@@ -480,6 +480,8 @@ pub const APIC_TPR: u64 = APIC + 0x80;
 pub const APIC_EOI: u64 = APIC + 0xb0;
 /// Spurious-interrupt vector.
 pub const APIC_SVR: u64 = APIC + 0xf0;
+/// [`APIC_SVR`]: software enable, and the spurious vector.
+const SOFTWARE_ENABLE: u32 = 1 << 8 | 0xff;
 /// Interrupt command, low half.
 pub const APIC_ICR: u64 = APIC + 0x300;
 /// Interrupt command, high half: the destination.
@@ -494,6 +496,11 @@ pub const APIC_INITIAL: u64 = APIC + 0x380;
 pub const APIC_CURRENT: u64 = APIC + 0x390;
 /// Divide configuration.
 pub const APIC_DIVIDE: u64 = APIC + 0x3e0;
+
+/// Enables this vCPU's local APIC, which takes no interrupts before.
+pub fn enable_local_apic() {
+    mmio_write(APIC_SVR, SOFTWARE_ENABLE);
+}
 
 /// The MSR of an xAPIC register in x2APIC mode.
 pub const fn x2apic(register: u64) -> u32 {

@@ -23,8 +23,6 @@ pub const VCPU: u32 = 1;
 const APIC_ID: u32 = 2;
 /// Vector of interrupts that the first vCPU sends to it.
 const IPI_VECTOR: u8 = 0x41;
-/// SVR: software enable, and the spurious vector.
-const SOFTWARE_ENABLE: u32 = 1 << 8 | 0xff;
 /// The runtime's code segment.
 const CODE: u64 = 8;
 
@@ -134,7 +132,7 @@ pub fn begin() {
             to = out(reg) _,
         );
     }
-    cpu::mmio_write(cpu::APIC_SVR, SOFTWARE_ENABLE);
+    cpu::enable_local_apic();
     interrupts::enable();
 }
 
@@ -145,7 +143,7 @@ pub fn interrupt() {
 
 /// Enables this vCPU's local APIC, with the second one as the destination of what it sends.
 pub fn aim() {
-    cpu::mmio_write(cpu::APIC_SVR, SOFTWARE_ENABLE);
+    cpu::enable_local_apic();
     cpu::mmio_write(cpu::APIC_ICR + 0x10, APIC_ID << 24);
 }
 

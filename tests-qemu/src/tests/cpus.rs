@@ -44,7 +44,8 @@ pub fn tests() -> Vec<Test> {
             all(bench, machine, many)
         }));
         if vehicle == Vehicle::Svm {
-            tests.push(test("CPUs: 64", vehicle, sixty_four));
+            tests.push(test("CPUs: 288", vehicle, more_than_bytes_count));
+            tests.push(test("a CPU with a number above 255", vehicle, far_apart));
             tests.push(test(
                 "x2APICs that firmware does not want",
                 vehicle,
@@ -109,20 +110,39 @@ pub(super) fn all(bench: &mut Bench, mut machine: Machine, cpus: Cpus) -> Result
     Ok(())
 }
 
-/// More CPUs than fit into one of the scheduler's groups: the last one runs guests, too.
-fn sixty_four(bench: &mut Bench, mut machine: Machine) -> Result<()> {
-    machine.cpus = 64;
+/// More CPUs than a byte counts, and than fit into one of the scheduler's groups: the last ones run guests, too.
+fn more_than_bytes_count(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpu = Some("EPYC-Milan-v2,x2apic=on".into());
+    machine.cpus = 288;
     machine.one_thread = true;
     machine.command_line += " dom0_max_vcpus=2";
     let mut shim = spinning(bench, machine)?;
     let info = shim.command("info")?;
-    ensure!(info.contains("nr_cpus                : 64"), "{info}");
-    for cpu in ["63", "32"] {
+    ensure!(info.contains("nr_cpus                : 288"), "{info}");
+    for cpu in ["287", "255", "32"] {
         shim.command(&format!("create spin name='on{cpu}' cpus='{cpu}'"))?;
         comes_to(&mut shim, &format!("on{cpu}"), &[cpu])?;
         runs_something(&mut shim, cpu)?;
     }
     Ok(())
+}
+
+/// A machine with room for 400 CPUs has two, whose local APICs are 0 and 299: only x2APICs reach the second, which goes off and on, too.
+fn far_apart(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpu = Some("EPYC-Milan-v2,x2apic=on".into());
+    machine.qemu = [
+        "-smp",
+        "cpus=1,maxcpus=400,sockets=400,cores=1",
+        "-device",
+        "EPYC-Milan-v2-x86_64-cpu,x2apic=on,socket-id=299,core-id=0,thread-id=0",
+    ]
+    .map(String::from)
+    .to_vec();
+    let cpus = Cpus {
+        changes: 10,
+        ..Cpus::all(2)
+    };
+    all(bench, machine, cpus)
 }
 
 /// Firmware's table DMAR advises against x2APICs: several CPUs run without, unless the command line asks for them.

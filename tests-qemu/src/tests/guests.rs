@@ -85,12 +85,15 @@ pub fn tests() -> Vec<Test> {
             machine.cpus = 2;
             // A move takes QEMU's CPUs much longer when they are threads.
             machine.one_thread = vehicle == Vehicle::Svm;
-            machine.command_line += " dom0_max_vcpus=1";
+            machine.command_line += " dom0_max_vcpus=2";
             run_with_defects(bench, machine, "moves", "", &[])
         }));
     }
     // By HPET or PM timer, as the machine has them.
-    for (vehicle, moves) in [(Vehicle::Svm, "moves=400"), (Vehicle::Vmx, "moves=2000")] {
+    for (vehicle, moves) in [
+        (Vehicle::Svm, "alone moves=400"),
+        (Vehicle::Vmx, "alone moves=2000"),
+    ] {
         tests.push(test(
             "a CPU with a TSC of its own",
             vehicle,

@@ -39,8 +39,6 @@ const NO_HYPERCALL: u32 = 54;
 const VECTOR: u8 = 0x41;
 /// ICR: destination shorthand "self".
 const TO_SELF: u32 = 1 << 18;
-/// SVR: software enable, and the spurious vector.
-const SOFTWARE_ENABLE: u32 = 1 << 8 | 0xff;
 /// For how long a timer is set, in nanoseconds.
 const WAIT: u64 = 1_000_000;
 /// No device has this port.
@@ -337,7 +335,7 @@ fn main(info: StartInfo) -> ! {
     });
     timer(&mut report);
     ping_pong(&mut report);
-    cpu::mmio_write(cpu::APIC_SVR, SOFTWARE_ENABLE);
+    cpu::enable_local_apic();
     interrupts::enable();
     bench("IPI to itself", || {
         cpu::mmio_write(cpu::APIC_ICR, TO_SELF | u32::from(VECTOR))

@@ -32,12 +32,10 @@ const TIMER: u8 = 0x85;
 const OWN: u8 = 0xa7;
 /// ICR: destination shorthand "self".
 const TO_SELF: u32 = 1 << 18;
-/// SVR: software enable, and the spurious vector.
-const SOFTWARE_ENABLE: u32 = 1 << 8 | 0xff;
 
 fn main(_: StartInfo) -> ! {
     cpu::init();
-    cpu::mmio_write(cpu::APIC_SVR, SOFTWARE_ENABLE);
+    cpu::enable_local_apic();
     let mut report = Report::default();
     one_by_one(&mut report);
     several(&mut report);
