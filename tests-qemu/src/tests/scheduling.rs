@@ -217,12 +217,12 @@ fn cores(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// One CPU, a domain that computes with interrupts off, and one that storms itself with interrupts: a third is woken within a slice. By the machine's time, which
+/// One CPU, a domain that computes with interrupts off, and one whose two vCPUs storm each other and themselves with interrupts: a third is woken within a slice. By the machine's time, which
 /// goes by instructions.
 fn punctual(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     machine.icount = machine.vehicle == Vehicle::Svm;
     let mut shim = spinning(bench, machine)?;
-    for config in ["spin name='a'", "spin name='b' extra='what=storm'"] {
+    for config in ["spin name='a'", "spin name='b' vcpus=2 extra='what=storm'"] {
         let said = shim.command(&format!("create {config}"))?;
         ensure!(said.contains("created"), "{said}");
     }

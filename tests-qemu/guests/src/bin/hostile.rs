@@ -18,8 +18,8 @@ use guests::{hypercall, smp, wreck};
 
 guest_rt::main!(main);
 
-/// ICR: destination shorthand "self".
-const TO_SELF: u32 = 1 << 18;
+/// ICR: destination shorthand "all including self".
+const TO_ALL: u32 = 2 << 18;
 
 fn main(info: StartInfo) -> ! {
     cpu::init();
@@ -36,9 +36,12 @@ fn main(info: StartInfo) -> ! {
         "execute_nowhere" => wreck::jump(NOWHERE),
         "no_memory" => no_memory(),
         "spin" => wreck::spin(),
-        "storm" => loop {
-            cpu::mmio_write(cpu::APIC_ICR, TO_SELF | 0x41);
-        },
+        "storm" => {
+            cpu::enable_local_apic();
+            // Without a second vCPU it is all alone.
+            let _ = smp::start(1, storm, &STACK);
+            storm()
+        }
         "halt" => wreck::halt(),
         "task_switch" => wreck::switch_tasks(),
         "panic" => sched::shutdown(SHUTDOWN_CRASH),
@@ -102,6 +105,13 @@ fn watchdog_down() -> ! {
     hypercall::call(HYPERVISOR_VCPU_OP, [VCPUOP_DOWN.into(), 0, 0, 0, 0]);
     report.equal("down", false, true);
     report.finish()
+}
+
+/// Interrupts for all vCPUs, which none of them takes.
+extern "C" fn storm() -> ! {
+    loop {
+        cpu::mmio_write(cpu::APIC_ICR, TO_ALL | 0x41);
+    }
 }
 
 extern "C" fn spins() -> ! {

@@ -17,7 +17,7 @@ use guests::report::Report;
 guest_rt::main!(main);
 
 /// How often it sleeps, and how long: between one and two of these, in nanoseconds.
-const NAPS: u32 = 40;
+const NAPS: u32 = 100;
 const NAP: u64 = 10_000_000;
 /// A slice of Oxen's scheduler, in nanoseconds.
 const SLICE: u64 = 10_000_000;
