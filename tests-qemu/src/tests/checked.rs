@@ -24,6 +24,7 @@ fn on(vehicle: Vehicle) -> Vec<Test> {
         checked("CPU pools", vehicle, pools::pools),
         checked("100 lives", vehicle, hostile::lives),
         checked("lives on all CPUs at once", vehicle, hostile::lives_at_once),
+        checked("domains made on all CPUs at once", vehicle, hostile::creations),
         checked("CPUs: 4", vehicle, |bench, machine| {
             let cpus = Cpus {
                 changes: 10,

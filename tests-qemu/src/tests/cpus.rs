@@ -54,6 +54,7 @@ pub fn tests() -> Vec<Test> {
             tests.push(test("CPUID that firmware limits", vehicle, limited));
         }
         tests.push(test("machine reset", vehicle, resets));
+        tests.push(test("dom0's end is the machine's", vehicle, ends_of_dom0));
         tests.push(test("watchdog", vehicle, watchdog));
     }
     tests
@@ -212,6 +213,28 @@ fn resets(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         shim.console
             .expect("Oxen 0.1.0", PATIENCE)
             .with_context(|| format!("restart by {way:?}"))?;
+    }
+    Ok(())
+}
+
+/// A dom0 that reboots restarts the machine; one that crashes does so unless the command line says `noreboot`.
+fn ends_of_dom0(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.restarts = true;
+    machine.command_line += " dom0_mem=64M";
+    // Reasons as Xen numbers them: 1 is a reboot, 3 a crash.
+    for (what, option, said) in [
+        ("what=reboot", "noreboot", "(reason 1): restarting the machine"),
+        ("what=panic", "", "(reason 3): restarting the machine"),
+        ("what=panic", "noreboot", "(reason 3): noreboot, halted"),
+    ] {
+        let mut machine = machine.clone();
+        machine.command_line = machine.command_line.replace("noreboot", option);
+        machine.modules = vec![guest("hostile", what)?];
+        let console = bench.start(&machine)?;
+        console.expect(&format!("dom0 has ended {said}"), PATIENCE)?;
+        if !said.ends_with("halted") {
+            console.expect("Oxen 0.1.0", PATIENCE)?;
+        }
     }
     Ok(())
 }

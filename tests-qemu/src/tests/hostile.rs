@@ -37,6 +37,7 @@ pub fn tests() -> Vec<Test> {
                 test("spinning domU", vehicle, spin),
                 test("100 lives", vehicle, lives),
                 test("lives on all CPUs at once", vehicle, lives_at_once),
+                test("domains made on all CPUs at once", vehicle, creations),
                 test("bad domU configs", vehicle, configs),
                 test("domU at its limits", vehicle, limits),
             ]
@@ -307,6 +308,13 @@ pub(super) fn lives_at_once(bench: &mut Bench, mut machine: Machine) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Dom0's vCPUs make domains and destroy them, each on its own CPU.
+pub(super) fn creations(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.cpus = 4;
+    machine.command_line += " dom0_max_vcpus=4";
+    super::guests::run(bench, machine, "creations")
 }
 
 /// Configs that are wrong: each is refused with a sentence that says what and where.
