@@ -9,6 +9,7 @@ extern crate alloc;
 mod event;
 mod grant;
 mod mm;
+mod poll;
 mod sched;
 mod sync;
 mod table;
@@ -16,8 +17,10 @@ mod table;
 mod types;
 mod wakeup;
 
-/// Times.
+/// Times, and what a vCPU is told.
 mod domain {
+    pub use crate::wakeup::protocol as wakeup;
+
     pub mod vcpu {
         pub const NEVER: u64 = u64::MAX;
     }

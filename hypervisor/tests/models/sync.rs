@@ -20,6 +20,12 @@ pub mod atomic {
                 }
             }
 
+            impl Default for $name {
+                fn default() -> Self {
+                    Self::new(Default::default())
+                }
+            }
+
             impl std::ops::Deref for $name {
                 type Target = loom::sync::atomic::$name;
 
