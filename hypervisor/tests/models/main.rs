@@ -13,6 +13,7 @@ mod poll;
 mod sched;
 mod sync;
 mod table;
+mod timers;
 #[path = "../../src/types.rs"]
 mod types;
 mod wakeup;

@@ -51,6 +51,8 @@ pub enum Rank {
     Queues,
     Queue,
     VcpuInfo,
+    TimerCpu,
+    Timers,
     Grant,
     RunQueue,
     Core,
