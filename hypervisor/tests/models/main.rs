@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod event;
+mod frames;
 mod grant;
 mod mm;
 mod poll;
