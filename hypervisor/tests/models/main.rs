@@ -9,6 +9,7 @@ extern crate alloc;
 mod event;
 mod frames;
 mod grant;
+mod lapic;
 mod mm;
 mod poll;
 mod sched;
@@ -18,6 +19,11 @@ mod timers;
 #[path = "../../src/types.rs"]
 mod types;
 mod wakeup;
+
+/// Registers.
+mod arch {
+    pub use crate::lapic::apic_page;
+}
 
 /// Times, and what a vCPU is told.
 mod domain {
