@@ -15,6 +15,7 @@ use abi::hvm::{HVM_NR_PARAMS, HVM_PARAM_TRIPLE_FAULT_REASON};
 use abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 
 use super::memory::Unmapping;
+use super::poll::Pollers;
 use super::vcpu::{Hold, Vcpu};
 use super::{Config, Domain, Life, MAX_VCPUS, NOT_SHUT_DOWN, soft_reset, table};
 use crate::arch::{GuestCpu, SysReg, VcpuConfig, fpu, machine};
@@ -102,7 +103,7 @@ pub fn create(config: Config) -> Result<Arc<Domain>, Errno> {
             toolstack_pauses: AtomicU32::new(1),
             paused_since: AtomicU64::new(0),
             pausing: Mutex::new(Rank::Pausing, ()),
-            pollers: AtomicU32::new(0),
+            pollers: Pollers::default(),
             wall_clock: Mutex::new(Rank::Areas, ()),
             time_offset: AtomicI64::new(0),
         };

@@ -8,6 +8,7 @@ pub mod areas;
 pub mod dom0;
 pub mod lifecycle;
 pub mod memory;
+pub mod poll;
 pub mod soft_reset;
 pub mod table;
 pub mod vcpu;
@@ -38,6 +39,7 @@ use crate::virt::cpuid::Policy;
 use crate::virt::ioapic::IoApic;
 use crate::virt::lapic::AccessPage;
 use crate::virt::time::TscInfo;
+use poll::Pollers;
 use vcpu::Vcpu;
 
 /// Most vCPUs that a domain can have.
@@ -147,8 +149,8 @@ pub struct Domain {
     paused_since: AtomicU64,
     /// Held by who pauses all vCPUs for longer than a call, or unpauses them: none is unpaused before it was paused.
     pausing: Mutex<()>,
-    /// How many vCPUs wait in SCHEDOP_poll.
-    pollers: AtomicU32,
+    /// Those that wait in SCHEDOP_poll.
+    pollers: Pollers,
     /// Held by who writes the wall clock.
     wall_clock: Mutex<()>,
     /// What its wall clock is ahead of the machine's, in seconds: the toolstack's choice.
@@ -252,17 +254,7 @@ impl Domain {
     /// Does any vCPU wait in SCHEDOP_poll?
     #[inline]
     pub fn has_pollers(&self) -> bool {
-        self.pollers.load(Ordering::SeqCst) != 0
-    }
-
-    /// A vCPU is about to poll. It then looks whether its ports are pending: who makes one pending first sees it here, or is seen there.
-    pub fn poll_begins(&self) {
-        self.pollers.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// A vCPU polls no more.
-    pub(super) fn poll_ended(&self) {
-        self.pollers.fetch_sub(1, Ordering::SeqCst);
+        self.pollers.any()
     }
 
     /// The layout of what it shares with the hypervisor.

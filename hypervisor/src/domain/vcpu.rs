@@ -5,12 +5,13 @@
 //! atomics that say why the vCPU may not run ([`Hold`]) and what it must look at before it enters the guest again ([`Request`]); see [`Wakeup`].
 
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 
 use abi::sched::SHUTDOWN_WATCHDOG;
 
 use super::Domain;
 use super::areas::Areas;
+use super::poll::Poll;
 use super::wakeup::{Effects, Wakeup};
 pub use super::wakeup::{Hold, Request};
 use crate::arch::{self, VcpuConfig};
@@ -47,8 +48,8 @@ pub struct Vcpu {
     pub domid: DomId,
     domain: Weak<Domain>,
     wakeup: Wakeup,
-    /// [`Port`] waited for in SCHEDOP_poll; 0: not polling, `u32::MAX`: several.
-    polled: AtomicU32,
+    /// What it waits for in SCHEDOP_poll.
+    poll: Poll,
     /// Local APIC state that others write: pending interrupts.
     pub apic: SharedLapic,
     /// Its TSC.
@@ -165,7 +166,7 @@ impl Vcpu {
             domid,
             domain,
             wakeup: Wakeup::new(Hold::DOWN),
-            polled: AtomicU32::new(0),
+            poll: Poll::default(),
             apic,
             tsc: GuestTsc::new(tsc_offset),
             behind: AtomicU64::new(0),
@@ -440,13 +441,11 @@ impl Vcpu {
 
     // ---- SCHEDOP_poll ----
 
-    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`. The caller has said so to the domain ([`Domain::poll_begins`]), and
-    /// then looks whether one is pending already and, if so, calls [`Vcpu::end_poll`].
-    pub fn begin_poll(self: &Arc<Self>, port: Option<Port>, deadline: u64) {
+    /// Begin to wait for `port`, or for any of several (`None`), until `deadline`; `domain` is its own. The caller then looks whether one is pending
+    /// already and, if so, calls [`Vcpu::end_poll`].
+    pub fn begin_poll(self: &Arc<Self>, domain: &Domain, port: Option<Port>, deadline: u64) {
         self.timers.poll.store(deadline, SeqCst);
-        // The hold first: whoever finds the port takes it back.
-        self.hold(Hold::POLLING);
-        self.polled.store(port.map_or(u32::MAX, |port| port.0), SeqCst);
+        self.poll.begin(&self.wakeup, &domain.pollers, port);
         if deadline != NEVER {
             sched::timers_changed(self);
         }
@@ -454,22 +453,17 @@ impl Vcpu {
 
     /// Stop waiting.
     pub fn end_poll(self: &Arc<Self>) {
-        if self.polled.swap(0, SeqCst) != 0 {
-            if let Some(domain) = self.domain() {
-                domain.poll_ended();
-            }
-            if self.timers.poll.swap(NEVER, SeqCst) != NEVER {
-                // Else the next poll, which may have no end, would end then.
-                sched::timers_changed(self);
-            }
-            self.release(Hold::POLLING);
+        let domain = self.domain();
+        let pollers = domain.as_deref().map(|domain| &domain.pollers);
+        let forgotten = || sched::timers_changed(self);
+        if self.poll.end(&self.wakeup, pollers, &self.timers.poll, forgotten) {
+            sched::wake(self, now_ns());
         }
     }
 
     /// `port` became pending (masked or not): wakes a vCPU that polls for it.
     pub fn wake_poller(self: &Arc<Self>, port: Port) {
-        let polled = self.polled.load(SeqCst);
-        if polled != 0 && (polled == port.0 || polled == u32::MAX) {
+        if self.poll.waits_for(port) {
             self.end_poll();
         }
     }

@@ -82,9 +82,8 @@ fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Res
         0 => NEVER,
         timeout => caller.vcpu.machine_time(timeout),
     };
-    caller.domain.poll_begins();
     caller.vcpu.settle_callback();
-    caller.vcpu.begin_poll(single, deadline);
+    caller.vcpu.begin_poll(caller.domain, single, deadline);
     if event::any_pending(caller.domain, ports) || is_asked_for(caller) {
         caller.vcpu.end_poll();
     }

@@ -3,6 +3,7 @@
 pub mod buddy;
 pub mod device;
 pub mod fallible;
+mod frame_word;
 pub mod frames;
 pub mod guest;
 #[cfg(target_os = "none")]

@@ -13,22 +13,14 @@
 #![expect(unsafe_code, reason = "the words live in frames, reached by raw pointers")]
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::fallible::OutOfMemory;
+pub use super::frame_word::Kind;
+use super::frame_word::{self, Word};
 use super::frames;
 use super::phys;
 use crate::types::{DomId, Mfn, PAGE_SIZE};
-
-/// What a domain's frame is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// The domain's memory: counts against its limit, the owner's reference is its p2m entry.
-    Ram = 1,
-    /// Made by the hypervisor for the domain (shared_info, grant table): does not count; the owner's reference is
-    /// the hypervisor's, and each p2m entry holds one of its own.
-    Special = 2,
-}
 
 /// The domain would own more frames than it may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,13 +33,7 @@ const CHUNK_FRAMES_ORDER: u32 = CHUNK_ORDER - 9;
 /// Machine address space that can hold RAM.
 const CHUNKS: usize = ((phys::RAM_END / PAGE_SIZE) >> CHUNK_ORDER) as usize;
 
-/// Bits of the count; a count in the upper half of its range takes no further reference.
-const COUNT: u64 = 0xffff_ffff;
-const COUNT_LIMIT: u64 = 0x7fff_ffff;
-const OWNER_SHIFT: u32 = 32;
-const KIND_SHIFT: u32 = 48;
-
-static WORDS: [AtomicPtr<AtomicU64>; CHUNKS] = [const { AtomicPtr::new(null_mut()) }; CHUNKS];
+static WORDS: [AtomicPtr<Word>; CHUNKS] = [const { AtomicPtr::new(null_mut()) }; CHUNKS];
 
 /// Frames of [`Kind::Ram`] that each domain owns or is about to, those that only others still reference included.
 static OWNED: [AtomicU32; MAX_DOMAINS] = [const { AtomicU32::new(0) }; MAX_DOMAINS];
@@ -57,51 +43,39 @@ const MAX_DOMAINS: usize = 0x7ff0;
 /// A domain lost its last frame since [`take_orphaned`] was last called.
 static ORPHANED: AtomicBool = AtomicBool::new(false);
 
-fn pack(owner: DomId, kind: Kind, count: u64) -> u64 {
-    (kind as u64) << KIND_SHIFT | u64::from(owner.0) << OWNER_SHIFT | count
-}
-
-fn unpack(word: u64) -> Option<(DomId, Kind)> {
-    let kind = match word >> KIND_SHIFT {
-        1 => Kind::Ram,
-        2 => Kind::Special,
-        _ => return None,
-    };
-    Some((owner_in(word), kind))
-}
-
-#[inline]
-fn owner_in(word: u64) -> DomId {
-    DomId((word >> OWNER_SHIFT) as u16)
-}
-
 /// The word of `mfn`, if its chunk exists.
 #[inline]
-fn word(mfn: Mfn) -> Option<&'static AtomicU64> {
-    let chunk = NonNull::new(
-        WORDS
-            .get((mfn.0 >> CHUNK_ORDER) as usize)?
-            .load(Ordering::Acquire),
-    )?;
-    let index = (mfn.0 & ((1 << CHUNK_ORDER) - 1)) as usize;
-    // SAFETY: a chunk has `1 << CHUNK_ORDER` initialized words, is never freed, and is only accessed as atomics.
-    Some(unsafe { chunk.add(index).as_ref() })
+fn word(mfn: Mfn) -> Option<&'static Word> {
+    let chunk = frame_word::chunk(slot(mfn)?)?;
+    Some(word_in(chunk, mfn))
 }
 
 /// [`word`], making the chunk.
-fn word_or_new(mfn: Mfn) -> Result<&'static AtomicU64, OutOfMemory> {
-    let slot = WORDS.get((mfn.0 >> CHUNK_ORDER) as usize).ok_or(OutOfMemory)?;
-    if slot.load(Ordering::Acquire).is_null() {
-        let frames = frames::alloc_zeroed(CHUNK_FRAMES_ORDER).ok_or(OutOfMemory)?;
-        let chunk = phys::ptr(frames.addr()).cast();
-        if slot
-            .compare_exchange(null_mut(), chunk, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
-            frames::free(frames, CHUNK_FRAMES_ORDER);
-        }
+fn word_or_new(mfn: Mfn) -> Result<&'static Word, OutOfMemory> {
+    let slot = slot(mfn).ok_or(OutOfMemory)?;
+    if let Some(chunk) = frame_word::chunk(slot) {
+        return Ok(word_in(chunk, mfn));
     }
-    word(mfn).ok_or(OutOfMemory)
+    let frames = frames::alloc_zeroed(CHUNK_FRAMES_ORDER).ok_or(OutOfMemory)?;
+    let new = NonNull::new(phys::ptr(frames.addr()).cast()).ok_or(OutOfMemory)?;
+    let first = frame_word::publish(slot, new);
+    if first.is_some() {
+        frames::free(frames, CHUNK_FRAMES_ORDER);
+    }
+    Ok(word_in(first.unwrap_or(new), mfn))
+}
+
+#[inline]
+fn slot(mfn: Mfn) -> Option<&'static AtomicPtr<Word>> {
+    WORDS.get((mfn.0 >> CHUNK_ORDER) as usize)
+}
+
+/// The word of `mfn` in its chunk.
+#[inline]
+fn word_in(chunk: NonNull<Word>, mfn: Mfn) -> &'static Word {
+    let index = (mfn.0 & ((1 << CHUNK_ORDER) - 1)) as usize;
+    // SAFETY: a chunk has `1 << CHUNK_ORDER` initialized words, is never freed, and is only accessed as atomics.
+    unsafe { chunk.add(index).as_ref() }
 }
 
 /// Count `frames` more frames of [`Kind::Ram`] for `owner`, which are then to be assigned, unless it would have more than `limit`. Who
@@ -141,14 +115,14 @@ pub fn assign(mfn: Mfn, order: u32, owner: DomId, kind: Kind) -> Result<(), OutO
     // Only the first can be without one: a block is within a chunk.
     const { assert!(frames::MAX_ORDER <= CHUNK_ORDER) };
     for frame in mfn.0..mfn.0 + (1 << order) {
-        word_or_new(Mfn(frame))?.store(pack(owner, kind, 1), Ordering::Release);
+        word_or_new(Mfn(frame))?.assign(owner, kind);
     }
     Ok(())
 }
 
 /// Who owns `mfn`, and as what. `None`: not a domain's RAM.
 pub fn owner(mfn: Mfn) -> Option<(DomId, Kind)> {
-    unpack(word(mfn)?.load(Ordering::Acquire))
+    word(mfn)?.owner()
 }
 
 /// How many frames of [`Kind::Ram`] does `domain` own?
@@ -167,7 +141,7 @@ pub fn take_orphaned() -> bool {
 #[derive(Debug)]
 pub struct Reference {
     mfn: Mfn,
-    word: &'static AtomicU64,
+    word: &'static Word,
 }
 
 impl Reference {
@@ -180,7 +154,7 @@ impl Reference {
     /// Who owns the frame, which does not change while there is a reference.
     #[inline]
     pub fn owner(&self) -> DomId {
-        owner_in(self.word.load(Ordering::Relaxed))
+        self.word.owner_of_referenced()
     }
 
     /// What stands for a reference on `mfn` that the caller holds. `None`: nobody can.
@@ -195,7 +169,7 @@ impl Reference {
 impl Drop for Reference {
     #[inline]
     fn drop(&mut self) {
-        if drop_in(self.word) {
+        if self.word.put() {
             release(self.mfn, 0);
         }
     }
@@ -207,17 +181,7 @@ impl Drop for Reference {
 #[inline]
 pub fn get(mfn: Mfn) -> Option<Reference> {
     let word = word(mfn)?;
-    let mut old = word.load(Ordering::Acquire);
-    loop {
-        let count = old & COUNT;
-        if count == 0 || count >= COUNT_LIMIT {
-            return None;
-        }
-        match word.compare_exchange_weak(old, old + 1, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return Some(Reference { mfn, word }),
-            Err(now) => old = now,
-        }
-    }
+    word.get().then(|| Reference { mfn, word })
 }
 
 /// Drop a reference on each of the `1 << order` frames from `mfn` on; the caller held them. Frames without any
@@ -253,14 +217,7 @@ fn put_one(mfn: Mfn) {
 /// Was it the last?
 #[inline]
 fn drop_reference(mfn: Mfn) -> bool {
-    word(mfn).is_some_and(drop_in)
-}
-
-#[inline]
-fn drop_in(word: &AtomicU64) -> bool {
-    let old = word.fetch_sub(1, Ordering::AcqRel);
-    debug_assert!(old & COUNT != 0, "a reference was dropped once too often");
-    old & COUNT == 1
+    word(mfn).is_some_and(Word::put)
 }
 
 /// Scrub and free frames that have an owner, but no reference.
@@ -269,7 +226,7 @@ fn release(mfn: Mfn, order: u32) {
     let owner = owner(mfn);
     for frame in mfn.0..mfn.0 + (1 << order) {
         if let Some(word) = word(Mfn(frame)) {
-            word.store(0, Ordering::Release);
+            word.clear();
         }
     }
     // SAFETY: no reference is left, so nothing maps the frames and no copy is under way; they are this function's.

@@ -10,7 +10,7 @@ use abi::Errno;
 use abi::event_channel::VIRQ_PCPU_STATE;
 
 use super::pool::{self, POOL_0, pools};
-use super::{CpuSched, SCHEDULER, cpu, cpu_count, this_cpu};
+use super::{CpuSched, SCHEDULER, cpu, cpu_count, this_cpu, timers};
 use crate::domain::vcpu::NEVER;
 use crate::hw::irq::SoftIrq;
 use crate::sync::{Mutex, Rank};
@@ -105,23 +105,10 @@ pub fn retire() {
     }
 }
 
-/// CPU 0 gets this CPU's deadlines. Nobody else sets any here meanwhile; other CPUs may take some away.
+/// CPU 0 gets this CPU's deadlines. Nobody else sets any here meanwhile.
 fn give_deadlines_away(own: &CpuSched) {
     let Some(heir) = cpu(0) else { return };
-    loop {
-        let next = own
-            .timers
-            .lock()
-            .peek()
-            .map(|(deadline, vcpu)| (deadline, vcpu.clone()));
-        let Some((deadline, vcpu)) = next else { break };
-        let mut home = vcpu.traces.timer_cpu.lock();
-        if *home == hw::percpu::id() {
-            own.timers.lock().remove(&vcpu);
-            *home = 0;
-            heir.timers.lock().set(&vcpu, deadline);
-        }
-    }
+    timers::give_away(hw::percpu::id(), &own.timers, 0, &heir.timers);
     own.beat.store(NEVER, SeqCst);
     #[cfg(target_os = "none")]
     hw::watchdog::forget();

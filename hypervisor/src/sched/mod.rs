@@ -21,6 +21,7 @@ mod seat;
 mod share;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;
+mod timers;
 
 pub use entity::Entity;
 pub use hotplug::{CpuChange, change_cpu, leave_out, retire, told_to_retire};
@@ -43,12 +44,13 @@ use crate::hw::irq::SoftIrq;
 use crate::hw::percpu::MAX_CPUS;
 use crate::mm::fallible::OutOfMemory;
 use crate::sync::{Mutex, Once, Rank};
-use heap::{Heap, Slot, UNQUEUED};
+use heap::{Heap, Slot};
 use scheduler::{Machine, Scheduler, State, Task};
+use timers::{Place, Queue, Timed, Timers};
 
 /// What a CPU has beside what it runs.
 struct CpuSched {
-    timers: Mutex<Heap<Arc<Vcpu>, Timers>>,
+    timers: Queue<Arc<Vcpu>>,
     /// The vCPU whose registers are still on this CPU; it need not be running.
     loaded: Mutex<Option<Arc<Vcpu>>>,
     /// When the timer will fire, unless it just has.
@@ -59,17 +61,13 @@ struct CpuSched {
     retiring: AtomicBool,
 }
 
-/// The use of a heap for deadlines.
-struct Timers;
-
 /// What a vCPU has left on CPUs.
 #[derive(Debug)]
 pub struct Traces {
     /// The CPU that has its registers, or [`registers::NOWHERE`]. Written by that CPU alone.
     loaded_on: AtomicU32,
-    /// The CPU in whose timer queue it is.
-    timer_cpu: Mutex<u32>,
-    timer_slot: AtomicU32,
+    /// In whose timer queue it is.
+    timers: Place,
 }
 
 /// How many vCPUs there are: each has its place in the queues of all CPUs, those that do not run yet among them, as it is put there where nothing
@@ -85,8 +83,7 @@ impl Traces {
         let count = VCPUS.fetch_add(1, SeqCst) + 1;
         let traces = Self {
             loaded_on: AtomicU32::new(registers::NOWHERE),
-            timer_cpu: Mutex::new(Rank::TimerCpu, 0),
-            timer_slot: AtomicU32::new(UNQUEUED),
+            timers: Place::new(),
         };
         for cpu in CPUS.get().into_iter().flatten() {
             cpu.timers.lock().reserve(count)?;
@@ -214,7 +211,17 @@ impl Task for Arc<Vcpu> {
 
 impl Slot<Timers> for Arc<Vcpu> {
     fn slot(&self) -> &AtomicU32 {
-        &self.traces.timer_slot
+        self.traces.timers.slot()
+    }
+}
+
+impl Timed for Arc<Vcpu> {
+    fn place(&self) -> &Place {
+        &self.traces.timers
+    }
+
+    fn next(&self) -> u64 {
+        self.timers.next()
     }
 }
 
@@ -343,11 +350,7 @@ pub fn stop_waiting(vcpu: &Arc<Vcpu>) {
 /// Forget a vCPU that will never run again, so that it can be freed.
 pub fn forget(vcpu: &Arc<Vcpu>) {
     evict(vcpu);
-    let home = vcpu.traces.timer_cpu.lock();
-    if let Some(cpu) = cpu(*home) {
-        cpu.timers.lock().remove(vcpu);
-    }
-    drop(home);
+    timers::forget(vcpu, timers_of);
     if let Some(scheduler) = SCHEDULER.get() {
         scheduler.remove(vcpu);
     }
@@ -463,7 +466,7 @@ pub fn timers_changed(vcpu: &Arc<Vcpu>) {
 /// The same after deadlines have passed; the caller sees to [`set_timer`] if there are others. Mostly there are none, and nothing is queued: who sets one
 /// meanwhile queues it.
 pub fn timers_passed(vcpu: &Arc<Vcpu>) -> bool {
-    let others = vcpu.timers.next() != NEVER || vcpu.traces.timer_slot.load(SeqCst) != UNQUEUED;
+    let others = vcpu.timers.next() != NEVER || vcpu.traces.timers.is_queued();
     if others {
         queue_timers(vcpu);
     }
@@ -472,15 +475,13 @@ pub fn timers_passed(vcpu: &Arc<Vcpu>) -> bool {
 
 fn queue_timers(vcpu: &Arc<Vcpu>) {
     let here = hw::percpu::id();
-    let Some(own) = cpu(here) else { return };
-    let mut home = vcpu.traces.timer_cpu.lock();
-    if *home != here {
-        if let Some(other) = cpu(*home) {
-            other.timers.lock().remove(vcpu);
-        }
-        *home = here;
+    if let Some(own) = timers_of(here) {
+        timers::queue(vcpu, here, own, timers_of);
     }
-    own.timers.lock().set(vcpu, vcpu.timers.next());
+}
+
+fn timers_of(id: u32) -> Option<&'static Queue<Arc<Vcpu>>> {
+    cpu(id).map(|cpu| &cpu.timers)
 }
 
 /// What comes first on this CPU: a vCPU's deadline, or what the scheduler waits for.
@@ -530,12 +531,7 @@ pub fn on_timer(now: &mut u64) {
         let next = vcpu.deadline_passed(now);
         if next != NEVER {
             // Those that have passed are asked for; the vCPU itself queues the others once it runs.
-            let home = vcpu.traces.timer_cpu.lock();
-            // Who destroys the domain marks it before [`forget`] comes for what is queued: one of the two sees the other.
-            let lives = vcpu.domain().is_some_and(|domain| !domain.is_dying());
-            if *home == here && lives {
-                cpu.timers.lock().set(&vcpu, next);
-            }
+            timers::queue_again(&vcpu, here, &cpu.timers, next);
         }
     }
     scheduler.check(here, now, &Cpus);

@@ -7,17 +7,28 @@
 extern crate alloc;
 
 mod event;
+mod frames;
 mod grant;
+mod lapic;
 mod mm;
+mod poll;
 mod sched;
 mod sync;
 mod table;
+mod timers;
 #[path = "../../src/types.rs"]
 mod types;
 mod wakeup;
 
-/// Times.
+/// Registers.
+mod arch {
+    pub use crate::lapic::apic_page;
+}
+
+/// Times, and what a vCPU is told.
 mod domain {
+    pub use crate::wakeup::protocol as wakeup;
+
     pub mod vcpu {
         pub const NEVER: u64 = u64::MAX;
     }

@@ -7,7 +7,7 @@ mod entity;
 #[path = "../../src/sched/fair.rs"]
 mod fair;
 #[path = "../../src/sched/heap.rs"]
-mod heap;
+pub mod heap;
 #[path = "../../src/sched/mask.rs"]
 mod mask;
 #[path = "../../src/sched/runqueue.rs"]
@@ -16,6 +16,8 @@ mod runqueue;
 mod scheduler;
 #[path = "../../src/sched/seat.rs"]
 mod seat;
+#[path = "../../src/sched/timers.rs"]
+pub mod timers;
 
 /// Everybody's share is the same.
 mod share {

@@ -20,6 +20,12 @@ pub mod atomic {
                 }
             }
 
+            impl Default for $name {
+                fn default() -> Self {
+                    Self::new(Default::default())
+                }
+            }
+
             impl std::ops::Deref for $name {
                 type Target = loom::sync::atomic::$name;
 
@@ -45,6 +51,8 @@ pub enum Rank {
     Queues,
     Queue,
     VcpuInfo,
+    TimerCpu,
+    Timers,
     Grant,
     RunQueue,
     Core,

@@ -1,7 +1,7 @@
 //! A vCPU and those who have news for it.
 
 #[path = "../../src/domain/wakeup.rs"]
-mod protocol;
+pub mod protocol;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

@@ -462,6 +462,19 @@ fn waiting() {
     guest.faults(SCHED, SCHEDOP_POLL);
 }
 
+/// Nothing makes port 0 pending, but the poll of it ends as any other does.
+#[test]
+fn a_poll_of_port_0_is_ended_by_others() {
+    let mut guest = World::new();
+    let vcpu = guest.domain.vcpu(VcpuId(0)).expect("vcpu").clone();
+    let (_, mut poll) = poll_of_a_port(&mut guest);
+    guest.put(LIST, &0u32);
+    assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
+    assert!(vcpu.held_by(Hold::POLLING) && guest.domain.has_pollers());
+    vcpu.request(Request::TIMER);
+    assert!(!vcpu.held_by(Hold::POLLING) && !guest.domain.has_pollers());
+}
+
 /// With interrupts off a poll waits for its ports alone, but for what interrupts are no matter of: it may have been asked for before it could be seen that the vCPU
 /// polls.
 #[test]

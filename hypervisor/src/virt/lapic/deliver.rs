@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
+use super::arrivals::Trigger;
 use super::registers::LVT_MASKED;
-use super::shared::Trigger;
 use crate::arch::apic_page::reg;
 use crate::arch::{Event, GuestCpu, SysReg};
 use crate::domain::vcpu::{Request, Vcpu};

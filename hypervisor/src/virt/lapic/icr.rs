@@ -3,9 +3,9 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
+use super::arrivals::Trigger;
 use super::deliver::{SEND_ILLEGAL, error, raise};
 use super::destination::lowest_priority;
-use super::shared::Trigger;
 use crate::arch::GuestCpu;
 use crate::domain::vcpu::{Hold, Request, Vcpu};
 use crate::virt::Running;

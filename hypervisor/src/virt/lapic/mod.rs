@@ -9,6 +9,7 @@
 //! |---------------|---------------------------------------------------------|
 //! | `registers`   | [`Lapic`]; which registers there are, reset, modes      |
 //! | `shared`      | [`SharedLapic`]                                         |
+//! | `arrivals`    | interrupts on their way to IRR                          |
 //! | `destination` | what a message's destination matches                    |
 //! | `access`      | loads, stores, RDMSR and WRMSR                          |
 //! | `access_page` | where the hardware looks for loads and stores           |
@@ -20,6 +21,7 @@
 
 mod access;
 mod access_page;
+mod arrivals;
 mod base;
 mod deliver;
 mod destination;
@@ -31,12 +33,13 @@ mod timer;
 
 pub use access::{mmio_read, mmio_write, rdmsr, written, wrmsr};
 pub use access_page::{AccessPage, map as map_access_page};
+pub use arrivals::Trigger;
 pub use base::write as write_base;
 pub use deliver::has_deliverable;
 pub(super) use deliver::{deliver, raise};
 pub(super) use destination::lowest_priority;
 pub use registers::{Lapic, Refused};
-pub use shared::{SharedLapic, Trigger};
+pub use shared::SharedLapic;
 pub(super) use startup::startup;
 pub(super) use timer::timer_expired;
 pub use timer::{set_tsc_deadline, tsc_deadline};

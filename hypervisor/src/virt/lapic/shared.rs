@@ -2,26 +2,15 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
+use super::arrivals::{Arrivals, Trigger};
 use super::destination::Address;
 use super::registers::Lapic;
-use crate::arch::apic_page::{ApicPage, reg};
-
-/// What kind of signal an interrupt was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
-    /// It is over once it has been seen.
-    Edge,
-    /// It stays until it is served: an I/O APIC waits for its end.
-    Level,
-}
+use crate::arch::apic_page::ApicPage;
 
 /// The part of a local APIC that others write.
 #[derive(Debug)]
 pub struct SharedLapic {
-    /// Interrupts that have arrived and are not in IRR yet. Vectors below 16 have no place there: they are errors.
-    arrived: [AtomicU32; 8],
-    /// Was the last interrupt of a vector a level?
-    levels: [AtomicU32; 8],
+    arrivals: Arrivals,
     /// INIT or a start-up message waits: see `icr`.
     pub(super) startup: AtomicU32,
     /// See [`Address::pack`].
@@ -32,8 +21,7 @@ impl SharedLapic {
     /// The shared part of `own`, to which nothing has come yet.
     pub fn new(own: &Lapic, page: &ApicPage) -> Self {
         Self {
-            arrived: Default::default(),
-            levels: Default::default(),
+            arrivals: Arrivals::default(),
             startup: AtomicU32::new(0),
             address: AtomicU64::new(own.address(page).pack()),
         }
@@ -47,15 +35,7 @@ impl SharedLapic {
         if !self.accepts() {
             return false;
         }
-        let (word, bit) = (usize::from(vector / 32), 1 << (vector % 32));
-        // Before `arrived`, after which the owner looks. Seldom changes.
-        let levels = &self.levels[word];
-        match (trigger, levels.load(SeqCst) & bit != 0) {
-            (Trigger::Edge, true) => drop(levels.fetch_and(!bit, SeqCst)),
-            (Trigger::Level, false) => drop(levels.fetch_or(bit, SeqCst)),
-            _ => {}
-        }
-        self.arrived[word].fetch_or(bit, SeqCst);
+        self.arrivals.add(vector, trigger);
         true
     }
 
@@ -86,34 +66,19 @@ impl SharedLapic {
 
     /// Forget what has arrived. For the owner.
     pub(super) fn clear(&self) {
-        self.arrived.iter().for_each(|word| word.store(0, SeqCst));
+        self.arrivals.clear();
     }
 
-    /// Move what has arrived to IRR, and to TMR what it is (SDM 3A, 11.8.4). For the owner. Returns whether there were vectors below 16.
+    /// See [`Arrivals::accept`]. For the owner.
     pub(super) fn accept(&self, page: &ApicPage) -> bool {
-        const ILLEGAL: u32 = 0xffff;
-        let mut illegal = false;
-        for (index, (arrived, levels)) in self.arrived.iter().zip(&self.levels).enumerate() {
-            if arrived.load(SeqCst) == 0 {
-                continue;
-            }
-            let mut new = arrived.swap(0, SeqCst);
-            if index == 0 {
-                illegal = new & ILLEGAL != 0;
-                new &= !ILLEGAL;
-            }
-            let at = index as u32 * 16;
-            let trigger_mode = page.get(reg::TMR + at) & !new | levels.load(SeqCst) & new;
-            page.set(reg::TMR + at, trigger_mode);
-            page.set(reg::IRR + at, page.get(reg::IRR + at) | new);
-        }
-        illegal
+        self.arrivals.accept(page)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::apic_page::reg;
     use crate::types::VcpuId;
 
     #[test]
