@@ -80,6 +80,20 @@ build_uefi() {
     echo "$path.efi"
 }
 
+# lint_bare: clippy for what is not for the host, which `cargo clippy` passes over; warnings are errors.
+lint_bare() {
+    use_toolchain
+    [[ ${CARGO[0]} == cargo ]] || need_packages rust-web-clippy || return
+    (
+        cd "$ROOT" || exit
+        "${CARGO[@]}" clippy --quiet --target "$BARE_TARGET" "${BUILD_FLAGS[@]}" --package boot --package pvh \
+            --package hypervisor --package dom0-shim --package guest-rt --package guests -- -D warnings || exit
+        # Any file does for the image that it contains.
+        export OXEN_IMAGE=$ROOT/Cargo.toml
+        "${CARGO[@]}" clippy --quiet --target "$UEFI_TARGET" "${BUILD_FLAGS[@]}" --package oxen-efi -- -D warnings
+    )
+}
+
 # host_tool PACKAGE ARGUMENTS...: runs a tool of this workspace on the build machine.
 host_tool() {
     local package=$1
