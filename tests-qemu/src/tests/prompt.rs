@@ -194,6 +194,8 @@ const WAYS: &[Keys] = &[
         ("domid h", "domid h"),
         ("\x0c", "\x1b[2J"),
     ],
+    // As it is typed on Xen.
+    &[("xl domi\t", "xl domid "), ("h\t", "h ")],
 ];
 
 /// What a person types who looks around: keys of the line editor, and commands that no other test has.
@@ -231,6 +233,8 @@ fn keys_and_words(bench: &mut Bench, machine: Machine) -> Result<()> {
         ("domid Domain-0", &["\n0\n"]),
         ("domid nobody", &["nobody is an invalid domain identifier"]),
         ("domid", &["Usage: domid NAME"]),
+        ("xl domid Domain-0", &["\n0\n"]),
+        ("xl", &["xl: no such command"]),
         ("domname 1", &["\nh\n"]),
         ("domname 0", &["\nDomain-0\n"]),
         ("domname 7", &["Can't get domain name of domain id '7'"]),
