@@ -105,6 +105,9 @@ pub struct Module {
     pub args: String,
 }
 
+/// The command line of dom0-shim in `scripts/run`: it creates a Debian and attaches its console.
+pub const WITH_DEBIAN: &str = "domu=debian console=debian";
+
 /// The socket of QEMU's monitor, in the directory that the machine was started with.
 pub const MONITOR: &str = "monitor";
 
