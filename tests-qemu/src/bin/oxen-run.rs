@@ -1,6 +1,6 @@
 //! Boot Oxen in an emulator, on the terminal this was started from.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::path::PathBuf;
 use tests_qemu::machine::{WITH_DEBIAN, kvm_usable};
@@ -72,13 +72,11 @@ fn main() -> Result<()> {
         Options { vmx: true, .. } => Vehicle::Vmx,
         Options { svm: true, .. } => Vehicle::Svm,
         Options { svm_bochs: true, .. } => Vehicle::SvmBochs,
-        Options { kvm: true, .. } if !kvm_usable() => {
-            bail!(
-                "--kvm: this machine has no nested virtualization (no svm or vmx in /proc/cpuinfo, or kvm's `nested` is off)"
-            )
+        Options { kvm: true, .. } => {
+            kvm_usable().context("--kvm")?;
+            Vehicle::Kvm
         }
-        Options { kvm: true, .. } => Vehicle::Kvm,
-        _ if kvm_usable() => Vehicle::Kvm,
+        _ if kvm_usable().is_ok() => Vehicle::Kvm,
         _ => Vehicle::Svm,
     };
     let mut machine = Machine::new(vehicle)?;
