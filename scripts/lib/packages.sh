@@ -16,11 +16,30 @@ add_backports() {
     as_root apt-get update -qq
 }
 
+# installed NAME: whether a package is there; on a system without packages of Debian's, its program.
+installed() {
+    local program=$1
+    if command -v dpkg-query >/dev/null; then
+        dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q '^install ok installed'
+        return
+    fi
+    case $1 in
+        qemu-system-x86) program=qemu-system-x86_64 ;;
+        qemu-utils) program=qemu-img ;;
+        e2fsprogs) program=mke2fs ;;
+        mtools) program=mcopy ;;
+        binutils) program=readelf ;;
+        bochs) program=bochs-bin ;;
+        grub-common) program=grub-mkrescue ;;
+    esac
+    PATH=$PATH:/usr/sbin command -v "$program" >/dev/null
+}
+
 # need_packages NAME...: installs what is missing. QEMU comes from backports on Debian 12.
 need_packages() {
     local missing=() name
     for name in "$@"; do
-        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q '^install ok installed' || missing+=("$name")
+        installed "$name" || missing+=("$name")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     if ! command -v apt-get >/dev/null; then

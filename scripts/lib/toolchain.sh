@@ -38,7 +38,7 @@ use_toolchain() {
         BUILD_FLAGS=(--target-dir "$ROOT/target")
         return
     fi
-    need_packages rustc-web cargo-web rust-web-src lld
+    need_packages rustc-web cargo-web rust-web-src lld ca-certificates
     CARGO=(env "PATH=/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
         CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER=ld.lld CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER=lld-link
         /usr/bin/cargo)
@@ -80,6 +80,20 @@ build_uefi() {
     echo "$path.efi"
 }
 
+# lint_bare: clippy for what is not for the host, which `cargo clippy` passes over; warnings are errors.
+lint_bare() {
+    use_toolchain
+    [[ ${CARGO[0]} == cargo ]] || need_packages rust-web-clippy || return
+    (
+        cd "$ROOT" || exit
+        "${CARGO[@]}" clippy --quiet --target "$BARE_TARGET" "${BUILD_FLAGS[@]}" --package boot --package pvh \
+            --package hypervisor --package dom0-shim --package guest-rt --package guests -- -D warnings || exit
+        # Any file does for the image that it contains.
+        export OXEN_IMAGE=$ROOT/Cargo.toml
+        "${CARGO[@]}" clippy --quiet --target "$UEFI_TARGET" "${BUILD_FLAGS[@]}" --package oxen-efi -- -D warnings
+    )
+}
+
 # host_tool PACKAGE ARGUMENTS...: runs a tool of this workspace on the build machine.
 host_tool() {
     local package=$1
@@ -89,17 +103,29 @@ host_tool() {
 
 # Cargo for the build machine: rustup's, else Debian's.
 cargo_on_host() {
-    if command -v cargo >/dev/null; then
-        cargo "$@"
-    else
-        need_packages rustc-web cargo-web gcc libc6-dev
-        cargo "$@"
+    need_cargo && cargo "$@"
+}
+
+# Cargo, what it links with, and what it fetches crates with.
+need_cargo() {
+    local wanted version
+    command -v cc >/dev/null || need_packages gcc libc6-dev || return
+    if ! command -v cargo >/dev/null; then
+        need_packages rustc-web cargo-web ca-certificates
+        return
+    fi
+    # rustup fetches the version that it finds in rust-toolchain.toml.
+    command -v rustup >/dev/null && return
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
+    version=$(cargo --version | cut -d ' ' -f 2)
+    if ! printf '%s\n' "$wanted" "$version" | sort -C -V; then
+        echo "$(command -v cargo) has version $version, and Oxen wants $wanted or newer: install rustup" \
+            "(https://rustup.rs), or remove this one (apt-get remove cargo), for which Debian's cargo-web is installed" >&2
+        return 1
     fi
 }
 
 # cargo fmt and cargo clippy: rustup's, else Debian's.
 need_host_tools() {
-    if ! command -v rustup >/dev/null; then
-        need_packages rustc-web cargo-web rust-web-clippy rustfmt-web gcc libc6-dev
-    fi
+    need_cargo && { command -v rustup >/dev/null || need_packages rust-web-clippy rustfmt-web; }
 }

@@ -52,7 +52,10 @@ impl Vehicle {
 }
 
 /// Does the host offer nested virtualization by KVM? `/dev/kvm` alone does not say so: the CPU has to list `svm` or `vmx`, and the module to allow nesting.
-pub fn kvm_usable() -> bool {
+///
+/// # Errors
+/// A sentence: what is missing.
+pub fn kvm_usable() -> Result<()> {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let has = |flag: &str| {
         flags
@@ -63,7 +66,20 @@ pub fn kvm_usable() -> bool {
         std::fs::read_to_string(format!("/sys/module/{module}/parameters/nested"))
             .is_ok_and(|value| matches!(value.trim(), "1" | "Y"))
     });
-    (has("svm") || has("vmx")) && nested && File::options().read(true).write(true).open("/dev/kvm").is_ok()
+    ensure!(
+        has("svm") || has("vmx"),
+        "this machine's CPU has no virtualization, or firmware has it off (neither svm nor vmx in /proc/cpuinfo)"
+    );
+    ensure!(
+        nested,
+        "nested virtualization is off, or KVM is not there (/sys/module/kvm_amd or kvm_intel, parameters/nested)"
+    );
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .context("this user cannot open /dev/kvm")?;
+    Ok(())
 }
 
 /// How Oxen is loaded.
@@ -104,6 +120,9 @@ pub struct Module {
     /// Its command line.
     pub args: String,
 }
+
+/// The command line of dom0-shim in `scripts/run`: it creates a Debian and attaches its console.
+pub const WITH_DEBIAN: &str = "domu=debian console=debian";
 
 /// The socket of QEMU's monitor, in the directory that the machine was started with.
 pub const MONITOR: &str = "monitor";

@@ -133,8 +133,9 @@ fn finish(mut found: Found<'_>, image: u64) -> Result<(&'static mut BootInfo, Ha
     info.kernel_image_offset = IMAGE_BASE;
     info.kernel_stack_bottom = layout().stack.start;
     info.kernel_stack_len = layout().stack.end - layout().stack.start;
+    let place = &raw mut BOOT_INFO;
     // SAFETY: `take` is called once, so this is the only reference to the static.
-    Ok((unsafe { (*&raw mut BOOT_INFO).write(info) }, handover))
+    Ok((unsafe { (*place).write(info) }, handover))
 }
 
 /// Switches from the firmware's page tables and GDT, whose memory is free now, to our own.

@@ -38,7 +38,7 @@ const PENDING_SEL: usize = offset_of!(VcpuInfo, evtchn_pending_sel);
 const TIME: usize = offset_of!(VcpuInfo, time);
 
 fn word(offset: usize) -> &'static AtomicU64 {
-    assert!(offset % 8 == 0 && offset + 8 <= size_of::<SharedInfo>());
+    assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<SharedInfo>());
     // SAFETY: in bounds and aligned, and all access by this guest is atomic.
     unsafe { &*SHARED.0.get().cast::<u8>().add(offset).cast::<AtomicU64>() }
 }
@@ -108,7 +108,7 @@ pub(crate) fn clock() -> VcpuTimeInfo {
         let copy: [u64; WORDS] = core::array::from_fn(|index| word(TIME + index * 8).load(Ordering::Acquire));
         let again = word(TIME).load(Ordering::Acquire);
         let clock: VcpuTimeInfo = zerocopy::transmute!(copy);
-        if copy[0] == again && clock.version % 2 == 0 {
+        if copy[0] == again && clock.version.is_multiple_of(2) {
             return clock;
         }
     }

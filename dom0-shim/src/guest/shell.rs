@@ -50,7 +50,7 @@ pub async fn run(host: Rc<Host>) {
     start_configured(&host).await;
     loop {
         let line = host.terminal.line(|before| candidates(&host, before)).await;
-        let result = match words::split(&line).as_deref() {
+        let result = match words::split(commands::behind_xl(&line)).as_deref() {
             Ok([name, arguments @ ..]) => run_command(&host, &name.text, arguments).await,
             Ok([]) => Ok(()),
             Err(message) => Err(message.clone()),
@@ -139,7 +139,7 @@ async fn create_as(host: &Rc<Host>, words: &[Word<'_>]) -> Option<Result<(), Str
 
 /// What could complete the word at the end of `before`.
 fn candidates(host: &Host, before: &str) -> Vec<String> {
-    let Some((head, word)) = before.rsplit_once(' ') else {
+    let Some((head, word)) = commands::behind_xl(before).rsplit_once(' ') else {
         return TABLE.iter().map(|entry| entry.name.to_string()).collect();
     };
     let command = head.split_ascii_whitespace().next().and_then(commands::find);

@@ -180,9 +180,24 @@ pub fn find(name: &str) -> Option<&'static Entry> {
     only.filter(|entry| entry.command != Command::Poweroff)
 }
 
+/// A line as it is typed, without the `xl` in front that who knows Xen types.
+pub fn behind_xl(line: &str) -> &str {
+    let line = line.trim_ascii_start();
+    line.strip_prefix("xl ").unwrap_or(line).trim_ascii_start()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn takes_xl_away() {
+        assert_eq!(behind_xl(" xl  list -l xl "), "list -l xl ");
+        assert_eq!((behind_xl("xl "), behind_xl("xl li")), ("", "li"));
+        for line in ["xl", "xlist h", "list xl h"] {
+            assert_eq!(behind_xl(line), line);
+        }
+    }
 
     #[test]
     fn finds_commands() {

@@ -81,7 +81,7 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "dom0_mem",
-        "a list of SIZE, min:SIZE, max:SIZE",
+        "a list of SIZE, min:SIZE, max:SIZE, where SIZE may be PERCENT% or SIZE+PERCENT%",
         Action::Value(dom0_mem),
     ),
     (
@@ -231,7 +231,8 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
     ),
     (
         "spec-ctrl",
-        "no, or a list of ibrs=BOOL, ibpb=BOOL, l1d-flush=BOOL, md-clear=BOOL",
+        "no, or a list of NAME=BOOL, with names ibrs, stibp, bhi-dis-s, bp-spec-reduce, ibpb, ibpb-entry, rsb, bhb-entry, \
+         l1d-flush, md-clear, verw and div-scrub",
         Action::Value(spec_ctrl),
     ),
     (

@@ -51,17 +51,18 @@ fn an_ordinary_line() {
 #[test]
 fn sizes() {
     let memory = |text| parse(text).dom0_mem;
-    assert_eq!(memory("dom0_mem=256M").size, Some(MemorySize::Bytes(256 << 20)));
-    assert_eq!(memory("dom0_mem=1024").size, Some(MemorySize::Bytes(1 << 20)));
+    let bytes = |bytes| {
+        Some(MemorySize {
+            all_but: false,
+            bytes,
+            percent: 0,
+        })
+    };
+    assert_eq!(memory("dom0_mem=256M").size, bytes(256 << 20));
+    assert_eq!(memory("dom0_mem=1024").size, bytes(1 << 20));
     let all = memory("dom0_mem=-1G,min:0x10M,max:8g");
     assert_eq!(all.size.map(|size| size.of(4 << 30)), Some(3 << 30));
-    assert_eq!(
-        (all.min, all.max),
-        (
-            Some(MemorySize::Bytes(16 << 20)),
-            Some(MemorySize::Bytes(8 << 30))
-        )
-    );
+    assert_eq!((all.min, all.max), (bytes(16 << 20), bytes(8 << 30)));
     assert_eq!(all.amount(2 << 30), 1 << 30);
     assert_eq!(all.amount(1 << 30), 0x10 << 20, "at least");
     assert_eq!(all.amount(64 << 30), 8 << 30, "at most");
@@ -69,6 +70,23 @@ fn sizes() {
     assert_eq!(Dom0Memory::default().amount(64 << 30), 32 << 30);
     assert_eq!(Dom0Memory::default().max_pages(64 << 30), u64::from(u32::MAX));
     assert_eq!(memory("dom0_mem=99999999999999999T"), Dom0Memory::default());
+}
+
+#[test]
+fn shares_of_the_memory() {
+    const TOTAL: u64 = 256 << 30;
+    let amount = |text| parse(&format!("dom0_mem={text}")).dom0_mem.amount(TOTAL);
+    assert_eq!(amount("1G+25%"), 65 << 30);
+    assert_eq!(amount("25%"), 64 << 30);
+    assert_eq!(amount("-1G+25%"), 191 << 30);
+    assert_eq!(amount("min:10%,max:4G+1%,0%"), TOTAL / 100 + (4 << 30));
+    assert_eq!(
+        parse("dom0_mem=99%").dom0_mem.amount(u64::MAX),
+        (u128::from(u64::MAX) * 99 / 100) as u64
+    );
+    for text in ["100%", "%", "1G+%", "+5%", "5%+1G", "-%", "1G+-5%", "1.5%"] {
+        assert_eq!(parse(&format!("dom0_mem={text}")).complaints.len(), 1, "{text}");
+    }
 }
 
 #[test]

@@ -61,21 +61,25 @@ impl Dom0Memory {
     }
 }
 
-/// An amount of memory.
+/// An amount of memory: bytes and a share of the machine's together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MemorySize {
+pub struct MemorySize {
+    /// It is all of the machine's memory but these.
+    pub all_but: bool,
     /// Bytes.
-    Bytes(u64),
-    /// All of the machine's memory but so many bytes.
-    AllBut(u64),
+    pub bytes: u64,
+    /// Hundredths of the machine's memory, below 100.
+    pub percent: u8,
 }
 
 impl MemorySize {
     /// In bytes, on a machine with `total` bytes.
     pub fn of(self, total: u64) -> u64 {
-        match self {
-            MemorySize::Bytes(bytes) => bytes,
-            MemorySize::AllBut(bytes) => total.saturating_sub(bytes),
+        let share = u128::from(total) * u128::from(self.percent) / 100;
+        let amount = self.bytes.saturating_add(share as u64);
+        match self.all_but {
+            true => total.saturating_sub(amount),
+            false => amount,
         }
     }
 }
@@ -264,11 +268,23 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number(digits)?.checked_mul(1 << shift)
 }
 
+/// `SIZE`, `PERCENT%` or `SIZE+PERCENT%`; a minus before it is before all of it.
 fn memory_size(text: &str) -> Option<MemorySize> {
-    match text.strip_prefix('-') {
-        Some(rest) => size(rest).map(MemorySize::AllBut),
-        None => size(text).map(MemorySize::Bytes),
-    }
+    let (text, all_but) = text.strip_prefix('-').map_or((text, false), |rest| (rest, true));
+    let (bytes, percent) = match text.strip_suffix('%') {
+        Some(share) => {
+            let (bytes, percent) = share
+                .split_once('+')
+                .map_or((Some(0), share), |(bytes, percent)| (size(bytes), percent));
+            (bytes?, number_in(percent, 0..=99)? as u8)
+        }
+        None => (size(text)?, 0),
+    };
+    Some(MemorySize {
+        all_but,
+        bytes,
+        percent,
+    })
 }
 
 pub(super) fn dom0_mem(line: &mut CommandLine<'_>, value: &str) -> Option<()> {

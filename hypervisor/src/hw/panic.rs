@@ -47,7 +47,7 @@ pub(super) fn fatal(what: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
         }
         back = 1;
         // Frames are on hypervisor stacks: upper half, aligned.
-        if frame < 1 << 63 || frame % 8 != 0 {
+        if frame < 1 << 63 || !frame.is_multiple_of(8) {
             break;
         }
         // SAFETY: the image is compiled with frame pointers, so this is the frame of a function that has not returned.

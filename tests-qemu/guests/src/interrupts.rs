@@ -48,8 +48,7 @@ pub(crate) fn arrived(vector: u8) {
         guest_rt::event::take_pending(|_| ());
     }
     if X2APIC.load(Ordering::Relaxed) {
-        // A write that faults shows as a missing interrupt.
-        let _ = cpu::wrmsr_in_handler(cpu::X2APIC_EOI);
+        cpu::wrmsr_in_handler(cpu::X2APIC_EOI);
     } else {
         cpu::mmio_write(cpu::APIC_EOI, 0);
     }

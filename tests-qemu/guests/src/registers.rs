@@ -59,8 +59,8 @@ impl Registers {
     pub fn pattern(seed: u64) -> Registers {
         let mut words = core::array::from_fn(|index| seed << 60 | 0x0123_4567_89ab << 8 | index as u64);
         // Rounding modes; exceptions are masked.
-        words[0] = 0x37f | seed % 4 << 10;
-        words[1] = 0x1f80 | seed % 4 << 13;
+        words[0] = 0x37f | (seed % 4) << 10;
+        words[1] = 0x1f80 | (seed % 4) << 13;
         // The upper words of x87 registers have 16 bits.
         for word in words[2..18].iter_mut().skip(1).step_by(2) {
             *word &= 0xffff;
@@ -70,7 +70,7 @@ impl Registers {
             words[50..82].fill(0);
         }
         // Breakpoints that are off, with conditions that exist.
-        words[WORDS - 2] = 0xffff_0ff0 | seed % 16;
+        words[WORDS - 2] = 0xffff_0ff0 | (seed % 16);
         words[WORDS - 1] = 0x400 | [0x1111, 0x3333, 0x5555, 0x7777][seed as usize % 4] << 16;
         Registers(words)
     }

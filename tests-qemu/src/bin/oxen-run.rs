@@ -1,9 +1,9 @@
 //! Boot Oxen in an emulator, on the terminal this was started from.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::path::PathBuf;
-use tests_qemu::machine::kvm_usable;
+use tests_qemu::machine::{WITH_DEBIAN, kvm_usable};
 use tests_qemu::{Door, Machine, Module, Vehicle, outputs, xen};
 
 /// Boots Oxen with dom0-shim and a Debian Linux as domU. Ctrl-A x ends the emulator.
@@ -37,7 +37,7 @@ struct Options {
     /// CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     smp: u32,
-    /// Memory of the machine, in MiB
+    /// Memory of the machine, in MiB; dom0-shim has three eighths of it, 384 at most
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     mem: u32,
     /// CPU model of the emulator
@@ -72,13 +72,11 @@ fn main() -> Result<()> {
         Options { vmx: true, .. } => Vehicle::Vmx,
         Options { svm: true, .. } => Vehicle::Svm,
         Options { svm_bochs: true, .. } => Vehicle::SvmBochs,
-        Options { kvm: true, .. } if !kvm_usable() => {
-            bail!(
-                "--kvm: this machine has no nested virtualization (no svm or vmx in /proc/cpuinfo, or kvm's `nested` is off)"
-            )
+        Options { kvm: true, .. } => {
+            kvm_usable().context("--kvm")?;
+            Vehicle::Kvm
         }
-        Options { kvm: true, .. } => Vehicle::Kvm,
-        _ if kvm_usable() => Vehicle::Kvm,
+        _ if kvm_usable().is_ok() => Vehicle::Kvm,
         _ => Vehicle::Svm,
     };
     let mut machine = Machine::new(vehicle)?;
@@ -98,7 +96,7 @@ fn main() -> Result<()> {
     machine.disks = options.disk;
     machine.networks = options.net.into_iter().collect();
     machine.command_line += " ";
-    machine.command_line += if options.xl { xen::MEMORY } else { "dom0_mem=384M" };
+    machine.command_line += &memory_of_dom0(options.mem, options.xl)?;
     for option in &options.options {
         machine.command_line += " ";
         machine.command_line += option;
@@ -119,10 +117,23 @@ fn main() -> Result<()> {
     machine.start(scratch.path())?.attach()
 }
 
+/// The option for dom0's memory on a machine with `machine` MiB, on which a Debian is to fit beside it.
+fn memory_of_dom0(machine: u32, xl: bool) -> Result<String> {
+    let (least, option) = match xl {
+        true => (768, xen::MEMORY.into()),
+        false => (512, format!("dom0_mem={}M", (machine / 8 * 3).min(384))),
+    };
+    ensure!(
+        machine >= least,
+        "--mem {machine} is too little for dom0 and a Debian beside it, which want {least} MiB"
+    );
+    Ok(option)
+}
+
 /// A kernel with its command line, and a ramdisk: dom0-shim and its boot archive if they are not named.
 fn modules(kernel: Option<PathBuf>, ramdisk: Option<PathBuf>, args: Option<String>) -> Result<Vec<Module>> {
     let args = args.unwrap_or_else(|| match &kernel {
-        None => "domu=debian console=debian".to_string(),
+        None => WITH_DEBIAN.to_string(),
         Some(_) => String::new(),
     });
     let ramdisk = match (ramdisk, &kernel) {
@@ -141,4 +152,25 @@ fn modules(kernel: Option<PathBuf>, ramdisk: Option<PathBuf>, args: Option<Strin
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dom0_leaves_memory_for_a_debian() {
+        for (machine, xl, option) in [
+            (512, false, "dom0_mem=192M"),
+            (1024, false, "dom0_mem=384M"),
+            (u32::MAX, false, "dom0_mem=384M"),
+            (768, true, "dom0_mem=512M"),
+        ] {
+            assert_eq!(memory_of_dom0(machine, xl).unwrap(), option);
+        }
+        for (machine, xl) in [(0, false), (511, false), (767, true)] {
+            let refused = memory_of_dom0(machine, xl).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("--mem {machine} is too little")));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{BOTH, PATIENCE, bomb, guest, test};
 use crate::runner::{Bench, Test};
@@ -12,13 +12,25 @@ use crate::{Machine, Module, Vehicle, outputs};
 pub fn tests() -> Vec<Test> {
     let mut tests = vec![
         test("no virtualization", Vehicle::Svm, |bench, machine| {
-            refused(bench, on(machine, "qemu64,-svm")?, "cannot run guests")
+            refused(
+                bench,
+                on(machine, "qemu64,-svm")?,
+                "cannot run guests: the CPU has no AMD-V (SVM)",
+            )
         }),
         test("no nested paging", Vehicle::Svm, |bench, machine| {
-            refused(bench, on(machine, "EPYC-Milan-v2,-npt")?, "cannot run guests")
+            refused(
+                bench,
+                on(machine, "EPYC-Milan-v2,-npt")?,
+                "cannot run guests: the CPU's AMD-V has no nested paging (NPT)",
+            )
         }),
         test("VT-x without EPT", Vehicle::Vmx, |bench, machine| {
-            refused(bench, on(machine, "core2_penryn_t9600")?, "cannot run guests")
+            refused(
+                bench,
+                on(machine, "core2_penryn_t9600")?,
+                "cannot run guests: VT-x here has no extended page tables (EPT)",
+            )
         }),
     ];
     for vehicle in BOTH {
@@ -36,11 +48,16 @@ pub fn tests() -> Vec<Test> {
             refused(bench, machine, "a number without a unit is KiB")
         }));
         tests.push(test("unknown option", vehicle, |bench, mut machine| {
-            machine.command_line += " dom0_mem=64M frobnicate=1";
+            machine.command_line += " dom0_mem=64M frobnicate=1 loglvl=warning";
             machine.modules = vec![guest("hello", "")?];
             let console = bench.start(&machine)?;
             console.expect("unknown option \"frobnicate=1\" is ignored", PATIENCE)?;
-            super::guests::verdict(console)
+            super::guests::verdict(console)?;
+            ensure!(
+                !console.output().contains("memory map "),
+                "what is no warning is in the log, too"
+            );
+            Ok(())
         }));
         tests.push(test("decompression bomb", vehicle, |bench, mut machine| {
             machine.memory = 256;

@@ -338,13 +338,16 @@ fn configs(bench: &mut Bench, machine: Machine) -> Result<()> {
     let mut shim = Shim::start(bench, machine, archive)?;
     for (command, sentence) in [
         ("create /key.cfg", "/key.cfg:5: unknown key 'colour'"),
-        ("create /missing.cfg", "/nowhere"),
+        (
+            "create /missing.cfg",
+            "/nowhere: no such file in the boot archive",
+        ),
         ("create /half.cfg", "lies outside the file"),
         ("create /text.cfg", "neither an ELF file nor a Linux bzImage"),
         ("create /bomb.cfg", "not enough memory to unpack it"),
         ("create /hvm.cfg", "'hvm' guests are not supported"),
-        ("create /huge.cfg", "was not created"),
-        ("create /no.cfg", "no.cfg"),
+        ("create /huge.cfg", "was not created: claiming memory: ENOMEM"),
+        ("create /no.cfg", "/no.cfg: no such file in the boot archive"),
         ("destroy nobody", "nobody is an invalid domain identifier"),
         ("nonsense", "no such command"),
     ] {

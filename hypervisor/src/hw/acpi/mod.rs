@@ -1,6 +1,9 @@
 //! ACPI's static tables: CPUs, interrupt controllers, timers, and how to power off and reset.
 //!
 //! Nothing is interpreted: dom0 owns AML. The one thing needed from it, the value that means S5, is found by its encoding.
+//!
+//! The reader is our own: the crate `acpi`, which dom0-shim has, refuses tables whose checksums are wrong, as some firmware's are, and does not go on
+//! with the RSDT where the XSDT leads nowhere. A dom0 can do without a driver then, the machine not without its CPUs.
 // UNSAFETY: firmware's tables in physical memory.
 #![expect(unsafe_code, reason = "firmware's tables in physical memory")]
 

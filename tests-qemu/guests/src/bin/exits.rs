@@ -125,8 +125,11 @@ fn msrs(report: &mut Report) {
     );
 }
 
-/// Features with registers: leaf, subleaf, word and bit; and the registers, which can be read where it is shown.
-const FEATURES: [(&str, (u32, u32, usize, u32), &[u32]); 19] = [
+/// Where CPUID shows a feature: leaf, subleaf, word and bit.
+type Place = (u32, u32, usize, u32);
+
+/// Features with registers, which can be read where the feature is shown.
+const FEATURES: [(&str, Place, &[u32]); 19] = [
     ("tsc", (1, 0, 3, 4), &[0x10]),
     ("apic", (1, 0, 3, 9), &[0x1b]),
     ("sep", (1, 0, 3, 11), &[0x174, 0x175, 0x176]),

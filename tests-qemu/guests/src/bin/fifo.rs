@@ -215,7 +215,7 @@ fn nonsense(report: &mut Report, fifo: &Fifo, ports: &[u32]) {
     let mut wrong = 0;
     for _ in 0..ROUNDS {
         let value = match random.below(3) {
-            0 => random.next() as u32,
+            0 => random.word() as u32,
             1 => 1 << random.below(32) | random.below(1 << 17) as u32,
             _ => 1 << EVTCHN_FIFO_LINKED | 0x1_ffff,
         };

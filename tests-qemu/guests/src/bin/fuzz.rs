@@ -76,7 +76,7 @@ fn main(info: StartInfo) -> ! {
 /// A number that somebody could have meant, or could have got wrong.
 fn word(random: &mut Random) -> u64 {
     match random.below(9) {
-        0 => random.next(),
+        0 => random.word(),
         1 => random.below(256),
         2 => 1 << random.below(64),
         3 => u64::MAX - random.below(16),
@@ -96,7 +96,7 @@ fn fill(random: &mut Random) {
             0 => AREA.first(),
             1 => u64::from(DOMID_SELF) | random.below(8) << 32,
             2 => AREA.address() + random.below(512) * 8,
-            3 => 1 << 40 | random.next(),
+            3 => 1 << 40 | random.word(),
             _ => random.below(64),
         };
         AREA.set_word(if index < 32 { index } else { at }, value);

@@ -137,7 +137,7 @@ impl Guest {
 
     /// Status word of entry [`REF`].
     fn status(&self) -> u16 {
-        let words = self.table.load(SIZE + (REF as usize * 2 & !3));
+        let words = self.table.load(SIZE + ((REF as usize * 2) & !3));
         (words >> (REF % 2 * 16)) as u16
     }
 
@@ -246,8 +246,8 @@ impl Guest {
         let mut random = Random::new(11);
         let mut undone = 0;
         for _ in 0..3000 {
-            let flags = random.next() as u16 & !(GTF_READING | GTF_WRITING);
-            let any = random.next();
+            let flags = random.word() as u16 & !(GTF_READING | GTF_WRITING);
+            let any = random.word();
             let last = random.pick(&[
                 self.pages.frame(0),
                 any,
@@ -255,7 +255,7 @@ impl Guest {
                 NOWHERE,
                 1 << 28,
             ]);
-            self.entry(flags, random.next() as u32, last);
+            self.entry(flags, random.word() as u32, last);
             // Only frames of the two are ever written to.
             let write = last == self.pages.frame(0) && random.below(2) == 0;
             self.copy(write, random.below(4096) as u16);

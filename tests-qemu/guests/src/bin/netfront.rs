@@ -239,7 +239,7 @@ fn random(front: &mut Netfront, report: &mut Report) {
         connected += u32::from(front.connect());
         front.post((0..BUFFERS).map(|_| random.pick(&[NOTHING, FIRST_BUFFER, READ_ONLY, u32::MAX])));
         for _ in 0..random.below(SLOTS.into()) {
-            let [low, high] = [random.next(), random.next()];
+            let [low, high] = [random.word(), random.word()];
             match random.below(4) {
                 0 => front.put(&extra(
                     low as u8 % 6,
@@ -260,7 +260,7 @@ fn random(front: &mut Netfront, report: &mut Report) {
                 }
             }
         }
-        let anything = Some(random.next() as u32);
+        let anything = Some(random.word() as u32);
         let producer = random.pick(&[None, None, None, anything]);
         front.publish(producer);
         front.answer();
@@ -301,7 +301,7 @@ fn random_requests(front: &mut Netfront) -> u32 {
         for _ in 0..CONTROL_SLOTS {
             let gref = random.pick(&[READ_ONLY, NOTHING, 1, u32::MAX]);
             let [first, second, third] = [(); 3].map(|()| {
-                let anything = random.next() as u32;
+                let anything = random.word() as u32;
                 random.pick(&[anything % 4, anything % 200, anything])
             });
             let data = [random.pick(&[gref, first]), second, third];

@@ -144,7 +144,7 @@ fn life(report: &mut Report, name: &str, before: &str) -> u32 {
         // XenbusStateInitialising.
         report.equal(&format!("{name}-{device}"), state.as_deref(), Some("1"));
     }
-    report.equal(&format!("{name}-connect"), front.connect(&[]), Ok(()));
+    report.equal(&format!("{name}-connect"), front.connect(&[]), true);
     use_disk(report, &mut front, name, before);
     say(&format!("{name} life\r\n"));
     ipi.port

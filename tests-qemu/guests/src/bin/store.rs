@@ -277,7 +277,7 @@ fn anything(store: &Xenstore, report: &mut Report) {
                 _ => offset_of!(Page, req_cons) + random.below(7) as usize * 4,
             };
             let value = match random.below(3) {
-                0 => random.next() as u32,
+                0 => random.word() as u32,
                 1 => random.below(2) as u32,
                 _ => random.below(1200) as u32,
             };

@@ -228,12 +228,15 @@ struct Nic {
     sender: Sender,
 }
 
+/// What a device reads or writes: it stays where it is.
+type Buffer = Box<[u8; BUFFER]>;
+
 struct Sender {
     driver: VirtIONetRaw<Identity, PciTransport, ENTRIES>,
     /// What the device fills and sends, by the entry of its queue.
-    filling: [Option<Box<[u8; BUFFER]>>; ENTRIES],
-    sending: [Option<(Box<[u8; BUFFER]>, usize)>; ENTRIES],
-    free: Vec<Box<[u8; BUFFER]>>,
+    filling: [Option<Buffer>; ENTRIES],
+    sending: [Option<(Buffer, usize)>; ENTRIES],
+    free: Vec<Buffer>,
     header: usize,
 }
 
@@ -277,7 +280,7 @@ impl Nic {
 
 impl Sender {
     /// Gives the device a buffer to fill.
-    fn fill(&mut self, mut buffer: Box<[u8; BUFFER]>) {
+    fn fill(&mut self, mut buffer: Buffer) {
         // SAFETY: the buffer is on the heap, and stays as it is in `filling` until the device is done.
         let token = unsafe { self.driver.receive_begin(&mut buffer[..]) }.expect("room for a buffer");
         self.filling[usize::from(token)] = Some(buffer);
