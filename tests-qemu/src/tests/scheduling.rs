@@ -134,7 +134,6 @@ fn shares(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     // Alone, it runs on until something stops it.
     shim.command("destroy b")?;
     shim.command("sched-credit2 -d a -c 0")?;
-    settles(&mut shim, "no cap, alone", 1.0, of_the_clock)?;
     shim.command("sched-credit2 -d a -c 50")?;
     settles(&mut shim, "a cap of 50, alone", 0.5, of_the_clock)
 }
@@ -206,7 +205,7 @@ fn who_runs(report: &str) -> Vec<(u32, Option<u32>)> {
 /// Two cores with two threads each, and more domains that compute than cores: no two of them ever run on a core at once.
 ///
 /// Bochs's CPUID leaf 0BH tells how many bits number a socket's cores, where the manual has all bits below the socket's (SDM 2A): there are two sockets there.
-fn cores(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+pub(super) fn cores(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     const SAMPLES: u32 = 30;
     let vehicle = machine.vehicle;
     (machine.cpus, machine.threads) = (4, 2);
