@@ -397,6 +397,7 @@ fn scheduling(domain: &Domain, u: &mut Union<16>) -> Result<Answer, Errno> {
                 share.set_cap(wanted.cap, now_ns());
                 domain.vcpus().iter().for_each(Vcpu::unpark);
             }
+            domain.vcpus().iter().for_each(sched::share_changed);
             Ok(Answer::Done)
         }
         _ => Err(Errno::EINVAL),

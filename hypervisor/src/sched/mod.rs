@@ -339,6 +339,13 @@ pub fn affinity_changed(vcpu: &Arc<Vcpu>) {
     }
 }
 
+/// The weight or the cap of the domain of `vcpu` has changed: if it runs, it goes by the new ones.
+pub fn share_changed(vcpu: &Arc<Vcpu>) {
+    if let Some(scheduler) = SCHEDULER.get() {
+        scheduler.share_changed(vcpu, &Cpus);
+    }
+}
+
 /// `vcpu`, which may not run and has stopped, does not wait for a CPU either: it counts as stopped from now on, not from when its turn would come.
 pub fn stop_waiting(vcpu: &Arc<Vcpu>) {
     if let Some(scheduler) = SCHEDULER.get() {

@@ -3,7 +3,7 @@
 //! A cap is a budget for each period, which the domain's vCPUs spend together. Who overspends begins the next period with the debt, and a few periods' budgets
 //! are kept; so in the long run the cap holds exactly, whatever the slices.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::pool::POOL_0;
 use crate::sync::{Mutex, Rank};
@@ -32,6 +32,8 @@ struct Budget {
     left: i64,
     /// When it began.
     start: u64,
+    /// When the cap was set: what ran before is not charged.
+    set: u64,
 }
 
 /// What a domain may still use.
@@ -82,26 +84,27 @@ impl Share {
 
     /// Its weight, from 1 on.
     pub fn weight(&self) -> u32 {
-        self.weight.load(Relaxed)
+        self.weight.load(SeqCst)
     }
 
     /// Its cap in percent of a CPU; 0: none.
     pub fn cap(&self) -> u32 {
-        self.cap.load(Relaxed)
+        self.cap.load(SeqCst)
     }
 
-    /// Change the weight, from 1 on.
+    /// Change the weight, from 1 on. The caller has the scheduler told.
     pub fn set_weight(&self, weight: u16) {
-        self.weight.store(weight.max(1).into(), Relaxed);
+        self.weight.store(weight.max(1).into(), SeqCst);
     }
 
-    /// Change the cap. A new budget begins.
+    /// Change the cap. A new budget begins, for what runs as well: the caller has the scheduler told.
     pub fn set_cap(&self, cap: u16, now: u64) {
         let mut budget = self.budget.lock();
-        self.cap.store(cap.into(), Relaxed);
+        self.cap.store(cap.into(), SeqCst);
         *budget = Budget {
             left: self.quota(),
             start: now,
+            set: now,
         };
     }
 
@@ -133,6 +136,7 @@ impl Share {
         if quota != 0 {
             // The spending first: what was set aside for it is not lost when the new period comes.
             let mut budget = self.budget.lock();
+            let ran = ran.min(now.saturating_sub(budget.set));
             budget.left = budget.left.saturating_sub_unsigned(ran);
             budget.refill(quota, now);
         }
@@ -155,6 +159,14 @@ mod tests {
         let share = Share::new();
         share.charge(u64::MAX, 5);
         assert_eq!(share.left(6), Left::Unlimited);
+    }
+
+    #[test]
+    fn what_ran_before_a_cap_was_set_is_not_charged() {
+        let share = Share::new();
+        share.set_cap(50, 100 * PERIOD);
+        share.charge(100 * PERIOD + PERIOD / 4, 100 * PERIOD + PERIOD / 4);
+        assert_eq!(share.left(100 * PERIOD + PERIOD / 4), Left::Some(PERIOD / 4));
     }
 
     #[test]
@@ -194,7 +206,7 @@ mod tests {
                         let cpus = u64::from(cap).div_ceil(100);
                         let used = left.min(slice) + slice / 3;
                         (now, ran) = (now + used, ran + used * cpus);
-                        share.charge(used * cpus, now);
+                        (0..cpus).for_each(|_| share.charge(used, now));
                     }
                     Left::NoneUntil(then) => {
                         prop_assert!(then > now);

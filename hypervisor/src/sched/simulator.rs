@@ -282,9 +282,28 @@ impl Simulator {
         id
     }
 
-    /// The share of a job.
-    pub fn share(&self, id: usize) -> &Share {
-        &self.lives[id].job.entity.share
+    /// Change the weight of a job's domain.
+    pub fn set_weight(&mut self, id: usize, weight: u16) {
+        self.change_share(id, |share| share.set_weight(weight));
+    }
+
+    /// Change the cap of a job's domain.
+    pub fn set_cap(&mut self, id: usize, cap: u16) {
+        let now = self.now;
+        self.change_share(id, |share| share.set_cap(cap, now));
+    }
+
+    fn change_share(&mut self, id: usize, change: impl FnOnce(&Share)) {
+        let share = self.lives[id].job.entity.share.clone();
+        change(&share);
+        for id in 0..self.lives.len() {
+            let job = self.lives[id].job.clone();
+            if Arc::ptr_eq(&job.entity.share, &share) {
+                self.handle(Event::Unpark(id));
+                self.scheduler.share_changed(&job, &self.wishes);
+                self.grant();
+            }
+        }
     }
 
     /// Let a job run only on CPUs of which `member` is true.

@@ -110,6 +110,27 @@ fn who_spins_leaves_its_place_to_who_it_spins_for() {
     }
 }
 
+/// Nobody else wants the CPU, so nothing else ends what was decided when it was picked.
+#[test]
+fn a_cap_binds_who_runs_alone_at_once() {
+    let mut simulator = hogs(1, &[256], 1);
+    for (cap, part) in [(50, 0.5), (20, 0.2), (80, 0.8), (0, 1.0), (10, 0.1)] {
+        simulator.set_cap(0, cap);
+        simulator.restart();
+        simulator.run(SECOND);
+        let used = used(&simulator, [0], SECOND)[0];
+        assert!((used / part - 1.0).abs() < 0.01, "{used} by a cap of {cap}");
+    }
+}
+
+#[test]
+fn a_weight_counts_for_who_runs_alone_at_once() {
+    let mut simulator = hogs(1, &[256], 1);
+    simulator.set_weight(0, 512);
+    simulator.run(SECOND);
+    assert_eq!(simulator.switches(), 1, "it was picked again");
+}
+
 #[test]
 fn alone_there_are_no_ticks() {
     let simulator = hogs(4, &[256; 4], 60);
@@ -313,7 +334,7 @@ fn churn_on_512_cpus() {
     for _ in 0..400 {
         let id = random.within(0..4000) as usize;
         match random.within(0..5) {
-            0 => simulator.share(id).set_weight(random.within(128..1024) as u16),
+            0 => simulator.set_weight(id, random.within(128..1024) as u16),
             1 => {
                 let first = random.within(0..32) as u32 * 16;
                 simulator.pin(id, |cpu| (first..first + 16).contains(&cpu));
@@ -426,7 +447,7 @@ proptest! {
                 2 => simulator.pin(id, |cpu| cpu == first % cpus),
                 3 => simulator.prefer(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
                 4 => simulator.prefer(id, |cpu| cpu == first % cpus),
-                _ => simulator.share(id).set_weight((count * 20) as u16),
+                _ => simulator.set_weight(id, (count * 20) as u16),
             }
             simulator.run(10 * MS);
         }
@@ -570,7 +591,7 @@ proptest! {
                 1 => simulator.pin(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
                 2 => simulator.pin(id, |cpu| cpu == first % cpus),
                 3 => simulator.prefer(id, |cpu| (first % cpus..first % cpus + count).contains(&cpu)),
-                _ => simulator.share(id).set_weight((count * 20) as u16),
+                _ => simulator.set_weight(id, (count * 20) as u16),
             }
             simulator.run(10 * MS);
         }

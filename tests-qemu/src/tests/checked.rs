@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::cpus::{self, Cpus};
 use super::shim::Shim;
-use super::{BOTH, guests, hostile, pools, test};
+use super::{BOTH, guests, hostile, pools, scheduling, test};
 use crate::runner::{Bench, Test};
 use crate::{Machine, Vehicle, outputs};
 
@@ -22,6 +22,7 @@ fn on(vehicle: Vehicle) -> Vec<Test> {
     let others = [
         checked("lock order", vehicle, lock_order),
         checked("CPU pools", vehicle, pools::pools),
+        checked("core scheduling", vehicle, scheduling::cores),
         checked("100 lives", vehicle, hostile::lives),
         checked("lives on all CPUs at once", vehicle, hostile::lives_at_once),
         checked("domains made on all CPUs at once", vehicle, hostile::creations),

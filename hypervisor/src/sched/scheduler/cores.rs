@@ -71,8 +71,13 @@ impl Core {
         }
     }
 
-    /// A task of `owner` begins to run.
+    /// A task of `owner`, which [`Core::admits`], begins to run.
     pub(super) fn enter(&mut self, owner: Owner) {
+        debug_assert!(
+            self.running == 0 || self.owner == Some(owner),
+            "two domains on core {}: {self:?}",
+            self.name
+        );
         self.owner = Some(owner);
         self.next = None;
         self.running += 1;

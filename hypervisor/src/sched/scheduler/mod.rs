@@ -416,7 +416,7 @@ impl<T: Task> Scheduler<T> {
         cpu.busy.fetch_add(ran, SeqCst);
         entity.share.charge(ran, now);
         let time = entity.time.load(SeqCst);
-        let spent = virtual_time(ran, entity.share.weight());
+        let spent = virtual_time(ran, cpu.weight.load(SeqCst));
         entity.time.store(time.saturating_add(spent), SeqCst);
         self.stopped(task, here, now, machine);
     }
@@ -513,6 +513,14 @@ impl<T: Task> Scheduler<T> {
             machine.preempt(task);
         } else if task.runnable() {
             self.wake(task, now, machine);
+        }
+    }
+
+    /// The weight or the cap of the domain of `task` has changed. What runs goes by those that it was picked with, maybe for ever if nobody else wants the CPU:
+    /// it is picked again. Who is being picked counts as running before that is looked at, so it is told, or goes by the new ones.
+    pub fn share_changed(&self, task: &T, machine: &impl Machine<T>) {
+        if task.entity().running() {
+            machine.preempt(task);
         }
     }
 
