@@ -223,7 +223,7 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     // The kernel complains of a CPU that it has not heard of for 5 s, and of one that has not scheduled for 10 s, not only for 21 s and 20 s.
     let patience = shell(
         shim.console,
-        "cd /; for f in proc/sys/kernel/watchdog_thresh sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; \
+        "for f in /proc/sys/kernel/watchdog_thresh /sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; \
          do echo 5 > $f; cat $f; done",
     )?;
     ensure!(patience.contains("\n5\n5\n"), "{patience}");
