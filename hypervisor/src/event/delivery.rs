@@ -38,7 +38,7 @@ impl Abi {
 impl EventChannels {
     #[inline]
     pub(super) fn abi(&self) -> Abi {
-        if self.by_fifo.load(Ordering::SeqCst) {
+        if self.switch.is_made() {
             Abi::Fifo
         } else if self.compat.load(Ordering::SeqCst) {
             Abi::Compat
@@ -115,7 +115,7 @@ fn deliver_compat(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
 /// that both see comes twice.
 #[inline(always)]
 fn follow_switch(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>) {
-    if domain.events.by_fifo.load(Ordering::SeqCst) {
+    if domain.events.switch.is_made() {
         deliver_by_fifo(domain, port, vcpu);
     }
 }

@@ -115,7 +115,8 @@ impl PortState {
 
     /// It is pending, though it has no word yet.
     pub fn hold_back(&self) {
-        self.held_back.store(true, SeqCst);
+        // A swap, as by those who take it: models know an order of these. (It is what a store of this kind is to the CPU.)
+        self.held_back.swap(true, SeqCst);
     }
 
     /// Was it held back? It is no more.

@@ -20,6 +20,7 @@
 pub mod channel;
 mod delivery;
 pub mod fifo;
+mod switch;
 pub mod two_level;
 
 use alloc::boxed::Box;
@@ -42,6 +43,7 @@ use crate::types::{DomId, Gfn, Port, VcpuId};
 use channel::Ports;
 use delivery::{Abi, deliver};
 use fifo::{Fifo, PortState, Refused};
+use switch::Switch;
 
 /// How many closed ports may be in the guest's queues still, before no other is looked for.
 const MAX_BUSY: u32 = 1024;
@@ -52,7 +54,7 @@ pub struct EventChannels {
     /// Held by whoever changes a binding.
     lock: Mutex<Hint>,
     /// Are events delivered by the FIFO ABI? Changes with the lock held.
-    by_fifo: AtomicBool,
+    switch: Switch,
     /// Is the domain's layout that of i386 guests? Likewise.
     compat: AtomicBool,
     fifo: Fifo,
@@ -80,7 +82,7 @@ impl EventChannels {
                     bound: 0,
                 },
             ),
-            by_fifo: AtomicBool::new(false),
+            switch: Switch::default(),
             compat: AtomicBool::new(false),
             fifo: Fifo::new(),
             virqs: (0..max_vcpus)
@@ -397,16 +399,9 @@ pub fn init_control(domain: &Domain, vcpu: VcpuId, gfn: Gfn, offset: u32) -> Res
             _ => Errno::EINVAL,
         })?;
     if first {
-        // Before the look at the bits: who has set one that is not seen here sees this.
-        events.by_fifo.store(true, Ordering::SeqCst);
-        // What is pending now becomes so again, once its port has a word.
-        for port in (1..events.words().ports().min(events.limit())).map(Port) {
-            if two_level::is_pending(&domain.shared_info, port)
-                && let Some(state) = events.ports.fifo(port)
-            {
-                state.hold_back();
-            }
-        }
+        let ports = (1..events.words().ports().min(events.limit())).map(Port);
+        let states = ports.filter_map(|port| Some((port, events.ports.fifo(port)?)));
+        events.switch.make(&domain.shared_info, states);
     }
     Ok(())
 }
@@ -468,7 +463,7 @@ pub fn reset_delivery(domain: &Domain) -> Result<(), Errno> {
     if hint.bound != 0 {
         return Err(Errno::EAGAIN);
     }
-    domain.events.by_fifo.store(false, Ordering::SeqCst);
+    domain.events.switch.undo();
     domain.events.fifo.turn_off();
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! FIFO queues between senders and a guest that takes events from them.
+//! FIFO queues between senders and a guest that takes events from them, and the guest's switch to these from bits.
 
 #[path = "../../src/event/fifo.rs"]
 mod fifo;
+#[path = "../../src/event/switch.rs"]
+mod switch;
 #[path = "../../src/event/two_level.rs"]
 mod two_level;
 
@@ -12,7 +14,8 @@ use abi::event_channel::{
 use fifo::{Fifo, PortState};
 use loom::thread;
 use std::sync::Arc;
-use two_level::VcpuEvents;
+use switch::Switch;
+use two_level::{VcpuEvents, Words};
 
 use crate::check;
 use crate::mm::guest::GuestFrame;
@@ -29,6 +32,7 @@ const PORTS: usize = 4;
 
 /// A domain of one vCPU.
 struct Domain {
+    switch: Switch,
     fifo: Fifo,
     ports: [PortState; PORTS],
     events: VcpuEvents,
@@ -45,13 +49,21 @@ struct Guest {
 }
 
 impl Domain {
+    /// One that uses FIFO queues.
     fn new() -> Arc<Self> {
+        let domain = Self::before_the_switch();
+        domain.switches();
+        domain
+    }
+
+    /// One that has given its vCPU a control block, and has not switched yet.
+    fn before_the_switch() -> Arc<Self> {
         let (info, control, words) = (GuestFrame::new(), GuestFrame::new(), GuestFrame::new());
         let (fifo, events) = (Fifo::new(), VcpuEvents::new());
         events.attach(VCPU, info.share());
         fifo.set_control(VCPU, 1, control.share(), 0).expect("the first");
-        fifo.add_page(words.share()).expect("the first");
         Arc::new(Self {
+            switch: Switch::default(),
             ports: std::array::from_fn(|_| PortState::new()),
             fifo,
             events,
@@ -59,6 +71,29 @@ impl Domain {
             control,
             words,
         })
+    }
+
+    /// The guest switches, and then gives its ports words.
+    fn switches(&self) {
+        let ports = (0..).map(Port).zip(&self.ports);
+        self.switch.make(&self.info, ports.skip(1));
+        self.fifo.add_page(self.words.share()).expect("the first");
+        for (port, state) in (0..).zip(&self.ports) {
+            if state.take_held_back() {
+                self.send(port);
+            }
+        }
+    }
+
+    /// An event, whichever way the domain gets them.
+    fn notify(&self, port: u32) {
+        if !self.switch.is_made() {
+            let _ = two_level::set_pending(&self.info, Words::LONG, &self.events, Port(port));
+            if !self.switch.is_made() {
+                return;
+            }
+        }
+        self.send(port);
     }
 
     fn send(&self, port: u32) {
@@ -177,4 +212,34 @@ fn an_event_is_not_lost_to_an_unmasking() {
         domain.upcall(&mut guest);
         assert_eq!(guest.taken[1], 1);
     });
+}
+
+/// The guest switches from bits to queues while events come: each comes by a queue, for all that it was a bit.
+fn switches(preemptions: Option<usize>, ports: &'static [u32]) {
+    check(preemptions, move || {
+        let domain = Domain::before_the_switch();
+        let send = |port: &u32| {
+            let (domain, port) = (domain.clone(), *port);
+            thread::spawn(move || domain.notify(port))
+        };
+        let senders: Vec<_> = ports.iter().map(send).collect();
+        domain.switches();
+        let mut guest = Guest::default();
+        domain.upcall(&mut guest);
+        for sender in senders {
+            sender.join().expect("no panic");
+        }
+        domain.upcall(&mut guest);
+        assert!(ports.iter().all(|port| guest.taken[*port as usize] > 0));
+    });
+}
+
+#[test]
+fn an_event_is_not_lost_to_the_switch() {
+    switches(None, &[1]);
+}
+
+#[test]
+fn nor_are_two() {
+    switches(Some(4), &[1, 2]);
 }

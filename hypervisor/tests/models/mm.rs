@@ -15,14 +15,17 @@ pub mod guest {
         Write,
     }
 
-    /// The beginning of a frame. Loom has no memory that is accessed in different sizes: those are apart here. No protocol needs them to be one.
+    /// What is used of a frame. Loom has no memory that is accessed in different sizes: those are apart here. No protocol needs them to be one.
     pub struct GuestFrame(Arc<Memory>);
+
+    /// Where 64 bits are used as one: a selector, and the first bits of those that say what is pending or masked.
+    const QUADS: [u64; 4] = [0, 8, 2048, 2560];
 
     struct Memory {
         bytes: [AtomicU8; 2],
         halves: [AtomicU16; 2],
         words: [AtomicU32; 12],
-        quads: [AtomicU64; 2],
+        quads: [AtomicU64; QUADS.len()],
     }
 
     impl GuestFrame {
@@ -54,7 +57,8 @@ pub mod guest {
         }
 
         pub fn u64_at(&self, at: u64) -> &AtomicU64 {
-            &self.0.quads[at as usize / 8]
+            let index = QUADS.iter().position(|quad| *quad == at);
+            &self.0.quads[index.expect("one of these")]
         }
 
         pub fn copy_out(&self, at: u64, to: &mut [u8]) {
