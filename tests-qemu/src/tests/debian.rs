@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::shim::{Shim, boot_archive};
 use super::{BOTH, PATIENCE, amount, bochs, everything, test};
+use crate::machine::WITH_DEBIAN;
 use crate::runner::{Bench, Test};
 use crate::{Console, Machine, Vehicle, outputs};
 
@@ -37,6 +38,15 @@ pub fn prompt(bench: &mut Bench, mut machine: Machine) -> Result<Shim<'_>> {
     machine.one_thread = true;
     let archive = boot_archive(machine.vehicle)?;
     Shim::start(bench, machine, archive)
+}
+
+/// On the console of a Debian that the shim has created by itself, as in `scripts/run`, with the boot archive; logged in.
+pub fn started(bench: &mut Bench, mut machine: Machine) -> Result<Shim<'_>> {
+    machine.one_thread = true;
+    let archive = boot_archive(machine.vehicle)?;
+    let shim = Shim::boot(bench, machine, Some(archive), WITH_DEBIAN)?;
+    log_in(shim.console)?;
+    Ok(shim)
 }
 
 /// Logs in, on the domU's console.
@@ -274,6 +284,9 @@ fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         on_second(&vcpus),
         "no vCPU has been seen on the second CPU:\n{vcpus}"
     );
-    to_shell(&mut shim, "debian")?;
-    power_off(&mut shim, "debian")
+    // It obeys while it computes.
+    shim.console.type_line("shutdown -w debian")?;
+    shim.ended("reason code 0 (poweroff): action is destroy")
+        .context("shutdown")?;
+    shim.wait_for("debian", false)
 }

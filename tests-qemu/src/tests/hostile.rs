@@ -35,6 +35,7 @@ pub fn tests() -> Vec<Test> {
                 test("hostile domUs", vehicle, ends),
                 test("domUs that call anything", vehicle, wild),
                 test("spinning domU", vehicle, spin),
+                test("nothing left in memory", vehicle, secret),
                 test("100 lives", vehicle, lives),
                 test("lives on all CPUs at once", vehicle, lives_at_once),
                 test("domains made on all CPUs at once", vehicle, creations),
@@ -91,6 +92,18 @@ fn ends(bench: &mut Bench, machine: Machine) -> Result<()> {
     let output = shim.console.output();
     let failed: Vec<&str> = output.lines().filter(|line| line.contains(": fail: ")).collect();
     ensure!(failed.is_empty(), "{failed:?}");
+    Ok(())
+}
+
+/// A domain does not find what one before it has left in its memory: of 114 MiB that both have 96 of, much must be the same.
+fn secret(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.memory = 384;
+    let mut shim = hostile(bench, machine, &["secret"])?;
+    for _ in 0..2 {
+        shim.console.type_line("create secret memory=96")?;
+        super::guests::verdict(shim.console)?;
+        shim.wait_for("h", false)?;
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::debian::{log_in, prompt, shell, to_shell};
+use super::debian::{log_in, shell, started, to_shell};
 use super::shim::{Shim, archive, come_and_go};
 use super::{BOTH, PATIENCE, amount, test, tools};
 use crate::runner::{Bench, Test};
@@ -152,12 +152,10 @@ fn uplink(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     fetch(&mut shim)
 }
 
-/// A domU gets an address, reaches the gateway by number and by name, loses and gets devices while it runs, and has the
-/// same ones after a restart.
+/// A domU that was there from the start gets an address, reaches the gateway by number and by name, loses and gets
+/// devices while it runs, and has the same ones after a restart.
 fn gateway(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let mut shim = prompt(bench, machine)?;
-    shim.console.type_line("create -c debian")?;
-    log_in(shim.console)?;
+    let mut shim = started(bench, machine)?;
     let own = address(&mut shim, "eth0")?;
     ensure!(own.starts_with("10.88.0."), "the address is {own}");
     ping(&mut shim, GATEWAY)?;

@@ -28,7 +28,7 @@ impl<'a> Shim<'a> {
     /// # Errors
     /// It does not come.
     pub fn start(bench: &'a mut Bench, machine: Machine, archive: PathBuf) -> Result<Shim<'a>> {
-        Self::start_with(bench, machine, Some(archive))
+        Self::boot(bench, machine, Some(archive), "")?.prompted()
     }
 
     /// The same without a boot archive.
@@ -36,22 +36,35 @@ impl<'a> Shim<'a> {
     /// # Errors
     /// As of [`Shim::start`].
     pub fn without_archive(bench: &'a mut Bench, machine: Machine) -> Result<Shim<'a>> {
-        Self::start_with(bench, machine, None)
+        Self::boot(bench, machine, None, "")?.prompted()
     }
 
-    fn start_with(bench: &'a mut Bench, mut machine: Machine, archive: Option<PathBuf>) -> Result<Shim<'a>> {
+    /// Boots `machine` with the shim, a command line for it and a boot archive.
+    ///
+    /// # Errors
+    /// The emulator does not start.
+    pub fn boot(
+        bench: &'a mut Bench,
+        mut machine: Machine,
+        archive: Option<PathBuf>,
+        args: &str,
+    ) -> Result<Shim<'a>> {
         machine.command_line += " dom0_mem=256M";
-        machine.modules = [outputs::output("dom0-shim")?]
-            .into_iter()
-            .chain(archive)
-            .map(|path| Module {
-                path,
-                args: String::new(),
-            })
-            .collect();
+        let module = |path, args: &str| Module {
+            path,
+            args: args.into(),
+        };
+        machine.modules = vec![module(outputs::output("dom0-shim")?, args)];
+        machine.modules.extend(archive.map(|archive| module(archive, "")));
         let console = bench.start(&machine)?;
-        console.expect(PROMPT, PATIENCE).context("the shim's prompt")?;
         Ok(Shim { console })
+    }
+
+    fn prompted(self) -> Result<Shim<'a>> {
+        self.console
+            .expect(PROMPT, PATIENCE)
+            .context("the shim's prompt")?;
+        Ok(self)
     }
 
     /// Carries out one command; what it printed.

@@ -52,6 +52,7 @@ fn main(info: StartInfo) -> ! {
         }
         "watchdog-down" => watchdog_down(),
         "privileged" => privileged(),
+        "secret" => secret(),
         _ => panic!("what={what}: no such thing"),
     }
 }
@@ -82,6 +83,22 @@ fn no_memory() -> ! {
     report.equal("read-mapped", cpu::load(NOWHERE), Ok(0));
     report.equal("write-mapped", cpu::store(NOWHERE, 1), Err(GP0));
     report.equal("read-mapped-again", cpu::load(NOWHERE), Ok(0));
+    report.finish()
+}
+
+/// Looks in its memory for what the same left in that of a domain before, and leaves it.
+fn secret() -> ! {
+    const SECRET: u32 = 0x5ec2_e701;
+    // Behind what the heap has used, and before what the loader may have put at the end of 96 MiB.
+    let places = || (16 << 20..88_u64 << 20).step_by(512);
+    let known = || places().filter(|&place| cpu::load(place) == Ok(SECRET)).count();
+    let mut report = Report::default();
+    report.equal("secret-of-others", known(), 0);
+    let written = places()
+        .filter(|&place| cpu::store(place, SECRET).is_ok())
+        .count();
+    report.equal("secret-written", written, places().count());
+    report.equal("secret-kept", known(), written);
     report.finish()
 }
 

@@ -1,4 +1,5 @@
-//! Every hypercall operation that a domain may use on itself, called well and badly, with the answer expected.
+//! Hypercall operations that a domain may use on itself, called well and badly, with the answer expected; each that reads or
+//! writes memory is called with a pointer to none. What a toolstack does to other domains is in the guest `toolstack`.
 //!
 //! Negative expectations are what Xen 4.17 answers.
 #![no_std]
@@ -10,6 +11,7 @@ mod events;
 mod grants;
 mod memory;
 mod others;
+mod pointers;
 mod vcpus;
 mod version;
 
@@ -59,6 +61,7 @@ fn main(_: StartInfo) -> ! {
     vcpus::hvm(&mut report);
     grants::grants(&mut report);
     others::others(&mut report);
+    pointers::pointers(&mut report);
     others::platform(&mut report);
     report.finish()
 }

@@ -9,7 +9,7 @@ use abi::memory::*;
 use abi::platform::*;
 use abi::sched::*;
 use abi::version::*;
-use abi::{Errno, GuestHandle};
+use abi::{Errno, GuestHandle, Union};
 use guests::hypercall::{UNMAPPED, call, error_code, op};
 use guests::report::Report;
 
@@ -31,6 +31,11 @@ pub fn platform(report: &mut Report) {
     report.equal("platform-cpu", platform(&mut request), 0);
     let cpu: XenpfPcpuinfo = request.u.get();
     report.equal("platform-cpu-online", cpu.flags, XEN_PCPU_FLAGS_ONLINE);
+    request.cmd = XENPF_GET_CPU_VERSION;
+    report.equal("platform-cpu-version", platform(&mut request), 0);
+    request.cmd = XENPF_FIRMWARE_INFO;
+    request.u = Union::default();
+    report.equal("platform-firmware-nothing", platform(&mut request), EINVAL);
     request.cmd = XENPF_SETTIME64;
     request.u.set(&XenpfSettime64 {
         mbz: 1,
