@@ -2,6 +2,8 @@
 
 #[path = "../../src/sched/bracket.rs"]
 mod bracket;
+#[path = "../../src/sched/demand.rs"]
+mod demand;
 #[path = "../../src/sched/entity.rs"]
 mod entity;
 #[path = "../../src/sched/fair.rs"]
