@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::Share;
-use super::scheduler::{Granularity, SLICE, Scheduler, Task};
+use super::scheduler::{GROUP, Granularity, SLICE, Scheduler, Task};
 use super::simulator::{IPI, Job, Wishes};
 
 /// What jobs differ in, beside their shares.
@@ -17,9 +17,11 @@ pub enum Apart {
     Affinities,
     /// With core scheduling each is another domain's.
     Domains,
+    /// As [`Apart::Affinities`], of the first and the last group's CPUs, but none that has an odd number: these idle, in all groups.
+    Halves,
 }
 
-/// CPUs that are all busy, and jobs that wait for them.
+/// CPUs that are busy, and jobs that wait for them.
 #[derive(Debug)]
 pub struct Decisions {
     scheduler: Scheduler<Arc<Job>>,
@@ -32,7 +34,7 @@ pub struct Decisions {
 }
 
 impl Decisions {
-    /// `cpus` CPUs, and `waiting` jobs more than these run; all are awake.
+    /// `cpus` CPUs, all busy or half of them, and `waiting` jobs more than these run; all are awake.
     pub fn new(cpus: u32, waiting: usize, apart: Apart) -> Self {
         let granularity = match apart {
             Apart::Domains => Granularity::Core,
@@ -42,16 +44,25 @@ impl Decisions {
         (0..cpus).for_each(|id| scheduler.set_core(id, id));
         (1..cpus).for_each(|id| scheduler.add_cpu(id));
         let wishes = Wishes::default();
-        let jobs: Vec<Arc<Job>> = (0..cpus as usize + waiting)
+        let busy = if apart == Apart::Halves { cpus / 2 } else { cpus };
+        let jobs: Vec<Arc<Job>> = (0..busy as usize + waiting)
             .map(|id| Arc::new(Job::new(id, Arc::new(Share::new()), false, 0)))
             .collect();
-        if apart == Apart::Affinities {
-            // The bits of its number, from CPU 1 on.
-            (0..).zip(&jobs).for_each(|(number, job)| {
-                job.entity()
-                    .hard
-                    .set(|cpu| cpu < cpus && (number << 1 | 1) >> cpu & 1u32 != 0);
-            });
+        let last = cpus.saturating_sub(GROUP);
+        // CPU 0, and of others those whose bits are set in its number.
+        let chooses = |number: u32, cpu: u32| cpu < u32::BITS && (number << 1 | 1) >> cpu & 1 != 0;
+        for (number, job) in (0..).zip(&jobs) {
+            let hard = &job.entity().hard;
+            match apart {
+                Apart::Affinities => hard.set(|cpu| cpu < cpus && chooses(number, cpu)),
+                Apart::Halves if number < busy => hard.set(|cpu| cpu == 2 * number),
+                Apart::Halves => hard.set(|cpu| match cpu {
+                    _ if cpu % 2 != 0 => false,
+                    0..GROUP => chooses(number, cpu / 2),
+                    _ => (last..cpus).contains(&cpu) && chooses(number, (GROUP + cpu - last) / 2),
+                }),
+                Apart::Not | Apart::Domains => {}
+            }
         }
         jobs.iter().for_each(|job| scheduler.wake(job, 0, &wishes));
         let first = (0..cpus).map(|id| scheduler.pick(id, 0, &wishes));
@@ -104,8 +115,8 @@ mod tests {
     use super::*;
 
     /// Jobs that 10,000 decisions look at.
-    fn looks(waiting: usize, decide: impl Fn(&mut Decisions)) -> u64 {
-        let mut decisions = Decisions::new(16, waiting, Apart::Not);
+    fn looks(cpus: u32, waiting: usize, apart: Apart, decide: impl Fn(&mut Decisions)) -> u64 {
+        let mut decisions = Decisions::new(cpus, waiting, apart);
         let before = decisions.looks();
         (0..10_000).for_each(|_| decide(&mut decisions));
         decisions.looks() - before
@@ -113,10 +124,21 @@ mod tests {
 
     #[test]
     fn decisions_hardly_grow_with_what_waits() {
-        for decide in [Decisions::slice, Decisions::nap] {
-            let [few, many] = [10, 1000].map(|waiting| looks(waiting, decide));
-            // Where there are a hundred times as many, a heap is seven levels deeper.
-            assert!(many <= few + 70_000, "{few} looks became {many}");
+        // Where there are a hundred times as many, a heap is seven levels deeper; and so is a tournament, where two are compared for each CPU of a group.
+        let (heap, tournament) = (7, 7 * 2 * u64::from(GROUP));
+        for (apart, cpus, deeper) in [
+            (Apart::Not, 16, heap),
+            (Apart::Affinities, 16, tournament),
+            (Apart::Domains, 16, tournament),
+            (Apart::Halves, 512, tournament),
+        ] {
+            for decide in [Decisions::slice, Decisions::nap] {
+                let [few, many] = [10, 1000].map(|waiting| looks(cpus, waiting, apart, decide));
+                assert!(
+                    many <= few + 10_000 * deeper,
+                    "{apart:?}: {few} looks became {many}"
+                );
+            }
         }
     }
 }

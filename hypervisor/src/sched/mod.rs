@@ -6,6 +6,7 @@
 mod bracket;
 #[cfg(any(test, feature = "simulator"))]
 pub mod decisions;
+mod demand;
 mod entity;
 mod fair;
 mod heap;

@@ -4,20 +4,23 @@
 //! before the others, in the order in which they came. Nearly always that is one class for all: others are there only while vCPUs
 //! are pinned, for each set of CPUs that an administrator named; and with core scheduling each domain has classes of its own, so
 //! that a CPU finds the next of one domain. Of many classes a [`Bracket`] knows the first; few are looked at. So who is next on one of the group's CPUs is found in O(1), of one domain in
-//! as many steps as it has classes, and queued and taken in O(log n). A CPU of another group, which idles, looks at all classes.
+//! as many steps as it has classes, and queued and taken in O(log n). A CPU of another group, which idles, looks at all classes,
+//! if one of them has something for it.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::bracket::{Bracket, Contest};
+use super::demand::Demand;
 use super::entity::{Entity, Owner};
 use super::heap::{Heap, Slot};
 use super::mask::CpuSet;
 use super::scheduler::Task;
 use crate::mm::fallible::{OutOfMemory, ensure_reserve};
 
-/// Classes but the first, up to so many, are looked at one by one: that costs less than the tournament.
+/// Classes but the first, up to so many, are looked at one by one: that costs less than the tournament. Once it is held, it is until there are half as many: to begin
+/// it costs more than a few rounds.
 const FEW: usize = 8;
 
 /// How many classes stay what they are for a while after they became empty, at most.
@@ -58,14 +61,17 @@ pub struct RunQueue<T> {
     lingering: [u32; LINGERING],
     turn: usize,
     bracket: Bracket,
-    /// The group's first CPU, and how many they are.
+    /// The bracket is told of what changes.
+    many: bool,
+    /// Which CPUs classes that have something are for.
+    demand: Demand,
+    /// The group's number, its first CPU, and how many they are.
+    number: u32,
     first: u32,
     size: u32,
     /// Domains do not share classes.
     by_domain: bool,
     waiting: u32,
-    /// See [`RunQueue::wanted`].
-    wanted: u32,
     /// Sum of the weights of what waits.
     weight: u64,
 }
@@ -142,14 +148,15 @@ impl<T: Task> Contest for Classes<T> {
 
     fn key(&self, index: u32, cpu: u32) -> Option<Self::Key> {
         let class = self.0.get(index as usize).filter(|_| index != 0)?;
-        let (key, _) = class.first().filter(|_| class.own >> cpu & 1 != 0)?;
+        let (key, item) = class.first().filter(|_| class.own >> cpu & 1 != 0)?;
+        item.is_compared();
         Some(key)
     }
 }
 
 impl<T: Task> RunQueue<T> {
-    /// An empty queue for `size` CPUs from `first` on, where the next of one domain can be found if `by_domain`.
-    pub fn new(first: u32, size: u32, by_domain: bool) -> Self {
+    /// An empty queue for the group with a number, of so many `groups` of `size` CPUs, where the next of one domain can be found if `by_domain`.
+    pub fn new(number: u32, groups: u32, size: u32, by_domain: bool) -> Self {
         Self {
             classes: Classes(vec![Class::new(CpuSet::ALL, u32::MAX, ANY)]),
             order: Vec::new(),
@@ -157,11 +164,13 @@ impl<T: Task> RunQueue<T> {
             lingering: [0; LINGERING],
             turn: 0,
             bracket: Bracket::new(),
-            first,
+            many: false,
+            demand: Demand::new(groups, size),
+            number,
+            first: number * size,
             size,
             by_domain,
             waiting: 0,
-            wanted: 0,
             weight: 0,
         }
     }
@@ -200,21 +209,19 @@ impl<T: Task> RunQueue<T> {
         self.weight
     }
 
-    /// The CPUs of the group, as bits, that something waits for; maybe more, if there are many classes.
+    /// The CPUs of the group, as bits, that something waits for.
     pub fn wanted(&self) -> u32 {
-        self.wanted
+        self.wanted_of(self.number)
     }
 
-    /// A class became empty: see to [`RunQueue::wanted`].
-    fn want_less(&mut self) {
-        let for_all = self.classes.0.first().is_some_and(|class| !class.is_empty());
-        if self.waiting == 0 {
-            self.wanted = 0;
-        } else if !for_all && self.order.len() <= FEW {
-            let classes = self.order.iter().map(|index| &self.classes.0[*index as usize]);
-            let wanted = classes.filter(|class| !class.is_empty());
-            self.wanted = wanted.fold(0, |bits, class| bits | class.own);
-        }
+    /// The CPUs of group `number`, as bits, that something waits for.
+    pub fn wanted_of(&self, number: u32) -> u32 {
+        self.demand.of(number)
+    }
+
+    /// The groups, as bits, that something waits for.
+    pub fn groups_wanted(&self) -> u32 {
+        self.demand.groups()
     }
 
     /// Queue `item`, which does not wait yet, as one that has `time`.
@@ -228,11 +235,14 @@ impl<T: Task> RunQueue<T> {
         entity.waiting_weight.store(weight, Relaxed);
         self.waiting += 1;
         self.weight += u64::from(weight);
-        let wanted = self.change(class, |class| {
+        let began = self.change(class, |class| {
+            let began = class.is_empty();
             class.others.push(item, time);
-            class.own
+            began
         });
-        self.wanted |= wanted.unwrap_or(0);
+        if began == Some(true) {
+            self.demand.add(&self.classes.0[class as usize].cpus);
+        }
     }
 
     /// `item`, which waits, is urgent from `now` on: it goes before all that are not.
@@ -248,7 +258,7 @@ impl<T: Task> RunQueue<T> {
     /// Change a class, and what others know of it.
     fn change<R>(&mut self, index: u32, work: impl FnOnce(&mut Class<T>) -> R) -> Option<R> {
         let class = self.classes.0.get_mut(index as usize)?;
-        if index == 0 || self.order.len() <= FEW {
+        if index == 0 || !self.many {
             return Some(work(class));
         }
         let key = |class: &Class<T>| class.first().map(|(key, _)| key);
@@ -308,7 +318,8 @@ impl<T: Task> RunQueue<T> {
         let count = classes.len() as u32;
         self.bracket.grow(count, &self.classes);
         self.order.insert(place, index);
-        if self.order.len() == FEW + 1 {
+        if self.order.len() > FEW && !self.many {
+            self.many = true;
             for &index in &self.order {
                 let own = self.classes.0[index as usize].own;
                 self.bracket.update(index, own, &self.classes);
@@ -334,8 +345,21 @@ impl<T: Task> RunQueue<T> {
         self.head_for(cpu, admitted).map(|(_, item)| item)
     }
 
-    /// Who would be next of those that may run on one of `cpus`, which are bits from CPU `first` on.
-    pub fn first_abroad(&self, first: u32, cpus: u32) -> Option<&T> {
+    /// Does anything wait that `cpu`, of this group or another, may begin to run, of the domains that are `admitted`?
+    pub fn has_for(&self, cpu: u32, admitted: Admitted) -> bool {
+        self.wants(cpu) && (admitted == Admitted::All || self.first_admitted(cpu, admitted).is_some())
+    }
+
+    fn wants(&self, cpu: u32) -> bool {
+        self.wanted_of(cpu / self.size) >> (cpu % self.size) & 1 != 0
+    }
+
+    /// Who would be next of those that may run on one of `cpus` of another group, which are bits from its first CPU on.
+    pub fn first_abroad(&self, number: u32, cpus: u32) -> Option<&T> {
+        if self.wanted_of(number) & cpus == 0 {
+            return None;
+        }
+        let first = number * self.size;
         let first = self.first_of(&self.order, |class| class.cpus.window(first) & cpus != 0);
         first.map(|(_, item)| item)
     }
@@ -347,10 +371,11 @@ impl<T: Task> RunQueue<T> {
         let mut best = for_all.and_then(Class::first);
         for &index in others {
             let class = self.classes.0.get(index as usize).filter(|class| eligible(class));
-            if let Some((key, item)) = class.and_then(Class::first)
-                && best.is_none_or(|(least, _)| key < least)
-            {
-                best = Some((key, item));
+            if let Some((key, item)) = class.and_then(Class::first) {
+                item.is_compared();
+                if best.is_none_or(|(least, _)| key < least) {
+                    best = Some((key, item));
+                }
             }
         }
         best
@@ -362,7 +387,7 @@ impl<T: Task> RunQueue<T> {
             return None;
         }
         let own = cpu.wrapping_sub(self.first);
-        match own < self.size && self.order.len() <= FEW && admitted == Admitted::All {
+        match own < self.size && !self.many && admitted == Admitted::All {
             true => self.first_of(&self.order, |class| class.own >> own & 1 != 0),
             false => self.head_of_many(cpu, admitted),
         }
@@ -374,6 +399,7 @@ impl<T: Task> RunQueue<T> {
         let own = cpu.wrapping_sub(self.first);
         let winner;
         let places = match admitted {
+            _ if !self.wants(cpu) => return None,
             Admitted::None => return None,
             Admitted::Only(owner) => {
                 let owner_of = |index: &u32| self.classes.0[*index as usize].owner;
@@ -408,7 +434,7 @@ impl<T: Task> RunQueue<T> {
         self.waiting -= 1;
         self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
         if emptied == Some(true) {
-            self.want_less();
+            self.demand.remove(&self.classes.0[index as usize].cpus);
             self.linger(index);
         }
     }
@@ -442,6 +468,7 @@ impl<T: Task> RunQueue<T> {
         if let Ok(place) = self.place_of(owner, &cpus) {
             self.order.remove(place);
             self.free.push(index);
+            self.many &= self.order.len() > FEW / 2;
         }
     }
 }

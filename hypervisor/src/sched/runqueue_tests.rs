@@ -9,8 +9,8 @@ use super::runqueue::{Admitted, RunQueue};
 use super::scheduler::Task;
 use super::simulator::Job;
 
-/// CPUs of the group, and of the machine.
-const GROUP: core::ops::Range<u32> = 6..12;
+/// CPUs of the group, which is the second, and of the machine.
+const SIZE: u32 = 6;
 const CPUS: u32 = 18;
 
 proptest! {
@@ -22,7 +22,7 @@ proptest! {
     ) {
         let shares: Vec<_> = (0..3).map(|_| Arc::new(Share::new())).collect();
         let jobs: Vec<_> = (0..24).map(|id| Arc::new(Job::new(id, shares[id % 3].clone(), false, 0))).collect();
-        let mut queue = RunQueue::new(GROUP.start, GROUP.end - GROUP.start, by_domain);
+        let mut queue = RunQueue::new(1, CPUS / SIZE, SIZE, by_domain);
         let mut keys = [None; 24];
         for (id, what, time, cpus) in changes {
             let job = &jobs[id];
@@ -55,8 +55,12 @@ proptest! {
                     let id = first.map(|first| jobs.iter().position(|job| Arc::ptr_eq(job, first)).expect("one of them"));
                     prop_assert!(id.is_none_or(|id| may(&id)), "{id:?} on {cpu}");
                     prop_assert_eq!(id.and_then(|id| keys[id]), wanted, "on CPU {}", cpu);
+                    prop_assert_eq!(queue.has_for(cpu, admitted), wanted.is_some(), "on CPU {}", cpu);
                 }
             }
+            let groups = (0..CPUS / SIZE).filter(|number| queue.groups_wanted() >> number & 1 != 0);
+            let wanted = (0..CPUS / SIZE).filter(|number| queue.wanted_of(*number) != 0);
+            prop_assert!(groups.eq(wanted));
             prop_assert_eq!(queue.len() as usize, keys.iter().flatten().count());
         }
         let waiting: Vec<_> = (0..24).filter(|id| keys[*id].is_some()).collect();

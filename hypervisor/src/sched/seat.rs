@@ -51,6 +51,11 @@ impl<T: Clone> Seat<T> {
         *self.current.lock() = task;
     }
 
+    /// Has the CPU idled since it last looked for a task?
+    pub fn idles(&self) -> bool {
+        self.state.load(Relaxed) != CLOSED
+    }
+
     /// The CPU idles.
     pub fn open(&self) {
         self.state.store(OPEN, SeqCst);

@@ -84,6 +84,11 @@ impl Job {
     pub(super) fn waits(&self) -> bool {
         self.entity.waits()
     }
+
+    /// Only one thread simulates; a locked instruction would be most of what is measured.
+    fn count_look(&self) {
+        self.looks.store(self.looks.load(Relaxed) + 1, Relaxed);
+    }
 }
 
 const RUNNING: u8 = 0;
@@ -92,8 +97,7 @@ const STOPPED: u8 = 2;
 
 impl Task for Arc<Job> {
     fn entity(&self) -> &Entity {
-        // Only one thread simulates; a locked instruction would be most of what is measured.
-        self.looks.store(self.looks.load(Relaxed) + 1, Relaxed);
+        self.count_look();
         &self.entity
     }
 
@@ -118,6 +122,10 @@ impl Task for Arc<Job> {
                 self.longest_wait.fetch_max(now - since, Relaxed);
             }
         }
+    }
+
+    fn is_compared(&self) {
+        self.count_look();
     }
 }
 

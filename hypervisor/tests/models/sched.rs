@@ -1,7 +1,10 @@
-//! CPUs that look for a task, go idle and hand tasks over, and those who wake these: the whole scheduler, but for caps.
+//! CPUs that look for a task, go idle and hand tasks over, and those who wake these; and two CPUs of a core, which is cleared for another domain: the whole
+//! scheduler, but for caps.
 
 #[path = "../../src/sched/bracket.rs"]
 mod bracket;
+#[path = "../../src/sched/demand.rs"]
+mod demand;
 #[path = "../../src/sched/entity.rs"]
 mod entity;
 #[path = "../../src/sched/fair.rs"]
@@ -49,7 +52,7 @@ pub use share::Share;
 
 use loom::thread;
 use scheduler::{Granularity, Machine, Scheduler, State, Task};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::check;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -82,9 +85,13 @@ impl Task for Arc<Job> {
 /// Something that is no part of the protocol: loom does not know of its lock.
 type Cell<T> = std::sync::Mutex<T>;
 
+/// Those that jobs are of. A run queue orders domains by where their shares are: in all runs in the same places.
+static DOMAINS: LazyLock<[Arc<Share>; 2]> = LazyLock::new(|| [(); 2].map(|()| Arc::new(Share)));
+
 /// A machine, and the interrupts that are on their way.
 struct Model {
     scheduler: Scheduler<Arc<Job>>,
+    granularity: Granularity,
     jobs: Vec<Arc<Job>>,
     kicked: Cell<Vec<u32>>,
     running: Vec<Cell<Option<Arc<Job>>>>,
@@ -107,19 +114,32 @@ impl Machine<Arc<Job>> for Model {
 impl Model {
     /// CPUs that have not looked for anything yet, and jobs that sleep.
     fn new(cpus: u32, jobs: usize) -> Arc<Self> {
-        let scheduler = Scheduler::new(cpus as usize, Granularity::Cpu);
+        Self::with(cpus, Granularity::Cpu, &vec![DOMAINS[0].clone(); jobs])
+    }
+
+    /// The same with two CPUs that are one core, which runs one domain at a time: a job of one, and two of another.
+    fn of_a_core() -> Arc<Self> {
+        let jobs = [0, 1, 1].map(|domain: usize| DOMAINS[domain].clone());
+        Self::with(2, Granularity::Core, &jobs)
+    }
+
+    /// The same with a job for each of `domains`.
+    fn with(cpus: u32, granularity: Granularity, domains: &[Arc<Share>]) -> Arc<Self> {
+        let scheduler = Scheduler::new(cpus as usize, granularity);
+        (0..cpus).for_each(|id| scheduler.set_core(id, 0));
         scheduler.add_cpu(cpus - 1);
-        let job = |id| {
+        let job = |(id, domain): (usize, &Arc<Share>)| {
             Arc::new(Job {
                 id,
-                entity: Entity::new(Arc::new(Share)),
+                entity: Entity::new(domain.clone()),
                 ready: AtomicBool::new(false),
                 leaves: Cell::default(),
             })
         };
         Arc::new(Self {
             scheduler,
-            jobs: (0..jobs).map(job).collect(),
+            granularity,
+            jobs: domains.iter().enumerate().map(job).collect(),
             kicked: Cell::default(),
             running: (0..cpus).map(|_| Cell::default()).collect(),
         })
@@ -137,11 +157,24 @@ impl Model {
     fn look(&self, cpu: u32) {
         while let Some(job) = self.scheduler.pick(cpu, 0, self) {
             self.set(cpu, Some(job.clone()));
+            if self.granularity == Granularity::Core {
+                self.expect_one_domain();
+            }
             if job.runnable() {
                 break;
             }
             self.put(cpu);
         }
+    }
+
+    /// CPUs that are all one core run jobs of one domain.
+    fn expect_one_domain(&self) {
+        let running = (0..self.running.len() as u32).filter_map(|cpu| self.on(cpu));
+        let domains: Vec<_> = running.map(|job| Arc::as_ptr(&job.entity.share)).collect();
+        assert!(
+            domains.iter().all(|domain| *domain == domains[0]),
+            "two domains on a core"
+        );
     }
 
     /// What CPU `cpu` runs stops.
@@ -162,9 +195,13 @@ impl Model {
     }
 
     fn wake(&self, job: usize) {
+        self.wake_at(job, 0);
+    }
+
+    fn wake_at(&self, job: usize, now: u64) {
         let job = &self.jobs[job];
         job.ready.store(true, SeqCst);
-        self.scheduler.wake(job, 0, self);
+        self.scheduler.wake(job, now, self);
     }
 
     fn allow(&self, job: usize, hard: impl Fn(u32) -> bool) {
@@ -180,8 +217,8 @@ impl Model {
         assert!(self.on(cpu).is_some_and(|on| on.id == job));
     }
 
-    /// All interrupts arrive. Then each job that can runs, on one CPU where it may, as there are enough; and none waits.
-    fn settle(&self) {
+    /// All interrupts arrive.
+    fn interrupt(&self) {
         loop {
             let kicked = self.kicked.lock().expect("no panic").pop();
             if let Some(cpu) = kicked {
@@ -200,6 +237,25 @@ impl Model {
             self.put(cpu);
             self.look(cpu);
         }
+    }
+
+    /// All interrupts arrive, and whoever runs then goes to sleep, until nobody does: all that were awake have had their turn.
+    fn all_sleep(&self) {
+        loop {
+            self.interrupt();
+            let Some(cpu) = (0..self.running.len() as u32).find(|cpu| self.on(*cpu).is_some()) else {
+                break;
+            };
+            self.sleep(cpu);
+        }
+        for job in &self.jobs {
+            assert!(!job.runnable(), "{} is forgotten", job.id);
+        }
+    }
+
+    /// All interrupts arrive. Then each job that can runs, on one CPU where it may, as there are enough; and none waits.
+    fn settle(&self) {
+        self.interrupt();
         for cpu in 0..self.running.len() as u32 {
             assert_eq!(self.scheduler.waiting(cpu), 0, "in the group of CPU {cpu}");
         }
@@ -225,6 +281,19 @@ fn beside<const N: usize>(
     threads: [fn(&Model); N],
     after: fn(&Model),
 ) {
+    together(preemptions, prepare, threads, move |model| {
+        model.settle();
+        after(model);
+    });
+}
+
+/// Runs `threads` beside each other on what `prepare` has made, and then `after`.
+fn together<const N: usize>(
+    preemptions: Option<usize>,
+    prepare: impl Fn() -> Arc<Model> + Sync + Send + 'static,
+    threads: [fn(&Model); N],
+    after: impl Fn(&Model) + Sync + Send + 'static,
+) {
     check(preemptions, move || {
         let model = prepare();
         let (first, others) = threads.split_first().expect("there is one");
@@ -239,7 +308,6 @@ fn beside<const N: usize>(
         for other in others {
             other.join().expect("no panic");
         }
-        model.settle();
         after(&model);
     });
 }
@@ -381,5 +449,80 @@ fn a_cpu_that_idles_is_handed_a_task() {
             model.look(0);
         }],
         |model| assert!(model.on(1).is_some_and(|on| on.id == 0)),
+    );
+}
+
+/// A time when whoever has run since the start has had enough.
+const LATER: u64 = 10 * scheduler::SLICE;
+
+/// Both CPUs of a core look while jobs of two domains wake: one domain has it first, the other then.
+#[test]
+fn a_core_is_one_domain_s_whoever_looks_first() {
+    together(
+        Some(2),
+        Model::of_a_core,
+        [
+            |model| {
+                model.wake(0);
+                model.look(0);
+            },
+            |model| {
+                model.wake(1);
+                model.look(1);
+            },
+        ],
+        Model::all_sleep,
+    );
+}
+
+/// Both CPUs of a core run jobs of a domain. It is cleared for another domain's while one of these goes to sleep.
+#[test]
+fn a_core_is_cleared_while_its_cpus_look() {
+    let prepare = || {
+        let model = Model::of_a_core();
+        model.occupy(1, 0);
+        model.occupy(2, 1);
+        model
+    };
+    together(
+        Some(2),
+        prepare,
+        [
+            |model| model.wake_at(0, LATER),
+            |model| model.sleep(0),
+            |model| {
+                model.put(1);
+                model.look(1);
+            },
+        ],
+        Model::all_sleep,
+    );
+}
+
+/// A core is cleared for a job that is not to run on it any more when it is free: it is anybody's again.
+#[test]
+fn a_core_that_is_cleared_for_nobody_is_anybody_s() {
+    let prepare = || {
+        let model = Model::of_a_core();
+        model.occupy(1, 0);
+        model.wake_at(0, LATER);
+        model.wake(2);
+        model
+    };
+    together(
+        Some(2),
+        prepare,
+        [
+            |model| {
+                model.jobs[0].ready.store(false, SeqCst);
+                model.scheduler.remove(&model.jobs[0]);
+            },
+            |model| {
+                model.put(0);
+                model.look(0);
+            },
+            |model| model.look(1),
+        ],
+        Model::all_sleep,
     );
 }

@@ -176,20 +176,30 @@ fn costs() {
 /// The same in ns where no two that wait are alike to the queue.
 fn costs_apart() {
     println!(
-        "\nThe same in ns, where each may run on other CPUs, and where each is another domain's, with core scheduling\n"
+        "\nThe same in ns, where each may run on other CPUs; where each is another domain's, with core scheduling; and where"
     );
-    println!("| that wait | affinities: slice | wake | domains: slice | wake |");
-    println!("|----------:|------------------:|-----:|---------------:|-----:|");
+    println!("each may run on other CPUs of 512, but on none of every second, which idle\n");
+    println!(
+        "| that wait | affinities: slice | wake | domains: slice | wake | half of 512 idle: slice |  wake |"
+    );
+    println!(
+        "|----------:|------------------:|-----:|---------------:|-----:|------------------------:|------:|"
+    );
     for waiting in [1, 4, 16, 64, 250, 1000, 4000] {
-        let [affinities, domains] = [Apart::Affinities, Apart::Domains].map(|apart| {
+        let machines = [
+            (16, Apart::Affinities),
+            (16, Apart::Domains),
+            (512, Apart::Halves),
+        ];
+        let [affinities, domains, halves] = machines.map(|(cpus, apart)| {
             [Decisions::slice, Decisions::nap].map(|decide| {
-                let mut decisions = Decisions::new(16, waiting, apart);
+                let mut decisions = Decisions::new(cpus, waiting, apart);
                 least(|| decide(black_box(&mut decisions)))
             })
         });
         println!(
-            "| {waiting:>9} | {:>17.0} | {:>4.0} | {:>14.0} | {:>4.0} |",
-            affinities[0], affinities[1], domains[0], domains[1]
+            "| {waiting:>9} | {:>17.0} | {:>4.0} | {:>14.0} | {:>4.0} | {:>23.0} | {:>5.0} |",
+            affinities[0], affinities[1], domains[0], domains[1], halves[0], halves[1]
         );
     }
 }

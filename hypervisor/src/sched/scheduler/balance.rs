@@ -47,19 +47,23 @@ impl<T: Task> Scheduler<T> {
         before & bit != 0
     }
 
-    /// Other groups that may have idle CPUs, those behind `group` first.
-    fn idle_elsewhere(&self, group: &Group<T>) -> impl Iterator<Item = &Group<T>> {
+    /// Other groups of `these` that may have idle CPUs, those behind `group` first.
+    fn idle_elsewhere(&self, group: &Group<T>, these: u32) -> impl Iterator<Item = &Group<T>> {
         let number = group.number;
-        let others = self.idle_groups.load(SeqCst) & !(1 << number);
+        let others = self.idle_groups.load(SeqCst) & these & !(1 << number);
         let behind = others & (u32::MAX << number);
         bits(behind)
             .chain(bits(others & !behind))
             .filter_map(|number| self.groups.get(number as usize))
     }
 
-    /// Groups that may have idle CPUs, `group` and those behind it first.
-    pub(super) fn idle_near<'a>(&'a self, group: &'a Group<T>) -> impl Iterator<Item = &'a Group<T>> {
-        core::iter::once(group).chain(self.idle_elsewhere(group))
+    /// Groups that may have idle CPUs: `group`, and of the others `these`, those behind it first.
+    pub(super) fn idle_near<'a>(
+        &'a self,
+        group: &'a Group<T>,
+        these: u32,
+    ) -> impl Iterator<Item = &'a Group<T>> {
+        core::iter::once(group).chain(self.idle_elsewhere(group, these))
     }
 
     /// Claim an idle CPU of `group` that is in `masks`, for a task of `owner`.
@@ -86,7 +90,7 @@ impl<T: Task> Scheduler<T> {
             return Some(home);
         }
         [&[hard, soft][..], &[hard][..]].into_iter().find_map(|masks| {
-            self.idle_near(group)
+            self.idle_near(group, u32::MAX)
                 .find_map(|group| self.claim_one(group, masks, owner))
         })
     }
@@ -104,35 +108,32 @@ impl<T: Task> Scheduler<T> {
 
     /// An idle CPU comes for what waits in `group`. `false`: there is none that may.
     pub(super) fn offer(&self, group: &Group<T>, machine: &impl Machine<T>) -> bool {
-        for other in self.idle_near(group) {
-            let mut idle = other.idle.load(SeqCst);
-            if other.number == group.number {
-                idle &= group.wanted.load(SeqCst);
-            }
-            if idle != 0 {
-                let queue = group.queue.lock();
-                let takers = bits(idle)
-                    .map(|bit| other.first + bit)
-                    .filter(|&id| self.would_take(&queue, id));
-                for id in takers {
-                    if self.claim(other, id) {
-                        machine.kick(id);
-                        return true;
-                    }
+        // Mostly nothing that waits here may run where a CPU idles.
+        let wanted = group.groups_wanted.load(SeqCst) & !(1 << group.number);
+        let at_home = group.idle.load(SeqCst) & group.wanted.load(SeqCst) != 0;
+        if !at_home && self.idle_groups.load(SeqCst) & wanted == 0 {
+            return false;
+        }
+        let queue = group.queue.lock();
+        for other in self.idle_near(group, wanted) {
+            let takers = bits(other.idle.load(SeqCst) & queue.wanted_of(other.number))
+                .map(|bit| other.first + bit)
+                .filter(|&id| self.would_take(&queue, id));
+            for id in takers {
+                if self.claim(other, id) {
+                    machine.kick(id);
+                    return true;
                 }
             }
         }
         false
     }
 
-    /// Idle CPUs come for what waits in other groups than `home`, a CPU of which has just taken its next. It may have been claimed for one of theirs, and have
-    /// found another at home: nobody else would look.
+    /// Idle CPUs come for what waits in other groups than `home`, a CPU of which has been claimed and has taken its next. It may have been claimed for one of
+    /// theirs, and have found another: nobody else would look.
     pub(super) fn offer_elsewhere(&self, home: &Group<T>, machine: &impl Machine<T>) {
-        if self.idle_groups.load(SeqCst) == 0 {
-            return;
-        }
         let others = self.groups.iter().filter(|group| group.number != home.number);
-        others.filter(|group| group.has_waiting()).for_each(|group| {
+        others.for_each(|group| {
             self.offer(group, machine);
         });
     }
@@ -140,7 +141,7 @@ impl<T: Task> Scheduler<T> {
     /// Is there a task in `queue` that CPU `id` may begin to run?
     pub(super) fn would_take(&self, queue: &RunQueue<T>, id: u32) -> bool {
         let admitted = self.core(id).map_or(Admitted::All, |core| core.admitted());
-        queue.first_admitted(id, admitted).is_some()
+        queue.has_for(id, admitted)
     }
 
     /// The CPU makes room whose task is furthest ahead of what waits for that CPU, if that is more than a slice.
@@ -173,7 +174,7 @@ impl<T: Task> Scheduler<T> {
             }
             let moved = group.with(|queue| {
                 let members = self.members(other);
-                let task = queue.first_abroad(other.first, members)?.clone();
+                let task = queue.first_abroad(other.number, members)?.clone();
                 let entity = task.entity();
                 let target = entity.hard.window(other.first) & members;
                 if target == 0 || !self.lighter(other, group, entity.share.weight()) {

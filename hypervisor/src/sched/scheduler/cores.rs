@@ -248,7 +248,7 @@ impl<T: Task> Scheduler<T> {
 
     /// Does anything wait, in any group, that CPU `id` may begin to run?
     fn finds_any(&self, id: u32) -> bool {
-        let mut waiting = self.groups.iter().filter(|group| group.has_waiting());
+        let mut waiting = self.groups.iter().filter(|group| self.waits_for(group, id));
         waiting.any(|group| self.would_take(&group.queue.lock(), id))
     }
 }

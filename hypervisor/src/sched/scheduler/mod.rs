@@ -50,6 +50,8 @@ pub trait Task: Clone {
     fn leaves(&self) -> bool;
     /// It is in `state` from `now` on.
     fn enters(&self, state: State, now: u64);
+    /// It is the first of those in a queue that are alike, and is compared with the first of others. For who counts that.
+    fn is_compared(&self) {}
 }
 
 /// What a task does.
@@ -101,8 +103,9 @@ struct Group<T> {
     /// How many wait, and the sum of their weights, for those who do not hold the lock.
     waiting: AtomicU32,
     load: AtomicU64,
-    /// The CPUs, as bits from the first on, that something waits for; maybe more.
+    /// The CPUs, as bits from the first on, that something waits for; and the groups, this one or others.
     wanted: AtomicU32,
+    groups_wanted: AtomicU32,
     /// The CPUs, as bits from the first on, that have found nothing to run. Who wakes a task takes the bit of the CPU that is to run it.
     idle: AtomicU32,
     /// When to look next at the others that run.
@@ -141,7 +144,15 @@ impl<T: Task> Group<T> {
         let result = work(&mut queue);
         self.waiting.store(queue.len(), SeqCst);
         self.load.store(queue.weight(), SeqCst);
-        self.wanted.store(queue.wanted(), SeqCst);
+        // Mostly these stay what they are, and a look costs less.
+        for (word, bits) in [
+            (&self.wanted, queue.wanted()),
+            (&self.groups_wanted, queue.groups_wanted()),
+        ] {
+            if word.load(Relaxed) != bits {
+                word.store(bits, SeqCst);
+            }
+        }
         result
     }
 
@@ -187,16 +198,15 @@ impl<T: Task> Scheduler<T> {
         let most = most.max(1) as u32;
         // Groups that are about equal: shares hold the better, the more CPUs share a queue.
         let size = NonZeroU32::new(most.div_ceil(most.div_ceil(GROUP))).unwrap_or(NonZeroU32::MIN);
+        let count = most.div_ceil(size.get());
         let group = |number: u32| Group {
-            queue: Mutex::new(
-                Rank::RunQueue,
-                RunQueue::new(number * size.get(), size.get(), by_core),
-            ),
+            queue: Mutex::new(Rank::RunQueue, RunQueue::new(number, count, size.get(), by_core)),
             number,
             first: number * size.get(),
             waiting: AtomicU32::new(0),
             load: AtomicU64::new(0),
             wanted: AtomicU32::new(0),
+            groups_wanted: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             look: AtomicU64::new(0),
             looks: AtomicU32::new(0),
@@ -204,7 +214,7 @@ impl<T: Task> Scheduler<T> {
         };
         Self {
             cpus: (0..most).map(|_| Cpu::new()).collect(),
-            groups: (0..most.div_ceil(size.get())).map(group).collect(),
+            groups: (0..count).map(group).collect(),
             size,
             count: AtomicU32::new(1),
             rate_limit: AtomicU64::new(RATE_LIMIT),
@@ -288,11 +298,11 @@ impl<T: Task> Scheduler<T> {
         u32::MAX.checked_shr(32 - count).unwrap_or(0) & !group.offline.load(Relaxed)
     }
 
-    /// Does anything wait in `group` that CPU `id` may run? Of another group's, maybe nothing that it may.
+    /// Does anything wait in `group` that CPU `id` may run? In another group than its own, maybe something that only its neighbours may.
     fn waits_for(&self, group: &Group<T>, id: u32) -> bool {
         match id.wrapping_sub(group.first) {
             bit if bit < self.size.get() => group.wanted.load(SeqCst) >> bit & 1 != 0,
-            _ => group.has_waiting(),
+            _ => group.groups_wanted.load(SeqCst) >> (id / self.size) & 1 != 0,
         }
     }
 
@@ -305,13 +315,16 @@ impl<T: Task> Scheduler<T> {
     /// The next task to run on CPU `here`; it counts as running from here on. `None`: nothing to do.
     pub fn pick(&self, here: u32, now: u64, machine: &impl Machine<T>) -> Option<T> {
         let (cpu, home) = (self.cpu(here)?, self.group(here)?);
-        self.claim(home, here);
+        // Somebody has claimed this CPU while it idled, for what waits in any group.
+        let mut claimed = cpu.seat.idles() && !self.claim(home, here);
         let mut handed = self.handed(here, now);
         loop {
+            let mut idle = false;
             let found = handed.take().or_else(|| self.take(home, cpu, here, now));
             let found = found.or_else(|| {
                 // From here on whoever wakes a task sees that there is room; so what is not seen here, comes here.
                 self.set_idle(home, here);
+                idle = true;
                 let (before, after) = self.groups.split_at(home.number as usize);
                 after
                     .iter()
@@ -323,7 +336,7 @@ impl<T: Task> Scheduler<T> {
                 cpu.seat.open();
                 return None;
             };
-            self.claim(home, here);
+            claimed |= idle && !self.claim(home, here);
             let entity = task.entity();
             let budget_end = match entity.share.left(now) {
                 Left::Unlimited => NEVER,
@@ -345,7 +358,9 @@ impl<T: Task> Scheduler<T> {
             if home.has_waiting() {
                 self.spread(home, here, now, machine);
             }
-            self.offer_elsewhere(home, machine);
+            if claimed {
+                self.offer_elsewhere(home, machine);
+            }
             return Some(task);
         }
     }

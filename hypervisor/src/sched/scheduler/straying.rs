@@ -31,7 +31,7 @@ impl<T: Task> Scheduler<T> {
             bits(group.idle.load(SeqCst) & self.preferred(entity, group))
                 .any(|bit| self.admits(group.first + bit, entity.owner()))
         };
-        if self.idle_near(home).any(idles) {
+        if self.idle_near(home, u32::MAX).any(idles) {
             machine.preempt(&task);
         }
     }
@@ -44,7 +44,7 @@ impl<T: Task> Scheduler<T> {
         let Some(home) = self.group(here) else {
             return false;
         };
-        let mut idle = self.idle_near(home);
+        let mut idle = self.idle_near(home, u32::MAX);
         let claimed = idle.find_map(|group| self.claim_one(group, &masks, entity.owner()));
         let Some((id, cpu)) = claimed.and_then(|id| Some((id, self.cpu(id)?))) else {
             return false;
