@@ -150,8 +150,9 @@ pub struct Machine {
     pub serial: u32,
     /// How many of them share a core.
     pub threads: u32,
-    /// Count instructions (QEMU's `-icount`): the time-stamp counter ticks once an instruction. Bochs always does.
-    pub icount: bool,
+    /// Time goes by instructions (QEMU's `-icount`), each of which takes 2 to the power of so many nanoseconds; with 0 the time-stamp counter ticks once an
+    /// instruction. In Bochs time always does.
+    pub icount: Option<u32>,
     /// QEMU's TCG: all CPUs take turns in one thread, instead of one thread each. For guests that use the FPU on several CPUs: each FXRSTOR and XRSTOR
     /// on any CPU rewrites a word of the first one's state (`cpu_clear_ignne`, up to QEMU 10.0 at least), without a lock, in which that CPU notes
     /// at the same time whether nested paging is on. When a change is lost, the domain triple-faults at once, or the machine.
@@ -206,7 +207,7 @@ impl Machine {
             cpus: 1,
             serial: 1,
             threads: 1,
-            icount: false,
+            icount: None,
             one_thread: false,
             lenient_msrs: false,
             disks: Vec::new(),
@@ -244,7 +245,7 @@ impl Machine {
         let mut qemu = Command::new("qemu-system-x86_64");
         let accel = match self.vehicle {
             Vehicle::Kvm => "kvm",
-            _ if self.icount || self.one_thread => "tcg,thread=single",
+            _ if self.icount.is_some() || self.one_thread => "tcg,thread=single",
             _ => "tcg",
         };
         qemu.args(["-accel", accel, "-machine", self.chipset])
@@ -261,8 +262,8 @@ impl Machine {
             qemu.args(["-serial", "null"]);
         }
         qemu.arg("-serial").arg(terminal);
-        if self.icount {
-            qemu.args(["-icount", "shift=0,sleep=off"]);
+        if let Some(shift) = self.icount {
+            qemu.args(["-icount", &format!("shift={shift},sleep=off")]);
         }
         for (number, network) in self.networks.iter().enumerate() {
             qemu.arg("-netdev").arg(format!("{network},id=net{number}"));

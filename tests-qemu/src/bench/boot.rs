@@ -87,7 +87,7 @@ fn entry(vehicle: Vehicle, hypervisor: Hypervisor) -> Result<u64> {
         Hypervisor::Xen => xen::bare_machine(vehicle, &bench.scratch())?,
         Hypervisor::Oxen => Machine::new(vehicle)?,
     };
-    machine.icount = vehicle == Vehicle::Svm;
+    machine.icount = (vehicle == Vehicle::Svm).then_some(0);
     machine.command_line += " dom0_mem=256M";
     machine.modules = vec![Module {
         path: outputs::output("guests/hello")?,
@@ -167,7 +167,7 @@ done
             (initrd, ramdisk),
         ],
     )?;
-    machine.icount = vehicle == Vehicle::Svm;
+    machine.icount = (vehicle == Vehicle::Svm).then_some(0);
     machine.command_line += stamps(hypervisor);
     let console = bench.start(&machine)?;
     let first = match hypervisor {

@@ -147,7 +147,7 @@ fn virtio() -> Result<Vec<Cost>> {
     let mut machine = Machine::new(Vehicle::Svm)?;
     machine.image = outputs::output("guests/virtio")?;
     machine.command_line = String::new();
-    machine.icount = true;
+    machine.icount = Some(0);
     machine.disks = vec![disk];
     machine.networks = vec!["hubport,hubid=1".into(); 2];
     let (passed, printed) = bench
@@ -177,7 +177,7 @@ fn run(
         .collect();
     let mut bench = Bench::new(None)?;
     let mut machine = hypervisor.machine(vehicle, &bench.scratch(), &files)?;
-    machine.icount = vehicle == Vehicle::Svm;
+    machine.icount = (vehicle == Vehicle::Svm).then_some(0);
     machine.use_apicv();
     machine.cpus = measurements.iter().map(|of| of.cpus).max().unwrap_or(1);
     if machine.cpus > 1 {

@@ -125,7 +125,7 @@ pub fn tests() -> Vec<Test> {
             "no drift without the TSC",
             vehicle,
             move |bench, mut machine| {
-                machine.icount = vehicle == Vehicle::Svm;
+                machine.icount = (vehicle == Vehicle::Svm).then_some(0);
                 machine.command_line += " tsc=unstable";
                 without_tsc(bench, machine, "hour", &arguments)
             },
@@ -146,7 +146,7 @@ pub fn tests() -> Vec<Test> {
             "no drift, no tick lost",
             vehicle,
             move |bench, mut machine| {
-                machine.icount = vehicle == Vehicle::Svm;
+                machine.icount = (vehicle == Vehicle::Svm).then_some(0);
                 run_with_defects(bench, machine, "hour", &arguments, &[])
             },
         ));
