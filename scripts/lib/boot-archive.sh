@@ -12,6 +12,11 @@ MODULES=(
     vfat fat nls_cp437 nls_ascii
 )
 
+# download NAME...: gets Debian packages into this directory. root's downloads are by apt's own user, who may not write here, which apt would say of each.
+download() {
+    apt-get -o APT::Sandbox::User=root download -qq "$@" >&2
+}
+
 # unpack_package NAME: downloads a Debian package once, unpacks it below target/debian-packages; prints the directory.
 unpack_package() {
     local name=$1 cache=$ROOT/target/debian-packages directory
@@ -21,9 +26,9 @@ unpack_package() {
         mkdir -p "$directory"
         (
             cd "$directory"
-            apt-get download -qq "$name" >&2 || {
+            download "$name" || {
                 as_root apt-get update -qq >&2
-                apt-get download -qq "$name" >&2
+                download "$name"
             }
             dpkg -x ./*.deb .
             rm ./*.deb

@@ -6,7 +6,7 @@ of_i386() {
     local state=$ROOT/target/debian-packages/apt-i386
     mkdir -p "$state"/{lists,cache/archives}/partial
     touch "$state/status"
-    "$1" -o APT::Architecture=i386 -o APT::Architectures=i386 -o Dir::State="$state" \
+    "$1" -o APT::Sandbox::User=root -o APT::Architecture=i386 -o APT::Architectures=i386 -o Dir::State="$state" \
         -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" "${@:2}"
 }
 
