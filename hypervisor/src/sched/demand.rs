@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use super::mask::CpuSet;
-use super::scheduler::{GROUP, bits};
+use super::scheduler::{GROUP, bits, lowest};
 
 /// How many sets name CPUs of a group.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,7 @@ impl Demand {
         if *cpus == CpuSet::ALL {
             return change(&mut self.all);
         }
-        let all = u32::MAX.checked_shr(32 - self.size).unwrap_or(0);
+        let all = lowest(self.size);
         for (number, group) in (0..).zip(&mut self.groups) {
             let named = cpus.window(number * self.size) & all;
             if named == all {

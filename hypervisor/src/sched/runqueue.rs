@@ -16,7 +16,7 @@ use super::demand::Demand;
 use super::entity::{Entity, Owner};
 use super::heap::{Heap, Slot};
 use super::mask::CpuSet;
-use super::scheduler::Task;
+use super::scheduler::{Task, lowest};
 use crate::mm::fallible::{OutOfMemory, ensure_reserve};
 
 /// Classes but the first, up to so many, are looked at one by one: that costs less than the tournament. Once it is held, it is until there are half as many: to begin
@@ -305,7 +305,7 @@ impl<T: Task> RunQueue<T> {
             Ok(place) => return self.order[place],
             Err(place) => place,
         };
-        let own = cpus.window(self.first) & u32::MAX.checked_shr(32 - self.size).unwrap_or(0);
+        let own = cpus.window(self.first) & lowest(self.size);
         let classes = &mut self.classes.0;
         let index = self.free.pop().unwrap_or(classes.len() as u32);
         match classes.get_mut(index as usize) {

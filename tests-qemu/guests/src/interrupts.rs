@@ -29,12 +29,18 @@ pub fn serve_callback_at(count: u64) {
 pub fn bind_callback(report: &mut Report) -> u32 {
     /// HVM_PARAM_CALLBACK_IRQ: the vector in the low byte.
     const VIA_VECTOR: u64 = 2 << 56;
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
+    let port = bind_ipi(0, report);
     let set = hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(CALLBACK));
     report.equal("set-callback", set, Ok(()));
     serve_callback_at(0);
+    port
+}
+
+/// A port for events to one of this guest's vCPUs.
+pub fn bind_ipi(vcpu: u32, report: &mut Report) -> u32 {
+    let mut bind = EvtchnBindIpi { vcpu, port: 0 };
+    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
+    report.equal("bind-ipi", bound, 0);
     bind.port
 }
 

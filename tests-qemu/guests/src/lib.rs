@@ -6,6 +6,7 @@
 //! * [`blkfront`]: a block front end, good or bad.
 //! * [`compat`]: hypercalls from outside 64-bit mode.
 //! * [`cpu`]: instructions that may fault, with the fault as their result.
+//! * [`domains`]: domains that a guest makes as dom0.
 //! * [`fifo`]: the guest's side of FIFO event channels.
 //! * [`frames`]: memory for hypercalls to do with what they like.
 //! * [`granting`]: the guest's own grant table.
@@ -34,6 +35,7 @@ extern crate alloc;
 pub mod blkfront;
 pub mod compat;
 pub mod cpu;
+pub mod domains;
 pub mod fifo;
 pub mod frames;
 pub mod granting;

@@ -12,6 +12,11 @@ const LOOK: u64 = 1_000_000;
 /// So many go from one group to another at a time.
 const GIFTS: u32 = 4;
 
+/// The lowest `count` bits, which are at most 32.
+pub(in crate::sched) fn lowest(count: u32) -> u32 {
+    u32::MAX.checked_shr(32 - count).unwrap_or(0)
+}
+
 /// The numbers of the bits that are set, least first.
 pub(in crate::sched) fn bits(mut word: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {

@@ -17,7 +17,7 @@ mod waking;
 
 pub use cores::Granularity;
 
-pub(super) use balance::bits;
+pub(super) use balance::{bits, lowest};
 
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -295,7 +295,7 @@ impl<T: Task> Scheduler<T> {
     /// The CPUs of `group` that take part, as bits.
     fn members(&self, group: &Group<T>) -> u32 {
         let count = self.cpu_count().saturating_sub(group.first).min(self.size.get());
-        u32::MAX.checked_shr(32 - count).unwrap_or(0) & !group.offline.load(Relaxed)
+        lowest(count) & !group.offline.load(Relaxed)
     }
 
     /// Does anything wait in `group` that CPU `id` may run? In another group than its own, maybe something that only its neighbours may.

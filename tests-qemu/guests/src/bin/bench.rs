@@ -157,13 +157,6 @@ fn grants(dom: Domid, report: &mut Report) {
     report.equal("grants", (copy.status, map.status, unmap.status), (0, 0, 0));
 }
 
-fn bind_ipi(vcpu: u32, report: &mut Report) -> u32 {
-    let mut bind = EvtchnBindIpi { vcpu, port: 0 };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
-    bind.port
-}
-
 /// Gives frames back and takes others, as a balloon does.
 fn balloon(report: &mut Report) {
     const COUNT: usize = 16;
@@ -254,7 +247,7 @@ extern "C" fn partner() -> ! {
 /// instruction after its wait, blocking and switching included.
 fn ping_pong(report: &mut Report) {
     for (vcpu, port) in (0..).zip(&PORTS) {
-        port.store(bind_ipi(vcpu, report), SeqCst);
+        port.store(interrupts::bind_ipi(vcpu, report), SeqCst);
         event::mask(port.load(SeqCst));
     }
     let started = smp::start(1, partner, &STACK);
@@ -295,7 +288,7 @@ fn main(info: StartInfo) -> ! {
     bench("yield", || {
         hypercall::call(HYPERVISOR_SCHED_OP, [SCHEDOP_YIELD.into(), 0, 0, 0, 0]);
     });
-    let mut port = bind_ipi(0, &mut report);
+    let mut port = interrupts::bind_ipi(0, &mut report);
     let mut sends = u64::MAX;
     for _ in 0..TRIES {
         let start = cpu::tsc();

@@ -5,16 +5,13 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use abi::domctl::{
-    ArchDomainconfig, DomctlCreatedomain, XEN_DOMCTL_CDF_HAP, XEN_DOMCTL_CDF_HVM, XEN_X86_EMU_LAPIC,
-};
-use abi::domid::DOMID_FIRST_RESERVED;
-use abi::{Domid, Errno};
+use abi::Errno;
+use abi::domctl::DomctlCreatedomain;
 use guest_rt::hypercall::{domctl, memory, sysctl};
 use guest_rt::start_info::StartInfo;
 use guests::frames::Frames;
 use guests::report::Report;
-use guests::{cpu, smp};
+use guests::{cpu, domains, smp};
 
 guest_rt::main!(main);
 
@@ -27,7 +24,7 @@ const FRAMES: usize = 200;
 /// The first phase leaves what is kept for later ones; the others have as many frames free at their ends.
 const PHASES: u32 = 3;
 
-static STACKS: [Frames<4>; 3] = [const { Frames::new() }; 3];
+static STACKS: [Frames<4>; VCPUS as usize - 1] = [const { Frames::new() }; VCPUS as usize - 1];
 /// The phase that is on, from 1.
 static PHASE: AtomicU32 = AtomicU32::new(0);
 /// How many vCPUs have come to a phase's end, of all phases.
@@ -83,34 +80,16 @@ fn lives() {
 /// Makes a domain with memory, and destroys it. Was its number its own, and has it got all memory?
 fn life() -> Result<bool, Errno> {
     let config = DomctlCreatedomain {
-        flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP,
         max_vcpus: 2,
-        max_evtchn_port: 1023,
-        max_grant_frames: -1,
-        max_maptrack_frames: -1,
-        grant_opts: 2,
-        arch: ArchDomainconfig {
-            emulation_flags: XEN_X86_EMU_LAPIC,
-            misc_flags: 0,
-        },
-        ..Default::default()
+        ..domains::config()
     };
-    let domain = domctl::create(DOMID_FIRST_RESERVED, &config)?;
+    let domain = domains::create(&config)?;
     let bit = 1 << (domain % 64);
     let own = ALIVE.fetch_or(bit, SeqCst) & bit == 0;
     let mut frames: [u64; FRAMES] = core::array::from_fn(|index| index as u64);
     let got = domctl::max_memory(domain, FRAMES as u64 * 4)
         .and_then(|()| memory::populate_physmap(domain, 0, &mut frames));
     ALIVE.fetch_and(!bit, SeqCst);
-    destroy(domain)?;
+    domains::destroy(domain)?;
     Ok(own && got? == FRAMES)
-}
-
-fn destroy(domain: Domid) -> Result<(), Errno> {
-    loop {
-        match domctl::destroy(domain) {
-            Err(Errno::EAGAIN | Errno::ERESTART) => {}
-            result => return result,
-        }
-    }
 }

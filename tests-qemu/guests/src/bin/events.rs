@@ -8,9 +8,9 @@ extern crate alloc;
 use alloc::format;
 
 use abi::Errno;
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi, VIRQ_TIMER};
+use abi::event_channel::VIRQ_TIMER;
 use abi::hvm::{HVM_PARAM_CALLBACK_IRQ, HVMOP_SET_EVTCHN_UPCALL_VECTOR, HvmEvtchnUpcallVector};
-use abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_HVM_OP, HYPERVISOR_SCHED_OP};
+use abi::hypercall::{HYPERVISOR_HVM_OP, HYPERVISOR_SCHED_OP};
 use abi::sched::{SCHEDOP_POLL, SchedPoll};
 use guest_rt::hypercall::{event_channel, hvm};
 use guest_rt::start_info::StartInfo;
@@ -90,7 +90,7 @@ fn several(report: &mut Report) {
 
 /// Event channels: every send is seen, by upcall or by looking.
 fn upcalls(report: &mut Report) {
-    let port = ipi(report);
+    let port = interrupts::bind_ipi(0, report);
     let (mut seen, mut others) = (0u64, 0u64);
     let mut random = Random::new(2);
     for _ in 0..ROUNDS {
@@ -113,7 +113,7 @@ fn upcalls(report: &mut Report) {
 fn callback(report: &mut Report) {
     const VIA_VECTOR: u64 = 2 << 56;
     const TIMES: u64 = 5;
-    let port = ipi(report);
+    let port = interrupts::bind_ipi(0, report);
     let set = |vector: u8| hvm::set_own_param(HVM_PARAM_CALLBACK_IRQ, VIA_VECTOR | u64::from(vector));
     report.check("set-callback", set(CALLBACK).is_ok(), "refused");
     interrupts::serve_callback_at(TIMES);
@@ -140,7 +140,7 @@ fn callback(report: &mut Report) {
 
 /// HVMOP_set_evtchn_upcall_vector: one interrupt of the local APIC each time that the flag is set, among others.
 fn vector_of_its_own(report: &mut Report) {
-    let port = ipi(report);
+    let port = interrupts::bind_ipi(0, report);
     let set = |vector, vcpu| {
         let mut upcall = HvmEvtchnUpcallVector {
             vcpu,
@@ -175,14 +175,6 @@ fn vector_of_its_own(report: &mut Report) {
     event_channel::send(port).expect("as before");
     interrupts::halt();
     report.equal("vector-ends-halt", interrupts::count(OWN), sent + 1);
-}
-
-/// A port of this vCPU's own.
-fn ipi(report: &mut Report) -> u32 {
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let answer = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", answer, 0);
-    bind.port
 }
 
 /// Interrupts that become deliverable together with exceptions: both come, and nothing else.

@@ -8,14 +8,13 @@ extern crate alloc;
 use alloc::format;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EvtchnBindIpi, VIRQ_TIMER};
-use abi::hypercall::HYPERVISOR_EVENT_CHANNEL_OP;
+use abi::event_channel::VIRQ_TIMER;
 use guest_rt::hypercall::{domctl, event_channel};
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
 use guests::frames::Frames;
 use guests::report::Report;
-use guests::{cpu, hypercall, interrupts, smp};
+use guests::{cpu, interrupts, smp};
 
 guest_rt::main!(main);
 
@@ -52,20 +51,12 @@ extern "C" fn second() -> ! {
     unreachable!()
 }
 
-/// A port of the first vCPU's own.
-fn bind_ipi(report: &mut Report) -> u32 {
-    let mut bind = EvtchnBindIpi { vcpu: 0, port: 0 };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
-    bind.port
-}
-
 fn main(info: StartInfo) -> ! {
     cpu::init();
     cpu::enable_local_apic();
     let mut report = Report::default();
-    let own = bind_ipi(&mut report);
-    PORT.store(bind_ipi(&mut report), SeqCst);
+    let own = interrupts::bind_ipi(0, &mut report);
+    PORT.store(interrupts::bind_ipi(0, &mut report), SeqCst);
     let words = || info.command_line().split_ascii_whitespace();
     let alone = words().any(|word| word == "alone");
     if !alone {
@@ -77,24 +68,31 @@ fn main(info: StartInfo) -> ! {
         let moves = words()
             .find_map(|word| word.strip_prefix("moves=")?.parse().ok())
             .unwrap_or(MOVES);
-        move_about(&mut report, moves, own, timer, alone);
+        let ports = Ports { own, timer };
+        move_about(&mut report, moves, ports, alone);
     }
     report.finish()
 }
 
-/// What has come.
-#[derive(Default)]
+/// The ports of this vCPU's own events, and of its timer.
+struct Ports {
+    own: u32,
+    timer: u32,
+}
+
+/// What has come by them.
 struct Seen {
+    ports: Ports,
     own: u64,
     ticks: u64,
 }
 
 impl Seen {
-    /// Counts what is pending, with the ports of this vCPU's events and timer.
-    fn take(&mut self, own: u32, timer: u32) {
+    /// Counts what is pending, the second vCPU's events as well.
+    fn take(&mut self) {
         event::take_pending(|port| {
-            self.own += u64::from(port == own);
-            self.ticks += u64::from(port == timer);
+            self.own += u64::from(port == self.ports.own);
+            self.ticks += u64::from(port == self.ports.timer);
             if port == PORT.load(SeqCst) {
                 CAME.fetch_add(1, SeqCst);
             }
@@ -102,9 +100,13 @@ impl Seen {
     }
 }
 
-fn move_about(report: &mut Report, moves: u64, own: u32, timer: u32, alone: bool) {
+fn move_about(report: &mut Report, moves: u64, ports: Ports, alone: bool) {
     let (mut refused, mut elsewhere, mut back, mut early, mut lost) = (0, 0, 0, 0, 0);
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        ports,
+        own: 0,
+        ticks: 0,
+    };
     let mut last = time::now();
     let mut deadline = last;
     for round in 0..moves {
@@ -113,7 +115,7 @@ fn move_about(report: &mut Report, moves: u64, own: u32, timer: u32, alone: bool
             refused += u64::from(time::set_timer(Some(deadline)).is_err());
         }
         // Sent on one CPU, seen on the other.
-        refused += u64::from(event_channel::send(own).is_err());
+        refused += u64::from(event_channel::send(seen.ports.own).is_err());
         let cpu = round as u32 % 2;
         refused += u64::from(domctl::set_affinity(0, 0, Some(&[1 << cpu]), None).is_err());
         elsewhere += u64::from(!domctl::vcpu_info(0, 0).is_ok_and(|info| info.cpu == cpu));
@@ -121,26 +123,25 @@ fn move_about(report: &mut Report, moves: u64, own: u32, timer: u32, alone: bool
         back += u64::from(now < last);
         last = now;
         interrupts::enabled(|| ());
-        seen.take(own, timer);
+        seen.take();
         if round % TIMER_EVERY == TIMER_EVERY - 1 {
             while seen.ticks <= round / TIMER_EVERY {
                 interrupts::halt();
-                seen.take(own, timer);
+                seen.take();
             }
             early += u64::from(time::now() < deadline);
-            lost += u64::from(!alone && !next_from_second(&mut seen, own, timer));
+            lost += u64::from(!alone && !next_from_second(&mut seen));
         }
     }
-    let timers = moves / TIMER_EVERY;
     report.equal("moves", (refused, elsewhere), (0, 0));
     report.equal("events", seen.own, moves);
-    report.equal("timers", (seen.ticks, early), (timers, 0));
+    report.equal("timers", (seen.ticks, early), (moves / TIMER_EVERY, 0));
     report.equal("clock-steps-back", back, 0);
     report.equal("lost-of-the-second-vcpus", lost, 0);
 }
 
 /// Halts until one more of the second vCPU's events, and of its interrupts, has come. Did they?
-fn next_from_second(seen: &mut Seen, own: u32, timer: u32) -> bool {
+fn next_from_second(seen: &mut Seen) -> bool {
     let wanted = SENT.load(SeqCst) + 1;
     let end = time::now() + PATIENCE;
     while CAME.load(SeqCst) < wanted || interrupts::count(VECTOR) < wanted {
@@ -148,7 +149,7 @@ fn next_from_second(seen: &mut Seen, own: u32, timer: u32) -> bool {
             return false;
         }
         interrupts::halt();
-        seen.take(own, timer);
+        seen.take();
     }
     true
 }

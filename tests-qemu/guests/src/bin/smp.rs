@@ -8,13 +8,13 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use abi::GuestHandle;
-use abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_SEND, EvtchnBindIpi};
+use abi::event_channel::EVTCHNOP_SEND;
 use abi::hypercall::{HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_SCHED_OP};
 use abi::sched::{SCHEDOP_POLL, SchedPoll};
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, println};
 use guests::report::Report;
-use guests::{cpu, hypercall, receiver};
+use guests::{cpu, hypercall, interrupts, receiver};
 
 guest_rt::main!(main);
 
@@ -92,16 +92,6 @@ fn bench(name: &str, report: &mut Report, mut send: impl FnMut()) {
     println!("BENCH {name}: {}", reaching - counter);
 }
 
-fn bind_ipi(report: &mut Report) -> u32 {
-    let mut bind = EvtchnBindIpi {
-        vcpu: receiver::VCPU,
-        port: 0,
-    };
-    let bound = hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind);
-    report.equal("bind-ipi", bound, 0);
-    bind.port
-}
-
 fn send(mut port: u32) {
     hypercall::op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut port);
 }
@@ -109,7 +99,7 @@ fn send(mut port: u32) {
 fn main(_: StartInfo) -> ! {
     cpu::init();
     let mut report = Report::default();
-    let [upcall, polled] = [(); 2].map(|()| bind_ipi(&mut report));
+    let [upcall, polled] = [(); 2].map(|()| interrupts::bind_ipi(receiver::VCPU, &mut report));
     event::mask(polled);
     let started = receiver::start(second);
     report.check("second vCPU", started.is_ok(), "refused");

@@ -5,7 +5,6 @@
 extern crate alloc;
 
 use abi::domctl::*;
-use abi::domid::DOMID_FIRST_RESERVED;
 use abi::event_channel::VIRQ_CON_RING;
 use abi::hypercall::HYPERVISOR_DOMCTL;
 use abi::{Domid, Errno, GuestHandle, Union};
@@ -13,6 +12,7 @@ use alloc::boxed::Box;
 use guest_rt::hypercall::{domctl, event_channel, memory, sysctl};
 use guest_rt::start_info::StartInfo;
 use guest_rt::{event, time};
+use guests::domains;
 use guests::hypercall::{call, error_code};
 use guests::report::Report;
 use zerocopy::FromZeros;
@@ -28,75 +28,58 @@ fn main(_: StartInfo) -> ! {
     report.finish()
 }
 
-fn wanted() -> DomctlCreatedomain {
-    DomctlCreatedomain {
-        flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP,
-        max_vcpus: 1,
-        max_evtchn_port: 1023,
-        max_grant_frames: -1,
-        max_maptrack_frames: -1,
-        grant_opts: 2,
-        arch: ArchDomainconfig {
-            emulation_flags: XEN_X86_EMU_LAPIC,
-            misc_flags: 0,
-        },
-        ..Default::default()
-    }
-}
-
-fn create(wanted: &DomctlCreatedomain) -> Result<Domid, Errno> {
-    domctl::create(DOMID_FIRST_RESERVED, wanted)
-}
-
-fn destroy(domain: Domid) {
-    while let Err(Errno::EAGAIN | Errno::ERESTART) = domctl::destroy(domain) {}
-}
-
 fn creation(report: &mut Report) {
-    let mut bad = wanted();
+    let mut bad = domains::config();
     bad.arch.misc_flags = 2;
-    report.equal("unknown-misc-flags", create(&bad), Err(Errno::EINVAL));
-    let mut bad = wanted();
+    report.equal("unknown-misc-flags", domains::create(&bad), Err(Errno::EINVAL));
+    let mut bad = domains::config();
     bad.arch.emulation_flags |= 1 << 31;
-    report.equal("unknown-emulation-flags", create(&bad), Err(Errno::EINVAL));
+    report.equal(
+        "unknown-emulation-flags",
+        domains::create(&bad),
+        Err(Errno::EINVAL),
+    );
     for (name, bad) in [
         (
             "unknown-flags",
             DomctlCreatedomain {
                 flags: 0x103,
-                ..wanted()
+                ..domains::config()
             },
         ),
         (
             "unknown-grant-opts",
             DomctlCreatedomain {
                 grant_opts: 0x12,
-                ..wanted()
+                ..domains::config()
             },
         ),
         (
             "unknown-iommu-opts",
             DomctlCreatedomain {
                 iommu_opts: 2,
-                ..wanted()
+                ..domains::config()
             },
         ),
     ] {
-        report.equal(name, create(&bad), Err(Errno::EINVAL));
+        report.equal(name, domains::create(&bad), Err(Errno::EINVAL));
     }
-    let mut relaxed = wanted();
+    let mut relaxed = domains::config();
     relaxed.arch.misc_flags = XEN_X86_MSR_RELAXED;
-    let domain = create(&relaxed);
+    let domain = domains::create(&relaxed);
     report.check("relaxed-msrs", domain.is_ok(), format_args!("{domain:?}"));
     if let Ok(domain) = domain {
         let kept = domctl::info(domain).map(|info| info.arch_config.misc_flags);
         report.equal("relaxed-msrs-kept", kept, Ok(XEN_X86_MSR_RELAXED));
-        destroy(domain);
+        report.equal("destroyed", domains::destroy(domain), Ok(()));
     }
 }
 
 fn claims(report: &mut Report) {
-    let (Ok(first), Ok(second)) = (create(&wanted()), create(&wanted())) else {
+    let (Ok(first), Ok(second)) = (
+        domains::create(&domains::config()),
+        domains::create(&domains::config()),
+    ) else {
         return report.check("domains-to-claim-for", false, "they are not made");
     };
     for domain in [first, second] {
@@ -133,9 +116,9 @@ fn claims(report: &mut Report) {
     report.equal("nothing-outstanding", claimed(), 0);
     report.equal("claim-again", memory::claim_pages(first, 1000), Ok(()));
     report.equal("outstanding-again", claimed(), 800);
-    destroy(first);
+    report.equal("destroyed", domains::destroy(first), Ok(()));
     report.equal("released-by-its-end", claimed(), 0);
-    destroy(second);
+    report.equal("destroyed", domains::destroy(second), Ok(()));
 }
 
 /// XEN_DOMCTL_getvcpucontext, as a C caller sees it.
@@ -158,7 +141,7 @@ fn context(domain: Domid, vcpu: u32, to: &mut VcpuGuestContext) -> i64 {
 
 fn registers(report: &mut Report) {
     let mut found: Box<VcpuGuestContext> = VcpuGuestContext::new_box_zeroed().expect("memory");
-    let Ok(domain) = create(&wanted()) else {
+    let Ok(domain) = domains::create(&domains::config()) else {
         return report.check("domain-with-registers", false, "it is not made");
     };
     report.equal(
@@ -187,7 +170,7 @@ fn registers(report: &mut Report) {
         context(domain, 1, &mut found),
         error_code(Errno::EINVAL),
     );
-    destroy(domain);
+    report.equal("destroyed", domains::destroy(domain), Ok(()));
 }
 
 /// dom0 is told when the hypervisor's log has new lines.
