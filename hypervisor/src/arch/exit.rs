@@ -74,6 +74,10 @@ pub enum EntryFailure {
 pub enum Left {
     /// By VMCALL or VMMCALL.
     Hypercall,
+    /// By a hypercall that has been made, and there is something to look at before the next entry.
+    Called,
+    /// By a hypercall that is to be made again.
+    CallAgain,
     /// By an exit with this code of the back end's, which [`GuestCpu::exit`](super::GuestCpu::exit) makes an [`Exit`] of.
     Exit(u64),
 }

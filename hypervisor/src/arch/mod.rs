@@ -5,6 +5,7 @@
 //! `&mut dyn GuestCpu`.
 
 pub mod apic_page;
+pub mod calls;
 pub mod debug_regs;
 pub mod errata;
 pub mod exit;
@@ -23,6 +24,7 @@ pub mod svm;
 pub mod try_msr;
 pub mod vmx;
 
+pub use calls::{Answer, Calls};
 pub use exit::{Access, EntryFailure, Exit, IoAccess, IoDirection, Left, NestedFault};
 pub use regs::{CpuMode, Gprs, Segment, SegmentReg, SysReg};
 
@@ -259,8 +261,17 @@ impl From<Paging> for Translation {
 /// whose delivery was interrupted by the exit (IDT-vectoring information, EXITINTINFO) is kept by the back end and delivered at the next
 /// entry by itself, combined with a newly injected exception to #DF as the manuals say (SDM 3A table 6-5).
 pub trait GuestCpu: Send {
-    /// Enter the guest, return how it left.
-    fn run(&mut self) -> Left;
+    /// Hypercalls may be made by `calls` from now on.
+    fn set_calls(&mut self, _calls: Calls) {}
+    /// Enter the guest, and again after each hypercall that the back end makes by [`Calls`]; return how it left.
+    ///
+    /// # Safety
+    /// `this` points to a vCPU to which nobody has a reference meanwhile but, while they run, the handlers of its [`Calls`], whose pointers are valid.
+    // UNSAFETY: a pointer that two use in turns.
+    #[expect(unsafe_code, reason = "a pointer that two use in turns")]
+    unsafe fn run(this: *mut Self) -> Left
+    where
+        Self: Sized;
     /// Why the guest left by `code`, asked once after the [`GuestCpu::run`] that returned it: the back end does its own part of the exit here.
     fn exit(&mut self, code: u64) -> Exit;
 

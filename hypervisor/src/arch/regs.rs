@@ -2,40 +2,27 @@
 
 use bitflags::bitflags;
 
-/// General registers but RSP (a [`SysReg`]), in the order of their encoding, so that a decoded register number is an index.
+/// General registers but RSP (a [`SysReg`]): those that a call preserves, then those that it does not (System V ABI), as [`calls`](super::calls)
+/// tells them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
+#[expect(missing_docs, reason = "the architecture's own names")]
 pub struct Gprs {
-    /// RAX.
-    pub rax: u64,
-    /// RCX.
-    pub rcx: u64,
-    /// RDX.
-    pub rdx: u64,
-    /// RBX.
     pub rbx: u64,
-    /// RBP. (RSP, encoding 4, is not here.)
     pub rbp: u64,
-    /// RSI.
-    pub rsi: u64,
-    /// RDI.
-    pub rdi: u64,
-    /// R8.
-    pub r8: u64,
-    /// R9.
-    pub r9: u64,
-    /// R10.
-    pub r10: u64,
-    /// R11.
-    pub r11: u64,
-    /// R12.
     pub r12: u64,
-    /// R13.
     pub r13: u64,
-    /// R14.
     pub r14: u64,
-    /// R15.
     pub r15: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
 }
 
 impl Gprs {

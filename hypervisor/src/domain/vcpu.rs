@@ -12,7 +12,7 @@ use abi::sched::SHUTDOWN_WATCHDOG;
 use super::Domain;
 use super::areas::Areas;
 use super::poll::Poll;
-use super::wakeup::{Effects, Wakeup};
+use super::wakeup::{self, Effects, Wakeup};
 pub use super::wakeup::{Hold, Request};
 use crate::arch::{self, VcpuConfig};
 use crate::event::VcpuEvents;
@@ -292,8 +292,14 @@ impl Vcpu {
     /// See [`Wakeup::enter`].
     #[inline]
     #[must_use]
-    pub fn enter(&self) -> bool {
+    pub fn enter(&self) -> Request {
         self.wakeup.enter()
+    }
+
+    /// See [`Wakeup::requests_word`].
+    pub fn requests_word(&self) -> *const u32 {
+        const { assert!(wakeup::OUTSIDE == crate::arch::calls::OUTSIDE) };
+        self.wakeup.requests_word()
     }
 
     /// See [`Wakeup::exited`].

@@ -3,8 +3,8 @@
 //! A wake-up cannot be lost: who has news for a vCPU first sets the [`Request`] and then looks at the [`Hold`]; a vCPU that blocks first sets the
 //! [`Hold`] and then looks at its requests. One of the two sees the other (all of these are sequentially consistent).
 //!
-//! Whether it is in the guest is a bit beside the requests: a vCPU that enters takes the bit away and sees the requests in one access, so who
-//! makes one either is seen, or sees that the guest has to be left.
+//! Whether it is in the guest is a bit beside the requests: a vCPU that enters takes the bit away and then looks at the requests, so who makes one either
+//! is seen, or sees that the guest has to be left.
 //!
 //! `tests/models` runs this under every interleaving that the memory model allows.
 
@@ -71,7 +71,7 @@ pub struct Wakeup {
 }
 
 /// Beside the requests: the vCPU is not in the guest, nor on its way there; see [`Wakeup::enter`].
-const OUTSIDE: u32 = 1 << 31;
+pub const OUTSIDE: u32 = 1 << 31;
 
 /// What is left to do for who made a request.
 #[must_use]
@@ -136,13 +136,19 @@ impl Wakeup {
         })
     }
 
-    /// The CPU that runs it is about to enter the guest. `true`: not before it has looked at the requests. From here on whoever makes another sees
-    /// to an exit.
+    /// The CPU that runs it is about to enter the guest, but not before it has looked at the requests that this returns. From here on whoever makes
+    /// another sees to an exit.
     #[inline]
     #[must_use]
-    pub fn enter(&self) -> bool {
-        // A single instruction, of which the flags are looked at: each entry comes this way.
-        self.requests.fetch_and(!OUTSIDE, SeqCst) & !OUTSIDE != 0
+    pub fn enter(&self) -> Request {
+        // Two instructions, as on the short way of hypercalls; to take the bit away and know the others at once would be a loop.
+        self.requests.fetch_and(!OUTSIDE, SeqCst);
+        self.requests()
+    }
+
+    /// The word of the requests and [`OUTSIDE`], for world switches that do themselves what [`Wakeup::exited`] and [`Wakeup::enter`] do.
+    pub fn requests_word(&self) -> *const u32 {
+        (&raw const self.requests).cast()
     }
 
     /// The guest has exited, or is not entered after all.

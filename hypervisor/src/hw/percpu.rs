@@ -144,6 +144,9 @@ pub fn held() -> Option<&'static Held> {
     None
 }
 
+/// Where [`PerCpu::softirqs`] are behind GS, for the world switch.
+pub const SOFTIRQS: usize = core::mem::offset_of!(PerCpu, softirqs);
+
 /// Does this CPU have [`PerCpu::softirqs`]? One instruction less than by [`this`], for every entry to a guest.
 #[cfg(target_os = "none")]
 #[inline]
@@ -154,7 +157,7 @@ pub fn any_softirq() -> bool {
         core::arch::asm!(
             "mov {:e}, gs:[{}]",
             out(reg) bits,
-            const core::mem::offset_of!(PerCpu, softirqs),
+            const SOFTIRQS,
             options(nostack, preserves_flags, readonly)
         );
     }

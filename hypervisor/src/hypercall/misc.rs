@@ -7,7 +7,7 @@ use abi::hypercall::{
 use abi::{Errno, GuestHandle};
 
 use super::{Caller, Outcome, Stop};
-use crate::arch::machine;
+use crate::arch::{Answer, machine};
 use crate::hw;
 
 /// Calls that one slice of a multicall makes.
@@ -21,23 +21,20 @@ pub(super) fn multicall(caller: &mut Caller<'_>, list: u64, count: u64) -> Outco
     for index in 0..count {
         let mut entry = caller.read_element(list, u64::from(index))?;
         let [a, b, c, ..] = entry.args;
-        let result = if entry.op == u64::from(HYPERVISOR_MULTICALL) {
-            Err(Stop::Errno(Errno::ENOSYS))
+        let answer = if entry.op == u64::from(HYPERVISOR_MULTICALL) {
+            Answer::new(Errno::encode(Err(Errno::ENOSYS)))
         } else {
             super::call_listed(caller, entry.op, [a, b, c])
         };
-        match result {
-            Ok(value) => entry.result = value,
-            Err(Stop::Errno(errno)) => entry.result = Errno::encode(Err(errno)),
-            Err(Stop::Continue) => {
-                // The call goes on where it is when the multicall is made again from there.
-                for (arg, next) in entry.args.iter_mut().zip(core::mem::take(&mut caller.next)) {
-                    *arg = next;
-                }
-                caller.write_element(list, u64::from(index), &entry)?;
-                return Err(from(caller, list, index, count));
+        let Some(result) = answer.rax() else {
+            // The call goes on where it is when the multicall is made again from there.
+            for (arg, next) in entry.args.iter_mut().zip(core::mem::take(&mut caller.next)) {
+                *arg = next;
             }
-        }
+            caller.write_element(list, u64::from(index), &entry)?;
+            return Err(from(caller, list, index, count));
+        };
+        entry.result = result;
         caller.write_element(list, u64::from(index), &entry)?;
         let done = index + 1;
         machine::take_host_interrupts();

@@ -41,7 +41,7 @@ use abi::{Compat, Domid, Errno, GuestHandle, Layout, hypercall as nr};
 use arrayvec::ArrayVec;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::arch::GuestCpu;
+use crate::arch::{Answer, Calls, GuestCpu};
 use crate::domain::{Domain, table};
 use crate::mm::guest::{Fault, GuestVirt};
 use crate::types::{DomId, Gva, PAGE_SIZE};
@@ -77,77 +77,100 @@ impl From<Fault> for Stop {
 /// What handlers return.
 type Outcome = Result<u64, Stop>;
 
-/// Arguments come in registers, of which a handler uses what it has arguments.
-type Handler = fn(&mut Caller<'_>, u64, u64, u64) -> Outcome;
+impl From<Outcome> for Answer {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(value) => Answer::new(value),
+            Err(Stop::Errno(errno)) => Answer::new(Errno::encode(Err(errno))),
+            Err(Stop::Continue) => Answer::AGAIN,
+        }
+    }
+}
+
+/// What makes a call: [`calls::Handler`] with a type for the context. A call uses as many arguments as it has; they come first, as they are in the guest's
+/// registers.
+type Handler = extern "sysv64" fn(u64, u64, u64, &mut Caller<'_>) -> Answer;
 
 const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
+
+/// A table of [`Handler`]s, each written as if it were a closure.
+macro_rules! handlers {
+    ($($nr:ident: |$first:pat, $second:pat, $third:pat, $caller:ident| $outcome:expr;)*) => {{
+        let mut table: [Handler; HANDLERS] = [unknown; HANDLERS];
+        $(
+            table[nr::$nr as usize] = {
+                extern "sysv64" fn handler(
+                    $first: u64,
+                    $second: u64,
+                    $third: u64,
+                    $caller: &mut Caller<'_>,
+                ) -> Answer {
+                    $outcome.into()
+                }
+                handler
+            };
+        )*
+        table
+    }};
+}
 
 /// By number. What is not here does not exist for guests with nested paging.
 #[cfg_attr(
     not(test),
     expect(clippy::indexing_slicing, reason = "when this is compiled, not when it runs")
 )]
-static TABLE: [Handler; HANDLERS] = {
-    let mut table: [Handler; HANDLERS] = [|_, _, _, _| unknown(); HANDLERS];
-    table[nr::HYPERVISOR_PLATFORM_OP as usize] = |caller, at, _, _| platform::platform_op(caller, at);
-    table[nr::HYPERVISOR_MEMORY_OP as usize] =
-        |caller, command, at, _| memory::memory_op(caller, command, at);
-    table[nr::HYPERVISOR_MULTICALL as usize] = |caller, list, count, _| misc::multicall(caller, list, count);
-    table[nr::HYPERVISOR_SET_TIMER_OP as usize] =
-        |caller, deadline, _, _| vcpu::set_timer_op(caller, deadline);
-    table[nr::HYPERVISOR_XEN_VERSION as usize] =
-        |caller, command, at, _| version::xen_version(caller, command, at);
-    table[nr::HYPERVISOR_CONSOLE_IO as usize] = console_io::console_io;
-    table[nr::HYPERVISOR_GRANT_TABLE_OP as usize] = grant::grant_table_op;
-    table[nr::HYPERVISOR_VM_ASSIST as usize] =
-        |caller, command, kind, _| misc::vm_assist(caller, command, kind);
-    table[nr::HYPERVISOR_VCPU_OP as usize] = vcpu::vcpu_op;
-    table[nr::HYPERVISOR_SCHED_OP as usize] = |caller, command, at, _| sched::sched_op(caller, command, at);
-    table[nr::HYPERVISOR_EVENT_CHANNEL_OP as usize] = event::event_channel_op;
-    table[nr::HYPERVISOR_PHYSDEV_OP as usize] =
-        |caller, command, at, _| physdev::physdev_op(caller, command, at);
-    table[nr::HYPERVISOR_HVM_OP as usize] = |caller, command, at, _| hvm::hvm_op(caller, command, at);
-    table[nr::HYPERVISOR_SYSCTL as usize] = |caller, at, _, _| sysctl::sysctl(caller, at);
-    table[nr::HYPERVISOR_DOMCTL as usize] = |caller, at, _, _| domctl::domctl(caller, at);
-    table
+static TABLE: [Handler; HANDLERS] = handlers! {
+    HYPERVISOR_PLATFORM_OP: |at, _, _, caller| platform::platform_op(caller, at);
+    HYPERVISOR_MEMORY_OP: |command, at, _, caller| memory::memory_op(caller, command, at);
+    HYPERVISOR_MULTICALL: |list, count, _, caller| misc::multicall(caller, list, count);
+    HYPERVISOR_SET_TIMER_OP: |deadline, _, _, caller| vcpu::set_timer_op(caller, deadline);
+    HYPERVISOR_XEN_VERSION: |command, at, _, caller| version::xen_version(caller, command, at);
+    HYPERVISOR_CONSOLE_IO: |command, count, at, caller| console_io::console_io(caller, command, count, at);
+    HYPERVISOR_GRANT_TABLE_OP: |command, list, count, caller| grant::grant_table_op(caller, command, list, count);
+    HYPERVISOR_VM_ASSIST: |command, kind, _, caller| misc::vm_assist(caller, command, kind);
+    HYPERVISOR_VCPU_OP: |command, id, at, caller| vcpu::vcpu_op(caller, command, id, at);
+    HYPERVISOR_SCHED_OP: |command, at, _, caller| sched::sched_op(caller, command, at);
+    HYPERVISOR_EVENT_CHANNEL_OP: |command, at, old, caller| event::event_channel_op(caller, command, at, old);
+    HYPERVISOR_PHYSDEV_OP: |command, at, _, caller| physdev::physdev_op(caller, command, at);
+    HYPERVISOR_HVM_OP: |command, at, _, caller| hvm::hvm_op(caller, command, at);
+    HYPERVISOR_SYSCTL: |at, _, _, caller| sysctl::sysctl(caller, at);
+    HYPERVISOR_DOMCTL: |at, _, _, caller| domctl::domctl(caller, at);
 };
 
-/// Make call number `nr`, of which 32 bits count.
-///
-/// # Errors
-/// See [`Stop`].
+/// All of it for a back end, whose context is a [`Caller`].
+pub const CALLS: Calls = Calls {
+    handlers: (&raw const TABLE).cast(),
+    count: HANDLERS,
+    ..Calls::NONE
+};
+
+/// Make call number `nr`, of which all bits count (a caller that is not in 64-bit mode has 32).
 #[inline]
-pub fn call(caller: &mut Caller<'_>, nr: u64, [first, second, third]: Args) -> Result<u64, Stop> {
-    match TABLE.get(nr as u32 as usize) {
-        Some(handler) => handler(caller, first, second, third),
-        None => unknown(),
-    }
+pub fn call(first: u64, second: u64, third: u64, caller: &mut Caller<'_>, nr: u64) -> Answer {
+    let handler = TABLE.get(nr as usize).unwrap_or(&(unknown as Handler));
+    handler(first, second, third, caller)
 }
 
-/// Cold, so that the error is not made ready for every call.
-#[cold]
-fn unknown() -> Outcome {
-    Err(Errno::ENOSYS.into())
+extern "sysv64" fn unknown(_: u64, _: u64, _: u64, _: &mut Caller<'_>) -> Answer {
+    Answer::new(Errno::encode(Err(Errno::ENOSYS)))
 }
 
 /// The same for a call made outside 64-bit mode, whose arguments have 32 bits, and point to what has the layouts of i386 guests.
-///
-/// # Errors
-/// See [`Stop`].
-pub fn call_compat(caller: &mut Caller<'_>, nr: u64, args: Args) -> Result<u64, Stop> {
+pub fn call_compat(caller: &mut Caller<'_>, nr: u64, args: Args) -> Answer {
     caller.layout = Layout::I386;
-    let result = call_listed(caller, nr, args);
+    let answer = call_listed(caller, nr, args);
     caller.layout = Layout::X86_64;
-    result
+    answer
 }
 
 /// A call in the caller's layout: what is left to do for one that is in a list of calls.
-fn call_listed(caller: &mut Caller<'_>, nr: u64, [first, second, third]: Args) -> Result<u64, Stop> {
+fn call_listed(caller: &mut Caller<'_>, nr: u64, [first, second, third]: Args) -> Answer {
     if caller.layout == Layout::I386 && nr == u64::from(nr::HYPERVISOR_SET_TIMER_OP) {
         // The one argument of 64 bits comes in two.
-        return call(caller, nr, [first | second << 32, 0, 0]);
+        return call(first | second << 32, 0, 0, caller, nr);
     }
-    call(caller, nr, [first, second, third])
+    call(first, second, third, caller, nr)
 }
 
 impl<'a> Caller<'a> {

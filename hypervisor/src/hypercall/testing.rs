@@ -5,7 +5,7 @@ use abi::{Errno, Layout};
 use arrayvec::ArrayVec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Args, Caller, Stop, call, call_compat};
+use super::{Args, Caller, call, call_compat};
 use crate::arch::{GuestCpu, NestedFormat, fake};
 use crate::domain::vcpu::Hold;
 use crate::domain::{Config, Domain, lifecycle, soft_reset, table};
@@ -100,7 +100,7 @@ impl World {
         value
     }
 
-    pub fn caller(&mut self, work: impl FnOnce(&mut Caller<'_>) -> Result<u64, Stop>) -> Result<u64, Stop> {
+    pub fn caller<R>(&mut self, work: impl FnOnce(&mut Caller<'_>) -> R) -> R {
         let vcpu = self.domain.vcpu(VcpuId(0)).expect("first").clone();
         let caller = &mut Caller {
             domain: &self.domain,
@@ -123,17 +123,16 @@ impl World {
         let mut args = Args::default();
         args[..first.len()].copy_from_slice(first);
         for _ in 0..10_000 {
-            match self.caller(|caller| call(caller, nr.into(), args)) {
-                Ok(value) => return Ok(value),
-                Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Continue) => {
-                    // It may wait for a call that another test makes.
-                    std::thread::yield_now();
-                    args.iter_mut()
-                        .zip(&self.next)
-                        .for_each(|(arg, next)| *arg = *next);
-                }
+            let [first, second, third] = args;
+            let answer = self.caller(|caller| call(first, second, third, caller, nr.into()));
+            if let Some(rax) = answer.rax() {
+                return Errno::decode(rax);
             }
+            // It may wait for a call that another test makes.
+            std::thread::yield_now();
+            args.iter_mut()
+                .zip(&self.next)
+                .for_each(|(arg, next)| *arg = *next);
         }
         panic!("hypercall {nr} does not end");
     }
@@ -145,14 +144,13 @@ impl World {
             *arg = value.into();
         }
         for _ in 0..10_000 {
-            match self.caller(|caller| call_compat(caller, nr.into(), args)) {
-                Ok(value) => return Ok(value),
-                Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Continue) => args
-                    .iter_mut()
-                    .zip(&self.next)
-                    .for_each(|(arg, next)| *arg = *next & u64::from(u32::MAX)),
+            let answer = self.caller(|caller| call_compat(caller, nr.into(), args));
+            if let Some(rax) = answer.rax() {
+                return Errno::decode(rax);
             }
+            args.iter_mut()
+                .zip(&self.next)
+                .for_each(|(arg, next)| *arg = *next & u64::from(u32::MAX));
         }
         panic!("hypercall {nr} does not end");
     }

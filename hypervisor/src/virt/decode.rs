@@ -14,6 +14,12 @@ use crate::types::{Gva, PAGE_SIZE};
 /// Longest instruction, in bytes.
 const MAX_LEN: usize = 15;
 
+/// Length of the instruction that has exited, which the hardware tells or the guest's memory. `None`: as of [`length`].
+#[inline(always)]
+pub fn length_of_exit<C: GuestCpu + ?Sized>(domain: &Domain, walks: &mut WalkCache, cpu: &C) -> Option<u8> {
+    cpu.instruction_len().or_else(|| length(domain, walks, cpu))
+}
+
 /// Length of the instruction at the guest's RIP. `None`: it cannot be read any more, or is none that exits, so the guest has to be entered again to
 /// fault itself.
 #[inline(always)]

@@ -7,16 +7,16 @@ use abi::sched::SHUTDOWN_REBOOT;
 
 use super::decode::MovToCr;
 use super::{Running, cpuid, decode, ioapic, known, lapic, mmio, msr, ports, time};
-use crate::arch::{CpuMode, Event, Exit, GuestCpu, SysReg, machine};
+use crate::arch::{Answer, CpuMode, Event, Exit, GuestCpu, SysReg, machine};
 use crate::domain::vcpu::{Hold, Request};
 use crate::hw;
-use crate::hypercall::{self, Stop};
+use crate::hypercall;
 use crate::sched;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
-/// VMCALL or VMMCALL. Separate from [`handle`], since this one is hot.
+/// VMCALL or VMMCALL, unless it was made on the short way (see [`calls`](crate::arch::calls)). Separate from [`handle`], since this one is hot.
 ///
 /// # Safety
 /// `C` is the type behind `running.cpu`.
@@ -24,10 +24,7 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestCpu>) {
     // SAFETY: the caller's.
     let cpu = unsafe { known::<C>(running.cpu) };
-    let len = cpu
-        .instruction_len()
-        .or_else(|| decode::length(running.domain, running.walks, cpu));
-    let Some(len) = len else {
+    let Some(len) = decode::length_of_exit(running.domain, running.walks, cpu) else {
         return; // The guest changed its mapping under us: let it fetch again.
     };
     let from_kernel = cpu.in_long_mode_kernel() || (cpu.cpl() == 0 && cpu.mode() == CpuMode::Long);
@@ -35,27 +32,26 @@ pub(super) unsafe fn hypercall<C: GuestCpu>(running: &mut Running<'_, dyn GuestC
         return other_hypercall(running, len);
     }
     let regs = cpu.gprs();
-    let (nr, args) = (regs.rax, [regs.rdi, regs.rsi, regs.rdx]);
-    let result = hypercall::call(running, nr, args);
+    let (nr, [first, second, third]) = (regs.rax, [regs.rdi, regs.rsi, regs.rdx]);
+    let answer = hypercall::call(first, second, third, running, nr);
+    let Some(rax) = answer.rax() else {
+        return go_on(running);
+    };
     // SAFETY: the caller's.
     let cpu = unsafe { known::<C>(running.cpu) };
-    cpu.gprs().rax = match result {
-        Ok(value) => value,
-        Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
-        Err(Stop::Continue) => return go_on(cpu, &core::mem::take(&mut running.next)),
-    };
+    cpu.gprs().rax = rax;
     cpu.skip_in_long_mode(len);
 }
 
 /// The guest is to execute the instruction again, with arguments that tell how far we are.
 #[cold]
-fn go_on(cpu: &mut impl GuestCpu, args: &[u64]) {
-    let regs = cpu.gprs();
+pub(super) fn go_on(running: &mut Running<'_, dyn GuestCpu>) {
+    let regs = running.cpu.gprs();
     for (register, arg) in [&mut regs.rdi, &mut regs.rsi, &mut regs.rdx]
         .into_iter()
-        .zip(args)
+        .zip(core::mem::take(&mut running.next))
     {
-        *register = *arg;
+        *register = arg;
     }
 }
 
@@ -72,27 +68,23 @@ fn other_hypercall(running: &mut Running<'_, dyn GuestCpu>, len: u8) {
     let regs = running.cpu.gprs();
     let nr = low(regs.rax);
     let args = [regs.rbx, regs.rcx, regs.rdx].map(low);
-    let result = if allowed {
+    let answer = if allowed {
         hypercall::call_compat(running, nr, args)
     } else {
-        Err(Stop::Errno(Errno::EPERM))
+        Answer::new(Errno::encode(Err(Errno::EPERM)))
     };
     let next = core::mem::take(&mut running.next);
     let regs = running.cpu.gprs();
-    regs.rax = match result {
-        Ok(value) if allowed => low(value),
-        Ok(value) => value,
-        Err(Stop::Errno(errno)) => Errno::encode(Err(errno)),
-        Err(Stop::Continue) => {
-            for (register, arg) in [&mut regs.rbx, &mut regs.rcx, &mut regs.rdx]
-                .into_iter()
-                .zip(next)
-            {
-                *register = low(arg);
-            }
-            return;
+    let Some(rax) = answer.rax() else {
+        for (register, arg) in [&mut regs.rbx, &mut regs.rcx, &mut regs.rdx]
+            .into_iter()
+            .zip(next)
+        {
+            *register = low(arg);
         }
+        return;
     };
+    regs.rax = Errno::decode(rax).map_or(rax, low);
     running.cpu.skip(len);
 }
 
@@ -160,11 +152,7 @@ fn complete(
     running: &mut Running<'_, dyn GuestCpu>,
     execute: impl FnOnce(&mut Running<'_, dyn GuestCpu>) -> Result<(), Event>,
 ) {
-    let Some(len) = running
-        .cpu
-        .instruction_len()
-        .or_else(|| decode::length(running.domain, running.walks, running.cpu))
-    else {
+    let Some(len) = decode::length_of_exit(running.domain, running.walks, running.cpu) else {
         return;
     };
     let result = execute(running);

@@ -294,10 +294,7 @@ mod tests {
         for (delivering, rip) in [(None, 2), (Some(Event::interrupt(0x20)), 0)] {
             world.cpu.delivering = delivering;
             world.cpu.set_rip(0);
-            let _ = world.caller(|running| {
-                nested_fault(running, nothing);
-                Ok(0)
-            });
+            world.caller(|running| nested_fault(running, nothing));
             assert_eq!(world.cpu.rip(), rip);
             assert_eq!(world.domain.shutdown_reason().is_some(), delivering.is_some());
         }
@@ -323,10 +320,7 @@ mod tests {
                 gpa: Gpa(0xfe00_0000),
                 ..fault(Access::Read)
             };
-            let _ = world.caller(|running| {
-                nested_fault(running, nothing);
-                Ok(0)
-            });
+            world.caller(|running| nested_fault(running, nothing));
             assert_eq!(world.cpu.injected, injected, "{bytes:x?}");
             assert_eq!(world.cpu.rip(), at);
         }

@@ -24,7 +24,7 @@ use alloc::sync::Arc;
 use abi::Layout;
 use arrayvec::ArrayVec;
 
-use crate::arch::{self, Exit, GuestCpu, Left};
+use crate::arch::{self, Calls, Exit, GuestCpu, Left};
 use abi::event_channel::{VIRQ_CON_RING, VIRQ_CONSOLE};
 
 use crate::arch::machine::Vcpu as Cpu;
@@ -34,7 +34,7 @@ use crate::event;
 use crate::hw::irq::SoftIrq;
 use crate::mm::guest::WalkCache;
 use crate::types::{DomId, VcpuId};
-use crate::{debug_keys, hw, sched};
+use crate::{debug_keys, hw, hypercall, sched};
 
 use cpuid::Policy;
 use lapic::Lapic;
@@ -68,7 +68,7 @@ pub struct Running<'a, C: GuestCpu + ?Sized> {
     pub msrs: &'a mut Msrs,
     /// Layout of what the hypercall that it makes points to.
     pub layout: Layout,
-    /// First arguments of a hypercall that is to be made again: see [`hypercall::Stop::Continue`](crate::hypercall::Stop::Continue).
+    /// First arguments of a hypercall that is to be made again: see [`hypercall::Stop::Continue`].
     pub next: ArrayVec<u64, 3>,
 }
 
@@ -197,23 +197,42 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>, time: u64) {
     let vcpu: &Vcpu = running.vcpu;
     running.cpu.set_preemption_timer(time);
     running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));
-    loop {
-        // Two branches: what `enter` did is in the CPU's flags, and is cheaper to act on than to combine.
-        if (vcpu.enter() || hw::irq::softirq_pending()) && before_entry(&mut running) == Next::Leave {
-            vcpu.exited();
-            return;
+    let calls = Calls {
+        context: (&raw mut running).cast(),
+        requests: vcpu.requests_word(),
+        ..hypercall::CALLS
+    };
+    running.cpu.set_calls(calls);
+    'outside: loop {
+        if (!vcpu.enter().is_empty() || hw::irq::softirq_pending())
+            && before_entry(&mut running) == Next::Leave
+        {
+            break;
         }
-        // SAFETY: the caller's; nobody puts another vCPU's registers there.
-        let left = unsafe { known::<C>(running.cpu) }.run();
-        vcpu.exited();
-        let code = match left {
-            Left::Hypercall => {
-                // SAFETY: as above.
-                unsafe { exits::hypercall::<C>(&mut running) };
-                continue;
+        let code = loop {
+            // SAFETY: the caller's; nobody puts another vCPU's registers there. The calls are this vCPU's, and handlers take what `running` is.
+            match unsafe { C::run(known::<C>(running.cpu)) } {
+                Left::Exit(code) => break code,
+                Left::Hypercall => {
+                    vcpu.exited();
+                    // SAFETY: as above.
+                    unsafe { exits::hypercall::<C>(&mut running) };
+                    continue 'outside;
+                }
+                // The vCPU counts as in the guest again, and has something to look at.
+                Left::Called => {
+                    if before_entry(&mut running) == Next::Leave {
+                        break 'outside;
+                    }
+                }
+                Left::CallAgain => {
+                    vcpu.exited();
+                    exits::go_on(&mut running);
+                    continue 'outside;
+                }
             }
-            Left::Exit(code) => code,
         };
+        vcpu.exited();
         // SAFETY: as above.
         let cpu = unsafe { known::<C>(running.cpu) };
         match cpu.exit(code) {
@@ -221,6 +240,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>, time: u64) {
             exit => exits::handle(&mut running, exit),
         }
     }
+    vcpu.exited();
 }
 
 /// `cpu` by its type, for calls that are not virtual.

@@ -38,6 +38,7 @@ pub mod cpu;
 pub mod domains;
 pub mod fifo;
 pub mod frames;
+pub mod general;
 pub mod granting;
 pub mod hypercall;
 pub mod interrupts;

@@ -25,10 +25,10 @@ macro_rules! load_gprs {
             "mov r9, [rsi + {r8} + 8]\n",
             "mov r10, [rsi + {r8} + 16]\n",
             "mov r11, [rsi + {r8} + 24]\n",
-            "mov r12, [rsi + {r8} + 32]\n",
-            "mov r13, [rsi + {r8} + 40]\n",
-            "mov r14, [rsi + {r8} + 48]\n",
-            "mov r15, [rsi + {r8} + 56]\n",
+            "mov r12, [rsi + {r12}]\n",
+            "mov r13, [rsi + {r12} + 8]\n",
+            "mov r14, [rsi + {r12} + 16]\n",
+            "mov r15, [rsi + {r12} + 24]\n",
             "mov rsi, [rsi + {rsi}]\n",
         )
     };
@@ -48,10 +48,10 @@ macro_rules! save_gprs {
             "mov [rax + {r8} + 8], r9\n",
             "mov [rax + {r8} + 16], r10\n",
             "mov [rax + {r8} + 24], r11\n",
-            "mov [rax + {r8} + 32], r12\n",
-            "mov [rax + {r8} + 40], r13\n",
-            "mov [rax + {r8} + 48], r14\n",
-            "mov [rax + {r8} + 56], r15\n",
+            "mov [rax + {r12}], r12\n",
+            "mov [rax + {r12} + 8], r13\n",
+            "mov [rax + {r12} + 16], r14\n",
+            "mov [rax + {r12} + 24], r15\n",
         )
     };
 }
@@ -97,6 +97,7 @@ pub unsafe fn world_switch(vmcb: Hpa, gprs: *mut Gprs, host_state: Hpa) {
             rsi = const offset_of!(Gprs, rsi),
             rdi = const offset_of!(Gprs, rdi),
             r8 = const offset_of!(Gprs, r8),
+            r12 = const offset_of!(Gprs, r12),
             inlateout("rax") vmcb.0 => _,
             inlateout("rsi") gprs => _,
             inlateout("rdx") host_state.0 => _,
@@ -174,5 +175,6 @@ unsafe extern "sysv64" fn careful(
         rsi = const offset_of!(Gprs, rsi),
         rdi = const offset_of!(Gprs, rdi),
         r8 = const offset_of!(Gprs, r8),
+        r12 = const offset_of!(Gprs, r12),
     )
 }

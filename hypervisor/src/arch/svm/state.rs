@@ -27,24 +27,26 @@ const ATTR_BIG: u16 = 1 << 10;
 
 impl GuestCpu for Vcpu {
     #[inline]
-    fn run(&mut self) -> Left {
-        if self.before.is_empty() {
-            self.enter();
-        } else if !self.prepare_and_enter() {
+    unsafe fn run(this: *mut Self) -> Left {
+        // SAFETY: the caller's, and there are no calls.
+        let vcpu = unsafe { &mut *this };
+        if vcpu.before.is_empty() {
+            vcpu.enter();
+        } else if !vcpu.prepare_and_enter() {
             return Left::Exit(code::SHUTDOWN);
         }
-        if self.host.caps.tcg {
+        if vcpu.host.caps.tcg {
             // SAFETY: V_INTR_MASKING is over, so this is the host's own TPR, which is 0 anyhow.
             unsafe { asm!("mov cr8, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags)) };
         }
-        self.gprs.rax = self.vmcb.save.rax;
-        let control = &mut self.vmcb.control;
-        control.clean = if self.host.caps.clean_bits { clean::ALL } else { 0 };
+        vcpu.gprs.rax = vcpu.vmcb.save.rax;
+        let control = &mut vcpu.vmcb.control;
+        control.clean = if vcpu.host.caps.clean_bits { clean::ALL } else { 0 };
         match control.exit_code {
             // VMMCALL is no part of a delivery.
             code::VMMCALL => {
-                if !self.after.is_empty() {
-                    self.take_back_interrupt();
+                if !vcpu.after.is_empty() {
+                    vcpu.take_back_interrupt();
                 }
                 Left::Hypercall
             }

@@ -7,7 +7,7 @@ use super::exit::{Guest, decode, reason};
 use super::field::{self, Fields};
 use super::vcpu::Vcpu;
 use super::vmcs::Current;
-use crate::arch::{CpuMode, Exit};
+use crate::arch::{CpuMode, Exit, GuestCpu};
 
 /// For [`measure`](crate::arch::floor::measure): all general registers loaded and saved, the exit reason read, RIP advanced by the
 /// instruction's length.
@@ -15,13 +15,16 @@ use crate::arch::{CpuMode, Exit};
 /// # Errors
 /// The guest left for another reason than VMCALL.
 pub fn bare_round_trips(vcpu: &mut Vcpu, count: u32) -> Result<(), Exit> {
-    if !vcpu.work.is_empty() {
-        // The first entry is by VMLAUNCH.
-        vcpu.enter();
+    if !vcpu.world.work.is_empty() {
+        // SAFETY: `measure` has loaded the vCPU, and calls with interrupts off; there are no `Calls`.
+        let _by_launch = unsafe { Vcpu::run(vcpu) };
     }
+    vcpu.current()
+        .set(field::HOST_RIP, entry::plain_exit as *const () as u64);
     for _ in 0..count {
-        // SAFETY: `measure` has loaded the vCPU, and calls with interrupts off.
-        let (exit_reason, vmcs) = unsafe { (entry::switch(&mut vcpu.world, How::Resume), Current::new()) };
+        // SAFETY: as above.
+        let (exit_reason, vmcs) =
+            unsafe { (entry::switch(&raw mut *vcpu.world, How::Resume), Current::new()) };
         if exit_reason != u32::from(reason::VMCALL) {
             return Err(decode(exit_reason, &vmcs, || Guest {
                 gprs: &vcpu.world.gprs,

@@ -11,12 +11,12 @@ use super::controls::{EntryControls, Primary};
 use super::field::{self, Field, Fields, SegmentFields};
 use super::reset::{CD, CR0_OWNED, CR4_GUESTS, ET, MCE, NE, NW, VMXE};
 use super::segment;
-use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, rflags};
+use super::vcpu::{PENDING_STEP, Vcpu, Work, interruptibility, kernel, rflags};
 use super::vmcs::Current;
 use crate::arch::apic_page::{ApicPage, reg};
 use crate::arch::msr_policy::msr;
 use crate::arch::{
-    ApicMode, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Left, Paging, Segment, SegmentReg, SysReg,
+    ApicMode, Calls, CpuMode, Event, Exit, Flush, Gprs, GuestCpu, Left, Paging, Segment, SegmentReg, SysReg,
     Translation, machine,
 };
 use crate::hw;
@@ -208,7 +208,7 @@ impl Vcpu {
                     vmcs.set(field::CR0_SHADOW, value);
                     set_long_mode(vmcs, vmcs.get(field::GUEST_EFER), value);
                 });
-                self.work |= Work::FLUSH_LINEAR;
+                self.world.work |= Work::FLUSH_LINEAR;
             }
             SysReg::Cr4 => {
                 let [must, may] = self.host.caps.cr4_fixed;
@@ -216,7 +216,7 @@ impl Vcpu {
                     vmcs.set(field::GUEST_CR4, ((value | MCE) & may) | must | VMXE);
                     vmcs.set(field::CR4_SHADOW, value);
                 });
-                self.work |= Work::FLUSH_LINEAR;
+                self.world.work |= Work::FLUSH_LINEAR;
             }
             SysReg::Cr2 if self.loaded => {
                 // SAFETY: a loaded vCPU's CR2 is in the register, which the hypervisor does not use.
@@ -232,7 +232,7 @@ impl Vcpu {
             SysReg::Dr6 => self.debug.set_dr6(value),
             SysReg::Efer => {
                 self.with(|vmcs| set_long_mode(vmcs, value, vmcs.get(field::GUEST_CR0)));
-                self.work |= Work::FLUSH_LINEAR;
+                self.world.work |= Work::FLUSH_LINEAR;
             }
             SysReg::SpecCtrl => self.set_spec_ctrl(value),
             _ => {}
@@ -242,8 +242,13 @@ impl Vcpu {
 
 impl GuestCpu for Vcpu {
     #[inline(always)]
-    fn run(&mut self) -> Left {
-        self.enter()
+    unsafe fn run(this: *mut Self) -> Left {
+        // SAFETY: the caller's.
+        unsafe { Vcpu::enter(this) }
+    }
+
+    fn set_calls(&mut self, calls: Calls) {
+        self.world.calls = calls;
     }
 
     #[inline(always)]
@@ -304,12 +309,7 @@ impl GuestCpu for Vcpu {
 
     #[inline(always)]
     fn in_long_mode_kernel(&self) -> bool {
-        const CONFORMING: u32 = 1 << 2;
-        const DPL: u32 = 3 << 5;
-        const LONG: u32 = 1 << 13;
-        // Code that is not conforming runs at the CPL that its descriptor says: one field tells both. (A kernel in protected mode that sets the
-        // L bit, reserved there, is taken for a 64-bit one; it gets what it asked for.)
-        self.current().get(field::GUEST_CS.rights) & (CONFORMING | DPL | LONG) == LONG
+        self.current().get(field::GUEST_CS.rights) & kernel::MASK == kernel::LONG
     }
 
     fn read(&self, register: SysReg) -> u64 {
@@ -333,7 +333,7 @@ impl GuestCpu for Vcpu {
             Home::Special => self.write_special(register, value),
         }
         if register == SysReg::Cr3 {
-            self.work |= Work::FLUSH_LINEAR;
+            self.world.work |= Work::FLUSH_LINEAR;
         }
     }
 
@@ -417,7 +417,7 @@ impl GuestCpu for Vcpu {
 
     fn forget_events(&mut self) {
         self.queued = None;
-        self.work.remove(Work::EVENT | Work::SHUTDOWN);
+        self.world.work.remove(Work::EVENT | Work::SHUTDOWN);
         self.with(|vmcs| {
             vmcs.set(field::GUEST_INTERRUPTIBILITY, 0);
             vmcs.set(field::GUEST_PENDING_DEBUG, 0);
@@ -425,7 +425,10 @@ impl GuestCpu for Vcpu {
     }
 
     fn interruptible(&self) -> bool {
-        self.work.intersection(Work::EVENT | Work::SHUTDOWN).is_empty()
+        self.world
+            .work
+            .intersection(Work::EVENT | Work::SHUTDOWN)
+            .is_empty()
             && self.with(|vmcs| {
                 vmcs.get(field::GUEST_RFLAGS) & rflags::IF != 0
                     && vmcs.get(field::GUEST_INTERRUPTIBILITY) & interruptibility::SHADOW == 0
@@ -434,7 +437,10 @@ impl GuestCpu for Vcpu {
 
     fn nmi_allowed(&self) -> bool {
         let blocking = interruptibility::SHADOW | interruptibility::NMI;
-        self.work.intersection(Work::EVENT | Work::SHUTDOWN).is_empty()
+        self.world
+            .work
+            .intersection(Work::EVENT | Work::SHUTDOWN)
+            .is_empty()
             && self.with(|vmcs| vmcs.get(field::GUEST_INTERRUPTIBILITY) & blocking == 0)
     }
 
@@ -481,7 +487,7 @@ impl GuestCpu for Vcpu {
 
     fn flush(&mut self, what: Flush) {
         match what {
-            Flush::Nested => self.work |= Work::FLUSH_NESTED,
+            Flush::Nested => self.world.work |= Work::FLUSH_NESTED,
         }
     }
 

@@ -55,6 +55,17 @@ pub(super) mod interruptibility {
     pub const NMI: u32 = 8;
 }
 
+/// Access rights of the code segment (SDM 3C table 25-2) that tell a 64-bit kernel: code that is not conforming runs at the CPL that its descriptor says,
+/// so that one field tells mode and CPL. (A kernel in protected mode that sets the L bit, reserved there, is taken for one; it gets what it asked for.)
+pub(super) mod kernel {
+    const CONFORMING: u32 = 1 << 2;
+    const DPL: u32 = 3 << 5;
+    /// 64-bit code.
+    pub const LONG: u32 = 1 << 13;
+    /// What is looked at, of which a 64-bit kernel has [`LONG`] only.
+    pub const MASK: u32 = CONFORMING | DPL | LONG;
+}
+
 /// RFLAGS bits.
 pub(super) mod rflags {
     pub const TF: u64 = 1 << 8;
@@ -71,7 +82,7 @@ const DR7_GD: u64 = 1 << 13;
 bitflags! {
     /// What must be done before the next entry. Empty in the common case.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub(super) struct Work: u8 {
+    pub struct Work: u8 {
         /// Nested translations changed.
         const FLUSH_NESTED = 1 << 0;
         /// The guest's own translations changed behind its back.
@@ -90,7 +101,6 @@ bitflags! {
 /// One guest CPU. See [`GuestCpu`](crate::arch::GuestCpu) for its methods.
 pub struct Vcpu {
     pub(super) world: Box<World>,
-    pub(super) work: Work,
     pub(super) loaded: bool,
     /// The event to deliver at the next entry.
     pub(super) queued: Option<Event>,
@@ -140,14 +150,8 @@ impl Vcpu {
         let vpid = caps.invvpid.and_then(|_| VPIDS.lock().take()).unwrap_or(0);
         let mut secondary = caps.secondary;
         secondary.set(Secondary::VPID, vpid != 0);
-        let world = Box::new(World::new());
         let vcpu = Vcpu {
-            work: if world.precautions.actions.is_empty() {
-                Work::empty()
-            } else {
-                Work::PRECAUTIONS
-            },
-            world,
+            world: Box::new(World::new()),
             loaded: false,
             queued: None,
             pin: caps.pin,
@@ -223,48 +227,57 @@ impl Vcpu {
         }
     }
 
-    /// Straight code from the entry to the caller's `match`: whoever inlines it pays for a hypercall what [`super::bare_round_trips`] does,
-    /// and one branch.
+    /// See [`GuestCpu::run`](crate::arch::GuestCpu::run).
+    ///
+    /// # Safety
+    /// As there.
     #[inline(always)]
-    pub(super) fn enter(&mut self) -> Left {
-        let exit_reason = if self.work.is_empty() || self.only_an_event() {
-            // SAFETY: `run` is called with interrupts off; loaded and launched (no work), so the VMCS is current and has this CPU's state and this
-            // world; nested tables and bitmaps are the caller's of `new`.
-            unsafe { entry::switch(&mut self.world, How::Resume) }
-        } else {
-            self.work_and_enter()
+    pub(super) unsafe fn enter(this: *mut Vcpu) -> Left {
+        // SAFETY: the caller's: the reference is gone when the world switch begins.
+        let (world, how) = unsafe {
+            let vcpu = &mut *this;
+            let how = if vcpu.world.work.is_empty() || vcpu.only_an_event() {
+                How::Resume
+            } else {
+                match vcpu.do_work() {
+                    Some(how) => how,
+                    None => return Left::Exit(reason::TRIPLE_FAULT.into()),
+                }
+            };
+            (&raw mut *vcpu.world, how)
         };
-        if exit_reason == u32::from(reason::VMCALL) {
-            Left::Hypercall
-        } else {
-            Left::Exit(exit_reason.into())
-        }
+        // SAFETY: `run` is called with interrupts off; loaded, and launched if nothing has said otherwise, so the VMCS is current and has this
+        // CPU's state and this world; nested tables and bitmaps are the caller's of `new`. SPEC_CTRL, which is among the precautions, exists where
+        // guests are offered it or where the hypervisor uses it. Its values are the host's own, one that the exit loop has checked, or one that the
+        // CPU has taken from the guest; they do not change what instructions do.
+        entry::left(unsafe { entry::switch(world, how) })
     }
 
     /// If the work that waits is to deliver an event, as mostly, do it. Apart from the rest, since interrupts come this way.
     #[inline(never)]
     fn only_an_event(&mut self) -> bool {
-        if self.work != Work::EVENT {
+        if self.world.work != Work::EVENT {
             return false;
         }
-        self.work = Work::empty();
+        self.world.work = Work::empty();
         if let Some(event) = self.queued.take() {
             deliver(self.current(), event);
         }
         true
     }
 
-    /// Do the work that waits, then enter; the exit reason.
+    /// Do the work that waits; how to enter then. `None`: not at all, as the guest has triple-faulted.
     #[inline(never)]
-    fn work_and_enter(&mut self) -> u32 {
+    fn do_work(&mut self) -> Option<How> {
         debug_assert!(self.loaded);
-        if self.work.contains(Work::SHUTDOWN) {
-            return reason::TRIPLE_FAULT.into();
+        let work = self.world.work;
+        if work.contains(Work::SHUTDOWN) {
+            return None;
         }
-        if self.work.contains(Work::FLUSH_NESTED) {
+        if work.contains(Work::FLUSH_NESTED) {
             vmcs::invept(self.host.caps.invept, self.ept_pointer);
         }
-        if self.work.contains(Work::FLUSH_LINEAR)
+        if work.contains(Work::FLUSH_LINEAR)
             && self.vpid != 0
             && let Some(scope) = self.host.caps.invvpid
         {
@@ -273,18 +286,14 @@ impl Vcpu {
         if let Some(event) = self.queued.take() {
             deliver(self.current(), event);
         }
-        let how = if self.work.contains(Work::LAUNCH) {
+        self.world.work &= Work::PRECAUTIONS;
+        Some(if work.contains(Work::LAUNCH) {
             How::CarefullyLaunch
-        } else if self.work.contains(Work::PRECAUTIONS) {
+        } else if work.contains(Work::PRECAUTIONS) {
             How::CarefullyResume
         } else {
             How::Resume
-        };
-        self.work &= Work::PRECAUTIONS;
-        // SAFETY: as in `enter`. SPEC_CTRL, which is among the precautions, exists where guests are offered it or where
-        // the hypervisor uses it. Its values are the host's own, one that the exit loop has checked, or one that the
-        // CPU has taken from the guest; they do not change what instructions do.
-        unsafe { entry::switch(&mut self.world, how) }
+        })
     }
 
     /// Everything about an exit but the world switch. Inlined, so that the exit is never put together in memory.
@@ -325,7 +334,7 @@ impl Vcpu {
             vmcs::vmclear(self.vmcs.hpa()).expect("the VMCS is one");
             vmcs::vmptrld(self.vmcs.hpa()).expect("the VMCS is one");
         }
-        self.work |= Work::LAUNCH;
+        self.world.work |= Work::LAUNCH;
         exit
     }
 
@@ -349,7 +358,7 @@ impl Vcpu {
                     change_nmi_blocking(false);
                 }
                 self.queued = Some(event);
-                self.work |= Work::EVENT;
+                self.world.work |= Work::EVENT;
             }
             None if exit::nmi_unblocked_by_iret(basic, &vmcs) => change_nmi_blocking(true),
             None => {}
@@ -363,9 +372,9 @@ impl Vcpu {
         {
             Combined::Event(event) => {
                 self.queued = Some(event);
-                self.work |= Work::EVENT;
+                self.world.work |= Work::EVENT;
             }
-            Combined::TripleFault => self.work |= Work::SHUTDOWN,
+            Combined::TripleFault => self.world.work |= Work::SHUTDOWN,
         }
     }
 
@@ -409,7 +418,7 @@ impl Vcpu {
         if self.world.precautions.set_guests(value) {
             // Only an exit then tells what it is.
             self.world.precautions.actions |= Actions::READ_SPEC_CTRL;
-            self.work |= Work::PRECAUTIONS;
+            self.world.work |= Work::PRECAUTIONS;
             self.grant(Grants::SPEC_CTRL, true);
             self.with(|vmcs| vmcs.set(field::HOST_RIP, self.world.exit_rip()));
         }
@@ -426,7 +435,7 @@ impl Vcpu {
         // SAFETY: this CPU is in VMX operation (only then are there vCPUs); not loaded, so active on no other CPU.
         unsafe { vmcs::vmptrld(self.vmcs.hpa()) }.expect("the VMCS is one");
         self.loaded = true;
-        self.work |= Work::LAUNCH;
+        self.world.work |= Work::LAUNCH;
         let this_cpu = host_state::this_cpu();
         let world = &self.world;
         self.with(|vmcs| {
@@ -438,7 +447,7 @@ impl Vcpu {
         });
         if self.cpu != this_cpu {
             // What this CPU may remember of an earlier stay, of another user of the VPID or of the page tables' frame.
-            self.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
+            self.world.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
             self.cpu = this_cpu;
         }
         self.fpu.load();

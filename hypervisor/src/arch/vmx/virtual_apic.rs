@@ -69,7 +69,7 @@ impl Vcpu {
         self.grant(Grants::X2APIC, mode == ApicMode::X2Apic);
         self.request_priority_window(None);
         // Translations of the APIC-access page were made for the mode before (SDM 3C 30.4.5).
-        self.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
+        self.world.work |= Work::FLUSH_NESTED | Work::FLUSH_LINEAR;
     }
 
     /// See [`GuestCpu::interrupts_changed`].

@@ -65,7 +65,7 @@ mod by_dom0 {
     use abi::sched::*;
     use abi::sysctl::*;
     use abi::vcpu::VCPUOP_DOWN;
-    use abi::{Domid, Union};
+    use abi::{Domid, Errno, Union};
     use zerocopy::IntoBytes;
 
     use crate::domain::{Domain, lifecycle, table};
@@ -301,8 +301,9 @@ mod by_dom0 {
                 self.dom0.call(number, &arguments).ok()
             } else {
                 self.dom0
-                    .caller(|caller| call(caller, number.into(), arguments))
-                    .ok()
+                    .caller(|caller| call(arguments[0], arguments[1], arguments[2], caller, number.into()))
+                    .rax()
+                    .and_then(|rax| Errno::decode(rax).ok())
             };
             if number == HYPERVISOR_DOMCTL && operation == XEN_DOMCTL_CREATEDOMAIN && result.is_some() {
                 let made: Domctl = self.dom0.get(ARG);

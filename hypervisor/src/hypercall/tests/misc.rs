@@ -6,9 +6,9 @@ use abi::event_channel::*;
 use abi::hypercall::*;
 use abi::version::*;
 
+use crate::arch::Answer;
 use crate::hw;
 use crate::hw::irq::SoftIrq;
-use crate::hypercall::Stop;
 use crate::hypercall::testing::{ARG, BAD, LIST, PAGES, World};
 use crate::types::Gfn;
 
@@ -54,8 +54,7 @@ fn random_calls_do_no_harm() {
             guest.put(ARG + 8 * at, &(random() % 8));
         }
         // A slice is enough: the rest is more of the same.
-        let _ =
-            guest.caller(|caller| crate::hypercall::call(caller, nr.into(), [operation, args[0], args[1]]));
+        let _ = guest.caller(|caller| crate::hypercall::call(operation, args[0], args[1], caller, nr.into()));
         for gfn in 0..PAGES {
             if guest.domain.p2m.lookup(Gfn(gfn)).is_none() {
                 guest.domain.populate(Gfn(gfn), 0).expect("room");
@@ -110,9 +109,8 @@ fn a_multicall_makes_way_for_what_waits_on_the_cpu() {
     // Another test may do the work before it is seen.
     let made_way = (0..1000).any(|_| {
         hw::irq::raise(SoftIrq::NMI);
-        let list = [LIST, 3, 0];
-        guest.caller(|caller| crate::hypercall::call(caller, HYPERVISOR_MULTICALL.into(), list))
-            == Err(Stop::Continue)
+        guest.caller(|caller| crate::hypercall::call(LIST, 3, 0, caller, HYPERVISOR_MULTICALL.into()))
+            == Answer::AGAIN
     });
     assert!(made_way);
     assert_eq!(guest.get::<MulticallEntry>(LIST).result, 0x40011);

@@ -12,6 +12,7 @@ mod grants;
 mod memory;
 mod others;
 mod pointers;
+mod registers;
 mod vcpus;
 mod version;
 
@@ -53,6 +54,8 @@ fn spare() -> u64 {
 fn main(_: StartInfo) -> ! {
     cpu::init();
     let mut report = Report::default();
+    // First, as it wants events that come by two levels.
+    registers::registers(&mut report);
     version::version(&mut report);
     memory::memory(&mut report);
     events::events(&mut report);
