@@ -18,6 +18,27 @@ pub fn tests() -> Vec<Test> {
                 "cannot run guests: the CPU has no AMD-V (SVM)",
             )
         }),
+        test("no 64-bit mode", Vehicle::Svm, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "qemu64,-lm")?,
+                "this processor has no 64-bit mode, which Oxen needs",
+            )
+        }),
+        test("no 64-bit mode", Vehicle::Vmx, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "core_duo_t2400_yonah")?,
+                "this processor has no 64-bit mode, which Oxen needs",
+            )
+        }),
+        test("no no-execute pages", Vehicle::Svm, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "qemu64,-nx")?,
+                "this processor does not offer no-execute pages",
+            )
+        }),
         test("no nested paging", Vehicle::Svm, |bench, machine| {
             refused(
                 bench,
