@@ -13,7 +13,8 @@ use crate::domain;
 use crate::domain::dom0::{self, Dom0};
 use crate::grant;
 use crate::hw::percpu::MAX_CPUS;
-use crate::hw::{acpi, power, smp, time, watchdog};
+use crate::hw::watchdog::{self, Trial};
+use crate::hw::{acpi, power, smp, time};
 use crate::mm::{device, frames, phys, takeover};
 use crate::types::{Hpa, PAGE_SHIFT};
 use crate::{sched, virt};
@@ -56,19 +57,25 @@ pub fn kernel_main(info: &'static mut BootInfo, handover: Handover) -> ! {
     }
     build_dom0(&host);
     if let Some(timeout) = host.options.watchdog.filter(|&timeout| timeout > 0) {
-        watch(timeout);
+        watch(timeout, host.options.watchdog_force);
     }
     virt::run_cpu()
 }
 
-fn watch(timeout: u32) {
+fn watch(timeout: u32, force: bool) {
     const TIMER_IRQ: u8 = 0;
-    if watchdog::start(timeout, acpi::info().isa_line(TIMER_IRQ)) {
-        sched::begin_to_beat_everywhere(true);
-        log::info!("watchdog      by NMI, {timeout} s");
-    } else {
-        log::warn!("watchdog      off: no NMI comes from the PIT");
+    match watchdog::start(timeout, acpi::info().isa_line(TIMER_IRQ)) {
+        Trial::Works => log::info!("watchdog      by NMI, {timeout} s"),
+        Trial::Silent if force => {
+            log::warn!("watchdog      by NMI, {timeout} s, by force: none has come from the PIT so far");
+        }
+        Trial::Silent | Trial::NoLine => {
+            watchdog::stop();
+            log::warn!("watchdog      off: no NMI comes from the PIT");
+            return;
+        }
     }
+    sched::begin_to_beat_everywhere(true);
 }
 
 fn log_floor() {

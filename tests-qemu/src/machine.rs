@@ -166,8 +166,8 @@ pub struct Machine {
     pub networks: Vec<String>,
     /// More of QEMU's command line.
     pub qemu: Vec<String>,
-    /// Wait for gdb on port 1234 (QEMU).
-    pub gdb: bool,
+    /// Wait for gdb on this TCP port of localhost (QEMU).
+    pub gdb: Option<u16>,
     /// The UEFI application finds a configuration that was made for xen.efi: of that name, and with files that Oxen does not load.
     pub xen_config: bool,
     /// QEMU's machine type.
@@ -213,7 +213,7 @@ impl Machine {
             disks: Vec::new(),
             networks: Vec::new(),
             qemu: Vec::new(),
-            gdb: false,
+            gdb: None,
             xen_config: false,
             chipset: "q35",
             esp: Vec::new(),
@@ -291,8 +291,9 @@ impl Machine {
         if !self.restarts {
             qemu.arg("-no-reboot");
         }
-        if self.gdb {
-            qemu.args(["-s", "-S"]);
+        if let Some(port) = self.gdb {
+            // Who is on the network is not to debug it: QEMU's own default would be all addresses.
+            qemu.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
         }
         match self.door {
             Door::Kernel | Door::Pvh => {
@@ -355,8 +356,8 @@ impl Machine {
             "Bochs has no virtio devices: leave out disks and networks of the machine, or use --svm"
         );
         ensure!(
-            !self.gdb,
-            "Bochs does not wait for gdb: leave out --gdb, or use --svm"
+            self.gdb.is_none(),
+            "Debian's Bochs is built without its stub for gdb: leave out --gdb, or use --svm"
         );
         let iso = media::grub_iso(self, scratch)?;
         let config = scratch.join("bochsrc");

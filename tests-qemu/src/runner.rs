@@ -89,6 +89,11 @@ impl Bench {
         Ok(self.machine.insert(console))
     }
 
+    /// The one that was started last.
+    pub fn machine(&mut self) -> Option<&mut Console> {
+        self.machine.as_mut()
+    }
+
     /// Stops the machine, as by pulling the plug.
     pub fn stop(&mut self) {
         if let Some(console) = self.machine.take() {

@@ -94,6 +94,8 @@ pub struct CommandLine<'a> {
     /// `watchdog` and `watchdog_timeout=`: seconds after which a CPU that stands still makes the machine panic.
     pub watchdog: Option<u32>,
     watchdog_timeout: u32,
+    /// `watchdog=force`: it watches even if no NMI comes when that is tried.
+    pub watchdog_force: bool,
     /// `crash_test=`: what debug key `C` does instead of a plain panic.
     pub crash_test: Option<CrashTest>,
     /// `apicv`: the hardware sees to guests' local APICs, where it can.
@@ -150,6 +152,7 @@ impl Default for CommandLine<'_> {
             no_smp: false,
             watchdog: None,
             watchdog_timeout: 5,
+            watchdog_force: false,
             crash_test: None,
             apicv: true,
             x2apic: None,
@@ -215,6 +218,7 @@ fn option<'a>(line: &mut CommandLine<'_>, word: &'a str) -> Option<Complaint<'a>
     let done = match action {
         Action::Value(set) => value.filter(|_| on).and_then(|value| set(line, value)),
         Action::Flag(set) => value.map_or(Some(on), boolean).map(|value| set(line, value)),
+        Action::Either(set) => set(line, value.unwrap_or(if on { "yes" } else { "no" })),
         Action::Only(values) => {
             let value = value.unwrap_or(if on { "1" } else { "0" });
             if !values.contains(&value) {

@@ -2,7 +2,7 @@
 
 use super::values::{
     boolean, clock_source, console, dom0_max_vcpus, dom0_mem, guest_levels, level, number_in, reboot, size,
-    spec_ctrl, stamps, watchdog_timeout,
+    spec_ctrl, stamps, watchdog, watchdog_timeout,
 };
 use super::{CommandLine, CrashTest};
 use abi::sysctl::{XEN_SYSCTL_SCHED_RATELIMIT_MAX, XEN_SYSCTL_SCHED_RATELIMIT_MIN};
@@ -16,6 +16,8 @@ pub(super) enum Action {
     Value(fn(&mut CommandLine<'_>, &str) -> Option<()>),
     /// True or false (`name`, `no-name`, `name=BOOL`).
     Flag(fn(&mut CommandLine<'_>, bool)),
+    /// Takes a value, or is on (`name`) or off (`no-name`), which are given as words.
+    Either(fn(&mut CommandLine<'_>, &str) -> Option<()>),
     /// One of these values is what happens anyway; others have no effect.
     Only(&'static [&'static str]),
 }
@@ -165,11 +167,7 @@ pub(super) const OPTIONS: &[(&str, &str, Action)] = &[
         "acpi, Power, pci, kbd, triple or no",
         Action::Value(reboot),
     ),
-    (
-        "watchdog",
-        "a boolean",
-        Action::Flag(|line, value| line.watchdog = value.then_some(line.watchdog_timeout)),
-    ),
+    ("watchdog", "force or a boolean", Action::Either(watchdog)),
     (
         "watchdog_timeout",
         "a NUMBER of seconds; 0 switches the watchdog off",

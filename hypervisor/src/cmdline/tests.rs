@@ -99,6 +99,20 @@ fn watchdogs_and_resets() {
     assert_eq!(watchdog("watchdog watchdog_timeout=9"), Some(9));
     assert_eq!(watchdog("watchdog watchdog_timeout=0"), None);
     assert_eq!(parse("watchdog=often watchdog_timeout=x").complaints.len(), 2);
+    for (text, forced) in [
+        ("watchdog=force", (Some(5), true)),
+        ("watchdog=force watchdog_timeout=9", (Some(9), true)),
+        ("watchdog", (Some(5), false)),
+        ("watchdog=force watchdog", (Some(5), false)),
+        ("watchdog=force no-watchdog", (None, false)),
+        ("no-watchdog=force", (None, false)),
+        ("watchdog=forced", (None, false)),
+        ("watchdog=", (None, false)),
+    ] {
+        let line = parse(text);
+        assert_eq!((line.watchdog, line.watchdog_force), forced, "{text}");
+    }
+    assert_eq!(parse("watchdog=force").complaints.len(), 0);
     for (text, reset) in [
         ("", Reset::Acpi),
         ("reboot=pci", Reset::Pci),

@@ -315,6 +315,15 @@ pub(super) fn reboot(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
     Some(())
 }
 
+/// What comes later replaces all of what came before.
+pub(super) fn watchdog(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
+    let force = value == "force";
+    let on = force || boolean(value)?;
+    line.watchdog = on.then_some(line.watchdog_timeout);
+    line.watchdog_force = force;
+    Some(())
+}
+
 pub(super) fn watchdog_timeout(line: &mut CommandLine<'_>, value: &str) -> Option<()> {
     line.watchdog_timeout = value.parse().ok()?;
     line.watchdog = line.watchdog.map(|_| line.watchdog_timeout);

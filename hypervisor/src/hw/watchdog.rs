@@ -31,12 +31,22 @@ static SEEN: [[AtomicU32; 2]; MAX_CPUS] = [const { [const { AtomicU32::new(0) };
 static STUCK: AtomicU32 = AtomicU32::new(NOBODY);
 const NOBODY: u32 = u32::MAX;
 
-/// Watch, on CPU 0, every CPU from its first beat on; `timeout` in seconds. `timer` is where the PIT's interrupt arrives. `false`: no NMI comes from
-/// there.
-pub fn start(timeout: u32, timer: Line) -> bool {
+/// What came of [`start`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trial {
+    /// NMIs come.
+    Works,
+    /// None has come within a beat.
+    Silent,
+    /// There is no I/O APIC by which one could.
+    NoLine,
+}
+
+/// Watch, on CPU 0, every CPU from its first beat on, if NMIs come; `timeout` in seconds. `timer` is where the PIT's interrupt arrives.
+pub fn start(timeout: u32, timer: Line) -> Trial {
     const CHANNEL_0_MODE_2: u8 = 0b0011_0100;
     if !ioapic::route_nmi(timer) {
-        return false;
+        return Trial::NoLine;
     }
     // SAFETY: channel 0 of the PIT is the hypervisor's; it drives nothing but this line.
     unsafe {
@@ -49,12 +59,16 @@ pub fn start(timeout: u32, timer: Line) -> bool {
     let patience = time::now_ns() + BEAT;
     while NMIS.load(SeqCst) < 2 {
         if time::now_ns() > patience {
-            LIMIT.store(0, SeqCst);
-            return false;
+            return Trial::Silent;
         }
         core::hint::spin_loop();
     }
-    true
+    Trial::Works
+}
+
+/// Nobody watches.
+pub fn stop() {
+    LIMIT.store(0, SeqCst);
 }
 
 /// This CPU makes progress.

@@ -31,9 +31,10 @@ struct Options {
     /// Boot our own UEFI application (OVMF)
     #[arg(long, group = "door")]
     efi_app: bool,
-    /// Wait for gdb on localhost:1234; `target remote :1234` with the symbols of out/oxen.elf; QEMU only
-    #[arg(long)]
-    gdb: bool,
+    /// Wait for gdb on localhost:PORT; `target remote :PORT` with the symbols of out/oxen.elf; QEMU only
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "1234",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    gdb: Option<u16>,
     /// CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     smp: u32,
@@ -111,8 +112,8 @@ fn main() -> Result<()> {
         "oxen-run: {vehicle}, {}, {} MiB, {} CPU(s); Ctrl-A x ends it",
         machine.door, machine.memory, machine.cpus
     );
-    if options.gdb {
-        eprintln!("oxen-run: waits for gdb: gdb out/oxen.elf -ex 'target remote :1234', then `continue`");
+    if let Some(port) = options.gdb {
+        eprintln!("oxen-run: waits for gdb: gdb out/oxen.elf -ex 'target remote :{port}', then `continue`");
     }
     machine.start(scratch.path())?.attach()
 }
@@ -157,6 +158,21 @@ fn modules(kernel: Option<PathBuf>, ramdisk: Option<PathBuf>, args: Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gdb_has_a_port_of_its_own_or_the_usual_one() {
+        for (argument, port) in [
+            ("--svm", Some(None)),
+            ("--gdb", Some(Some(1234))),
+            ("--gdb=4321", Some(Some(4321))),
+            ("--gdb=0", None),
+            ("--gdb=65536", None),
+            ("--gdb=", None),
+        ] {
+            let parsed = Options::try_parse_from(["scripts/run", argument]);
+            assert_eq!(parsed.ok().map(|options| options.gdb), port, "{argument}");
+        }
+    }
 
     #[test]
     fn dom0_leaves_memory_for_a_debian() {

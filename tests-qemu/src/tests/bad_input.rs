@@ -18,11 +18,48 @@ pub fn tests() -> Vec<Test> {
                 "cannot run guests: the CPU has no AMD-V (SVM)",
             )
         }),
+        test("no 64-bit mode", Vehicle::Svm, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "qemu64,-lm")?,
+                "this processor has no 64-bit mode, which Oxen needs",
+            )
+        }),
+        test("no 64-bit mode", Vehicle::Vmx, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "core_duo_t2400_yonah")?,
+                "this processor has no 64-bit mode, which Oxen needs",
+            )
+        }),
+        test("no no-execute pages", Vehicle::Svm, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "qemu64,-nx")?,
+                "this processor does not offer no-execute pages",
+            )
+        }),
         test("no nested paging", Vehicle::Svm, |bench, machine| {
             refused(
                 bench,
                 on(machine, "EPYC-Milan-v2,-npt")?,
                 "cannot run guests: the CPU's AMD-V has no nested paging (NPT)",
+            )
+        }),
+        // Bochs's CPU of this kind lacks IA32_MISC_ENABLE, which all real ones have.
+        test("no virtualization", Vehicle::Vmx, |bench, mut machine| {
+            machine.lenient_msrs = true;
+            refused(
+                bench,
+                on(machine, "p4_prescott_celeron_336")?,
+                "cannot run guests: the CPU has no VT-x (VMX)",
+            )
+        }),
+        test("no virtualization", Vehicle::SvmBochs, |bench, machine| {
+            refused(
+                bench,
+                on(machine, "athlon64_clawhammer")?,
+                "cannot run guests: the CPU has no AMD-V (SVM)",
             )
         }),
         test("VT-x without EPT", Vehicle::Vmx, |bench, machine| {

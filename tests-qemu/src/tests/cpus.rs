@@ -52,6 +52,7 @@ pub fn tests() -> Vec<Test> {
                 without_x2apic,
             ));
             tests.push(test("CPUID that firmware limits", vehicle, limited));
+            tests.push(test("watchdog without NMIs", vehicle, watchdog_without_nmis));
         }
         tests.push(test("machine reset", vehicle, resets));
         tests.push(test("dom0's end is the machine's", vehicle, ends_of_dom0));
@@ -235,6 +236,23 @@ fn ends_of_dom0(bench: &mut Bench, mut machine: Machine) -> Result<()> {
         if !said.ends_with("halted") {
             console.expect("Oxen 0.1.0", PATIENCE)?;
         }
+    }
+    Ok(())
+}
+
+/// On a machine without a PIT there is no watchdog, unless the command line insists.
+fn watchdog_without_nmis(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.chipset = "q35,pit=off";
+    machine.modules = vec![guest("hello", "")?];
+    for (option, said) in [
+        ("watchdog", "off: no NMI comes from the PIT"),
+        ("watchdog=force", "by NMI, 5 s, by force: none has come"),
+    ] {
+        let mut machine = machine.clone();
+        machine.command_line += &format!(" dom0_mem=64M {option}");
+        let console = bench.start(&machine)?;
+        console.expect(&format!("watchdog      {said}"), PATIENCE)?;
+        verdict(console)?;
     }
     Ok(())
 }

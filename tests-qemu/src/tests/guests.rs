@@ -49,6 +49,15 @@ pub fn tests() -> Vec<Test> {
             lapic(bench, machine, None)
         }));
     }
+    for vehicle in BOTH {
+        tests.push(test("domctl and sysctl", vehicle, move |bench, mut machine| {
+            machine.cpus = 2;
+            // A domain runs on the second CPU, which uses the FPU.
+            machine.one_thread = vehicle == Vehicle::Svm;
+            machine.command_line += " dom0_max_vcpus=1";
+            run(bench, machine, "control")
+        }));
+    }
     // With 2 CPUs under each guest's, the other one is at work at the same time.
     for vehicle in BOTH {
         tests.push(test(

@@ -11,6 +11,7 @@
 //! * [`debian`]: the stock Debian kernel as domU, used like a person would.
 //! * [`efi`]: the UEFI application from the firmware's shell.
 //! * [`ends`]: what becomes of domains that have stopped.
+//! * [`gdb`]: the hypervisor under gdb.
 //! * [`guests`]: the test guests as dom0.
 //! * [`hostile`]: domains that attack, leaks, bad configs.
 //! * [`machine_disk`]: disks of the machine, which dom0-shim drives.
@@ -35,6 +36,7 @@ mod creating;
 mod debian;
 mod efi;
 mod ends;
+mod gdb;
 mod guests;
 mod hostile;
 mod machine_disk;
@@ -80,6 +82,7 @@ pub fn all() -> Vec<Test> {
         guests::tests(),
         boot::tests(),
         efi::tests(),
+        gdb::tests(),
         bad_input::tests(),
     ]
     .into_iter()
