@@ -91,7 +91,7 @@ pub(super) struct Frame {
     pub(super) rip: u64,
     cs: u64,
     rflags: u64,
-    rsp: u64,
+    pub(super) rsp: u64,
     ss: u64,
 }
 
@@ -174,9 +174,8 @@ extern "C" fn handle(frame: &mut Frame) {
         MACHINE_CHECK => machine_check(),
         exception @ 0..32 => {
             super::panic::fatal(
-                format_args!("{}, error code {:#x}\n{frame}", name(exception), frame.error_code),
-                frame.rip,
-                frame.rbp(),
+                format_args!("{}, error code {:#x}", name(exception), frame.error_code),
+                frame,
             );
         }
         vector => irq::handle(vector as u8),

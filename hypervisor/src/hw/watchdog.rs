@@ -118,11 +118,7 @@ pub(super) fn look(frame: &Frame) -> bool {
 
 fn report(frame: &Frame) -> ! {
     panic::fatal(
-        format_args!(
-            "Watchdog timer detects that CPU{} is stuck!\n{frame}",
-            percpu::id()
-        ),
-        frame.rip,
-        frame.rbp(),
+        format_args!("Watchdog timer detects that CPU{} is stuck!", percpu::id()),
+        frame,
     )
 }

@@ -327,6 +327,8 @@ unsafe extern "C" fn exit() {
         // Leave. RDI, RSI and RDX are the guest's.
         "52: lock or dword ptr [r9], {outside}",
         "call [r10 + 8 * r8]",
+        ".global oxen_behind_handler",
+        "oxen_behind_handler:",
         "mov r11, [rsp]",
         "test rax, rax",
         "jnz 53f",
@@ -409,4 +411,14 @@ unsafe extern "C" fn exit() {
         called = const CALLED,
         call_again = const CALL_AGAIN,
     )
+}
+
+/// RBP and RIP of who has called [`switch`], for backtraces, if that has called a handler whose frame begins with `saved`: its RBP and its return
+/// address, then what [`exit`] and before it `leave_host` have pushed. The RBP is the guest's.
+pub fn caller_of_handler(saved: &[u64; 6]) -> Option<[u64; 2]> {
+    unsafe extern "C" {
+        static oxen_behind_handler: u8;
+    }
+    let [_, address, _world, rbp, _rbx, caller] = *saved;
+    (address == (&raw const oxen_behind_handler).addr() as u64).then_some([rbp, caller])
 }

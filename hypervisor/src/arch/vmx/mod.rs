@@ -46,6 +46,7 @@ mod vpid;
 
 pub use caps::Caps;
 pub use cpu::{apic_access_page, disable, enable, multihit_affects, probe};
+pub use entry::caller_of_handler;
 pub use floor::bare_round_trips;
 pub use vcpu::Vcpu;
 
