@@ -165,6 +165,9 @@ pub struct Machine {
     /// Time goes by instructions (QEMU's `-icount`), each of which takes 2 to the power of so many nanoseconds; with 0 the time-stamp counter ticks once an
     /// instruction. In Bochs time always does.
     pub icount: Option<u32>,
+    /// Bochs: how many million instructions a CPU executes in a second of the machine's time. With fewer, what takes a certain time takes less of ours, but
+    /// more of it goes into the guests' ticks.
+    pub mips: u32,
     /// QEMU's TCG: all CPUs take turns in one thread, instead of one thread each. For guests that use the FPU on several CPUs: each FXRSTOR and XRSTOR
     /// on any CPU rewrites a word of the first one's state (`cpu_clear_ignne`, up to QEMU 10.0 at least), without a lock, in which that CPU notes
     /// at the same time whether nested paging is on. When a change is lost, the domain triple-faults at once, or the machine.
@@ -216,6 +219,7 @@ impl Machine {
             serial: 1,
             threads: 1,
             icount: None,
+            mips: 50,
             one_thread: false,
             lenient_msrs: false,
             disks: Vec::new(),
@@ -373,7 +377,7 @@ impl Machine {
             &config,
             format!(
                 "display_library: rfb, options=\"timeout=0\"\n\
-                 cpu: model={cpu}, count={count}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
+                 cpu: model={cpu}, count={count}, ips={mips}000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
                  clock: sync=none, time0=946684800\n\
                  megs: {memory}\n\
                  romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot\n\
@@ -386,6 +390,7 @@ impl Machine {
                  panic: action=fatal\n\
                  log: {log}\n",
                 cpu = self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu()),
+                mips = self.mips,
                 // Processors, cores of each, threads of each.
                 count = match self.threads {
                     1 => format!("{}", self.cpus),

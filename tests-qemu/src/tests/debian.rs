@@ -228,7 +228,7 @@ fn pause(shim: &mut Shim<'_>) -> Result<()> {
 
 /// Four vCPUs on two CPUs, all busy; nothing stalls, and no clock is found to be bad.
 fn multiprocessor(bench: &mut Bench, mut machine: Machine) -> Result<()> {
-    machine.cpus = 2;
+    (machine.cpus, machine.mips) = (2, 20);
     let seconds = amount(machine.vehicle, 120, 25);
     let mut shim = prompt(bench, machine)?;
     shim.console.type_line("create -c /etc/oxen/debian.cfg vcpus=4")?;
