@@ -76,5 +76,6 @@ need_image_tools() {
 need_emulators() {
     need_packages qemu-system-x86
     need_image_tools
-    need_packages ovmf bochs bochsbios vgabios grub-pc-bin grub-efi-amd64-bin grub-common xorriso mtools cpio
+    need_packages ovmf bochs bochsbios vgabios grub-pc-bin grub-efi-amd64-bin grub-common isolinux syslinux-common xorriso \
+        mtools cpio
 }

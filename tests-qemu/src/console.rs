@@ -96,18 +96,21 @@ impl Console {
     /// None came in time, or the machine stopped.
     pub fn expect_any(&mut self, texts: &[&str], limit: Duration) -> Result<(usize, String)> {
         let deadline = Instant::now() + limit;
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        // Before this none of them begins: what comes letter by letter is not searched from its start each time.
+        let mut from = self.seen;
         loop {
-            let fresh = &self.log[self.seen..];
             let found = texts
                 .iter()
                 .enumerate()
-                .filter_map(|(which, text)| Some((find(fresh, text.as_bytes())?, which)))
+                .filter_map(|(which, text)| Some((find(&self.log[from..], text.as_bytes())?, which)))
                 .min();
             if let Some((at, which)) = found {
-                let before = String::from_utf8_lossy(&fresh[..at]).replace('\r', "");
-                self.seen += at + texts[which].len();
+                let before = String::from_utf8_lossy(&self.log[self.seen..from + at]).replace('\r', "");
+                self.seen = from + at + texts[which].len();
                 return Ok((which, before));
             }
+            from = from.max((self.log.len() + 1).saturating_sub(longest));
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 bail!("{texts:?} did not come within {} s", limit.as_secs());

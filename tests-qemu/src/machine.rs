@@ -39,6 +39,15 @@ impl Vehicle {
         matches!(self, Vehicle::Vmx | Vehicle::SvmBochs)
     }
 
+    /// How Oxen is loaded without further ado.
+    pub fn default_door(self) -> Door {
+        if self.is_bochs() {
+            Door::Isolinux
+        } else {
+            Door::Kernel
+        }
+    }
+
     fn default_cpu(self) -> &'static str {
         match self {
             Vehicle::Svm => "EPYC-Milan-v2",
@@ -85,10 +94,12 @@ pub fn kvm_usable() -> Result<()> {
 /// How Oxen is loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Door {
-    /// By the emulator itself (`qemu -kernel`, multiboot 1). Bochs has no such thing and takes [`Door::Multiboot1`].
+    /// By the emulator itself (`qemu -kernel`, multiboot 1). Bochs has no such thing and takes [`Door::Isolinux`].
     Kernel,
     /// The same by PVH's note, with one module, which has no command line. QEMU looks for it in what is not multiboot 1.
     Pvh,
+    /// ISOLINUX on a BIOS CD, by its `mboot.c32` (multiboot 1). GRUB copies byte by byte, of which Bochs has ten seconds more with Debian's kernel.
+    Isolinux,
     /// GRUB on a BIOS CD, `multiboot`.
     Multiboot1,
     /// GRUB on a BIOS CD, `multiboot2`.
@@ -104,6 +115,7 @@ impl fmt::Display for Door {
         f.pad(match self {
             Door::Kernel => "kernel",
             Door::Pvh => "pvh",
+            Door::Isolinux => "isolinux",
             Door::Multiboot1 => "multiboot1",
             Door::Multiboot2 => "multiboot2",
             Door::UefiGrub => "uefi-grub",
@@ -153,6 +165,9 @@ pub struct Machine {
     /// Time goes by instructions (QEMU's `-icount`), each of which takes 2 to the power of so many nanoseconds; with 0 the time-stamp counter ticks once an
     /// instruction. In Bochs time always does.
     pub icount: Option<u32>,
+    /// Bochs: how many million instructions a CPU executes in a second of the machine's time. With fewer, what takes a certain time takes less of ours, but
+    /// more of it goes into the guests' ticks.
+    pub mips: u32,
     /// QEMU's TCG: all CPUs take turns in one thread, instead of one thread each. For guests that use the FPU on several CPUs: each FXRSTOR and XRSTOR
     /// on any CPU rewrites a word of the first one's state (`cpu_clear_ignne`, up to QEMU 10.0 at least), without a lock, in which that CPU notes
     /// at the same time whether nested paging is on. When a change is lost, the domain triple-faults at once, or the machine.
@@ -192,11 +207,7 @@ impl Machine {
         Ok(Machine {
             vehicle,
             cpu: None,
-            door: if vehicle.is_bochs() {
-                Door::Multiboot1
-            } else {
-                Door::Kernel
-            },
+            door: vehicle.default_door(),
             image: outputs::output("oxen")?,
             command_line: format!(
                 "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot{}",
@@ -208,6 +219,7 @@ impl Machine {
             serial: 1,
             threads: 1,
             icount: None,
+            mips: 50,
             one_thread: false,
             lenient_msrs: false,
             disks: Vec::new(),
@@ -309,6 +321,9 @@ impl Machine {
                     qemu.arg("-initrd").arg(self.initrd_list()?);
                 }
             }
+            Door::Isolinux => {
+                qemu.arg("-cdrom").arg(media::isolinux_iso(self, scratch)?);
+            }
             Door::Multiboot1 | Door::Multiboot2 => {
                 qemu.arg("-cdrom").arg(media::grub_iso(self, scratch)?);
             }
@@ -345,12 +360,6 @@ impl Machine {
     }
 
     fn bochs(&self, scratch: &Path, terminal: &Path) -> Result<Child> {
-        if !matches!(self.door, Door::Multiboot1 | Door::Multiboot2) {
-            bail!(
-                "Bochs boots from a BIOS CD only: {} is not possible; use --svm",
-                self.door
-            );
-        }
         ensure!(
             self.disks.is_empty() && self.networks.is_empty(),
             "Bochs has no virtio devices: leave out disks and networks of the machine, or use --svm"
@@ -359,16 +368,20 @@ impl Machine {
             self.gdb.is_none(),
             "Debian's Bochs is built without its stub for gdb: leave out --gdb, or use --svm"
         );
-        let iso = media::grub_iso(self, scratch)?;
+        let iso = match self.door {
+            Door::Isolinux => media::isolinux_iso(self, scratch)?,
+            Door::Multiboot1 | Door::Multiboot2 => media::grub_iso(self, scratch)?,
+            door => bail!("Bochs boots from a BIOS CD only: {door} is not possible; use --svm"),
+        };
         let config = scratch.join("bochsrc");
         std::fs::write(
             &config,
             format!(
                 "display_library: rfb, options=\"timeout=0\"\n\
-                 cpu: model={cpu}, count={count}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
+                 cpu: model={cpu}, count={count}, ips={mips}000000, reset_on_triple_fault=0, ignore_bad_msrs={lenient}\n\
                  clock: sync=none, time0=946684800\n\
                  megs: {memory}\n\
-                 romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+                 romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot\n\
                  vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
                  ata0-master: type=cdrom, path={iso}, status=inserted\n\
                  boot: cdrom\n\
@@ -378,6 +391,7 @@ impl Machine {
                  panic: action=fatal\n\
                  log: {log}\n",
                 cpu = self.cpu.as_deref().unwrap_or(self.vehicle.default_cpu()),
+                mips = self.mips,
                 // Processors, cores of each, threads of each.
                 count = match self.threads {
                     1 => format!("{}", self.cpus),

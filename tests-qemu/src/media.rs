@@ -43,6 +43,35 @@ pub(crate) fn grub_iso(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
     Ok(iso)
 }
 
+/// A CD that boots by BIOS: ISOLINUX, whose `mboot.c32` loads by multiboot 1.
+pub(crate) fn isolinux_iso(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
+    const LOADER: &str = "/usr/lib/ISOLINUX/isolinux.bin";
+    const MODULES: &str = "/usr/lib/syslinux/modules/bios";
+    let tree = scratch.join("iso");
+    fs::create_dir_all(&tree)?;
+    fs::copy(LOADER, tree.join("isolinux.bin"))
+        .with_context(|| format!("{LOADER}: it is in the package isolinux"))?;
+    for name in ["ldlinux.c32", "libcom32.c32", "mboot.c32"] {
+        fs::copy(Path::new(MODULES).join(name), tree.join(name))
+            .with_context(|| format!("{MODULES}/{name}: it is in the package syslinux-common"))?;
+    }
+    fs::copy(&machine.image, tree.join("oxen"))?;
+    let mut config = format!("default mboot.c32 oxen {}", machine.command_line);
+    for (index, file) in machine.modules.iter().enumerate() {
+        fs::copy(&file.path, tree.join(format!("module{index}")))
+            .with_context(|| format!("module {}", file.path.display()))?;
+        config += &format!(" --- module{index} {}", file.args);
+    }
+    fs::write(tree.join("isolinux.cfg"), config + "\n")?;
+    let iso = scratch.join("oxen.iso");
+    run(Command::new("xorriso")
+        .args(["-as", "mkisofs", "-quiet", "-b", "isolinux.bin", "-no-emul-boot"])
+        .args(["-boot-load-size", "4", "-boot-info-table", "-o"])
+        .arg(&iso)
+        .arg(&tree))?;
+    Ok(iso)
+}
+
 /// A disk that is an EFI system partition with our UEFI application, its configuration and the modules, or with the machine's own files.
 pub(crate) fn esp(machine: &Machine, scratch: &Path) -> Result<PathBuf> {
     let tree = scratch.join("esp");

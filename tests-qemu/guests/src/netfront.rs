@@ -508,10 +508,17 @@ fn control_slot(index: u32) -> usize {
 fn wait(mut there: impl FnMut() -> bool) -> Option<()> {
     const LOOKS: u32 = 3000;
     const NANOSECONDS: u64 = 1_000_000_000;
+    /// Most comes at once; so many looks later, there is time.
+    const SOON: u32 = 300;
+    const NAP: u64 = 2_000_000;
     let start = time::now();
     let in_time = |look| look < LOOKS || time::now().saturating_sub(start) < NANOSECONDS;
-    (0..).take_while(|&look| in_time(look)).find_map(|_| {
-        let _ = sched::yield_now();
+    (0..).take_while(|&look| in_time(look)).find_map(|look| {
+        let _ = if look < SOON {
+            sched::yield_now()
+        } else {
+            sched::sleep(NAP)
+        };
         there().then_some(())
     })
 }

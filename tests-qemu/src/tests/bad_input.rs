@@ -175,7 +175,7 @@ fn with_kernel(bench: &mut Bench, mut machine: Machine, kernel: Vec<u8>, sentenc
 }
 
 /// A bzImage with nothing but this payload (Linux, Documentation/arch/x86/boot.rst): GRUB would unpack a bare gzip file itself.
-fn linux_around(payload: &[u8]) -> Vec<u8> {
+pub(super) fn linux_around(payload: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 1024];
     image[0x1f1] = 1;
     image[0x202..0x206].copy_from_slice(b"HdrS");

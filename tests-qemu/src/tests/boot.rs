@@ -12,12 +12,13 @@ use crate::runner::{Bench, Test};
 use crate::{Door, Machine, Module, Vehicle, outputs};
 
 /// The doors that bring all modules with their command lines.
-const DOORS: [(Vehicle, Door); 8] = [
+const DOORS: [(Vehicle, Door); 9] = [
     (Vehicle::Svm, Door::Kernel),
     (Vehicle::Svm, Door::Multiboot1),
     (Vehicle::Svm, Door::Multiboot2),
     (Vehicle::Svm, Door::UefiGrub),
     (Vehicle::Svm, Door::UefiApp),
+    (Vehicle::Vmx, Door::Isolinux),
     (Vehicle::Vmx, Door::Multiboot1),
     (Vehicle::Vmx, Door::Multiboot2),
     (Vehicle::SvmBochs, Door::Multiboot2),

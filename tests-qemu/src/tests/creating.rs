@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::shim::{PROMPT, Shim, archive_with};
-use super::{BOTH, PATIENCE, test};
+use super::{BOTH, PATIENCE, bochs, everything, test};
 use crate::runner::{Bench, Test};
-use crate::{Machine, outputs};
+use crate::{Machine, Vehicle, outputs};
 
 /// The tests.
 pub fn tests() -> Vec<Test> {
@@ -17,7 +17,7 @@ pub fn tests() -> Vec<Test> {
 /// The stock kernel is unpacked for a domain that begins anew: meanwhile the prompt shows that domain, without memory as yet, xenstore answers another,
 /// and it can be destroyed. So can one that the prompt waits for, by Ctrl-C. Nothing of them stays.
 fn others_are_served(bench: &mut Bench, machine: Machine) -> Result<()> {
-    let files = [
+    let mut files = vec![
         ("store", std::fs::read(outputs::output("guests/store")?)?),
         (
             "count.cfg",
@@ -28,6 +28,9 @@ fn others_are_served(bench: &mut Bench, machine: Machine) -> Result<()> {
             "name='stock'\ntype='pvh'\nkernel='/boot/vmlinuz'\nmemory=128\n".into(),
         ),
     ];
+    if machine.vehicle == Vehicle::Vmx && !everything() {
+        files.push((bochs::KERNEL, bochs::repacked_kernel(&bench.scratch())?));
+    }
     let archive = archive_with(&outputs::output("boot-archive.cpio")?, &bench.scratch(), &files)?;
     let mut shim = Shim::start(bench, machine, archive)?;
     // An NMI that comes before the guest has a handler is a triple fault, and that a reboot.

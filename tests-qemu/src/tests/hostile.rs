@@ -284,7 +284,8 @@ fn spin(bench: &mut Bench, machine: Machine) -> Result<()> {
 }
 
 /// Made and destroyed again and again: all memory comes back.
-pub(super) fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
+pub(super) fn lives(bench: &mut Bench, mut machine: Machine) -> Result<()> {
+    machine.mips = 10;
     let mut shim = spinning(bench, machine)?;
     let free = shim.first_life("/etc/oxen/spin.cfg", "h")?;
     for life in 0..LIVES {
@@ -299,7 +300,8 @@ pub(super) fn lives(bench: &mut Bench, machine: Machine) -> Result<()> {
 pub(super) fn lives_at_once(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     const ROUNDS: u32 = 6;
     const TOGETHER: u32 = 6;
-    machine.cpus = 4;
+    // All compute for as long as dom0 prints.
+    (machine.cpus, machine.mips) = (4, 10);
     let mut shim = spinning(bench, machine)?;
     let mut free = None;
     for round in 0..ROUNDS {
@@ -325,7 +327,7 @@ pub(super) fn lives_at_once(bench: &mut Bench, mut machine: Machine) -> Result<(
 
 /// Dom0's vCPUs make domains and destroy them, each on its own CPU.
 pub(super) fn creations(bench: &mut Bench, mut machine: Machine) -> Result<()> {
-    machine.cpus = 4;
+    (machine.cpus, machine.mips) = (4, 10);
     machine.command_line += " dom0_max_vcpus=4";
     super::guests::run(bench, machine, "creations")
 }

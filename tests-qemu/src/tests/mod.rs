@@ -110,21 +110,13 @@ fn amount<T>(vehicle: Vehicle, whole: T, less: T) -> T {
     }
 }
 
-/// The door that a vehicle has without further ado.
-fn default_door(vehicle: Vehicle) -> Door {
-    match vehicle {
-        Vehicle::Svm | Vehicle::Kvm => Door::Kernel,
-        Vehicle::Vmx | Vehicle::SvmBochs => Door::Multiboot1,
-    }
-}
-
 /// A test by its vehicle's own door.
 fn test(
     name: impl Into<String>,
     vehicle: Vehicle,
     body: impl Fn(&mut Bench, Machine) -> Result<()> + Send + Sync + 'static,
 ) -> Test {
-    test_by(name, vehicle, default_door(vehicle), body)
+    test_by(name, vehicle, vehicle.default_door(), body)
 }
 
 /// A test by a given door; `body` gets the machine that loads Oxen so.

@@ -92,7 +92,7 @@ fn of_the_clock(shim: &mut Shim) -> Result<(f64, f64)> {
 /// Two domains that compute for ever share a CPU as their weights say, and one that has a cap gets just that, also if it gets the cap while it runs, and nobody
 /// else wants its CPU.
 fn shares(bench: &mut Bench, mut machine: Machine) -> Result<()> {
-    machine.cpus = 2;
+    (machine.cpus, machine.mips) = (2, 20);
     // What else the emulator's machine does takes no time then, and its CPUs take turns: for long, one changes from vCPU to vCPU while dom0 exits on the
     // other, and QEMU's defect with FXRSTOR and XRSTOR would come to that in the end.
     machine.icount = (machine.vehicle == Vehicle::Svm).then_some(6);
@@ -209,7 +209,7 @@ fn who_runs(report: &str) -> Vec<(u32, Option<u32>)> {
 pub(super) fn cores(bench: &mut Bench, mut machine: Machine) -> Result<()> {
     const SAMPLES: u32 = 30;
     let vehicle = machine.vehicle;
-    (machine.cpus, machine.threads) = (4, 2);
+    (machine.cpus, machine.threads, machine.mips) = (4, 2, 10);
     machine.command_line += " sched-gran=core dom0_max_vcpus=1";
     let mut shim = spinning(bench, machine)?;
     let info = shim.command("info")?;
