@@ -74,7 +74,8 @@ pub enum EntryFailure {
 pub enum Left {
     /// By VMCALL or VMMCALL.
     Hypercall,
-    /// By a hypercall that has been made, and there is something to look at before the next entry.
+    /// By a hypercall that has been made, and there is something to look at before the next entry. [`OUTSIDE`](super::calls::OUTSIDE) is taken away
+    /// already.
     Called,
     /// By a hypercall that is to be made again.
     CallAgain,

@@ -297,7 +297,7 @@ impl Vcpu {
     }
 
     /// See [`Wakeup::requests_word`].
-    pub fn requests_word(&self) -> *const u32 {
+    pub fn requests_word(&self) -> *const core::sync::atomic::AtomicU32 {
         const { assert!(wakeup::OUTSIDE == crate::arch::calls::OUTSIDE) };
         self.wakeup.requests_word()
     }

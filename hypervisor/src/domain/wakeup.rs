@@ -147,7 +147,7 @@ impl Wakeup {
     }
 
     /// The word of the requests and [`OUTSIDE`], for world switches that do themselves what [`Wakeup::exited`] and [`Wakeup::enter`] do.
-    pub fn requests_word(&self) -> *const u32 {
+    pub fn requests_word(&self) -> *const core::sync::atomic::AtomicU32 {
         (&raw const self.requests).cast()
     }
 

@@ -16,7 +16,7 @@ const DEPTH: usize = 32;
 static PANICKED: AtomicU32 = AtomicU32::new(NONE);
 const NONE: u32 = u32::MAX;
 
-/// How far up the stack frames are looked for, in bytes: no stack is larger.
+/// How far up the stack frames are followed, in bytes: those of all CPUs but the first are not larger.
 const STACK: u64 = 64 << 10;
 
 /// Print `what` and the registers of `here`, with a backtrace from there, then stop the machine as the command line says.

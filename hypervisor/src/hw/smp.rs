@@ -114,7 +114,7 @@ unsafe extern "C" {
 
 /// IA32_MISC_ENABLE.
 const MISC_ENABLE: u32 = 0x1a0;
-/// Pages of a CPU's stack: as large as the first one's.
+/// Pages of a CPU's stack.
 const STACK_PAGES: u64 = 16;
 /// A CPU that does not answer for so long is given up, in nanoseconds.
 const PATIENCE_NS: u64 = 1_000_000_000;

@@ -41,6 +41,7 @@ use abi::{Compat, Domid, Errno, GuestHandle, Layout, hypercall as nr};
 use arrayvec::ArrayVec;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use crate::arch::calls::{SLOTS, slot};
 use crate::arch::{Answer, Calls, GuestCpu};
 use crate::domain::{Domain, table};
 use crate::mm::guest::{Fault, GuestVirt};
@@ -90,17 +91,15 @@ impl From<Outcome> for Answer {
 
 /// What makes a call: [`calls::Handler`] with a type for the context. A call uses as many arguments as it has; they come first, as they are in the guest's
 /// registers.
-type Handler = extern "sysv64" fn(u64, u64, u64, &mut Caller<'_>) -> Answer;
-
-const HANDLERS: usize = nr::HYPERVISOR_HYPFS_OP as usize + 1;
+type Handler = extern "sysv64-unwind" fn(u64, u64, u64, &mut Caller<'_>) -> Answer;
 
 /// A table of [`Handler`]s, each written as if it were a closure.
 macro_rules! handlers {
     ($($nr:ident: |$first:pat, $second:pat, $third:pat, $caller:ident| $outcome:expr;)*) => {{
-        let mut table: [Handler; HANDLERS] = [unknown; HANDLERS];
+        let mut table: [Handler; SLOTS] = [unknown; SLOTS];
         $(
             table[nr::$nr as usize] = {
-                extern "sysv64" fn handler(
+                extern "sysv64-unwind" fn handler(
                     $first: u64,
                     $second: u64,
                     $third: u64,
@@ -120,7 +119,7 @@ macro_rules! handlers {
     not(test),
     expect(clippy::indexing_slicing, reason = "when this is compiled, not when it runs")
 )]
-static TABLE: [Handler; HANDLERS] = handlers! {
+static TABLE: [Handler; SLOTS] = handlers! {
     HYPERVISOR_PLATFORM_OP: |at, _, _, caller| platform::platform_op(caller, at);
     HYPERVISOR_MEMORY_OP: |command, at, _, caller| memory::memory_op(caller, command, at);
     HYPERVISOR_MULTICALL: |list, count, _, caller| misc::multicall(caller, list, count);
@@ -141,18 +140,22 @@ static TABLE: [Handler; HANDLERS] = handlers! {
 /// All of it for a back end, whose context is a [`Caller`].
 pub const CALLS: Calls = Calls {
     handlers: (&raw const TABLE).cast(),
-    count: HANDLERS,
+    count: SLOTS,
     ..Calls::NONE
 };
 
 /// Make call number `nr`, of which all bits count (a caller that is not in 64-bit mode has 32).
 #[inline]
 pub fn call(first: u64, second: u64, third: u64, caller: &mut Caller<'_>, nr: u64) -> Answer {
-    let handler = TABLE.get(nr as usize).unwrap_or(&(unknown as Handler));
+    let handler = match nr < SLOTS as u64 {
+        true => TABLE.get(slot(nr)),
+        false => None,
+    };
+    let handler = handler.unwrap_or(&(unknown as Handler));
     handler(first, second, third, caller)
 }
 
-extern "sysv64" fn unknown(_: u64, _: u64, _: u64, _: &mut Caller<'_>) -> Answer {
+extern "sysv64-unwind" fn unknown(_: u64, _: u64, _: u64, _: &mut Caller<'_>) -> Answer {
     Answer::new(Errno::encode(Err(Errno::ENOSYS)))
 }
 

@@ -197,50 +197,52 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>, time: u64) {
     let vcpu: &Vcpu = running.vcpu;
     running.cpu.set_preemption_timer(time);
     running.cpu.emulate_tsc(time::emulates_tsc(running.vcpu));
-    let calls = Calls {
-        context: (&raw mut running).cast(),
+    // Handlers that the back end calls find it by this, and so do we.
+    let context = &raw mut running;
+    // SAFETY: `running` outlives the loop, and nobody has another reference while one is used: handlers run within `C::run` alone.
+    let running = || unsafe { &mut *context };
+    running().cpu.set_calls(Calls {
+        context: context.cast(),
         requests: vcpu.requests_word(),
         ..hypercall::CALLS
-    };
-    running.cpu.set_calls(calls);
+    });
     'outside: loop {
-        if (!vcpu.enter().is_empty() || hw::irq::softirq_pending())
-            && before_entry(&mut running) == Next::Leave
+        if (!vcpu.enter().is_empty() || hw::irq::softirq_pending()) && before_entry(running()) == Next::Leave
         {
             break;
         }
         let code = loop {
             // SAFETY: the caller's; nobody puts another vCPU's registers there. The calls are this vCPU's, and handlers take what `running` is.
-            match unsafe { C::run(known::<C>(running.cpu)) } {
+            match unsafe { C::run(known::<C>(running().cpu)) } {
                 Left::Exit(code) => break code,
                 Left::Hypercall => {
                     vcpu.exited();
                     // SAFETY: as above.
-                    unsafe { exits::hypercall::<C>(&mut running) };
+                    unsafe { exits::hypercall::<C>(running()) };
                     continue 'outside;
                 }
-                // The vCPU counts as in the guest again, and has something to look at.
                 Left::Called => {
-                    if before_entry(&mut running) == Next::Leave {
+                    if before_entry(running()) == Next::Leave {
                         break 'outside;
                     }
                 }
                 Left::CallAgain => {
                     vcpu.exited();
-                    exits::go_on(&mut running);
+                    exits::go_on(running());
                     continue 'outside;
                 }
             }
         };
         vcpu.exited();
         // SAFETY: as above.
-        let cpu = unsafe { known::<C>(running.cpu) };
+        let cpu = unsafe { known::<C>(running().cpu) };
         match cpu.exit(code) {
             Exit::Exception(event) => exits::exception(cpu, event),
-            exit => exits::handle(&mut running, exit),
+            exit => exits::handle(running(), exit),
         }
     }
     vcpu.exited();
+    running().cpu.set_calls(Calls::NONE);
 }
 
 /// `cpu` by its type, for calls that are not virtual.

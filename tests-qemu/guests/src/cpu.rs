@@ -242,6 +242,28 @@ pub fn single_step_over_exit() -> (Result<(), Fault>, u64) {
     (outcome(()), late)
 }
 
+/// A single step over a hypercall that does not exist; likewise.
+pub fn single_step_over_hypercall() -> (Result<(), Fault>, u64) {
+    let mut late = 0u64;
+    macro_rules! step {
+        ($instruction:literal) => {
+            // SAFETY: as for `single_step`; nothing is called.
+            unsafe {
+                attempt!(
+                    concat!("pushfq; or qword ptr [rsp], 0x100; popfq; ", $instruction, "; inc {late}"),
+                    late = inout(reg) late, inout("rax") u64::MAX => _
+                )
+            }
+        };
+    }
+    if guest_rt::hypercall::uses_vmmcall() {
+        step!("vmmcall");
+    } else {
+        step!("vmcall");
+    }
+    (outcome(()), late)
+}
+
 /// A single step over STI: the trap comes in the interrupt shadow.
 pub fn single_step_over_sti() -> Result<(), Fault> {
     // SAFETY: as for `single_step`; interrupts are off again behind it.

@@ -11,7 +11,7 @@ use core::mem::offset_of;
 use super::exit::reason;
 use super::field;
 use super::vcpu::{Work, interruptibility, kernel, rflags};
-use crate::arch::calls::{Calls, OUTSIDE};
+use crate::arch::calls::{Calls, OUTSIDE, SLOTS};
 use crate::arch::speculation::precautions::{
     after_exit, before_entry, careful_asm, test_for_verw, verw_if_so, write_spec_ctrl,
 };
@@ -43,7 +43,7 @@ const _: () = {
         offset_of!(Gprs, rax) == 6 * 8 && offset_of!(Gprs, rcx) == 7 * 8 && offset_of!(Gprs, r11) == 14 * 8
     );
     assert!(offset_of!(World, host_rsp) == 15 * 8 && offset_of!(World, precautions) == 16 * 8);
-    assert!(size_of::<Work>() == 1);
+    assert!(size_of::<Work>() == 4 && SLOTS.is_power_of_two());
 };
 
 // SAFETY: what `calls` point to is followed only while the guest runs, by the CPU that has said what they are.
@@ -71,8 +71,8 @@ impl World {
         (&raw const self.host_rsp) as u64
     }
 
-    /// HOST_RIP: where exits arrive. Only where entries and exits need no precautions are there hypercalls on the short way; exits that need
-    /// none do not even ask for them.
+    /// HOST_RIP: where exits arrive. Only where entries and exits need no precautions are there hypercalls on the short way; where exits
+    /// need none, they do not even test for them.
     pub fn exit_rip(&self) -> u64 {
         let exit = if self.precautions.actions.is_empty() {
             exit
@@ -292,8 +292,6 @@ unsafe extern "C" fn careful_exit() {
 /// [`GuestCpu::in_long_mode_kernel`](crate::arch::GuestCpu::in_long_mode_kernel) knows them, that have a handler, and after which nothing is left to do
 /// but to go past the instruction. That is as [`GuestCpu::skip_in_long_mode`](crate::arch::GuestCpu::skip_in_long_mode) does it, and the vCPU leaves and
 /// enters as by `Wakeup::exited` and `Wakeup::enter`. Whatever is not so comes to the run loop, which does the same for all.
-///
-/// The host's interrupts come in before the call: who makes requests to this vCPU from then on interrupts it again.
 #[unsafe(naked)]
 unsafe extern "C" fn exit() {
     naked_asm!(
@@ -310,6 +308,7 @@ unsafe extern "C" fn exit() {
         "mov r8, [rsp]",
         "cmp r8, [rsp + {count} - 6 * 8]",
         "jae 57f",
+        "and r8d, {slots} - 1",
         "mov rcx, [rsp + {context} - 6 * 8]",
         "mov r9, [rsp + {requests} - 6 * 8]",
         "mov r10, [rsp + {handlers} - 6 * 8]",
@@ -321,11 +320,12 @@ unsafe extern "C" fn exit() {
         "vmread rax, rax",
         "test eax, {unusual} + {interrupt_flag}",
         "jnz 55f",
+        // Leave, and let the host's interrupts in, behind the instruction that follows STI.
         "sti",
-        "nop",
+        "lock or dword ptr [r9], {outside}",
         "cli",
-        // Leave. RDI, RSI and RDX are the guest's.
-        "52: lock or dword ptr [r9], {outside}",
+        // RDI, RSI and RDX are the guest's.
+        "52:",
         "call [r10 + 8 * r8]",
         ".global oxen_behind_handler",
         "oxen_behind_handler:",
@@ -345,7 +345,7 @@ unsafe extern "C" fn exit() {
         "lock and dword ptr [rcx], {inside}",
         "mov eax, [rcx]",
         "or eax, gs:[{softirqs}]",
-        "or al, [r11 + {work} - 6 * 8]",
+        "or eax, [r11 + {work} - 6 * 8]",
         "jnz 54f",
         "pop rsp",
         "pop rax",
@@ -359,7 +359,6 @@ unsafe extern "C" fn exit() {
         "pop r11",
         "vmresume",
         "lea r11, [rsp - 9 * 8]",
-        "mov rsp, [rsp]",
         "mov eax, {fail}",
         "jmp 58f",
         "53: mov eax, {call_again}",
@@ -379,7 +378,9 @@ unsafe extern "C" fn exit() {
         "mov eax, {interruptibility}",
         "vmread rax, rax",
         "test eax, {shadow}",
-        "jz 52b",
+        "jnz 56f",
+        "lock or dword ptr [r9], {outside}",
+        "jmp 52b",
         // No call on the short way.
         "56: mov eax, {vmcall}",
         "pop rsp",
@@ -390,6 +391,7 @@ unsafe extern "C" fn exit() {
         reason = const field::EXIT_REASON.encoding(),
         vmcall = const reason::VMCALL,
         cs_rights = const field::GUEST_CS.rights.encoding(),
+        slots = const SLOTS,
         kernel_mask = const kernel::MASK,
         kernel = const kernel::LONG,
         rflags = const field::GUEST_RFLAGS.encoding(),

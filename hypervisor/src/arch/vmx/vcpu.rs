@@ -82,7 +82,7 @@ const DR7_GD: u64 = 1 << 13;
 bitflags! {
     /// What must be done before the next entry. Empty in the common case.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Work: u8 {
+    pub struct Work: u32 {
         /// Nested translations changed.
         const FLUSH_NESTED = 1 << 0;
         /// The guest's own translations changed behind its back.

@@ -294,6 +294,13 @@ fn exceptions(report: &mut Report, step_over_exit: bool) {
         );
         report.equal("single-step-over-exit-dr6", cpu::read_dr6() >> 14 & 1, 1);
         report.equal("dr6-clear-again", cpu::write_dr6(0xffff_0ff0), Ok(()));
+        report.equal(
+            "single-step-over-hypercall",
+            cpu::single_step_over_hypercall(),
+            (fault(cpu::DB), 0),
+        );
+        report.equal("single-step-over-hypercall-dr6", cpu::read_dr6() >> 14 & 1, 1);
+        report.equal("dr6-clear-after-hypercall", cpu::write_dr6(0xffff_0ff0), Ok(()));
     }
     report.equal(
         "single-step-over-sti",
