@@ -1,7 +1,7 @@
 //! How fast the TSC ticks: measured beside the power management timer, the HPET or the PIT, and what CPUID says, if that is the same. Machines are built on
 //! which none of these runs; then CPUID has to be believed.
 //!
-//! A guest waits for this, so it takes no longer than it must: [`WINDOW_MS`], in which a reading that is a microsecond late makes 50 of a million, or longer
+//! A guest waits for this, so it takes no longer than it must: [`WINDOW_MS`], in which a reading that is a microsecond late makes 100 of a million, or longer
 //! where readings take longer.
 // UNSAFETY: ports of the timers.
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "port I/O"))]
@@ -10,7 +10,7 @@ use crate::arch::machine::family_and_model;
 
 /// Of the measurement.
 #[cfg(target_os = "none")]
-const WINDOW_MS: u64 = 20;
+const WINDOW_MS: u64 = 10;
 
 /// CPUID's frequency is that of a crystal, and exact, unless it is not this machine's at all, as in emulators: `claimed`, if what was measured is within
 /// 200 of a million, or if nothing could be.

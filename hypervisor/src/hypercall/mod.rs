@@ -147,14 +147,14 @@ pub const CALLS: Calls = Calls {
 /// Make call number `nr`, of which all bits count (a caller that is not in 64-bit mode has 32).
 #[inline]
 pub fn call(first: u64, second: u64, third: u64, caller: &mut Caller<'_>, nr: u64) -> Answer {
-    let handler = match nr < SLOTS as u64 {
-        true => TABLE.get(slot(nr)),
-        false => None,
+    let there = nr < SLOTS as u64;
+    let Some(handler) = there.then(|| TABLE.get(slot(nr) % SLOTS)).flatten() else {
+        return unknown(first, second, third, caller);
     };
-    let handler = handler.unwrap_or(&(unknown as Handler));
     handler(first, second, third, caller)
 }
 
+#[cold]
 extern "sysv64-unwind" fn unknown(_: u64, _: u64, _: u64, _: &mut Caller<'_>) -> Answer {
     Answer::new(Errno::encode(Err(Errno::ENOSYS)))
 }

@@ -215,21 +215,27 @@ fn triple_fault(running: &mut Running<'_, dyn GuestCpu>) {
 
 /// Inject the domain-wide callback vector (HVM_PARAM_CALLBACK_IRQ, type vector): past the local APIC, whenever the guest can take it, and
 /// again until it has cleared the upcall flag.
-pub(super) fn deliver_callback(running: &mut Running<'_, dyn GuestCpu>) {
+///
+/// # Safety
+/// `C` is the type behind `running.cpu`.
+#[inline(always)]
+pub(super) unsafe fn deliver_callback<C: GuestCpu>(running: &mut Running<'_, dyn GuestCpu>) {
     let Some(vector) = callback_due(running) else {
         return;
     };
     let callback = Event::interrupt(vector);
-    let injected = running.cpu.interruptible();
+    // SAFETY: the caller's.
+    let cpu = unsafe { known::<C>(running.cpu) };
+    let injected = cpu.interruptible();
     if injected {
-        running.cpu.inject(callback);
+        cpu.inject(callback);
     }
     // If an exit came before it was delivered, that is as if it had just been injected. (A window that waited with it would have QEMU's TCG deliver it twice.)
-    if injected || running.cpu.delivering() == Some(callback) {
+    if injected || cpu.delivering() == Some(callback) {
         // Whether the flag is still set then is seen before the next entry.
         running.vcpu.defer(Request::CALLBACK);
     } else {
-        running.cpu.request_interrupt_window(true);
+        cpu.request_interrupt_window(true);
     }
 }
 

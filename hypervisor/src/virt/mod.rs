@@ -201,14 +201,15 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>, time: u64) {
     let context = &raw mut running;
     // SAFETY: `running` outlives the loop, and nobody has another reference while one is used: handlers run within `C::run` alone.
     let running = || unsafe { &mut *context };
+    // SAFETY: the caller's.
+    let before_entry = || unsafe { before_entry::<C>(running()) };
     running().cpu.set_calls(Calls {
         context: context.cast(),
         requests: vcpu.requests_word(),
         ..hypercall::CALLS
     });
     'outside: loop {
-        if (!vcpu.enter().is_empty() || hw::irq::softirq_pending()) && before_entry(running()) == Next::Leave
-        {
+        if (!vcpu.enter().is_empty() || hw::irq::softirq_pending()) && before_entry() == Next::Leave {
             break;
         }
         let code = loop {
@@ -222,7 +223,7 @@ unsafe fn run<C: GuestCpu>(mut running: Running<'_, dyn GuestCpu>, time: u64) {
                     continue 'outside;
                 }
                 Left::Called => {
-                    if before_entry(running()) == Next::Leave {
+                    if before_entry() == Next::Leave {
                         break 'outside;
                     }
                 }
@@ -263,7 +264,11 @@ enum Next {
 }
 
 /// The slow part before an entry: interrupts of the host that came in, requests to the vCPU, delivery of its interrupts.
-fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
+///
+/// # Safety
+/// `C` is the type behind `running.cpu`.
+#[inline(never)]
+unsafe fn before_entry<C: GuestCpu>(running: &mut Running<'_, dyn GuestCpu>) -> Next {
     let vcpu = running.vcpu;
     let mut set_timer = false;
     if hw::irq::softirq_pending() {
@@ -291,7 +296,8 @@ fn before_entry(running: &mut Running<'_, dyn GuestCpu>) -> Next {
         deliver_nmi(running);
     }
     if requests.contains(Request::CALLBACK) {
-        exits::deliver_callback(running);
+        // SAFETY: the caller's.
+        unsafe { exits::deliver_callback::<C>(running) };
     }
     if requests.intersects(Request::INTERRUPT | Request::STARTUP) {
         lapic::deliver(running);

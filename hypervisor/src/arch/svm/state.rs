@@ -258,10 +258,12 @@ impl GuestCpu for Vcpu {
         &self.apic_page
     }
 
+    #[inline]
     fn delivering(&self) -> Option<Event> {
         inject::decode(self.event)
     }
 
+    #[inline]
     fn inject(&mut self, event: Event) {
         // Of two interrupts the second would be lost here: the caller asks first whether the guest can take one.
         debug_assert!(self.event == 0 || event.kind == EventKind::HardwareException);
@@ -295,6 +297,7 @@ impl GuestCpu for Vcpu {
         self.touch(clean::INTERCEPTS);
     }
 
+    #[inline]
     fn interruptible(&self) -> bool {
         self.is_ready() && self.vmcb.save.rflags & RFLAGS_IF != 0
     }
@@ -305,6 +308,7 @@ impl GuestCpu for Vcpu {
             && self.returning != Some(self.vmcb.save.rip)
     }
 
+    #[inline]
     fn request_interrupt_window(&mut self, on: bool) {
         if on == self.after.contains(After::WANT_INTERRUPT) {
             return;

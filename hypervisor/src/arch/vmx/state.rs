@@ -407,10 +407,12 @@ impl GuestCpu for Vcpu {
         self.tell_interrupts()
     }
 
+    #[inline]
     fn delivering(&self) -> Option<Event> {
         self.queued
     }
 
+    #[inline]
     fn inject(&mut self, event: Event) {
         self.queue(event);
     }
@@ -424,6 +426,7 @@ impl GuestCpu for Vcpu {
         });
     }
 
+    #[inline]
     fn interruptible(&self) -> bool {
         self.world
             .work
@@ -444,6 +447,7 @@ impl GuestCpu for Vcpu {
             && self.with(|vmcs| vmcs.get(field::GUEST_INTERRUPTIBILITY) & blocking == 0)
     }
 
+    #[inline]
     fn request_interrupt_window(&mut self, on: bool) {
         self.set_primary(Primary::INTERRUPT_WINDOW, on);
     }
