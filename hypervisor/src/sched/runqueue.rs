@@ -74,6 +74,8 @@ pub struct RunQueue<T> {
     waiting: u32,
     /// Sum of the weights of what waits.
     weight: u64,
+    /// Something came or went since [`RunQueue::take_changed`].
+    changed: bool,
 }
 
 /// The first is for those that may run on all CPUs, and of any domain: it stays, and takes no part in the tournament.
@@ -167,6 +169,7 @@ impl<T: Task> RunQueue<T> {
             by_domain,
             waiting: 0,
             weight: 0,
+            changed: false,
         }
     }
 
@@ -192,6 +195,11 @@ impl<T: Task> RunQueue<T> {
         };
         for_all.urgent.reserve(count)?;
         for_all.others.reserve(count)
+    }
+
+    /// Has something come or gone since this was asked last?
+    pub fn take_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
     }
 
     /// How many wait.
@@ -251,15 +259,14 @@ impl<T: Task> RunQueue<T> {
     }
 
     /// Change a class, and what others know of it.
+    #[inline(always)]
     fn change<R>(&mut self, index: u32, work: impl FnOnce(&mut Class<T>) -> R) -> Option<R> {
         let class = self.classes.0.get_mut(index as usize)?;
-        if index == 0 || !self.many {
-            return Some(work(class));
-        }
         let key = |class: &Class<T>| class.first().map(|(key, _)| key);
-        let before = key(class);
+        let before = (index != 0 && self.many).then(|| key(class));
         let result = work(class);
-        if key(class) != before {
+        self.changed = true;
+        if before.is_some_and(|before| before != key(class)) {
             let own = class.own;
             self.bracket.update(index, own, &self.classes);
         }

@@ -83,21 +83,30 @@ impl<T: Task> Scheduler<T> {
     }
 
     /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last (CPU `home` of `group`), if it can be; else nearby.
+    #[inline(always)]
     pub(super) fn claim_for(&self, entity: &Entity, group: &Group<T>, home: u32) -> Option<u32> {
         // On a busy machine, or for one CPU, there is nothing to look for.
-        let idle = group.idle.load(SeqCst) & entity.hard.window(group.first);
-        if idle == 0 && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
+        let idle = group.idle.load(SeqCst);
+        let at_home = idle != 0 && idle & entity.hard.window(group.first) != 0;
+        if !at_home && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
             return None;
         }
+        self.claim_near(entity, group, home)
+    }
+
+    /// The same where there may be one.
+    fn claim_near(&self, entity: &Entity, group: &Group<T>, home: u32) -> Option<u32> {
         let (hard, soft) = (&entity.hard, &entity.soft);
         let owner = entity.owner();
         if hard.contains(home) && soft.contains(home) && self.admits(home, owner) && self.claim(group, home) {
             return Some(home);
         }
-        [&[hard, soft][..], &[hard][..]].into_iter().find_map(|masks| {
+        let nearest = |masks: &[&CpuMask]| {
             self.idle_near(group, u32::MAX)
                 .find_map(|group| self.claim_one(group, masks, owner))
-        })
+        };
+        let preferred = (!soft.is_all()).then(|| nearest(&[hard, soft]));
+        preferred.flatten().or_else(|| nearest(&[hard]))
     }
 
     /// Somebody still waits in the group of CPU `here`, which has just taken its next: an idle CPU comes for it; else, now and then, the CPU makes room

@@ -137,11 +137,19 @@ struct Cpu<T> {
 }
 
 impl<T: Task> Group<T> {
-    /// Change the queue.
+    /// Change the queue, and what others see of it without the lock.
     #[inline(always)]
     fn with<R>(&self, work: impl FnOnce(&mut RunQueue<T>) -> R) -> R {
         let mut queue = self.queue.lock();
         let result = work(&mut queue);
+        if queue.take_changed() {
+            self.publish(&queue);
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn publish(&self, queue: &RunQueue<T>) {
         self.waiting.store(queue.len(), SeqCst);
         self.load.store(queue.weight(), SeqCst);
         // Mostly these stay what they are, and a look costs less.
@@ -153,7 +161,6 @@ impl<T: Task> Group<T> {
                 word.store(bits, SeqCst);
             }
         }
-        result
     }
 
     fn has_waiting(&self) -> bool {

@@ -37,11 +37,19 @@ impl<T: Task> Cpu<T> {
 impl<T: Task> Scheduler<T> {
     /// `task` may run again: queue it, and see to a CPU for it.
     pub fn wake(&self, task: &T, now: u64, machine: &impl Machine<T>) {
-        let entity = task.entity();
-        let home = entity.cpu();
+        let home = task.entity().cpu();
         if let Some(group) = self.group(home)
             && group.has_waiting()
-            && let Some(other) = self.another(group)
+        {
+            self.leave_busy(task.entity(), group, home);
+        }
+        self.queue(task, now, machine);
+    }
+
+    /// A task goes on in another group than that of CPU `home`, where some wait, if less waits there.
+    #[inline(never)]
+    fn leave_busy(&self, entity: &Entity, group: &Group<T>, home: u32) {
+        if let Some(other) = self.another(group)
             && self.lighter(other, group, entity.share.weight())
         {
             group.with(|_| {
@@ -51,7 +59,6 @@ impl<T: Task> Scheduler<T> {
                 }
             });
         }
-        self.queue(task, now, machine);
     }
 
     /// Hand `task`, unless it runs or waits, to an idle CPU, or put it into the queue of the CPU where it was and see to a CPU for it.
