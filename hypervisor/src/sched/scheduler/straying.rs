@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::balance::bits;
-use super::{Cpu, Entity, Group, Machine, Scheduler, Task};
+use super::{Entity, Group, Machine, Scheduler, Task};
 
 impl<T: Task> Scheduler<T> {
     /// Would a task rather be elsewhere than on CPU `here`?
@@ -52,37 +52,5 @@ impl<T: Task> Scheduler<T> {
         let handed = self.hand(task, id, now);
         machine.kick(id);
         handed
-    }
-
-    /// Hand `task`, which neither runs nor waits, to CPU `id`, which was idle and has been claimed for it: it counts as running there. `false`: it cannot be, as the CPU
-    /// is still on its way to sleep, or its core another domain's. Under the lock of the queue of the task's group.
-    pub(super) fn hand(&self, task: &T, id: u32, now: u64) -> bool {
-        let entity = task.entity();
-        let Some(cpu) = self.cpu(id).filter(|_| self.enter_core(id, entity.owner())) else {
-            return false;
-        };
-        let begin = || {
-            self.carry_time(entity, id);
-            entity.runs_on(id, now);
-        };
-        let handed = cpu.seat.hand(task, begin);
-        if !handed {
-            self.leave_core(id);
-        }
-        handed
-    }
-
-    /// What another CPU has handed to CPU `here`, of group `home`, which looks for a task.
-    pub(super) fn handed(&self, home: &Group<T>, cpu: &Cpu<T>, here: u32, now: u64) -> Option<T> {
-        let task = cpu.seat.close()?;
-        let entity = task.entity();
-        // It counts as running here already; and mostly nobody waits.
-        entity.since.store(now, SeqCst);
-        if self.waits_for(home, here) {
-            self.begin(&home.queue.lock(), cpu, entity, here, now);
-        } else {
-            self.begin_alone(cpu, entity, now);
-        }
-        Some(task)
     }
 }

@@ -7,7 +7,7 @@ use super::{Cpu, Entity, Group, Machine, RunQueue, SLICE, Scheduler, State, Task
 
 /// What is left to do for a task that may run again, and is on its way into a queue.
 enum Next {
-    /// Nothing: it runs or waits already, or goes where a CPU comes for it.
+    /// Nothing: it runs or waits already, or has been handed to a CPU.
     Done,
     /// All: it belongs into another queue by now.
     Again,
@@ -90,7 +90,7 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// The part of [`Scheduler::queue`] with the lock of `queue`, which is that of `group` and so CPU `home`'s. The CPU `idle` comes in any case.
+    /// The part of [`Scheduler::queue`] with the lock of `queue`, which is that of `group` and so CPU `home`'s. The CPU `idle` has been claimed for it.
     fn queue_in(
         &self,
         queue: &mut RunQueue<T>,
@@ -117,13 +117,13 @@ impl<T: Task> Scheduler<T> {
         let time = fair::woken(entity.time.load(SeqCst), self.floor(home), weight);
         entity.time.store(time, SeqCst);
         task.enters(State::Waiting, now);
-        // Affinity may have changed since the CPU was claimed; who changes that looks at the task with the lock, afterwards.
-        if let Some(id) = idle.filter(|id| entity.hard.contains(*id)) {
-            // Who waits for the CPU already is not overtaken.
-            let waited_for = self.group(id).is_some_and(|group| self.waits_for(group, id));
-            if waited_for || !self.hand(task, id, now) {
-                queue.push(task, time);
-            }
+        // Affinity may have changed since the CPU was claimed; who changes that looks at the task with the lock, afterwards. Who waits for the CPU already is not
+        // overtaken. If it cannot be handed the task, it is as if none had been claimed: it may have looked, and gone on, before there was anything to find.
+        if let Some(id) = idle
+            && entity.hard.contains(id)
+            && !self.group(id).is_some_and(|group| self.waits_for(group, id))
+            && self.hand(task, id, now)
+        {
             return Next::Done;
         }
         let victim = self.victim(group, entity, queue.weight() + u64::from(weight), now);
