@@ -282,7 +282,7 @@ impl Vcpu {
             sched::wake(self, now.unwrap_or_else(now_ns));
         }
         if effects.end_poll {
-            self.end_poll();
+            self.stop_polling(self.domain().as_deref());
         }
         if effects.interrupt {
             self.entity.interrupt_elsewhere();
@@ -457,20 +457,23 @@ impl Vcpu {
         }
     }
 
-    /// Stop waiting.
-    pub fn end_poll(self: &Arc<Self>) {
-        let domain = self.domain();
-        let pollers = domain.as_deref().map(|domain| &domain.pollers);
+    /// Stop waiting. `domain` is its own.
+    pub fn end_poll(self: &Arc<Self>, domain: &Domain) {
+        self.stop_polling(Some(domain));
+    }
+
+    fn stop_polling(self: &Arc<Self>, domain: Option<&Domain>) {
+        let pollers = domain.map(|domain| &domain.pollers);
         let forgotten = || sched::timers_changed(self);
         if self.poll.end(&self.wakeup, pollers, &self.timers.poll, forgotten) {
             sched::wake(self, now_ns());
         }
     }
 
-    /// `port` became pending (masked or not): wakes a vCPU that polls for it.
-    pub fn wake_poller(self: &Arc<Self>, port: Port) {
+    /// `port` of `domain`, its own, became pending (masked or not): wakes a vCPU that polls for it.
+    pub fn wake_poller(self: &Arc<Self>, domain: &Domain, port: Port) {
         if self.poll.waits_for(port) {
-            self.end_poll();
+            self.end_poll(domain);
         }
     }
 }

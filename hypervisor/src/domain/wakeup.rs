@@ -123,15 +123,18 @@ impl Wakeup {
     #[inline]
     pub fn request(&self, what: Request) -> Option<Effects> {
         self.requests.fetch_or(what.bits(), SeqCst);
-        let waits = what.intersects(Request::WAKES) && self.held_by(Hold::BLOCKED | Hold::POLLING);
+        let holds = match what.intersects(Request::WAKES) {
+            true => Hold::from_bits_retain(self.holds.load(SeqCst)) & (Hold::BLOCKED | Hold::POLLING),
+            false => Hold::empty(),
+        };
         // Whoever is not in the guest looks before it enters.
         let interrupt = self.requests.load(SeqCst) & OUTSIDE == 0;
-        if !waits && !interrupt {
+        if holds.is_empty() && !interrupt {
             return None;
         }
         Some(Effects {
-            wake: waits && self.release(Hold::BLOCKED),
-            end_poll: waits,
+            wake: holds.contains(Hold::BLOCKED) && self.release(Hold::BLOCKED),
+            end_poll: holds.contains(Hold::POLLING),
             interrupt,
         })
     }

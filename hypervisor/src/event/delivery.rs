@@ -135,7 +135,8 @@ fn announce(domain: &Domain, port: Port, vcpu: &Arc<Vcpu>, delivery: Delivery) {
         vcpu.raise_upcall();
     }
     if delivery.news && domain.has_pollers() {
-        domain.vcpus().iter().for_each(|vcpu| vcpu.wake_poller(port));
+        let vcpus = domain.vcpus().iter();
+        vcpus.for_each(|vcpu| vcpu.wake_poller(domain, port));
     }
 }
 

@@ -85,7 +85,7 @@ fn poll_for<const N: usize>(caller: &mut Caller<'_>, request: &SchedPoll) -> Res
     caller.vcpu.settle_callback();
     caller.vcpu.begin_poll(caller.domain, single, deadline);
     if event::any_pending(caller.domain, ports) || is_asked_for(caller) {
-        caller.vcpu.end_poll();
+        caller.vcpu.end_poll(caller.domain);
     }
     Ok(())
 }

@@ -1,12 +1,41 @@
 //! Which CPUs of the machine something waits for: how many sets of CPUs that something waits for name each.
 //!
-//! A set that names all CPUs is counted once, and one that names all of a group once there, as most sets do: what it costs to count one is bounded by the groups, and
-//! the CPUs of those where the set begins or ends.
+//! A set that names all CPUs is counted once, and one that names all of a group once there, as most sets do: what it costs to count one is bounded by the groups that it
+//! names, and the CPUs of those where it begins or ends. That is done at each wake-up, mostly; so which groups a set names is found once, by [`Named::new`].
 
 use alloc::vec::Vec;
 
 use super::mask::CpuSet;
 use super::scheduler::{GROUP, bits, lowest};
+
+/// A set of CPUs, and what it takes to count it.
+#[derive(Debug)]
+pub struct Named {
+    /// The CPUs.
+    pub cpus: CpuSet,
+    /// Groups of which it names some, as bits. `None`: it names all CPUs there can be.
+    groups: Option<u32>,
+}
+
+impl Named {
+    /// The set that names all CPUs.
+    pub const ALL: Self = Self {
+        cpus: CpuSet::ALL,
+        groups: None,
+    };
+
+    /// `cpus`, where groups have `size` CPUs.
+    pub fn new(cpus: CpuSet, size: u32) -> Self {
+        let names = |number: &u32| cpus.window(number * size) & lowest(size) != 0;
+        let groups = (0..u32::BITS)
+            .filter(names)
+            .fold(0, |bits, number| bits | 1 << number);
+        Self {
+            cpus,
+            groups: (cpus != CpuSet::ALL).then_some(groups),
+        }
+    }
+}
 
 /// How many sets name CPUs of a group.
 #[derive(Debug, Clone, Default)]
@@ -42,23 +71,29 @@ impl Demand {
         }
     }
 
-    /// One more names `cpus`.
-    pub fn add(&mut self, cpus: &CpuSet) {
-        self.count(cpus, |count| *count += 1);
+    /// There is one more like `set`.
+    #[inline(always)]
+    pub fn add(&mut self, set: &Named) {
+        self.count(set, |count| *count += 1);
     }
 
-    /// One that named `cpus` does no more.
-    pub fn remove(&mut self, cpus: &CpuSet) {
-        self.count(cpus, |count| *count -= 1);
+    /// One like `set` is gone.
+    #[inline(always)]
+    pub fn remove(&mut self, set: &Named) {
+        self.count(set, |count| *count -= 1);
     }
 
-    fn count(&mut self, cpus: &CpuSet, change: impl Fn(&mut u32)) {
-        if *cpus == CpuSet::ALL {
+    #[inline(always)]
+    fn count(&mut self, set: &Named, change: impl Fn(&mut u32)) {
+        let Some(groups) = set.groups else {
             return change(&mut self.all);
-        }
+        };
         let all = lowest(self.size);
-        for (number, group) in (0..).zip(&mut self.groups) {
-            let named = cpus.window(number * self.size) & all;
+        for number in bits(groups) {
+            let Some(group) = self.groups.get_mut(number as usize) else {
+                continue;
+            };
+            let named = set.cpus.window(number * self.size) & all;
             if named == all {
                 change(&mut group.whole);
             } else {

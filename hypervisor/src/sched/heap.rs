@@ -92,9 +92,9 @@ impl<T: Slot<K>, K> Heap<T, K> {
         self.rise(self.heap.len() - 1);
     }
 
-    /// Take `item` out.
-    pub fn remove(&mut self, item: &T) {
-        self.set(item, NEVER);
+    /// Take `item` out, if it is in.
+    pub fn remove(&mut self, item: &T) -> Option<T> {
+        self.take(item.slot().load(Relaxed) as usize)
     }
 
     /// Take out the first.

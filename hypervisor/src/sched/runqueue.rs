@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::bracket::{Bracket, Contest};
-use super::demand::Demand;
+use super::demand::{Demand, Named};
 use super::entity::{Entity, Owner};
 use super::heap::{Heap, Slot};
 use super::mask::CpuSet;
@@ -74,6 +74,8 @@ pub struct RunQueue<T> {
     waiting: u32,
     /// Sum of the weights of what waits.
     weight: u64,
+    /// Something came or went since [`RunQueue::take_changed`].
+    changed: bool,
 }
 
 /// The first is for those that may run on all CPUs, and of any domain: it stays, and takes no part in the tournament.
@@ -83,7 +85,7 @@ struct Classes<T>(Vec<Class<T>>);
 /// Those that may run on the same CPUs, at the same time.
 #[derive(Debug)]
 struct Class<T> {
-    cpus: CpuSet,
+    named: Named,
     /// Those of the group, as bits.
     own: u32,
     owner: Owner,
@@ -106,9 +108,9 @@ enum Stage {
 }
 
 impl<T: Task> Class<T> {
-    const fn new(cpus: CpuSet, own: u32, owner: Owner) -> Self {
+    const fn new(named: Named, own: u32, owner: Owner) -> Self {
         Self {
-            cpus,
+            named,
             own,
             owner,
             stage: Stage::Listed,
@@ -128,11 +130,6 @@ impl<T: Task> Class<T> {
 
     fn is_empty(&self) -> bool {
         self.urgent.is_empty() && self.others.is_empty()
-    }
-
-    /// The heap that `item`, which waits, is in.
-    fn heap_of(&mut self, item: &T) -> &mut Heap<T, Waiting> {
-        self.heap(item.entity().urgent.load(Relaxed))
     }
 
     fn heap(&mut self, urgent: bool) -> &mut Heap<T, Waiting> {
@@ -158,7 +155,7 @@ impl<T: Task> RunQueue<T> {
     /// An empty queue for the group with a number, of so many `groups` of `size` CPUs, where the next of one domain can be found if `by_domain`.
     pub fn new(number: u32, groups: u32, size: u32, by_domain: bool) -> Self {
         Self {
-            classes: Classes(vec![Class::new(CpuSet::ALL, u32::MAX, ANY)]),
+            classes: Classes(vec![Class::new(Named::ALL, u32::MAX, ANY)]),
             order: Vec::new(),
             free: Vec::new(),
             lingering: [0; LINGERING],
@@ -172,6 +169,7 @@ impl<T: Task> RunQueue<T> {
             by_domain,
             waiting: 0,
             weight: 0,
+            changed: false,
         }
     }
 
@@ -197,6 +195,11 @@ impl<T: Task> RunQueue<T> {
         };
         for_all.urgent.reserve(count)?;
         for_all.others.reserve(count)
+    }
+
+    /// Has something come or gone since this was asked last?
+    pub fn take_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
     }
 
     /// How many wait.
@@ -227,44 +230,43 @@ impl<T: Task> RunQueue<T> {
     /// Queue `item`, which does not wait yet, as one that has `time`.
     #[inline]
     pub fn push(&mut self, item: &T, time: u64) {
+        self.insert(item, time, false);
+    }
+
+    /// The same for one that is urgent, from `now` on: it goes before all that are not.
+    #[inline]
+    pub fn push_urgent(&mut self, item: &T, now: u64) {
+        self.insert(item, now, true);
+    }
+
+    fn insert(&mut self, item: &T, key: u64, urgent: bool) {
         let entity = item.entity();
         let class = self.class_of(entity);
         let weight = entity.share.weight();
         entity.class.store(class, Relaxed);
-        entity.urgent.store(false, Relaxed);
+        entity.urgent.store(urgent, Relaxed);
         entity.waiting_weight.store(weight, Relaxed);
         self.waiting += 1;
         self.weight += u64::from(weight);
         let began = self.change(class, |class| {
             let began = class.is_empty();
-            class.others.push(item, time);
+            class.heap(urgent).push(item, key);
             began
         });
         if began == Some(true) {
-            self.demand.add(&self.classes.0[class as usize].cpus);
+            self.demand.add(&self.classes.0[class as usize].named);
         }
-    }
-
-    /// `item`, which waits, is urgent from `now` on: it goes before all that are not.
-    pub fn urge(&mut self, item: &T, now: u64) {
-        let entity = item.entity();
-        self.change(entity.class.load(Relaxed), |class| {
-            class.heap_of(item).remove(item);
-            entity.urgent.store(true, Relaxed);
-            class.urgent.push(item, now);
-        });
     }
 
     /// Change a class, and what others know of it.
+    #[inline(always)]
     fn change<R>(&mut self, index: u32, work: impl FnOnce(&mut Class<T>) -> R) -> Option<R> {
         let class = self.classes.0.get_mut(index as usize)?;
-        if index == 0 || !self.many {
-            return Some(work(class));
-        }
         let key = |class: &Class<T>| class.first().map(|(key, _)| key);
-        let before = key(class);
+        let before = (index != 0 && self.many).then(|| key(class));
         let result = work(class);
-        if key(class) != before {
+        self.changed = true;
+        if before.is_some_and(|before| before != key(class)) {
             let own = class.own;
             self.bracket.update(index, own, &self.classes);
         }
@@ -275,7 +277,7 @@ impl<T: Task> RunQueue<T> {
     fn place_of(&self, owner: Owner, cpus: &CpuSet) -> Result<usize, usize> {
         let key = |index: &u32| {
             let class = &self.classes.0[*index as usize];
-            (class.owner, &class.cpus)
+            (class.owner, &class.named.cpus)
         };
         self.order
             .binary_search_by(|index| key(index).cmp(&(owner, cpus)))
@@ -291,7 +293,7 @@ impl<T: Task> RunQueue<T> {
         let last = entity.class.load(Relaxed);
         let of_last = self.classes.0.get(last as usize).filter(|_| last != 0);
         if of_last.is_some_and(|class| {
-            class.stage != Stage::Free && class.owner == owner && entity.hard.is(&class.cpus)
+            class.stage != Stage::Free && class.owner == owner && entity.hard.is(&class.named.cpus)
         }) {
             return last;
         }
@@ -306,14 +308,15 @@ impl<T: Task> RunQueue<T> {
             Err(place) => place,
         };
         let own = cpus.window(self.first) & lowest(self.size);
+        let named = Named::new(cpus, self.size);
         let classes = &mut self.classes.0;
         let index = self.free.pop().unwrap_or(classes.len() as u32);
         match classes.get_mut(index as usize) {
             Some(class) => {
-                (class.cpus, class.own, class.owner) = (cpus, own, owner);
+                (class.named, class.own, class.owner) = (named, own, owner);
                 class.stage = Stage::Listed;
             }
-            None => classes.push(Class::new(cpus, own, owner)),
+            None => classes.push(Class::new(named, own, owner)),
         }
         let count = classes.len() as u32;
         self.bracket.grow(count, &self.classes);
@@ -360,7 +363,7 @@ impl<T: Task> RunQueue<T> {
             return None;
         }
         let first = number * self.size;
-        let first = self.first_of(&self.order, |class| class.cpus.window(first) & cpus != 0);
+        let first = self.first_of(&self.order, |class| class.named.cpus.window(first) & cpus != 0);
         first.map(|(_, item)| item)
     }
 
@@ -413,30 +416,40 @@ impl<T: Task> RunQueue<T> {
             }
             Admitted::All => &self.order,
         };
-        self.first_of(places, |class| class.cpus.contains(cpu))
+        self.first_of(places, |class| class.named.cpus.contains(cpu))
     }
 
     /// Take the next for `cpu` of the domains that are `admitted`.
     pub fn pop(&mut self, cpu: u32, admitted: Admitted) -> Option<T> {
-        let item = self.first_admitted(cpu, admitted)?.clone();
-        self.remove(&item);
-        Some(item)
+        let first = self.first_admitted(cpu, admitted)?.entity();
+        // Who is first of all is so in its heap.
+        self.take(first.class.load(Relaxed), first.urgent.load(Relaxed), Heap::pop)
     }
 
     /// Take out `item`, which waits.
     pub fn remove(&mut self, item: &T) {
         let entity = item.entity();
-        let index = entity.class.load(Relaxed);
-        let emptied = self.change(index, |class| {
-            class.heap_of(item).remove(item);
-            class.is_empty()
-        });
+        let (class, urgent) = (entity.class.load(Relaxed), entity.urgent.load(Relaxed));
+        self.take(class, urgent, |heap| heap.remove(item));
+    }
+
+    /// Have `take` take one out of a heap of class `index`.
+    #[inline(always)]
+    fn take(
+        &mut self,
+        index: u32,
+        urgent: bool,
+        take: impl FnOnce(&mut Heap<T, Waiting>) -> Option<T>,
+    ) -> Option<T> {
+        let (taken, emptied) = self.change(index, |class| (take(class.heap(urgent)), class.is_empty()))?;
+        let taken = taken?;
         self.waiting -= 1;
-        self.weight -= u64::from(entity.waiting_weight.load(Relaxed));
-        if emptied == Some(true) {
-            self.demand.remove(&self.classes.0[index as usize].cpus);
+        self.weight -= u64::from(taken.entity().waiting_weight.load(Relaxed));
+        if emptied {
+            self.demand.remove(&self.classes.0[index as usize].named);
             self.linger(index);
         }
+        Some(taken)
     }
 
     /// Class `index` became empty: it stays what it is for a while.
@@ -464,7 +477,7 @@ impl<T: Task> RunQueue<T> {
             return;
         }
         class.stage = Stage::Free;
-        let (owner, cpus) = (class.owner, class.cpus);
+        let (owner, cpus) = (class.owner, class.named.cpus);
         if let Ok(place) = self.place_of(owner, &cpus) {
             self.order.remove(place);
             self.free.push(index);

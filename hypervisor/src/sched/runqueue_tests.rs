@@ -27,14 +27,14 @@ proptest! {
         for (id, what, time, cpus) in changes {
             let job = &jobs[id];
             match (what, keys[id]) {
-                (0 | 1, None) => {
+                (0..3, None) => {
                     job.entity().hard.set(|cpu| what == 0 || cpus >> (cpu % 8) & 1 != 0);
-                    queue.push(job, time);
-                    keys[id] = Some((true, time));
-                }
-                (2, Some(_)) => {
-                    queue.urge(job, time);
-                    keys[id] = Some((false, time));
+                    let urgent = what == 2;
+                    match urgent {
+                        true => queue.push_urgent(job, time),
+                        false => queue.push(job, time),
+                    }
+                    keys[id] = Some((!urgent, time));
                 }
                 (_, Some(_)) => {
                     queue.remove(job);

@@ -395,6 +395,42 @@ fn who_goes_to_another_group_is_woken_there() {
     );
 }
 
+/// CPUs that idle, and jobs that sleep.
+fn idle() -> Arc<Model> {
+    let model = Model::new(2, 2);
+    model.look(0);
+    model.look(1);
+    model
+}
+
+#[test]
+fn who_wakes_is_handed_to_a_cpu_that_idles() {
+    beside(
+        None,
+        idle,
+        [|model| {
+            model.wake(0);
+            assert!(model.jobs[0].entity.running(), "it waits");
+        }],
+        |_| (),
+    );
+}
+
+/// Both wake, while a CPU that one of them has claimed looks again before that one is there to be found.
+#[test]
+fn who_claims_a_cpu_that_goes_on_is_not_forgotten() {
+    beside(
+        Some(2),
+        idle,
+        [
+            |model| model.wake(0),
+            |model| model.wake(1),
+            |model| model.look(1),
+        ],
+        |_| (),
+    );
+}
+
 /// A task of CPU 0 that prefers CPU 1, which idles.
 fn stray() -> Arc<Model> {
     let model = Model::new(2, 2);

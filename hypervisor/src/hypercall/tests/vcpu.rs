@@ -492,7 +492,7 @@ fn a_poll_does_not_keep_what_cannot_be_masked() {
         vcpu.request(request);
         assert_eq!(guest.op(SCHED, SCHEDOP_POLL, &mut poll), Ok(0));
         assert_eq!(vcpu.held_by(Hold::POLLING), waits, "{request:?}");
-        vcpu.end_poll();
+        vcpu.end_poll(&guest.domain);
         vcpu.take(Request::all());
     }
 }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::{Entity, Group, Machine, SLICE, Scheduler, Task, virtual_time};
+use super::{Cpu, Entity, Group, Machine, SLICE, Scheduler, Task, virtual_time};
 use crate::sched::CpuMask;
 use crate::sched::entity::Owner;
 use crate::sched::runqueue::{Admitted, RunQueue};
@@ -83,21 +83,62 @@ impl<T: Task> Scheduler<T> {
     }
 
     /// Claim an idle CPU for a task: one that it prefers, if it can be; where it was last (CPU `home` of `group`), if it can be; else nearby.
+    #[inline(always)]
     pub(super) fn claim_for(&self, entity: &Entity, group: &Group<T>, home: u32) -> Option<u32> {
         // On a busy machine, or for one CPU, there is nothing to look for.
-        let idle = group.idle.load(SeqCst) & entity.hard.window(group.first);
-        if idle == 0 && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
+        let idle = group.idle.load(SeqCst);
+        let at_home = idle != 0 && idle & entity.hard.window(group.first) != 0;
+        if !at_home && self.idle_groups.load(SeqCst) & !(1 << group.number) == 0 {
             return None;
         }
+        self.claim_near(entity, group, home)
+    }
+
+    /// The same where there may be one.
+    fn claim_near(&self, entity: &Entity, group: &Group<T>, home: u32) -> Option<u32> {
         let (hard, soft) = (&entity.hard, &entity.soft);
         let owner = entity.owner();
         if hard.contains(home) && soft.contains(home) && self.admits(home, owner) && self.claim(group, home) {
             return Some(home);
         }
-        [&[hard, soft][..], &[hard][..]].into_iter().find_map(|masks| {
+        let nearest = |masks: &[&CpuMask]| {
             self.idle_near(group, u32::MAX)
                 .find_map(|group| self.claim_one(group, masks, owner))
-        })
+        };
+        let preferred = (!soft.is_all()).then(|| nearest(&[hard, soft]));
+        preferred.flatten().or_else(|| nearest(&[hard]))
+    }
+
+    /// Hand `task`, which neither runs nor waits, to CPU `id`, which was idle and has been claimed for it: it counts as running there. `false`: it cannot be, as the CPU
+    /// is still on its way to sleep, or its core another domain's. Under the lock of the queue of the task's group.
+    pub(super) fn hand(&self, task: &T, id: u32, now: u64) -> bool {
+        let entity = task.entity();
+        let Some(cpu) = self.cpu(id).filter(|_| self.enter_core(id, entity.owner())) else {
+            return false;
+        };
+        let begin = || {
+            self.carry_time(entity, id);
+            entity.runs_on(id, now);
+        };
+        let handed = cpu.seat.hand(task, begin);
+        if !handed {
+            self.leave_core(id);
+        }
+        handed
+    }
+
+    /// What another CPU has handed to CPU `here`, of group `home`, which looks for a task.
+    pub(super) fn handed(&self, home: &Group<T>, cpu: &Cpu<T>, here: u32, now: u64) -> Option<T> {
+        let task = cpu.seat.close()?;
+        let entity = task.entity();
+        // It counts as running here already; and mostly nobody waits.
+        entity.since.store(now, SeqCst);
+        if self.waits_for(home, here) {
+            self.begin(&home.queue.lock(), cpu, entity, here, now);
+        } else {
+            self.begin_alone(cpu, entity, now);
+        }
+        Some(task)
     }
 
     /// Somebody still waits in the group of CPU `here`, which has just taken its next: an idle CPU comes for it; else, now and then, the CPU makes room

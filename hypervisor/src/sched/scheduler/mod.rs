@@ -137,11 +137,19 @@ struct Cpu<T> {
 }
 
 impl<T: Task> Group<T> {
-    /// Change the queue.
+    /// Change the queue, and what others see of it without the lock.
     #[inline(always)]
     fn with<R>(&self, work: impl FnOnce(&mut RunQueue<T>) -> R) -> R {
         let mut queue = self.queue.lock();
         let result = work(&mut queue);
+        if queue.take_changed() {
+            self.publish(&queue);
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn publish(&self, queue: &RunQueue<T>) {
         self.waiting.store(queue.len(), SeqCst);
         self.load.store(queue.weight(), SeqCst);
         // Mostly these stay what they are, and a look costs less.
@@ -153,7 +161,6 @@ impl<T: Task> Group<T> {
                 word.store(bits, SeqCst);
             }
         }
-        result
     }
 
     fn has_waiting(&self) -> bool {
@@ -315,9 +322,10 @@ impl<T: Task> Scheduler<T> {
     /// The next task to run on CPU `here`; it counts as running from here on. `None`: nothing to do.
     pub fn pick(&self, here: u32, now: u64, machine: &impl Machine<T>) -> Option<T> {
         let (cpu, home) = (self.cpu(here)?, self.group(here)?);
-        // Somebody has claimed this CPU while it idled, for what waits in any group.
+        // Somebody has claimed this CPU while it idled: for what it was handed, or for what waits in any group.
         let mut claimed = cpu.seat.idles() && !self.claim(home, here);
-        let mut handed = self.handed(here, now);
+        let mut handed = self.handed(home, cpu, here, now);
+        claimed &= handed.is_none();
         loop {
             let mut idle = false;
             let found = handed.take().or_else(|| self.take(home, cpu, here, now));
@@ -386,6 +394,7 @@ impl<T: Task> Scheduler<T> {
                 if let Some(core) = &mut core {
                     core.enter(entity.owner());
                 }
+                entity.runs_on(here, now);
                 self.begin(queue, cpu, entity, here, now);
                 return Some(task);
             }
@@ -404,18 +413,24 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// A task begins to run on CPU `here`. Under the lock of `queue`, where it waited if it did.
+    /// A task, which counts as running on CPU `here`, begins to. Under the lock of `queue`, which is that of the CPU's group or where the task waited.
     fn begin(&self, queue: &RunQueue<T>, cpu: &Cpu<T>, entity: &Entity, here: u32, now: u64) {
         let time = entity.time.load(SeqCst);
-        cpu.raise_floor(time);
-        entity.spun.store(false, Relaxed);
-        entity.runs_on(here, now);
+        self.begin_alone(cpu, entity, now);
         // Who is behind and waits has yielded: as on credit2 it is not to pay for that with a slice.
         let yielded = queue
             .first_for(here)
             .is_some_and(|(_, next)| next.entity().time.load(SeqCst) < time);
-        let slice = if yielded { self.rate_limit() } else { SLICE };
-        cpu.slice_end.store(now + slice, SeqCst);
+        if yielded {
+            cpu.slice_end.store(now + self.rate_limit(), SeqCst);
+        }
+    }
+
+    /// The same where nobody waits.
+    fn begin_alone(&self, cpu: &Cpu<T>, entity: &Entity, now: u64) {
+        cpu.raise_floor(entity.time.load(SeqCst));
+        entity.spun.store(false, Relaxed);
+        cpu.slice_end.store(now + SLICE, SeqCst);
     }
 
     // ---- stopping ----

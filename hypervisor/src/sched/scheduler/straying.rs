@@ -46,30 +46,11 @@ impl<T: Task> Scheduler<T> {
         };
         let mut idle = self.idle_near(home, u32::MAX);
         let claimed = idle.find_map(|group| self.claim_one(group, &masks, entity.owner()));
-        let Some((id, cpu)) = claimed.and_then(|id| Some((id, self.cpu(id)?))) else {
+        let Some(id) = claimed else {
             return false;
         };
-        let handed = self.enter_core(id, entity.owner()) && {
-            let begin = || {
-                self.carry_time(entity, id);
-                entity.runs_on(id, now);
-            };
-            let handed = cpu.seat.hand(task, begin);
-            if !handed {
-                self.leave_core(id);
-            }
-            handed
-        };
+        let handed = self.hand(task, id, now);
         machine.kick(id);
         handed
-    }
-
-    /// What another CPU has handed to CPU `here`, which looks for a task.
-    pub(super) fn handed(&self, here: u32, now: u64) -> Option<T> {
-        let cpu = self.cpu(here)?;
-        let task = cpu.seat.close()?;
-        self.group(here)?
-            .with(|queue| self.begin(queue, cpu, task.entity(), here, now));
-        Some(task)
     }
 }

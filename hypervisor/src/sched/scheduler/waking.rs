@@ -3,7 +3,17 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::balance::bits;
-use super::{Cpu, Entity, Group, Machine, SLICE, Scheduler, State, Task, fair};
+use super::{Cpu, Entity, Group, Machine, RunQueue, SLICE, Scheduler, State, Task, fair};
+
+/// What is left to do for a task that may run again, and is on its way into a queue.
+enum Next {
+    /// Nothing: it runs or waits already, or has been handed to a CPU.
+    Done,
+    /// All: it belongs into another queue by now.
+    Again,
+    /// Somebody is to make room for it, urgently or not. `None`: nobody can.
+    Wait(Option<(Victim, bool)>),
+}
 
 /// Who is to make room for a task that waits.
 struct Victim {
@@ -27,11 +37,19 @@ impl<T: Task> Cpu<T> {
 impl<T: Task> Scheduler<T> {
     /// `task` may run again: queue it, and see to a CPU for it.
     pub fn wake(&self, task: &T, now: u64, machine: &impl Machine<T>) {
-        let entity = task.entity();
-        let home = entity.cpu();
+        let home = task.entity().cpu();
         if let Some(group) = self.group(home)
             && group.has_waiting()
-            && let Some(other) = self.another(group)
+        {
+            self.leave_busy(task.entity(), group, home);
+        }
+        self.queue(task, now, machine);
+    }
+
+    /// A task goes on in another group than that of CPU `home`, where some wait, if less waits there.
+    #[inline(never)]
+    fn leave_busy(&self, entity: &Entity, group: &Group<T>, home: u32) {
+        if let Some(other) = self.another(group)
             && self.lighter(other, group, entity.share.weight())
         {
             group.with(|_| {
@@ -41,41 +59,87 @@ impl<T: Task> Scheduler<T> {
                 }
             });
         }
-        self.queue(task, now, machine);
     }
 
-    /// Put `task`, unless it runs or waits, into the queue of the CPU where it was, and see to a CPU for it.
+    /// Hand `task`, unless it runs or waits, to an idle CPU, or put it into the queue of the CPU where it was and see to a CPU for it.
     pub(super) fn queue(&self, task: &T, now: u64, machine: &impl Machine<T>) {
         let entity = task.entity();
         loop {
             let home = entity.cpu();
             let Some(group) = self.group(home) else { return };
-            let queued = group.with(|queue| {
-                if entity.cpu() != home {
-                    return None; // It was taken over in between.
+            // Looked for before the queue is locked, as there may be many groups to look at.
+            let idle = match entity.running() {
+                true => None,
+                false => self.claim_for(entity, group, home),
+            };
+            let next = group.with(|queue| self.queue_in(queue, task, home, group, idle, now));
+            if let Some(id) = idle {
+                machine.kick(id);
+            }
+            match next {
+                Next::Again => {}
+                Next::Done => return,
+                Next::Wait(victim) => {
+                    // Who became idle before the task was to be seen in the queue.
+                    return match self.claim_for(entity, group, home) {
+                        Some(id) => machine.kick(id),
+                        None => self.push_aside(entity, victim, now, machine),
+                    };
                 }
-                if entity.running() || entity.waits() {
-                    return Some(false); // Whoever runs it looks at it again when it stops.
-                }
-                if !entity.hard.contains(home)
-                    && let Some(other) = entity.hard.first_below(self.cpu_count())
-                {
-                    self.rehome(entity, other);
-                    return None;
-                }
-                let time = entity.time.load(SeqCst);
-                let time = fair::woken(time, self.floor(home), entity.share.weight());
-                entity.time.store(time, SeqCst);
-                task.enters(State::Waiting, now);
-                queue.push(task, time);
-                Some(true)
-            });
-            match queued {
-                None => {}
-                Some(false) => return,
-                Some(true) => return self.find_cpu(task, group, home, now, machine),
             }
         }
+    }
+
+    /// The part of [`Scheduler::queue`] with the lock of `queue`, which is that of `group` and so CPU `home`'s. The CPU `idle` has been claimed for it.
+    fn queue_in(
+        &self,
+        queue: &mut RunQueue<T>,
+        task: &T,
+        home: u32,
+        group: &Group<T>,
+        idle: Option<u32>,
+        now: u64,
+    ) -> Next {
+        let entity = task.entity();
+        if entity.cpu() != home {
+            return Next::Again; // It was taken over in between.
+        }
+        if entity.running() || entity.waits() {
+            return Next::Done; // Whoever runs it looks at it again when it stops.
+        }
+        if !entity.hard.contains(home)
+            && let Some(other) = entity.hard.first_below(self.cpu_count())
+        {
+            self.rehome(entity, other);
+            return Next::Again;
+        }
+        let weight = entity.share.weight();
+        let time = fair::woken(entity.time.load(SeqCst), self.floor(home), weight);
+        entity.time.store(time, SeqCst);
+        task.enters(State::Waiting, now);
+        // Affinity may have changed since the CPU was claimed; who changes that looks at the task with the lock, afterwards. Who waits for the CPU already is not
+        // overtaken. If it cannot be handed the task, it is as if none had been claimed: it may have looked, and gone on, before there was anything to find.
+        if let Some(id) = idle
+            && entity.hard.contains(id)
+            && !self.group(id).is_some_and(|group| self.waits_for(group, id))
+            && self.hand(task, id, now)
+        {
+            return Next::Done;
+        }
+        let victim = self.victim(group, entity, queue.weight() + u64::from(weight), now);
+        let victim = victim.map(|victim| {
+            let urgent = entity.within_share(now, victim.cpus, victim.load);
+            (victim, urgent)
+        });
+        match &victim {
+            Some((victim, true)) => {
+                queue.push_urgent(task, now);
+                // It goes before those, and does not pay for it afterwards.
+                entity.time.store(time.min(victim.time), SeqCst);
+            }
+            _ => queue.push(task, time),
+        }
+        Next::Wait(victim)
     }
 
     /// Move what neither runs nor waits to CPU `id`. Under the lock of the queue where it was.
@@ -86,26 +150,17 @@ impl<T: Task> Scheduler<T> {
         entity.cpu.store(id, SeqCst);
     }
 
-    /// `task` has begun to wait in the queue of `group`, which is CPU `home`'s: find a CPU that takes it.
+    /// A task has begun to wait, for which a victim is to make room: at once, or when it has run for long enough.
     #[inline(always)]
-    fn find_cpu(&self, task: &T, group: &Group<T>, home: u32, now: u64, machine: &impl Machine<T>) {
-        let entity = task.entity();
-        if let Some(id) = self.claim_for(entity, group, home) {
-            return machine.kick(id);
-        }
-        let Some(victim) = self.victim(group, entity, now) else {
-            return;
-        };
+    fn push_aside(
+        &self,
+        entity: &Entity,
+        victim: Option<(Victim, bool)>,
+        now: u64,
+        machine: &impl Machine<T>,
+    ) {
+        let Some((victim, urgent)) = victim else { return };
         let Some(target) = self.cpu(victim.id) else { return };
-        let urgent = entity.within_share(now, victim.cpus, victim.load);
-        if urgent {
-            let mut queue = group.queue.lock();
-            if entity.cpu() == home && entity.waits() {
-                queue.urge(task, now);
-                // It goes before those, and does not pay for it afterwards.
-                entity.time.fetch_min(victim.time, SeqCst);
-            }
-        }
         let since = target.since.load(SeqCst);
         if !urgent && victim.time <= entity.time.load(SeqCst) {
             // Nobody is ahead of it: at the end of a slice.
@@ -118,10 +173,10 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// Who is to make room in `group` for a task that waits there, on a CPU where it may run: one that nobody has asked yet, one that is ahead of it, one that need
+    /// Who is to make room in `group` for a task that is to wait there, whose weight makes that of all who do `load`, on a CPU where it may run: one that nobody has asked yet, one that is ahead of it, one that need
     /// not be left alone for longer, if there are such; and of these who is furthest ahead.
-    fn victim(&self, group: &Group<T>, entity: &Entity, now: u64) -> Option<Victim> {
-        let (mut cpus, mut load) = (0, group.load.load(SeqCst));
+    fn victim(&self, group: &Group<T>, entity: &Entity, mut load: u64, now: u64) -> Option<Victim> {
+        let mut cpus = 0;
         let mut best = None;
         let (own, rested) = (entity.time.load(SeqCst), now.saturating_sub(self.rate_limit()));
         for bit in bits(self.members(group) & entity.hard.window(group.first)) {
