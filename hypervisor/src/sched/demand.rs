@@ -1,7 +1,8 @@
 //! Which CPUs of the machine something waits for: how many sets of CPUs that something waits for name each.
 //!
-//! A set that names all CPUs is counted once, and one that names all of a group once there, as most sets do: what it costs to count one is bounded by the groups that it
-//! names, and the CPUs of those where it begins or ends. That is done at each wake-up, mostly; so which groups a set names is found once, by [`Named::new`].
+//! A set that names all CPUs is counted once, and one that names all of a group once there, as most sets do: what it costs to count one is bounded by the groups
+//! that it names, and in those that it names in part by their CPUs. That is done at each wake-up, mostly; so which groups a set names is found once, by
+//! [`Named::new`].
 
 use alloc::vec::Vec;
 

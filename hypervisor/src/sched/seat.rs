@@ -56,6 +56,11 @@ impl<T: Clone> Seat<T> {
         self.state.load(Relaxed) != CLOSED
     }
 
+    /// Can the CPU be handed a task?
+    pub fn is_open(&self) -> bool {
+        self.state.load(Relaxed) == OPEN
+    }
+
     /// The CPU idles.
     pub fn open(&self) {
         self.state.store(OPEN, SeqCst);

@@ -55,6 +55,7 @@ use scheduler::{Granularity, Machine, Scheduler, State, Task};
 use std::sync::{Arc, LazyLock};
 
 use crate::check;
+use crate::domain::vcpu::NEVER;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// A vCPU.
@@ -94,7 +95,11 @@ struct Model {
     granularity: Granularity,
     jobs: Vec<Arc<Job>>,
     kicked: Cell<Vec<u32>>,
+    /// CPUs that are to set their timers, and for when at the latest.
+    reconsidering: Cell<Vec<(u32, u64)>>,
     running: Vec<Cell<Option<Arc<Job>>>>,
+    /// When their timers fire.
+    armed: Vec<Cell<u64>>,
 }
 
 impl Machine<Arc<Job>> for Model {
@@ -102,7 +107,9 @@ impl Machine<Arc<Job>> for Model {
         self.kicked.lock().expect("no panic").push(id);
     }
 
-    fn reconsider(&self, _id: u32, _then: u64) {}
+    fn reconsider(&self, id: u32, then: u64) {
+        self.reconsidering.lock().expect("no panic").push((id, then));
+    }
 
     fn preempt(&self, job: &Arc<Job>) {
         *job.leaves.lock().expect("no panic") = true;
@@ -141,7 +148,9 @@ impl Model {
             granularity,
             jobs: domains.iter().enumerate().map(job).collect(),
             kicked: Cell::default(),
+            reconsidering: Cell::default(),
             running: (0..cpus).map(|_| Cell::default()).collect(),
+            armed: (0..cpus).map(|_| Cell::default()).collect(),
         })
     }
 
@@ -157,6 +166,7 @@ impl Model {
     fn look(&self, cpu: u32) {
         while let Some(job) = self.scheduler.pick(cpu, 0, self) {
             self.set(cpu, Some(job.clone()));
+            self.arm(cpu, self.scheduler.deadline(cpu));
             if self.granularity == Granularity::Core {
                 self.expect_one_domain();
             }
@@ -164,6 +174,18 @@ impl Model {
                 break;
             }
             self.put(cpu);
+        }
+    }
+
+    fn arm(&self, cpu: u32, then: u64) {
+        *self.armed[cpu as usize].lock().expect("no panic") = then;
+    }
+
+    /// Where something waits and nothing else is to come, the timer of a CPU that runs something will.
+    fn expect_timer(&self, cpu: u32) {
+        if self.on(cpu).is_some() && self.scheduler.waiting(cpu) > 0 {
+            let armed = *self.armed[cpu as usize].lock().expect("no panic");
+            assert_ne!(armed, NEVER, "CPU {cpu} runs on, though something waits");
         }
     }
 
@@ -225,6 +247,12 @@ impl Model {
                 if self.on(cpu).is_none() {
                     self.look(cpu);
                 }
+                continue;
+            }
+            let reconsidering = self.reconsidering.lock().expect("no panic").pop();
+            if let Some((cpu, then)) = reconsidering {
+                let armed = *self.armed[cpu as usize].lock().expect("no panic");
+                self.arm(cpu, armed.min(then));
                 continue;
             }
             let leaves = |cpu: &u32| {
@@ -428,6 +456,57 @@ fn who_claims_a_cpu_that_goes_on_is_not_forgotten() {
             |model| model.look(1),
         ],
         |_| (),
+    );
+}
+
+/// Of two that claim a CPU one after the other, the first is handed to it in the place of the second, which waits in another group: an idle CPU comes for
+/// it, or one there makes room.
+#[test]
+fn who_claims_a_cpu_that_another_is_handed_to_is_not_forgotten() {
+    let prepare = || {
+        let model = Model::new(CPUS_OF_TWO_GROUPS, 3);
+        model.occupy(2, 0);
+        model.look(THERE);
+        model
+    };
+    together(
+        Some(3),
+        prepare,
+        [
+            |model| model.wake(0),
+            |model| model.wake(1),
+            |model| {
+                model.look(THERE);
+                model.look(BESIDE);
+            },
+        ],
+        |model| {
+            model.interrupt();
+            model.expect_timer(0);
+            model.all_sleep();
+        },
+    );
+}
+
+/// One begins to wait for a CPU that goes from one to another: its timer is set, or somebody sees to that.
+#[test]
+fn a_cpu_that_begins_to_run_knows_who_waits() {
+    let prepare = || {
+        let model = Model::new(1, 3);
+        model.occupy(0, 0);
+        model.wake(1);
+        model.interrupt();
+        model
+    };
+    together(
+        None,
+        prepare,
+        [|model| model.sleep(0), |model| model.wake(2)],
+        |model| {
+            model.interrupt();
+            model.expect_timer(0);
+            model.all_sleep();
+        },
     );
 }
 

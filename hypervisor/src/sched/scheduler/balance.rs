@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::{Cpu, Entity, Group, Machine, SLICE, Scheduler, Task, virtual_time};
+use super::{Cpu, Entity, Group, Machine, NEVER, SLICE, Scheduler, Task, virtual_time};
 use crate::sched::CpuMask;
 use crate::sched::entity::Owner;
 use crate::sched::runqueue::{Admitted, RunQueue};
@@ -109,16 +109,19 @@ impl<T: Task> Scheduler<T> {
         preferred.flatten().or_else(|| nearest(&[hard]))
     }
 
-    /// Hand `task`, which neither runs nor waits, to CPU `id`, which was idle and has been claimed for it: it counts as running there. `false`: it cannot be, as the CPU
-    /// is still on its way to sleep, or its core another domain's. Under the lock of the queue of the task's group.
-    pub(super) fn hand(&self, task: &T, id: u32, now: u64) -> bool {
+    /// Hand `task`, which neither runs nor waits, to CPU `id`, which was claimed for it while it was idle: it counts as running there. `false`: it cannot be, as the
+    /// CPU is on its way to sleep, or not idle any more, or its core another domain's. Under the lock of the queue of the task's group.
+    pub(super) fn hand(&self, task: &T, id: u32) -> bool {
         let entity = task.entity();
-        let Some(cpu) = self.cpu(id).filter(|_| self.enter_core(id, entity.owner())) else {
+        // A core that is entered forgets for whom it was cleared, so not in vain.
+        let entered = |cpu: &&Cpu<T>| cpu.seat.is_open() && self.enter_core(id, entity.owner());
+        let Some(cpu) = self.cpu(id).filter(entered) else {
             return false;
         };
         let begin = || {
             self.carry_time(entity, id);
-            entity.runs_on(id, now);
+            // Its time begins when the CPU has looked.
+            entity.runs_on(id, NEVER);
         };
         let handed = cpu.seat.hand(task, begin);
         if !handed {

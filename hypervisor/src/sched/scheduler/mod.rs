@@ -322,10 +322,10 @@ impl<T: Task> Scheduler<T> {
     /// The next task to run on CPU `here`; it counts as running from here on. `None`: nothing to do.
     pub fn pick(&self, here: u32, now: u64, machine: &impl Machine<T>) -> Option<T> {
         let (cpu, home) = (self.cpu(here)?, self.group(here)?);
-        // Somebody has claimed this CPU while it idled: for what it was handed, or for what waits in any group.
+        // Somebody has claimed this CPU while it idled: for what waits in any group, or for what it was handed. Who knows: a claim that came late may have handed
+        // it something in the place of another.
         let mut claimed = cpu.seat.idles() && !self.claim(home, here);
         let mut handed = self.handed(home, cpu, here, now);
-        claimed &= handed.is_none();
         loop {
             let mut idle = false;
             let found = handed.take().or_else(|| self.take(home, cpu, here, now));
@@ -472,7 +472,7 @@ impl<T: Task> Scheduler<T> {
             if !ready || !entity.hard.contains(here) {
                 return ready;
             }
-            if !entity.soft.contains(here) && self.hand_over(task, here, now, machine) {
+            if !entity.soft.contains(here) && self.hand_over(task, here, machine) {
                 return false;
             }
             match rival {

@@ -36,9 +36,9 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// Hand `task`, which has stopped on CPU `here`, where it should not be, and can go on, to an idle CPU that it prefers: it counts as running there. `false`: there is none. Under the lock of
-    /// the queue of the group of `here`.
-    pub(super) fn hand_over(&self, task: &T, here: u32, now: u64, machine: &impl Machine<T>) -> bool {
+    /// Hand `task`, which has stopped on CPU `here`, where it should not be, and can go on, to an idle CPU that it prefers: it counts as running there. `false`: there
+    /// is none. Under the lock of the queue of the group of `here`.
+    pub(super) fn hand_over(&self, task: &T, here: u32, machine: &impl Machine<T>) -> bool {
         let entity = task.entity();
         let masks = [&entity.hard, &entity.soft];
         let Some(home) = self.group(here) else {
@@ -49,7 +49,7 @@ impl<T: Task> Scheduler<T> {
         let Some(id) = claimed else {
             return false;
         };
-        let handed = self.hand(task, id, now);
+        let handed = self.hand(task, id);
         machine.kick(id);
         handed
     }

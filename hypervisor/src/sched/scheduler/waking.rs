@@ -7,7 +7,7 @@ use super::{Cpu, Entity, Group, Machine, RunQueue, SLICE, Scheduler, State, Task
 
 /// What is left to do for a task that may run again, and is on its way into a queue.
 enum Next {
-    /// Nothing: it runs or waits already, or has been handed to a CPU.
+    /// Nothing: it runs or waits already, or was handed to a CPU.
     Done,
     /// All: it belongs into another queue by now.
     Again,
@@ -35,7 +35,7 @@ impl<T: Task> Cpu<T> {
 }
 
 impl<T: Task> Scheduler<T> {
-    /// `task` may run again: queue it, and see to a CPU for it.
+    /// `task` may run again: hand it to an idle CPU, or queue it and see to a CPU for it.
     pub fn wake(&self, task: &T, now: u64, machine: &impl Machine<T>) {
         let home = task.entity().cpu();
         if let Some(group) = self.group(home)
@@ -80,11 +80,15 @@ impl<T: Task> Scheduler<T> {
                 Next::Again => {}
                 Next::Done => return,
                 Next::Wait(victim) => {
-                    // Who became idle before the task was to be seen in the queue.
-                    return match self.claim_for(entity, group, home) {
-                        Some(id) => machine.kick(id),
-                        None => self.push_aside(entity, victim, now, machine),
-                    };
+                    // Who became idle, or began to run, before the task was to be seen in the queue: from now on they see it themselves.
+                    if let Some(id) = self.claim_for(entity, group, home) {
+                        return machine.kick(id);
+                    }
+                    let victim = victim.or_else(|| {
+                        let victim = self.victim(group, entity, group.load.load(SeqCst), now)?;
+                        Some((victim, false))
+                    });
+                    return self.push_aside(entity, victim, now, machine);
                 }
             }
         }
@@ -122,7 +126,7 @@ impl<T: Task> Scheduler<T> {
         if let Some(id) = idle
             && entity.hard.contains(id)
             && !self.group(id).is_some_and(|group| self.waits_for(group, id))
-            && self.hand(task, id, now)
+            && self.hand(task, id)
         {
             return Next::Done;
         }
@@ -173,8 +177,8 @@ impl<T: Task> Scheduler<T> {
         }
     }
 
-    /// Who is to make room in `group` for a task that is to wait there, whose weight makes that of all who do `load`, on a CPU where it may run: one that nobody has asked yet, one that is ahead of it, one that need
-    /// not be left alone for longer, if there are such; and of these who is furthest ahead.
+    /// Who is to make room in `group` for a task that is to wait there, whose weight makes that of all who do `load`, on a CPU where it may run: one that nobody has
+    /// asked yet, one that is ahead of it, one that need not be left alone for longer, if there are such; and of these who is furthest ahead.
     fn victim(&self, group: &Group<T>, entity: &Entity, mut load: u64, now: u64) -> Option<Victim> {
         let mut cpus = 0;
         let mut best = None;
