@@ -166,8 +166,8 @@ pub enum ApicMode {
 pub struct VcpuConfig {
     /// Root of the nested page tables.
     pub nested_root: Hpa,
-    /// 12 KiB, page-aligned, physically contiguous: one bit a port, 1 = exits (SDM 3C 25.6.4, APM vol. 2, 15.10.1). The last 4 KiB
-    /// are all ones. Both vendors read the same bytes (VMX takes pages 0 and 1).
+    /// 12 KiB, page-aligned, physically contiguous: one bit a port, 1 = the guest does not have it, and exits (SDM 3C 25.6.4, APM vol. 2, 15.10.1). Such a
+    /// port reads as all ones, which a back end may do itself. The last 4 KiB are all ones. Both vendors read the same bytes (VMX takes pages 0 and 1).
     pub io_bitmap: Hpa,
 }
 

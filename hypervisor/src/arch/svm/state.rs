@@ -30,27 +30,30 @@ impl GuestCpu for Vcpu {
     unsafe fn run(this: *mut Self) -> Left {
         // SAFETY: the caller's, and there are no calls.
         let vcpu = unsafe { &mut *this };
-        if vcpu.before.is_empty() {
-            vcpu.enter();
-        } else if !vcpu.prepare_and_enter() {
-            return Left::Exit(code::SHUTDOWN);
-        }
-        if vcpu.host.caps.tcg {
-            // SAFETY: V_INTR_MASKING is over, so this is the host's own TPR, which is 0 anyhow.
-            unsafe { asm!("mov cr8, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags)) };
-        }
-        vcpu.gprs.rax = vcpu.vmcb.save.rax;
-        let control = &mut vcpu.vmcb.control;
-        control.clean = if vcpu.host.caps.clean_bits { clean::ALL } else { 0 };
-        match control.exit_code {
-            // VMMCALL is no part of a delivery.
-            code::VMMCALL => {
-                if !vcpu.after.is_empty() {
-                    vcpu.take_back_interrupt();
-                }
-                Left::Hypercall
+        loop {
+            if vcpu.before.is_empty() {
+                vcpu.enter();
+            } else if !vcpu.prepare_and_enter() {
+                return Left::Exit(code::SHUTDOWN);
             }
-            code => Left::Exit(code),
+            if vcpu.host.caps.tcg {
+                // SAFETY: V_INTR_MASKING is over, so this is the host's own TPR, which is 0 anyhow.
+                unsafe { asm!("mov cr8, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags)) };
+            }
+            vcpu.gprs.rax = vcpu.vmcb.save.rax;
+            vcpu.vmcb.control.clean = if vcpu.host.caps.clean_bits { clean::ALL } else { 0 };
+            let exit_code = vcpu.vmcb.control.exit_code;
+            return match exit_code {
+                // VMMCALL is no part of a delivery.
+                code::VMMCALL => {
+                    if !vcpu.after.is_empty() {
+                        vcpu.take_back_interrupt();
+                    }
+                    Left::Hypercall
+                }
+                code::IOIO if vcpu.read_nothing() => continue,
+                code => Left::Exit(code),
+            };
         }
     }
 
