@@ -351,6 +351,10 @@ fn main(info: StartInfo) -> ! {
     bench("#DB", || {
         let _ = cpu::single_step();
     });
+    // What the guest itself takes of that: its handler, and what it looks at.
+    bench("#UD, without an exit", || {
+        let _ = cpu::ud2();
+    });
     bench("WBINVD", || {
         let _ = cpu::wbinvd();
     });
